@@ -1,0 +1,31 @@
+"""The limit: kernels with the reads and writes of a rule and no arithmetic, made by the same machinery.
+
+One addition remains, without which the compiler would not read the gradient.
+"""
+
+from fastopt.kernels.build import Rule
+
+
+def traffic0(p, g):
+    return (p + g,)
+
+
+def traffic1(p, g, a):
+    return a, p + g
+
+
+def traffic2(p, g, a, b):
+    return a, b, p + g
+
+
+LIMITS = {
+    0: Rule(traffic0),
+    1: Rule(traffic1, state=("a",)),
+    2: Rule(traffic2, state=("a", "b")),
+}
+"""By the number of state slots."""
+
+
+def bytes_per_element(slots: int, itemsize: int) -> int:
+    """Read p and g, write p, read and write each state slot."""
+    return (3 + 2 * slots) * itemsize

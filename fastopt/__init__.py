@@ -1,0 +1,25 @@
+"""Fused, compiled optimizer steps for plain-NumPy training loops.
+
+>>> import numpy as np
+>>> from fastopt import Adam
+>>> params, optimizer = {"W": np.ones(3)}, Adam(lr=0.001)
+>>> optimizer.update(params, {"W": np.ones(3)})  # in place, one fused pass over memory
+"""
+
+from importlib.metadata import version as _version
+from pathlib import Path as _Path
+
+# Installed, the kernels lie inside the package; in a checkout they lie beside it, and Python that is started there
+# finds the checkout first.
+if not _Path(__file__).with_name("kernels").is_dir():
+    __path__.append(str(_Path(__file__).parent.parent))
+
+from fastopt import optimizers
+from fastopt.flat import FlatDict, flatten
+from fastopt.optimizer import Optimizer
+from fastopt.optimizers import *  # noqa: F403
+
+__all__ = ["FlatDict", "Optimizer", "flatten"]
+__all__ += optimizers.__all__
+
+__version__ = _version("fastopt")

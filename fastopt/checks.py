@@ -1,0 +1,266 @@
+"""Every check of what users hand in, and every error text.
+
+A text names what was found, what was expected and what to do. TypeError is for a dtype or a kind, ValueError for a
+value, a shape or a layout, KeyError for names.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Hashable, Iterable, Mapping, MutableMapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
+
+# (lowest, highest, whether the highest itself is allowed) by the name of the hyperparameter
+RANGES: dict[str, tuple[float, float, bool]] = {
+    "lr": (0.0, math.inf, False),
+    "momentum": (0.0, 1.0, True),
+    "decay_rate": (0.0, 1.0, True),
+    "beta1": (0.0, 1.0, False),
+    "beta2": (0.0, 1.0, False),
+    "eps": (0.0, math.inf, False),
+    "eps_root": (0.0, math.inf, False),
+    "initial_accumulator": (0.0, math.inf, False),
+}
+
+CHOICES: dict[str, tuple[str, ...]] = {"form": ("textbook", "paper")}
+
+
+def hyperparameter(owner: str, name: str, value: Any) -> Any:
+    """The value as a Python float (or as one of the known words), or an error."""
+    if name in CHOICES:
+        if value not in CHOICES[name]:
+            words = " or ".join(repr(word) for word in CHOICES[name])
+            raise ValueError(f"{owner}: {name} must be {words}, got {value!r}")
+        return value
+    lowest, highest, closed = RANGES[name]
+    interval = f"[{lowest:g}, {highest:g}{']' if closed else ')'}"
+    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{owner}: {name} must be a number in {interval}, got {value!r} of type {type(value).__name__}")
+    number = float(value)
+    if not (lowest <= number < highest or (closed and number == highest)):
+        raise ValueError(f"{owner}: {name} must be in {interval}, got {number!r}")
+    return number
+
+
+def unknown_setting(owner: str, name: str, known: Iterable[str]) -> str:
+    return f"{owner} has no setting {name!r}; it has {', '.join(known)}"
+
+
+def step_count(owner: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 0:
+        raise ValueError(f"{owner}: iter must be a whole number of steps, 0 or more, got {value!r}")
+    return int(value)
+
+
+def state_value(owner: str, slot: str, value: Any) -> None:
+    """The only value that may be assigned to a whole state slot."""
+    if value is not None:
+        raise TypeError(
+            f"{owner}.{slot} can only be set to None, which forgets all state, got {type(value).__name__}; "
+            f"to change the state of one array assign to {owner}.{slot}[key]"
+        )
+
+
+# -- dicts ------------------------------------------------------------------------------------------------------------
+
+
+def container(owner: str, params: Any, grads: Any) -> None:
+    """Parameters and gradients are two mappings or two arrays."""
+    for name, value in (("params", params), ("grads", grads)):
+        if not isinstance(value, Mapping | np.ndarray):
+            raise TypeError(
+                f"{owner}: {name} must be a dict of arrays or one NumPy array, got {type(value).__name__}; "
+                f"put several arrays in a dict such as {{'W1': W1, 'b1': b1}}"
+            )
+    if isinstance(params, np.ndarray) != isinstance(grads, np.ndarray):
+        raise TypeError(
+            f"{owner}: params is of type {type(params).__name__} and grads of type {type(grads).__name__}; "
+            "both must be dicts with the same keys, or both arrays of the same shape"
+        )
+
+
+def rebindable(owner: str, params: Any) -> None:
+    """A dict that holds plain numbers takes new ones."""
+    if not isinstance(params, MutableMapping):
+        raise TypeError(
+            f"{owner}: params of type {type(params).__name__} holds plain numbers, which a step replaces, but it "
+            "cannot be assigned to; hand in a dict, or 0-d arrays"
+        )
+
+
+def missing_gradient(owner: str, key: Hashable, grads: Iterable[Hashable]) -> str:
+    return (
+        f"{owner}: grads has no entry for params[{key!r}]; it has {_names(grads)}. "
+        "Add the gradient, or None to leave the parameter as it is"
+    )
+
+
+def no_state(owner: str, key: Hashable, known: Iterable[Hashable]) -> str:
+    return (
+        f"{owner}: params[{key!r}] was not there at the first step, so it has no state; known are {_names(known)}. "
+        "Use a new optimizer for other parameters"
+    )
+
+
+def unknown_key(kind: str, key: Hashable, known: Iterable[Hashable]) -> str:
+    return f"{kind} has no key {key!r} and its keys are fixed; it has {_names(known)}"
+
+
+def fixed_keys(kind: str) -> str:
+    return f"the keys of a {kind} are fixed, its values being views of one buffer; make a plain dict of it: dict(...)"
+
+
+def _names(keys: Iterable[Hashable]) -> str:
+    names = [repr(key) for key in keys]
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "") or "no keys"
+
+
+# -- parameters -------------------------------------------------------------------------------------------------------
+
+
+def parameter(owner: str, name: str, value: Any) -> Array:
+    """A parameter as a base-class array: the array itself, or a 0-d copy of a number."""
+    if isinstance(value, np.ndarray):
+        if value.dtype not in DTYPES or not value.dtype.isnative:
+            raise TypeError(
+                f"{owner}: {name} has dtype {value.dtype}, expected float32 or float64; "
+                f"convert it once: {name}.astype(np.float32)"
+            )
+        if not value.flags.writeable:
+            raise ValueError(
+                f"{owner}: {name} is read-only, but a step writes it in place; hand in a copy: {name}.copy()"
+            )
+        if _overlaps_itself(value):
+            raise ValueError(
+                f"{owner}: {name} of shape {value.shape} has several elements in one place in memory "
+                f"(strides {value.strides}); hand in a copy: {name}.copy()"
+            )
+        return np.asarray(value)
+    if not is_number(value):
+        raise TypeError(
+            f"{owner}: {name} is of type {type(value).__name__}, expected a float32 or float64 array or a number; "
+            f"convert it once: np.array(..., dtype=np.float32)"
+        )
+    return np.array(value, dtype=number_dtype(value))
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is one of the numbers that may stand where an array is expected."""
+    return isinstance(value, int | float | np.float32) and not isinstance(value, bool)
+
+
+def number_dtype(value: Any) -> np.dtype[Any]:
+    return np.dtype(np.float32 if isinstance(value, np.float32) else np.float64)
+
+
+def _overlaps_itself(value: Array) -> bool:
+    """Whether two indices may mean one element: an axis steps less far than all faster axes together reach."""
+    reach = value.itemsize
+    for stride, length in sorted((abs(s), n) for s, n in zip(value.strides, value.shape, strict=True) if n > 1):
+        if stride < reach and value.size > 0:
+            return True
+        reach += stride * (length - 1)
+    return False
+
+
+def overlapping(owner: str, first: str, second: str) -> str:
+    return (
+        f"{owner}: {first} and {second} share memory but are not the same array; one would overwrite the other's "
+        f"update. Hand in a copy of one, or the same array under both keys"
+    )
+
+
+def overlapping_state(owner: str, name: str) -> str:
+    return f"{owner}: {name} shares memory with the optimizer's state, which a step writes; hand in a copy"
+
+
+# -- gradients --------------------------------------------------------------------------------------------------------
+
+
+def gradient(owner: str, name: str, value: Any, parameter_name: str, target: Array) -> Array:
+    """A gradient as a base-class array of the parameter's shape, in whatever dtype and layout it has."""
+    if isinstance(value, np.ndarray):
+        found = np.asarray(value)
+    elif is_number(value) or isinstance(value, np.number | np.bool_):
+        found = np.array(value)
+    else:
+        raise TypeError(
+            f"{owner}: {name} is of type {type(value).__name__}, expected an array of dtype {target.dtype} "
+            f"or None for no update"
+        )
+    if not np.can_cast(found.dtype, target.dtype, casting="same_kind"):
+        raise TypeError(
+            f"{owner}: {name} has dtype {found.dtype}, which does not convert to {target.dtype}, the dtype of "
+            f"{parameter_name}; hand in real numbers"
+        )
+    if found.shape != target.shape:
+        raise ValueError(
+            f"{owner}: {name} has shape {found.shape}, {parameter_name} has {target.shape}; they must be equal"
+        )
+    return found
+
+
+def gradient_in_written_memory(owner: str, name: str, other: str) -> str:
+    return f"{owner}: {name} shares memory with {other}, which this step writes; hand in a copy: {name}.copy()"
+
+
+def replaced(owner: str, name: str, found: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    """A parameter still fits the state that was made for it."""
+    if found.shape != shape:
+        raise ValueError(
+            f"{owner}: {name} has shape {found.shape}, but at the first step it had {shape} and its state still has; "
+            "use a new optimizer"
+        )
+    if found.dtype != dtype:
+        raise TypeError(
+            f"{owner}: {name} has dtype {found.dtype}, but at the first step it had {dtype} and its state still has; "
+            f"convert it, or use a new optimizer"
+        )
+
+
+# -- flat dicts -------------------------------------------------------------------------------------------------------
+
+
+def flattenable(arrays: Any, dtype: npt.DTypeLike | None) -> tuple[dict[Any, Array], np.dtype[Any]]:
+    """The values as arrays, and the one dtype of the buffer."""
+    if not isinstance(arrays, Mapping):
+        raise TypeError(f"flatten: expected a dict of arrays, got {type(arrays).__name__}")
+    values: dict[Any, Array] = {}
+    for key, value in arrays.items():
+        if not (is_number(value) or (isinstance(value, np.ndarray) and value.dtype in DTYPES)):
+            found = f"dtype {value.dtype}" if isinstance(value, np.ndarray) else f"type {type(value).__name__}"
+            raise TypeError(f"flatten: arrays[{key!r}] has {found}, expected a float32 or float64 array; convert it")
+        values[key] = np.asarray(value) if isinstance(value, np.ndarray) else parameter("flatten", repr(key), value)
+    found_dtypes = {value.dtype for value in values.values()}
+    if dtype is not None:
+        common = np.dtype(dtype)
+        if common not in DTYPES:
+            raise TypeError(f"flatten: dtype must be float32 or float64, got {common}")
+        return values, common
+    if len(found_dtypes) > 1:
+        raise TypeError(
+            "flatten: the arrays are of float32 and of float64, but one buffer has one dtype; "
+            "name it: flatten(arrays, dtype='float32')"
+        )
+    return values, found_dtypes.pop() if found_dtypes else np.dtype(np.float64)
+
+
+def assignable(key: Hashable, value: Any, target: Array) -> Any:
+    """A value that may be copied into a view: broadcastable real numbers."""
+    found = np.asarray(value)
+    if not np.can_cast(found.dtype, target.dtype, casting="same_kind"):
+        raise TypeError(f"[{key!r}] has dtype {target.dtype}; values of dtype {found.dtype} do not convert to it")
+    try:
+        return np.broadcast_to(found, target.shape)
+    except ValueError:
+        raise ValueError(
+            f"[{key!r}] is a view of shape {target.shape}, got values of shape {found.shape}; the shapes must agree"
+        ) from None

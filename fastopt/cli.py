@@ -1,0 +1,126 @@
+"""The command `fastopt`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import fastopt
+from fastopt.optimizers import OPTIMIZERS
+
+
+class UserError(Exception):
+    """Something the user can mend; the text is one line."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one subcommand; returns the exit status: 0; 1 if results differ that must be equal;
+    2 for bad arguments or data, with one line that says why.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        status: int = options.run(options)
+        return status
+    except UserError as error:
+        print(f"fastopt: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("fastopt: stopped", file=sys.stderr)
+        return 130
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:  # type: ignore[override]
+        """One line instead of the usage text and the line."""
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    formatter = argparse.ArgumentDefaultsHelpFormatter
+    parser = _Parser(prog="fastopt", description="Fused, compiled optimizer steps for NumPy training loops.")
+    parser.add_argument("--version", action="version", version=f"fastopt {fastopt.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    train = commands.add_parser(
+        "train",
+        help="train a network on MNIST with plain NumPy and with fastopt, side by side",
+        description="Trains two equal networks on MNIST, one with the textbook optimizer in plain NumPy and one with "
+        "fastopt's, compares results and times, and draws both.",
+        formatter_class=formatter,
+    )
+    train.add_argument("--optimizer", type=_optimizer, default="adam", metavar="NAME", help=", ".join(OPTIMIZERS))
+    train.add_argument("--hidden", type=_sizes, default="100,100,100,100", metavar="N,N,...", help="hidden layers")
+    train.add_argument("--batch", type=_count, default=128, metavar="N", help="digits per step")
+    train.add_argument("--steps", type=_count, default=2000, metavar="N", help="number of steps")
+    train.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="of the parameters")
+    train.add_argument("--data", type=Path, metavar="DIR", help="folder with the four MNIST files")
+    train.add_argument("--out", type=Path, default=Path("results"), metavar="DIR", help="where the picture goes")
+    train.add_argument("--seed", type=int, default=0, metavar="N", help="of initial weights and batches")
+    train.set_defaults(run=_train)
+
+    verify = commands.add_parser(
+        "verify",
+        help="check the compiled optimizers against plain NumPy, bit by bit",
+        description="Runs every optimizer beside its plain-NumPy reference and shows the largest difference in units "
+        "in the last place (ulps). 0 means that all bits are equal.",
+        formatter_class=formatter,
+    )
+    verify.add_argument("--threads", type=_sizes, default="1,2,3", metavar="N,N,...", help="numbers of threads")
+    verify.add_argument("--steps", type=_count, default=20, metavar="N", help="steps per case")
+    verify.set_defaults(run=_verify)
+    return parser
+
+
+def _optimizer(name: str) -> str:
+    if name.lower() not in OPTIMIZERS:
+        raise argparse.ArgumentTypeError(f"unknown optimizer {name!r}; known are {', '.join(OPTIMIZERS)}")
+    return name.lower()
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    return tuple(_count(part.strip()) for part in text.split(","))
+
+
+def _train(options: argparse.Namespace) -> int:
+    try:
+        from fastopt.experiments import train
+    except ImportError as error:
+        raise _missing("train", error) from None
+    from fastopt.nn.mnist import DataError, read_mnist
+
+    try:
+        data = read_mnist(options.data)
+        options.out.mkdir(parents=True, exist_ok=True)
+    except (DataError, OSError) as error:
+        raise UserError(str(error)) from None
+    result = train.main(
+        data, options.optimizer, options.hidden, options.batch, options.steps, options.dtype, options.seed, options.out
+    )
+    return 0 if result.identical else 1
+
+
+def _verify(options: argparse.Namespace) -> int:
+    try:
+        from fastopt import verify
+    except ImportError as error:
+        raise _missing("verify", error) from None
+    try:
+        return 0 if verify.main(options.threads, options.steps) else 1
+    except RuntimeError as error:
+        raise UserError(str(error)) from None
+
+
+def _missing(command: str, error: ImportError) -> UserError:
+    return UserError(f"`fastopt {command}` needs {error.name}: pip install 'fastopt[experiments]'")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,216 @@
+"""The same training twice, from the same seed: with the textbook optimizer in plain NumPy and with fastopt.
+
+Both take turns, a few steps each, so that whatever else the machine does falls on both alike.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from fastopt import reference
+from fastopt.nn import MultiLayerNet
+from fastopt.nn.layers import Array
+from fastopt.nn.mnist import Mnist, as_arrays
+from fastopt.optimizers import OPTIMIZERS
+
+TURN = 20  # steps before the other one goes on
+
+
+@dataclass
+class Run:
+    """One of the two trainings."""
+
+    name: str
+    network: MultiLayerNet
+    optimizer: Any
+    losses: list[float] = field(default_factory=list)
+    gradient_seconds: list[float] = field(default_factory=list)
+    update_seconds: list[float] = field(default_factory=list)
+    accuracy: float = 0.0
+
+    def step(self, x: Array, t: Array) -> None:
+        start = time.perf_counter()
+        grads = self.network.gradient(x, t)
+        between = time.perf_counter()
+        self.optimizer.update(self.network.params, grads)
+        end = time.perf_counter()
+        self.losses.append(self.network.last_loss)
+        self.gradient_seconds.append(between - start)
+        self.update_seconds.append(end - between)
+
+    def median_seconds(self) -> tuple[float, float, float]:
+        """Per step: gradient, update, both."""
+        gradient, update = np.array(self.gradient_seconds), np.array(self.update_seconds)
+        return float(np.median(gradient)), float(np.median(update)), float(np.median(gradient + update))
+
+
+@dataclass
+class Comparison:
+    """What `compare` returns."""
+
+    textbook: Run
+    compiled: Run
+    parameters: int
+    identical: bool
+    """Whether all parameters of both networks are equal bit for bit."""
+
+
+def compare(
+    data: tuple[tuple[Array, Array], tuple[Array, Array]],
+    optimizer: str = "adam",
+    hidden: Sequence[int] = (100, 100, 100, 100),
+    batch: int = 128,
+    steps: int = 2000,
+    dtype: str = "float32",
+    seed: int = 0,
+    progress: Callable[[Run], None] = lambda run: None,
+) -> Comparison:
+    """Trains two equal networks on the same batches.
+
+    Parameters
+    ----------
+    data : (x_train, t_train), (x_test, t_test)
+        As `load_mnist` gives them.
+    optimizer : str
+        A key of `fastopt.optimizers.OPTIMIZERS`; with its default settings.
+    hidden, batch, steps, dtype, seed
+        Widths of the hidden ReLU layers, rows per batch, number of steps, "float32" or "float64", and the seed of the
+        initial weights and of the batches.
+    progress : callable
+        Called with the `Run` after each of its turns.
+    """
+    (x_train, t_train), (x_test, t_test) = data
+    x_train, x_test = x_train.astype(dtype), x_test.astype(dtype)
+    compiled_class = OPTIMIZERS[optimizer]
+    textbook = getattr(reference, compiled_class.__name__)()
+    textbook.flush = False  # the textbook as it stands, so that its time is its own
+    runs = [
+        Run(name, MultiLayerNet(784, hidden, 10, dtype=dtype, seed=seed), rule)
+        for name, rule in (("textbook NumPy", textbook), ("fastopt", compiled_class()))
+    ]
+    batches = np.random.default_rng(seed).integers(0, len(x_train), size=(steps, batch))
+    for start in range(0, steps, TURN):
+        for run in runs:
+            for rows in batches[start : start + TURN]:
+                run.step(x_train[rows], t_train[rows])
+            progress(run)
+    for run in runs:
+        run.accuracy = run.network.accuracy(x_test, t_test)
+    first, second = (run.network.params for run in runs)
+    identical = all(first[key].tobytes() == second[key].tobytes() for key in first)
+    return Comparison(runs[0], runs[1], sum(value.size for value in first.values()), identical)
+
+
+def main(
+    data: Mnist, optimizer: str, hidden: Sequence[int], batch: int, steps: int, dtype: str, seed: int, out: Path
+) -> Comparison:
+    """`compare` with progress bars, a table of the outcome, and a picture in the folder `out`."""
+    console = Console()
+    sizes = "-".join(map(str, (784, *hidden, 10)))
+    title = f"{OPTIMIZERS[optimizer].__name__}, {sizes}, ReLU, batch {batch}, {dtype}"
+    console.print(data.source, highlight=False)
+    console.print(f"{title}, {steps} steps", highlight=False)
+    columns = (
+        TextColumn("{task.description:>14}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]:.4f}"),
+    )
+    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
+        tasks: dict[str, Any] = {}
+
+        def show(run: Run) -> None:
+            if run.name not in tasks:
+                tasks[run.name] = progress.add_task(run.name, total=steps, loss=0.0)
+            progress.update(tasks[run.name], completed=len(run.losses), loss=float(np.mean(run.losses[-TURN:])))
+
+        result = compare(as_arrays(data), optimizer, hidden, batch, steps, dtype, seed, show)
+    console.print(_table(result, dtype))
+    path = out / f"train-{optimizer}.png"
+    plot(result, title, path)
+    console.print(f"picture: {path}", highlight=False, soft_wrap=True)
+    return result
+
+
+def _table(result: Comparison, dtype: str) -> Table:
+    table = Table(
+        title=f"{result.parameters:,} parameters; times are medians per step", box=box.SIMPLE_HEAD, pad_edge=False
+    )
+    runs = (result.textbook, result.compiled)
+    table.add_column()
+    for run in runs:
+        table.add_column(run.name, justify="right")
+    table.add_column()
+    medians = [run.median_seconds() for run in runs]
+    for name, slow, fast in zip(("gradient", "optimizer step", "both"), *medians, strict=True):
+        comment = "the same code" if name == "gradient" else f"{slow / fast:.2f} x faster"
+        table.add_row(name, f"{slow * 1e6:,.1f} µs", f"{fast * 1e6:,.1f} µs", comment)
+    first = [f"{run.update_seconds[0] * 1e3:,.1f} ms" for run in runs]
+    table.add_row("first step", *first, "compile or load", end_section=True)
+    # All digits that the dtype has.
+    losses = [str(np.dtype(dtype).type(run.losses[-1])) for run in runs]
+    table.add_row("last loss", *losses, _equal(result.textbook.losses == result.compiled.losses))
+    accuracies = [f"{run.accuracy:.4f}" for run in runs]
+    table.add_row("test accuracy", *accuracies, _equal(accuracies[0] == accuracies[1]))
+    table.add_row("all parameters", "", "", "identical bits" if result.identical else _equal(False))
+    return table
+
+
+def _equal(same: bool) -> str:
+    return "equal" if same else "[bold red]DIFFERENT[/]"
+
+
+def plot(result: Comparison, title: str, path: Path) -> None:
+    """Writes a PNG with both loss curves and the time of a step in parts."""
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    curves, bars = figure.subplots(1, 2, width_ratios=(3, 2))
+    figure.suptitle(title)
+    # Blue, orange and grey of Okabe and Ito's palette, told apart by the colour-blind too.
+    for run, style in (
+        (result.textbook, {"color": "#E69F00", "lw": 4.5}),
+        (result.compiled, {"color": "#0072B2", "lw": 1.3}),
+    ):
+        curves.plot(_smooth(run.losses), label=run.name, **style)
+    curves.set(xlabel="step", ylabel="training loss (smoothed)", ylim=(0, None), xlim=(0, len(result.textbook.losses)))
+    curves.legend(title="parameters are " + ("identical" if result.identical else "NOT identical"))
+    curves.grid(alpha=0.3)
+
+    names = [result.textbook.name, result.compiled.name]
+    times = np.array([run.median_seconds()[:2] for run in (result.textbook, result.compiled)]) * 1e6
+    gradient = bars.bar(names, times[:, 0], 0.6, color="#BBBBBB", label="gradient")
+    update = bars.bar(names, times[:, 1], 0.6, bottom=times[:, 0], color="#0072B2", label="optimizer step")
+    bars.bar_label(gradient, fmt="%.0f", label_type="center")
+    # Inside the bar where there is room for it, above it where there is not.
+    room = 0.06 * times.sum(axis=1).max()
+    for rectangle, value, below in zip(update, times[:, 1], times[:, 0], strict=True):
+        inside = value > room
+        bars.text(
+            rectangle.get_x() + rectangle.get_width() / 2,
+            below + (value / 2 if inside else value + 0.2 * room),
+            f"{value:.0f}",
+            ha="center",
+            va="center" if inside else "bottom",
+            color="white" if inside else "black",
+        )
+    bars.set(ylabel="median time of a step, µs", ylim=(0, 1.25 * times.sum(axis=1).max()))
+    bars.legend(loc="upper right")
+    figure.savefig(path, dpi=120)
+
+
+def _smooth(losses: Sequence[float]) -> Array:
+    """A running mean over up to 25 steps on each side, as many on both near the ends."""
+    total = np.concatenate(([0.0], np.cumsum(losses)))
+    steps = np.arange(len(losses))
+    reach = np.minimum(25, np.minimum(steps, len(losses) - 1 - steps))
+    return np.asarray((total[steps + reach + 1] - total[steps - reach]) / (2 * reach + 1))

@@ -1,0 +1,123 @@
+"""Dicts whose values are views of memory that stays where it is."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastopt import checks
+
+Array = npt.NDArray[Any]
+
+
+class ViewDict(dict[Hashable, Array]):
+    """A dict of arrays with fixed keys: assigning to a key copies into its array.
+
+    The state of an optimizer is one (`optimizer.m["W1"]`), and so is `FlatDict`.
+    """
+
+    def __setitem__(self, key: Hashable, value: Any) -> None:
+        if key not in self:
+            raise KeyError(checks.unknown_key(type(self).__name__, key, self))
+        target = self[key]
+        # The textbook writes `params[key] += ...`, which ends in assigning the array to its own place.
+        if value is not target:
+            target[...] = checks.assignable(key, value, target)
+
+    def update(self, *mappings: Any, **values: Any) -> None:
+        for key, value in dict(*mappings, **values).items():
+            self[key] = value
+
+    def __ior__(self, other: Any) -> ViewDict:  # type: ignore[override,misc]
+        self.update(other)
+        return self
+
+    def __reduce__(self) -> Any:
+        return type(self), (dict(self),)
+
+    def _fixed(self, *_args: Any, **_kwargs: Any) -> Any:
+        raise TypeError(checks.fixed_keys(type(self).__name__))
+
+    __delitem__ = pop = popitem = clear = setdefault = _fixed
+
+
+class FlatDict(ViewDict):
+    """A dict of arrays that lie one after the other in a single 1-D buffer, made by `flatten`.
+
+    `buffer` is that array, of shape (total size,), 64-byte aligned; the values are C-ordered views of it in the order
+    of the keys. Assigning to a key copies into its view. Pickle and copy keep one buffer.
+
+    When parameters and gradients are both FlatDicts with the same keys and shapes, a step of an optimizer looks at
+    two arrays, however many there are in the model.
+    """
+
+    buffer: Array
+    layout: tuple[tuple[Hashable, tuple[int, ...]], ...]
+
+    def __init__(self, layout: Iterable[tuple[Hashable, tuple[int, ...]]], buffer: Array) -> None:
+        """Views of `buffer` (1-D, C-ordered) by `layout`, pairs of key and shape. Users call `flatten`."""
+        self.buffer = buffer
+        self.layout = tuple((key, tuple(shape)) for key, shape in layout)
+        views: dict[Hashable, Array] = {}
+        start = 0
+        for key, shape in self.layout:
+            size = int(np.prod(shape, dtype=np.int64))
+            views[key] = buffer[start : start + size].reshape(shape)
+            start += size
+        super().__init__(views)
+
+    def copy(self) -> FlatDict:
+        """A FlatDict with a buffer of its own."""
+        buffer = _aligned(self.buffer.size, self.buffer.dtype)
+        buffer[...] = self.buffer
+        return FlatDict(self.layout, buffer)
+
+    __copy__ = copy
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FlatDict:
+        return self.copy()
+
+    def __reduce__(self) -> Any:
+        return FlatDict, (self.layout, self.buffer)
+
+
+def flatten(arrays: Mapping[Any, Any], dtype: npt.DTypeLike | None = None) -> FlatDict:
+    """Copies a dict of arrays into one buffer and returns a `FlatDict` of views of it.
+
+    Parameters
+    ----------
+    arrays : mapping of key to array
+        float32 or float64 arrays of any shape; numbers become 0-d arrays.
+    dtype : "float32" or "float64", optional
+        The dtype of the buffer. Needed only where the arrays have different ones.
+
+    Raises
+    ------
+    TypeError
+        if `arrays` is not a mapping, a value is not a float array, or the dtypes differ and `dtype` is not given.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> params = flatten({"W": np.ones((2, 3)), "b": np.zeros(3)})
+    >>> params.buffer
+    array([1., 1., 1., 1., 1., 1., 0., 0., 0.])
+    >>> params["b"] = 5.0
+    >>> params.buffer[6:]
+    array([5., 5., 5.])
+    """
+    values, common = checks.flattenable(arrays, dtype)
+    buffer = _aligned(sum(value.size for value in values.values()), common)
+    flat = FlatDict(((key, value.shape) for key, value in values.items()), buffer)
+    flat.update(values)
+    return flat
+
+
+def _aligned(size: int, dtype: npt.DTypeLike) -> Array:
+    itemsize = np.dtype(dtype).itemsize
+    block = np.zeros(size * itemsize + 64, dtype=np.uint8)
+    start = -block.ctypes.data % 64
+    return block[start : start + size * itemsize].view(dtype)

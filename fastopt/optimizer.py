@@ -1,0 +1,115 @@
+"""The base class of all optimizers: settings, state and the step."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any, ClassVar
+
+from fastopt import checks
+from fastopt.kernels import RULES
+from fastopt.plan import BARE, Plan
+from fastopt.state import State
+
+
+class Optimizer:
+    """What all optimizers share; a subclass names its rule, its hyperparameters and how they become scalars.
+
+    Hyperparameters are attributes and may be changed between steps. Each name in the rule's state (`m`, `v`, `h`) is
+    an attribute too: None before the first step, then a dict of arrays by key (or one array, where parameters are one
+    array) whose values are the state itself. `iter` is the number of steps taken. Pickle and `copy.deepcopy` keep
+    settings, state and step count.
+    """
+
+    rule: ClassVar[str]
+    """The key of the rule in `fastopt.kernels.RULES`."""
+
+    _steps = 0
+    _state: State | None = None
+    _plan: Plan | None = None
+
+    def scalars(self, step: int) -> tuple[float, ...]:
+        """The scalars of the rule's formula at a step, counted from 1."""
+        raise NotImplementedError
+
+    def start_values(self) -> dict[str, float]:
+        """The value of each state slot before the first step."""
+        return dict.fromkeys(RULES[self.rule].state, 0.0)
+
+    def update(self, params: Any, grads: Any) -> None:
+        """Makes one step: writes `params` and the state in place; never writes `grads`.
+
+        Parameters
+        ----------
+        params : dict of arrays, FlatDict, or one array
+            float32 or float64 arrays of any shape and strides, both dtypes if you like. Plain numbers work too:
+            their entries are replaced. The same array under several keys is updated once per key.
+        grads : dict with at least the keys of `params`, FlatDict, or one array
+            Gradients of the shapes of the parameters. Another real dtype or memory layout is converted first. None
+            leaves parameter and state of that key as they are.
+
+        Raises
+        ------
+        TypeError
+            if a dtype or a kind of value is not one of the above.
+        ValueError
+            if shapes differ, a parameter is read-only, or arrays that are written overlap.
+        KeyError
+            if a gradient is missing, or a parameter was not there at the first step.
+
+        Everything is checked before anything is written: after an error parameters, state and `iter` are unchanged.
+        """
+        plan = self._plan
+        if plan is None or not plan.accepts(params, grads):
+            plan = Plan(type(self).__name__, RULES[self.rule], params, grads, self.start_values(), self._state)
+        scalars = self.scalars(self._steps + 1)
+        if plan is not self._plan:
+            self._plan = plan
+            if RULES[self.rule].state:
+                self._state = plan.state
+        plan.run(params, scalars)
+        self._steps += 1
+
+    @property
+    def iter(self) -> int:
+        """The number of steps taken."""
+        return self._steps
+
+    @iter.setter
+    def iter(self, value: int) -> None:
+        self._steps = checks.step_count(type(self).__name__, value)
+
+    def __getattr__(self, name: str) -> Any:
+        # Reached only for names that are not set: the state slots.
+        if name in RULES[self.rule].state:
+            if self._state is None:
+                return None
+            views = self._state.views[name]
+            return views[BARE] if list(views) == [BARE] else views
+        raise AttributeError(checks.unknown_setting(type(self).__name__, name, self._public_names()))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        owner = type(self)
+        if name.startswith("_"):
+            pass
+        elif name in self._hyperparameters():
+            # A default of None is worked out by __post_init__.
+            unset = value is None and name not in self.__dict__ and getattr(owner, name) is None
+            if not unset:
+                value = checks.hyperparameter(owner.__name__, name, value)
+        elif name in RULES[self.rule].state:
+            checks.state_value(owner.__name__, name, value)
+            self._state = self._plan = None
+            return
+        elif not hasattr(owner, name):
+            raise AttributeError(checks.unknown_setting(owner.__name__, name, self._public_names()))
+        object.__setattr__(self, name, value)
+
+    @classmethod
+    def _hyperparameters(cls) -> list[str]:
+        return [field.name for field in fields(cls)]  # type: ignore[arg-type]
+
+    def _public_names(self) -> list[str]:
+        return [*self._hyperparameters(), *RULES[self.rule].state, "iter"]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_plan"}

@@ -1,0 +1,62 @@
+"""The state of an optimizer: one aligned buffer per dtype and slot, and views of it by key."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastopt.flat import Array, ViewDict
+from fastopt.kernels import memory
+
+
+class Layout(NamedTuple):
+    """How the state of one parameter lies, which the parameter must match."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    order: str  # "C" or "F", taken from the parameter at the first step, so that both are walked in one direction
+
+    @property
+    def size(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64))
+
+
+class State:
+    """State for a set of parameters, allocated at the first step.
+
+    slots : {slot name: value at the start}
+    layouts : {key: Layout}, in the order of the parameters
+    views : {slot name: ViewDict of arrays by key}, what users see as `optimizer.m`
+    blocks : the 1-D buffers behind the views, one per dtype and slot, arrays of one dtype one after the other
+    """
+
+    def __init__(self, slots: dict[str, float], layouts: dict[Hashable, Layout]) -> None:
+        self.slots = slots
+        self.layouts = layouts
+        self.blocks: list[Array] = []
+        views: dict[str, dict[Hashable, Array]] = {slot: {} for slot in slots}
+        for dtype in dict.fromkeys(layout.dtype for layout in layouts.values()):
+            mine = {key: layout for key, layout in layouts.items() if layout.dtype == dtype}
+            blocks = memory.arena(sum(layout.size for layout in mine.values()), dtype, len(slots))
+            for (slot, start_value), block in zip(slots.items(), blocks, strict=True):
+                if start_value != 0.0:
+                    block[...] = start_value
+                start = 0
+                for key, layout in mine.items():
+                    view = block[start : start + layout.size]
+                    views[slot][key] = view.reshape(layout.shape, order=layout.order)
+                    start += layout.size
+            self.blocks += blocks
+        self.views = {slot: ViewDict({key: views[slot][key] for key in layouts}) for slot in slots}
+
+    def __getstate__(self) -> Any:
+        return self.slots, self.layouts, self.blocks
+
+    def __setstate__(self, saved: Any) -> None:
+        """After pickle or deepcopy: an arena of its own, with the values copied in."""
+        slots, layouts, blocks = saved
+        self.__init__(slots, layouts)  # type: ignore[misc]
+        for mine, copied in zip(self.blocks, blocks, strict=True):
+            mine[...] = copied

@@ -1,0 +1,19 @@
+"""Adam (Kingma and Ba, ICLR 2015, arXiv:1412.6980, Algorithm 1 with the step size of section 2).
+
+    m_t = beta1 m_{t-1} + (1 - beta1) g_t
+    v_t = beta2 v_{t-1} + (1 - beta2) g_t^2
+    p_t = p_{t-1} - step_size m_t / (sqrt(v_t + eps_root) + eps)
+
+State: m and v, the running means of the gradient and of its square. The bias corrections are the same for all
+elements, so they go into the scalars: step_size = lr sqrt(1 - beta2^t) / (1 - beta1^t), and where eps or eps_root is
+meant beside the corrected v_t / (1 - beta2^t), into those too.
+"""
+
+import math
+
+
+def adam(p, g, m, v, step_size, gradient_share, square_share, eps, eps_root):  # type: ignore[no-untyped-def]
+    m = m + gradient_share * (g - m)  # m_t; gradient_share = 1 - beta1
+    v = v + square_share * (g * g - v)  # v_t; square_share = 1 - beta2
+    p = p - step_size * m / (math.sqrt(v + eps_root) + eps)  # p_t
+    return p, m, v

@@ -1,0 +1,102 @@
+"""Reads and writes array elements by address, for any number of arrays at once.
+
+The kernels get a table of addresses instead of arrays: one launch then walks a whole model, and numba need not
+compile again for every number of arrays. A tuple of addresses, one per column of the table, becomes a tuple of values
+and back; LLVM takes the tuples apart and vectorises the loop around them as if each array had been named.
+
+Alignment is that of one element, and nothing is promised about overlap: LLVM checks at run time, once per array.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+_INT64 = ir.IntType(64)
+
+
+def _element(builder: Any, address: Any, index: Any, value_type: Any) -> Any:
+    return builder.gep(builder.inttoptr(address, value_type.as_pointer()), [index])
+
+
+@intrinsic
+def peek(typingctx: Any, address: Any) -> Any:
+    """The int64 at an address."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.load(builder.inttoptr(args[0], _INT64.as_pointer()))
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic
+def addresses(typingctx: Any, table: Any, row: Any, columns: Any) -> Any:
+    """Row `row` of the int64 table as a tuple; `columns` is a tuple of that length."""
+    result = types.UniTuple(types.int64, len(columns))
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        array = cgutils.create_struct_proxy(table)(context, builder, args[0])
+        start = builder.gep(array.data, [builder.mul(args[1], ir.Constant(_INT64, len(columns)))])
+        values = [builder.load(builder.gep(start, [ir.Constant(_INT64, k)])) for k in range(len(columns))]
+        return context.make_tuple(builder, result, values)
+
+    return result(table, types.int64, columns), codegen
+
+
+@intrinsic
+def load(typingctx: Any, where: Any, index: Any, dtype: Any) -> Any:
+    """Element `index` of the array at each address."""
+    result = types.UniTuple(dtype.dtype, len(where))
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        value_type = context.get_value_type(dtype.dtype)
+        values = [
+            builder.load(_element(builder, address, args[1], value_type), align=dtype.dtype.bitwidth // 8)
+            for address in cgutils.unpack_tuple(builder, args[0])
+        ]
+        return context.make_tuple(builder, result, values)
+
+    return result(where, types.int64, dtype), codegen
+
+
+@intrinsic
+def store(typingctx: Any, where: Any, index: Any, values: Any) -> Any:
+    """Writes a formula's results `(p, *state)` to the addresses `(p, g, *state)`; the gradient is never written.
+
+    A state value smaller than the smallest normal number becomes a zero of the same sign. Otherwise decaying state
+    turns subnormal once gradients die, stays so (in float32 0.9 * 5.6e-45 rounds to 5.6e-45), and every later step
+    pays the processor's penalty for it. A select costs nothing measurable. NaN compares false and goes through.
+    """
+    element = values.dtype
+    tiny = float(np.finfo(str(element)).tiny)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        value_type = context.get_value_type(element)
+        absolute = builder.module.declare_intrinsic("llvm.fabs", [value_type])
+        parameter, _gradient, *state = cgutils.unpack_tuple(builder, args[0])
+        for address, value in zip((parameter, *state), cgutils.unpack_tuple(builder, args[2]), strict=True):
+            if address is not parameter:
+                subnormal = builder.fcmp_ordered("<", builder.call(absolute, [value]), ir.Constant(value_type, tiny))
+                value = builder.select(subnormal, builder.fmul(value, ir.Constant(value_type, 0.0)), value)
+            builder.store(value, _element(builder, address, args[1], value_type), align=element.bitwidth // 8)
+        return context.get_dummy_value()
+
+    return types.void(where, types.int64, values), codegen
+
+
+@intrinsic
+def cast(typingctx: Any, values: Any, dtype: Any) -> Any:
+    """A tuple of float64 scalars in the arrays' dtype."""
+    result = types.UniTuple(dtype.dtype, len(values))
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        scalars = cgutils.unpack_tuple(builder, args[0])
+        converted = [context.cast(builder, scalar, types.float64, dtype.dtype) for scalar in scalars]
+        return context.make_tuple(builder, result, converted)
+
+    return result(values, dtype), codegen

@@ -1,0 +1,14 @@
+"""Momentum, the heavy ball (Polyak, 1964).
+
+    v_t = momentum v_{t-1} - lr g_t
+    p_t = p_{t-1} + v_t
+
+State: v, the velocity. PyTorch keeps v without lr (v_t = momentum v_{t-1} + g_t, p_t = p_{t-1} - lr v_t): the same
+path as long as lr does not change.
+"""
+
+
+def momentum(p, g, v, lr, momentum):  # type: ignore[no-untyped-def]
+    v = momentum * v - lr * g  # v_t
+    p = p + v  # p_t
+    return p, v

@@ -1,0 +1,17 @@
+"""RMSProp (Tieleman and Hinton, Coursera lecture 6.5, 2012).
+
+    h_t = decay_rate h_{t-1} + (1 - decay_rate) g_t^2
+    p_t = p_{t-1} - lr g_t / (sqrt(h_t + eps_root) + eps)
+
+State: h, the running mean of squared gradients, not corrected for its start at zero: the first step is about
+lr / sqrt(1 - decay_rate).
+"""
+
+import math
+
+
+def rmsprop(p, g, h, lr, decay_rate, gradient_share, eps, eps_root):  # type: ignore[no-untyped-def]
+    h = decay_rate * h
+    h = h + gradient_share * g * g  # h_t; gradient_share = 1 - decay_rate
+    p = p - lr * g / (math.sqrt(h + eps_root) + eps)  # p_t
+    return p, h

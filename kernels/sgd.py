@@ -1,0 +1,11 @@
+"""Stochastic gradient descent (Robbins and Monro, 1951).
+
+    p_t = p_{t-1} - lr g_t
+
+No state.
+"""
+
+
+def sgd(p, g, lr):  # type: ignore[no-untyped-def]
+    p = p - lr * g  # p_t
+    return (p,)

@@ -1,0 +1,76 @@
+"""What the tests share: seeded arrays, comparison by bits, and Python in a fresh process."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from fastopt import reference, threads
+from fastopt.nn import mnist
+from fastopt.optimizers import OPTIMIZERS
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch, request):
+    """Tests read the shipped subset, whatever cache or network the machine has."""
+    monkeypatch.setattr(mnist, "_cached_or_downloaded", lambda: None)
+    monkeypatch.delenv(mnist.DIRECTORY_VARIABLE, raising=False)
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(12345)
+
+
+class Pair:
+    """A compiled optimizer and its reference, run side by side on equal copies."""
+
+    def __init__(self, rule, **settings):
+        self.fast = OPTIMIZERS[rule](**settings)
+        self.plain = getattr(reference, OPTIMIZERS[rule].__name__)(**settings)
+
+    def update(self, fast_params, plain_params, grads, plain_grads=None):
+        self.fast.update(fast_params, grads)
+        with np.errstate(all="ignore"):
+            self.plain.update(plain_params, grads if plain_grads is None else plain_grads)
+
+    def assert_same_state(self):
+        for slot in self.plain.slots:
+            fast, plain = getattr(self.fast, slot), getattr(self.plain, slot)
+            if isinstance(fast, dict):
+                assert list(fast) == list(plain)
+                for key in fast:
+                    assert_same_bits(fast[key], plain[key])
+            else:
+                assert_same_bits(fast, plain[None])
+
+
+def assert_same_bits(a, b):
+    """Equal dtype, shape and bits; one NaN is as good as another, as their payload is the processor's affair."""
+    a, b = np.asarray(a), np.asarray(b)
+    assert a.dtype == b.dtype and a.shape == b.shape
+    kind = np.uint32 if a.dtype == np.float32 else np.uint64
+    quiet = np.array(np.nan, dtype=a.dtype)
+    bits_a, bits_b = (np.ascontiguousarray(np.where(np.isnan(x), quiet, x)).view(kind) for x in (a, b))
+    np.testing.assert_array_equal(bits_a, bits_b)
+
+
+def python(code, *arguments, cwd=None, check=True, executable=sys.executable, **environment):
+    """Runs code in a fresh Python; returns the finished process with its output as text."""
+    process = subprocess.run(
+        [executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, **environment},
+        timeout=300,
+    )
+    if check:
+        assert process.returncode == 0, process.stdout + process.stderr
+    return process
+
+
+# Serial, and in parallel with fewer, as many and more shares than there are threads.
+THREAD_COUNTS = [1, 2, 3, 7] if threads.layer() else [1]

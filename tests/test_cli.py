@@ -1,0 +1,137 @@
+"""The command: what it prints, what it writes, and one line for each mistake."""
+
+import re
+import shutil
+import struct
+import subprocess
+import sys
+
+import pytest
+
+from fastopt import cli, reference
+from fastopt.nn import mnist
+
+
+def run(capsys, *arguments):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "80")
+        try:
+            status = cli.main(arguments)
+        except SystemExit as stop:
+            status = stop.code
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("--optimizer", "momentum", "--hidden", "20", "--dtype", "float64"),
+        ("--optimizer", "RMSProp", "--batch", "7", "--steps", "21", "--hidden", "30,20"),
+        ("--optimizer", "sgd", "--steps", "1"),
+    ],
+)
+def test_train(capsys, tmp_path, arguments):
+    steps = () if "--steps" in arguments else ("--steps", "50")
+    status, out, err = run(capsys, "train", "--out", str(tmp_path / "a b"), *arguments, *steps)
+    assert status == 0 and err == ""
+    assert "the MNIST subset that comes with fastopt" in out and "6,000 training and 1,500 test digits" in " ".join(
+        out.split()
+    )
+    for line in ("gradient", "optimizer step", "both", "first step", "last loss", "test accuracy"):
+        assert re.search(rf"{line} +[\d.,]+", out), line
+    assert re.search(r"optimizer step .* x faster", out)
+    loss = re.search(r"last loss +([\d.e-]+) +([\d.e-]+) +equal", out)
+    assert loss and loss[1] == loss[2]
+    assert "identical bits" in out and "DIFFERENT" not in out
+    (picture,) = (tmp_path / "a b").glob("train-*.png")
+    content = picture.read_bytes()
+    assert content.startswith(b"\x89PNG") and struct.unpack(">II", content[16:24]) == (1200, 504)
+    assert str(picture) in out
+
+
+def test_train_says_so_when_results_differ(capsys, tmp_path, monkeypatch):
+    step = reference.SGD.step
+    monkeypatch.setattr(reference.SGD, "step", lambda self, p, g: step(self, p, g * 1.0001))
+    status, out, _ = run(capsys, "train", "--optimizer", "sgd", "--steps", "20", "--out", str(tmp_path))
+    assert status == 1 and out.count("DIFFERENT") >= 2 and "identical" not in out
+
+
+def test_train_on_a_folder(capsys, tmp_path):
+    folder = tmp_path / "mnist"
+    shutil.copytree(mnist.SUBSET, folder)
+    status, out, _ = run(
+        capsys, "train", "--data", str(folder), "--steps", "5", "--hidden", "5", "--out", str(tmp_path)
+    )
+    assert status == 0 and str(folder) in out.replace("\n", "")
+    (folder / "t10k-images-idx3-ubyte.gz").write_bytes(b"damaged")
+    status, out, err = run(capsys, "train", "--data", str(folder), "--out", str(tmp_path))
+    assert status == 2 and "t10k-images-idx3-ubyte.gz is damaged" in err and err.count("\n") == 1 and out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("train", "--data", "/nowhere"), "/nowhere is not a folder"),
+        (("train", "--out", "/dev/null/x"), "/dev/null"),
+        (
+            ("train", "--optimizer", "adagard"),
+            "unknown optimizer 'adagard'; known are sgd, momentum, nesterov, adagrad",
+        ),
+        (("train", "--steps", "0"), "--steps: expected a whole number of at least 1, got '0'"),
+        (("train", "--batch", "x"), "--batch: expected a whole number"),
+        (("train", "--hidden", "10,,3"), "--hidden: expected a whole number"),
+        (("train", "--dtype", "float16"), "float16"),
+        (("verify", "--threads", "0"), "--threads: expected a whole number"),
+        (("nothing",), "nothing"),
+        ((), "COMMAND"),
+    ],
+)
+def test_one_line_and_status_2(capsys, arguments, words):
+    status, out, err = run(capsys, *arguments)
+    assert status == 2 and words in err and err.count("\n") == 1 and out == ""
+
+
+def test_verify(capsys):
+    status, out, err = run(capsys, "verify", "--threads", "1,2", "--steps", "5")
+    assert status == 0 and err == ""
+    assert "all 40 cases are identical, bit for bit" in out
+    assert all(len(line) <= 80 for line in out.splitlines())
+
+
+def test_verify_finds_a_difference(capsys, monkeypatch):
+    monkeypatch.setattr(reference.Momentum, "step", reference.Nesterov.step)
+    status, out, _ = run(capsys, "verify", "--threads", "1", "--steps", "3")
+    assert status == 1 and out.count("DIFFERENT") == 2 and "2 of 20 cases differ" in out
+
+
+def test_ulps():
+    import numpy as np
+
+    from fastopt.verify import ulps
+
+    for dtype in (np.float32, np.float64):
+        one, info = np.ones(1, dtype), np.finfo(dtype)
+        assert ulps(one, one) == 0 and ulps(one, one + info.eps) == 1 and ulps(one, one - info.epsneg) == 1
+        assert ulps(np.array([0.0], dtype), np.array([-0.0], dtype)) == 1
+        assert ulps(np.array([info.smallest_subnormal]), -np.array([info.smallest_subnormal])) == 3
+        assert ulps(np.array([np.nan], dtype), np.array([np.nan], dtype)) == 0
+        assert ulps(np.array([np.nan], dtype), one) > 1000 and ulps(np.array([], dtype), np.array([], dtype)) == 0
+        assert ulps(np.array([-np.inf], dtype), np.array([np.inf], dtype)) > 2**31
+
+
+@pytest.mark.parametrize("command", ["train", "verify"])
+def test_without_the_extra_a_sentence_says_what_to_install(command):
+    code = f"import sys; sys.modules['rich'] = None; from fastopt.cli import main; sys.exit(main(['{command}']))"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert process.returncode == 2
+    assert process.stderr == f"fastopt: `fastopt {command}` needs rich: pip install 'fastopt[experiments]'\n"
+
+
+def test_help_and_version(capsys):
+    status, out, _ = run(capsys, "--help")
+    assert status == 0 and "train" in out and "verify" in out
+    status, out, _ = run(capsys, "train", "--help")
+    assert status == 0 and "--optimizer" in out
+    assert run(capsys, "--version")[1].startswith("fastopt ")

@@ -1,0 +1,263 @@
+"""Settings, state and variants, against the textbook's own lines."""
+
+import copy
+import inspect
+import math
+import pickle
+
+import numpy as np
+import pytest
+
+import fastopt
+from fastopt import reference
+from fastopt.kernels import RULES
+from fastopt.optimizers import OPTIMIZERS
+from tests.conftest import Pair, assert_same_bits, python
+
+
+def run(optimizer, steps=6, seed=0, size=50, change=None):
+    """Some steps on one array; `change` is called before step 3."""
+    rng = np.random.default_rng(seed)
+    params = {"W": rng.standard_normal(size)}
+    for step in range(steps):
+        if step == 3 and change:
+            change(optimizer)
+        optimizer.update(params, {"W": rng.standard_normal(size)})
+    return params["W"]
+
+
+def test_every_rule_has_an_optimizer_a_reference_and_a_public_name():
+    assert list(OPTIMIZERS) == list(RULES)
+    for rule, optimizer in OPTIMIZERS.items():
+        name = optimizer.__name__
+        assert name in fastopt.__all__ and getattr(fastopt, name) is optimizer
+        plain = getattr(reference, name)
+        assert plain.slots == RULES[rule].state
+        assert inspect.signature(plain) == inspect.signature(optimizer)
+        assert len(optimizer().scalars(1)) == len(RULES[rule].scalars)
+    assert set(reference.__all__) <= set(fastopt.__all__)
+    assert fastopt.RMSprop is fastopt.RMSProp
+
+
+DEFAULTS = {
+    "sgd": {"lr": 0.01},
+    "momentum": {"lr": 0.01, "momentum": 0.9},
+    "nesterov": {"lr": 0.01, "momentum": 0.9},
+    "adagrad": {"lr": 0.01, "eps": 1e-7, "initial_accumulator": 0.0},
+    "rmsprop": {"lr": 0.01, "decay_rate": 0.99, "eps": 1e-7, "eps_root": 0.0},
+    "adam": {"lr": 0.001, "beta1": 0.9, "beta2": 0.999, "eps": 1e-7, "eps_root": 0.0, "form": "textbook"},
+}
+
+
+@pytest.mark.parametrize("rule", DEFAULTS)
+def test_defaults_are_the_textbooks(rule):
+    optimizer = OPTIMIZERS[rule]()
+    assert {name: getattr(optimizer, name) for name in DEFAULTS[rule]} == DEFAULTS[rule]
+    settings = ", ".join(f"{name}={value!r}" for name, value in DEFAULTS[rule].items())
+    assert repr(optimizer) == f"{OPTIMIZERS[rule].__name__}({settings})"
+
+
+def test_eps_defaults_of_the_variants():
+    assert fastopt.Adam(form="paper").eps == 1e-8
+    assert fastopt.Adam(eps_root=1e-8).eps == 0.0
+    assert fastopt.Adam(eps_root=1e-8, eps=1e-9).eps == 1e-9
+    assert fastopt.RMSProp(eps_root=1e-7).eps == 0.0
+
+
+# The textbook, line by line, in pure Python on one number.
+
+
+def textbook_sgd(p, gradients, lr=0.01):
+    for g in gradients:
+        p = p - lr * g
+    return p
+
+
+def textbook_momentum(p, gradients, lr=0.01, momentum=0.9):
+    v = 0.0
+    for g in gradients:
+        v = momentum * v - lr * g
+        p = p + v
+    return p
+
+
+def textbook_nesterov(p, gradients, lr=0.01, momentum=0.9):
+    v = 0.0
+    for g in gradients:
+        p = p + momentum * momentum * v
+        p = p - (1 + momentum) * lr * g
+        v = momentum * v
+        v = v - lr * g
+    return p
+
+
+def textbook_adagrad(p, gradients, lr=0.01):
+    h = 0.0
+    for g in gradients:
+        h = h + g * g
+        p = p - lr * g / (math.sqrt(h) + 1e-7)
+    return p
+
+
+def textbook_rmsprop(p, gradients, lr=0.01, decay_rate=0.99):
+    h = 0.0
+    for g in gradients:
+        h = h * decay_rate
+        h = h + (1 - decay_rate) * g * g
+        p = p - lr * g / (math.sqrt(h) + 1e-7)
+    return p
+
+
+def textbook_adam(p, gradients, lr=0.001, beta1=0.9, beta2=0.999):
+    m = v = 0.0
+    for t, g in enumerate(gradients, start=1):
+        lr_t = lr * math.sqrt(1.0 - beta2**t) / (1.0 - beta1**t)
+        m = m + (1 - beta1) * (g - m)
+        v = v + (1 - beta2) * (g**2 - v)
+        p = p - lr_t * m / (math.sqrt(v) + 1e-7)
+    return p
+
+
+@pytest.mark.parametrize("rule", ["sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam"])
+def test_float64_equals_the_textbook_on_python_numbers(rule, rng):
+    for package in (fastopt, reference):
+        gradients = rng.standard_normal(30)
+        params = {"x": 1.7}
+        optimizer = getattr(package, OPTIMIZERS[rule].__name__)()
+        for g in gradients:
+            optimizer.update(params, {"x": g})
+        assert params["x"] == globals()[f"textbook_{rule}"](1.7, gradients.tolist())
+        assert type(params["x"]) is float
+
+
+def relative(a, b):
+    return np.max(np.abs(a - b) / np.abs(b))
+
+
+def adam_of_the_paper(g_of_step, p, root, lr=0.001, beta1=0.9, beta2=0.999):
+    m, v = np.zeros_like(p), np.zeros_like(p)
+    for t, g in enumerate(g_of_step, start=1):
+        m = beta1 * m + (1 - beta1) * g
+        v = beta2 * v + (1 - beta2) * g * g
+        p = p - lr * (m / (1 - beta1**t)) / root(v / (1 - beta2**t))
+    return p
+
+
+@pytest.mark.parametrize(
+    ("settings", "root"),
+    [
+        ({"form": "paper"}, lambda v_hat: np.sqrt(v_hat) + 1e-8),
+        ({"form": "paper", "eps": 0.5}, lambda v_hat: np.sqrt(v_hat) + 0.5),
+        ({"eps_root": 0.5}, lambda v_hat: np.sqrt(v_hat + 0.5)),
+        ({"form": "paper", "eps_root": 0.5, "eps": 0.25}, lambda v_hat: np.sqrt(v_hat + 0.5) + 0.25),
+    ],
+)
+def test_adam_as_in_the_paper(settings, root, rng):
+    start, gradients = rng.standard_normal(50), rng.standard_normal((20, 50))
+    params, optimizer = {"W": start.copy()}, fastopt.Adam(**settings)
+    for g in gradients:
+        optimizer.update(params, {"W": g})
+    assert relative(params["W"], adam_of_the_paper(gradients, start, root)) < 1e-13
+
+
+def test_rmsprop_with_eps_inside_the_root(rng):
+    start, gradients = rng.standard_normal(50), rng.standard_normal((20, 50))
+    params, optimizer = {"W": start.copy()}, fastopt.RMSProp(eps_root=0.5)
+    h, p = np.zeros(50), start
+    for g in gradients:
+        optimizer.update(params, {"W": g})
+        h = 0.99 * h + (1 - 0.99) * g * g
+        p = p - 0.01 * g / np.sqrt(h + 0.5)
+    assert_same_bits(params["W"], p)
+
+
+def test_adagrad_with_an_initial_accumulator(rng):
+    theta, g = 1e-4, rng.standard_normal(50)
+    params, optimizer = {"W": np.zeros(50)}, fastopt.AdaGrad(initial_accumulator=theta, eps=theta)
+    optimizer.update(params, {"W": g})
+    assert_same_bits(params["W"], 0 - 0.01 * g / (np.sqrt(theta + g * g) + theta))
+    assert_same_bits(optimizer.h["W"], theta + g * g)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_every_hyperparameter_may_be_changed_between_steps(rule):
+    for name, value in DEFAULTS[rule].items():
+        if name in ("form", "initial_accumulator"):
+            continue
+
+        def change(optimizer, name=name, value=value):
+            setattr(optimizer, name, value * 0.5 + 0.1)
+
+        pair = Pair(rule)
+        fast, plain = run(pair.fast, change=change), run(pair.plain, change=change)
+        assert_same_bits(fast, plain)
+        assert not np.array_equal(fast, run(OPTIMIZERS[rule]())), f"{name} has no effect"
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_public_state(rule, rng):
+    optimizer, slots = OPTIMIZERS[rule](), RULES[rule].state
+    params = {"W1": rng.standard_normal((3, 4)), "b1": np.zeros(4, np.float32)}
+    assert all(getattr(optimizer, slot) is None for slot in slots) and optimizer.iter == 0
+    optimizer.update(params, {key: np.ones(value.shape) for key, value in params.items()})
+    for slot in slots:
+        state = getattr(optimizer, slot)
+        assert list(state) == ["W1", "b1"]
+        assert all(state[key].shape == params[key].shape and state[key].dtype == params[key].dtype for key in params)
+    assert optimizer.iter == 1
+    for slot in slots:
+        with pytest.raises(TypeError, match="can only be set to None"):
+            setattr(optimizer, slot, {})
+        setattr(optimizer, slot, None)
+        assert all(getattr(optimizer, slot) is None for slot in slots)
+
+
+def test_state_can_be_read_and_written_by_key():
+    optimizer, params, grads = fastopt.Momentum(lr=1.0, momentum=0.5), {"W": np.zeros(3)}, {"W": np.zeros(3)}
+    optimizer.update(params, grads)
+    optimizer.v["W"] = [8.0, 4.0, 2.0]
+    optimizer.update(params, grads)
+    assert params["W"].tolist() == [4.0, 2.0, 1.0]
+    optimizer.v["W"][...] = 0
+    optimizer.v["W"] += 1.0
+    optimizer.update(params, grads)
+    assert params["W"].tolist() == [4.5, 2.5, 1.5]
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, copy.copy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_copies_go_on_by_themselves(rule, duplicate, rng):
+    gradients = rng.standard_normal((6, 40))
+    results = []
+    for copied_at in (None, 3):
+        optimizer, params = OPTIMIZERS[rule](lr=0.02), {"a": np.ones(30), "b": np.ones((2, 5), order="F")}
+        for step, g in enumerate(gradients):
+            if step == copied_at:
+                original, optimizer = optimizer, duplicate(optimizer)
+                if duplicate is not copy.copy:  # what the original does from now on is nothing to the copy
+                    original.update({k: v.copy() for k, v in params.items()}, {"a": g[:30], "b": g[30:].reshape(2, 5)})
+            optimizer.update(params, {"a": g[:30], "b": g[30:].reshape(2, 5)})
+        results.append(params)
+    for key in ("a", "b"):
+        assert_same_bits(results[0][key], results[1][key])
+
+
+SCRIPT = """
+import numpy as np
+
+rng = np.random.default_rng(0)
+for make in (SGD, Momentum, Nesterov, AdaGrad, RMSprop, Adam):
+    params = {"W1": rng.standard_normal((20, 10)), "b1": np.zeros(10)}
+    optimizer = make(lr=0.05)
+    for step in range(30):
+        x = rng.standard_normal((8, 20))
+        error = np.tanh(x @ params["W1"] + params["b1"])
+        optimizer.update(params, {"W1": x.T @ error / 8, "b1": error.mean(axis=0), "not a parameter": error})
+        optimizer.lr *= 0.99
+    print(make.__name__, params["W1"].tobytes().hex(), params["b1"].tobytes().hex(), optimizer.lr)
+"""
+
+
+def test_a_star_import_in_place_of_the_textbooks_module_changes_nothing():
+    outputs = {python(f"from {module} import *\n{SCRIPT}").stdout for module in ("fastopt", "fastopt.reference")}
+    assert len(outputs) == 1

@@ -1,0 +1,37 @@
+"""What the README shows runs as it stands."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from fastopt.kernels import RULES
+from fastopt.optimizers import OPTIMIZERS
+from tests.conftest import python
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_python_blocks_run(tmp_path):
+    blocks = re.findall(r"```python\n(.*?)```", README, re.S)
+    assert blocks
+    for block in blocks:
+        python(block, cwd=tmp_path)
+
+
+def test_the_first_example_says_what_comes_out(tmp_path):
+    block = re.findall(r"```python\n(.*?)```", README, re.S)[0]
+    assert sum(bool(line.strip()) and not line.startswith(("import", "from")) for line in block.splitlines()) <= 10
+    numbers = [float(number) for number in re.findall(r"-?\d+\.\d*(?:e-\d+)?", python(block, cwd=tmp_path).stdout)]
+    assert numbers == pytest.approx([1, -2, 3, 4], abs=0.01)
+
+
+@pytest.mark.parametrize("marker", ["main job", "tests"])
+def test_commands_are_one_line(marker):
+    (block,) = re.findall(rf"<!-- {marker} -->\s*```bash\n(.*?)```", README, re.S)
+    assert len(block.strip().splitlines()) == 1
+
+
+def test_every_optimizer_has_its_row():
+    for rule, optimizer in OPTIMIZERS.items():
+        assert re.search(rf"^\| `{optimizer.__name__}` \|.*\| {4 * (3 + 2 * len(RULES[rule].state))} \|$", README, re.M)

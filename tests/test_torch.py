@@ -1,0 +1,66 @@
+"""PyTorch as an independent authority, where it is installed. Conventions are matched, state is compared too."""
+
+import numpy as np
+import pytest
+
+import fastopt
+
+torch = pytest.importorskip("torch")
+
+# ours, theirs, and their state beside ours as a function of theirs
+CASES = {
+    "sgd": (fastopt.SGD(lr=0.1), lambda p: torch.optim.SGD([p], lr=0.1), {}),
+    # PyTorch's velocity has the other sign and is not multiplied by lr.
+    "momentum": (
+        fastopt.Momentum(lr=0.1),
+        lambda p: torch.optim.SGD([p], lr=0.1, momentum=0.9),
+        {"v": lambda state: -0.1 * state["momentum_buffer"]},
+    ),
+    "nesterov": (
+        fastopt.Nesterov(lr=0.1),
+        lambda p: torch.optim.SGD([p], lr=0.1, momentum=0.9, nesterov=True),
+        {"v": lambda state: -0.1 * state["momentum_buffer"]},
+    ),
+    "adagrad": (
+        fastopt.AdaGrad(lr=0.1, eps=1e-7, initial_accumulator=0.01),
+        lambda p: torch.optim.Adagrad([p], lr=0.1, eps=1e-7, initial_accumulator_value=0.01),
+        {"h": lambda state: state["sum"]},
+    ),
+    "rmsprop": (
+        fastopt.RMSProp(lr=0.1),
+        lambda p: torch.optim.RMSprop([p], lr=0.1, alpha=0.99, eps=1e-7),
+        {"h": lambda state: state["square_avg"]},
+    ),
+    "adam": (
+        fastopt.Adam(lr=0.1, form="paper"),
+        lambda p: torch.optim.Adam([p], lr=0.1),
+        {"m": lambda state: state["exp_avg"], "v": lambda state: state["exp_avg_sq"]},
+    ),
+}
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 2e-5), ("float64", 1e-13)])
+@pytest.mark.parametrize("rule", CASES)
+def test_torch_takes_the_same_path(rule, dtype, tolerance, rng):
+    ours, make, state_of = CASES[rule]
+    for slot in state_of:
+        setattr(ours, slot, None)
+    ours.iter = 0
+    start = rng.standard_normal((40, 30)).astype(dtype)
+    params, p = {"W": start.copy()}, torch.nn.Parameter(torch.tensor(start))
+    theirs = make(p)
+    for _ in range(50):
+        g = rng.standard_normal(start.shape).astype(dtype)
+        ours.update(params, {"W": g})
+        p.grad = torch.tensor(g)
+        theirs.step()
+    np.testing.assert_allclose(params["W"], p.detach().numpy(), rtol=tolerance, atol=tolerance)
+    for slot, translate in state_of.items():
+        expected = translate(theirs.state[p]).numpy()
+        np.testing.assert_allclose(getattr(ours, slot)["W"], expected, rtol=tolerance, atol=tolerance)
+
+
+def test_every_rule_is_covered():
+    from fastopt.kernels import RULES
+
+    assert list(CASES) == list(RULES)
