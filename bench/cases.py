@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bench.limit import LIMITS
-from fastopt import reference, threads
+from fastopt import flatten, reference, threads
 from fastopt.kernels import RULES, memory
 from fastopt.optimizers import OPTIMIZERS
 
@@ -40,9 +40,13 @@ def checked_step(rule: str, implementation: str, params: dict[str, Any]) -> Step
     """A function that makes one step, after three steps were found equal to the reference's, bit by bit."""
     mine = {key: value.copy() for key, value in params.items()}
     grads = gradients(params)
+    if implementation == "torch fused":
+        return torch_step(rule, mine, grads)
     if implementation == "limit":
         return limit_step(len(RULES[rule].state), mine, grads)
     optimizer = make(rule, implementation)
+    if implementation == "flat":
+        mine, grads = flatten(mine), flatten(grads)
     if implementation != "reference":
         theirs, expected = make(rule, "reference"), {key: value.copy() for key, value in params.items()}
         for _ in range(3):
@@ -53,11 +57,33 @@ def checked_step(rule: str, implementation: str, params: dict[str, Any]) -> Step
     return lambda: optimizer.update(mine, grads)
 
 
+def torch_step(rule: str, params: dict[str, Any], grads: dict[str, Any]) -> Step:
+    """PyTorch's fused CPU step on copies of the same arrays; Adam only, which is what it is compared for."""
+    import torch
+
+    assert rule == "adam"
+    tensors = [torch.nn.Parameter(torch.tensor(value)) for value in params.values()]
+    for tensor, gradient in zip(tensors, grads.values(), strict=True):
+        tensor.grad = torch.tensor(gradient)
+    optimizer = torch.optim.Adam(tensors, lr=0.001, eps=1e-8, fused=True)
+    mine, expected = {key: value.copy() for key, value in params.items()}, OPTIMIZERS[rule](form="paper")
+    for _ in range(3):
+        optimizer.step()
+        expected.update(mine, grads)
+    for tensor, value in zip(tensors, mine.values(), strict=True):
+        np.testing.assert_allclose(tensor.detach().numpy(), value, rtol=1e-4, atol=1e-6)
+    return lambda: optimizer.step() and None
+
+
 def make(rule: str, implementation: str) -> Any:
-    """An optimizer at its defaults; "reference" is the textbook as it stands, without the flush of subnormal state."""
-    if implementation == "reference":
+    """An optimizer at its defaults.
+
+    "reference" is `fastopt.reference`; "textbook" is the same without its flush of subnormal state, the lines of the
+    book and nothing else.
+    """
+    if implementation in ("reference", "textbook"):
         optimizer = getattr(reference, OPTIMIZERS[rule].__name__)()
-        optimizer.flush = False
+        optimizer.flush = implementation == "reference"
         return optimizer
     return OPTIMIZERS[rule]()
 

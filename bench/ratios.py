@@ -1,57 +1,151 @@
-"""Ratios that the README states, measured so that noise falls on both sides alike: `python -m bench.ratios`.
+"""The ratios that the README states, measured so that noise falls on both sides alike: `python -m bench.ratios [PART]`.
 
-Both sides take turns in one process, a few calls each; a ratio is taken per turn, and the smallest and the median are
-printed, with the median times. Nothing else should run on the machine.
+Both sides take turns in one process, some calls each; a ratio is taken per turn, and the ratio of the two smallest
+times and the median ratio are printed, with the median times. Nothing else should run on the machine. PART is kernel,
+dict, loop or dead; without it all are run. PyTorch is compared where it is installed.
+
+"textbook" is the book's NumPy code, "reference" is `fastopt.reference`, which flushes subnormal state besides.
 """
 
 from __future__ import annotations
 
 import gc
+import importlib.util
+import sys
 import time
+from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 
-from bench.cases import Step, array, checked_step, mlp
+from bench.cases import Step, array, checked_step, make, mlp
+from bench.limit import bytes_per_element
 from fastopt import threads
+from fastopt.kernels import RULES
+from fastopt.nn import MultiLayerNet
+
+HAS_TORCH = importlib.util.find_spec("torch") is not None
 
 
-def interleaved(first: Step, second: Step, turns: int, calls: int) -> tuple[np.ndarray, np.ndarray]:
-    """Seconds per call of both, an entry per turn."""
-    seconds = np.zeros((2, turns))
-    for step in (first, second):
-        step()
+def interleaved(sides: list[Step], turns: int, calls: int) -> np.ndarray:
+    """Seconds per call, shape (sides, turns)."""
+    seconds = np.zeros((len(sides), turns))
     gc.disable()
     for turn in range(turns):
-        for side, step in enumerate((first, second)):
+        for side, step in enumerate(sides):
+            # Threads of the side before stop spinning, those of this one wake. A worker that was asleep may be woken
+            # on the core of its waker and stay there until the scheduler's next tick moves it, up to 10 ms later.
+            time.sleep(0.003)
+            warm = time.perf_counter() + 0.015
+            while time.perf_counter() < warm:
+                step()
             start = time.perf_counter()
             for _ in range(calls):
                 step()
             seconds[side, turn] = (time.perf_counter() - start) / calls
     gc.enable()
-    return seconds[0], seconds[1]
+    return seconds
 
 
-def report(name: str, first: Step, second: Step, turns: int, calls: int) -> None:
-    """Prints how many times as long the first takes as the second."""
-    a, b = interleaved(first, second, turns, calls)
-    ratio = a / b
-    print(
-        f"{name:62}  {np.median(a) * 1e6:10.1f} us / {np.median(b) * 1e6:10.1f} us"
-        f"   ratio of minima {a.min() / b.min():6.2f}   median {np.median(ratio):6.2f}"
-    )
+def report(what: str, names: list[str], seconds: np.ndarray) -> None:
+    """Prints how many times as long each of the others takes as the first."""
+    mine = seconds[0]
+    print(f"{what}: {names[0]} {np.median(mine) * 1e6:,.1f} us", flush=True)
+    for name, theirs in zip(names[1:], seconds[1:], strict=True):
+        ratio, minima = np.median(theirs / mine), theirs.min() / mine.min()
+        print(
+            f"    {name:14} {np.median(theirs) * 1e6:12,.1f} us, {ratio:6.2f} times (minima {minima:.2f}); "
+            f"the other way round {1 / ratio:.3f} ({1 / minima:.3f})"
+        )
 
 
-def main() -> None:
-    print(f"threading layer {threads.layer()}, float32, BLAS idle")
-    large = array(30_000_000, "float32")
-    fast, limit = checked_step("adam", "fastopt", large), checked_step("adam", "limit", large)
-    report("Adam, 30 M elements: fastopt / same traffic", fast, limit, 40, 1)
-    report("Adam, 30 M elements: reference / fastopt", checked_step("adam", "reference", large), fast, 15, 1)
+def kernel() -> None:
+    """One array: beside the same traffic without arithmetic, the reference and PyTorch."""
+    for rule in RULES:
+        large = array(30_000_000, "float32")
+        names = ["fastopt", "limit"] + (["torch fused"] if HAS_TORCH and rule == "adam" else [])
+        seconds = interleaved([checked_step(rule, name, large) for name in names], 25, 2)
+        moved = 30e6 * bytes_per_element(len(RULES[rule].state), 4)
+        report(f"{rule}, 30 M, {moved / seconds[0].min() / 1e9:.1f} GB/s", names, seconds)
+    names = ["fastopt", "textbook", "reference"]
+    report("adam, 30 M", names, interleaved([checked_step("adam", name, large) for name in names], 7, 1))
+    for size, turns, calls in ((1_000_000, 40, 20), (90_000, 60, 100), (1_000, 60, 500)):
+        names = ["fastopt", "limit", "textbook", "reference", *(["torch fused"] if HAS_TORCH else [])]
+        steps = [checked_step("adam", name, array(size, "float32")) for name in names]
+        report(f"adam, {size:,}", names, interleaved(steps, turns, calls))
+
+
+def dicts() -> None:
+    """Dicts of arrays, BLAS idle."""
     for sizes in ((784, 40, 20, 10), (784, 100, 100, 100, 100, 10)):
         params = mlp(*sizes)
-        steps = [checked_step("adam", name, params) for name in ("reference", "fastopt")]
-        report(f"Adam, dict of {'-'.join(map(str, sizes))}: reference / fastopt", steps[0], steps[1], 200, 10)
+        names = ["fastopt", "flat", "textbook", "reference", *(["torch fused"] if HAS_TORCH else [])]
+        steps = [checked_step("adam", name, params) for name in names]
+        report(f"adam, dict of {'-'.join(map(str, sizes))}", names, interleaved(steps, 150, 20))
+
+
+LOOPS = (
+    ((784, 40, 20, 10), 100, 30),
+    ((784, 100, 100, 100, 100, 10), 128, 15),
+    ((784, 1024, 1024, 10), 128, 3),
+    ((1024, 4096, 4096, 10), 32, 1),
+    ((784, 10), 100, 30),
+    ((784, 200, 200, 10), 128, 10),
+    ((784, 512, 512, 10), 64, 5),
+    ((20, 16, 16, 2), 32, 50),
+)
+
+
+def training_step(implementation: str, sizes: tuple[int, ...], batch: int) -> Step:
+    """Gradient and update of a network on random data; a FlatDict of gradients where the implementation is flat."""
+    rng = np.random.default_rng(0)
+    network = MultiLayerNet(sizes[0], sizes[1:-1], sizes[-1], seed=0)
+    x, t = rng.standard_normal((batch, sizes[0])).astype(np.float32), rng.integers(0, sizes[-1], batch)
+    optimizer = make("adam", implementation)
+
+    def step() -> None:
+        optimizer.update(network.params, network.gradient(x, t))
+
+    return step
+
+
+def loop() -> None:
+    """Whole training steps, BLAS at its defaults."""
+    for sizes, batch, calls in LOOPS:
+        parameters = sum((a + 1) * b for a, b in pairwise(sizes))
+        names = ["fastopt", "textbook", "reference"]
+        seconds = interleaved(
+            [training_step(name, sizes, batch) for name in names], 15 if parameters > 1e7 else 40, calls
+        )
+        report(f"adam, training step {'-'.join(map(str, sizes))}, batch {batch}", names, seconds)
+
+
+def dead() -> None:
+    """20,000 steps in which half of the gradients are zero from the hundredth on, as with dead units.
+
+    Where state decays into the subnormal numbers, operations on it can be many times slower, and it stays there.
+    """
+    alive = np.random.default_rng(0).standard_normal(100_000).astype(np.float32)
+    dying = alive * (np.arange(100_000) % 2).astype(np.float32)
+    for name in ("fastopt", "textbook"):
+        optimizer, params = make("adam", name), array(100_000, "float32")
+        seconds = np.zeros(20_000)
+        for step in range(len(seconds)):
+            start = time.perf_counter()
+            optimizer.update(params, {"p": alive if step < 200 else dying})
+            seconds[step] = time.perf_counter() - start
+        early, late = np.median(seconds[50:200]) * 1e6, np.median(seconds[-2000:]) * 1e6
+        print(f"adam, 100,000, half of it dead, {name}: {early:.1f} us at first, {late:.1f} us after 20,000 steps")
+
+
+PARTS: dict[str, Callable[[], None]] = {"kernel": kernel, "dict": dicts, "loop": loop, "dead": dead}
+
+
+def main(parts: list[str]) -> None:
+    print(f"threading layer {threads.layer()}, float32")
+    for part in parts or PARTS:
+        PARTS[part]()
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -18,8 +18,9 @@ from fastopt import optimizers
 from fastopt.flat import FlatDict, flatten
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers import *  # noqa: F403
+from fastopt.threads import num_threads, set_num_threads
 
-__all__ = ["FlatDict", "Optimizer", "flatten"]
+__all__ = ["FlatDict", "Optimizer", "flatten", "num_threads", "set_num_threads"]
 __all__ += optimizers.__all__
 
 __version__ = _version("fastopt")

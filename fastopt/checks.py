@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Hashable, Iterable, Mapping, MutableMapping
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -36,15 +37,20 @@ CHOICES: dict[str, tuple[str, ...]] = {"form": ("textbook", "paper")}
 def hyperparameter(owner: str, name: str, value: Any) -> Any:
     """The value as a Python float (or as one of the known words), or an error."""
     if name in CHOICES:
+        words = f"{owner}: {name} must be {' or '.join(repr(word) for word in CHOICES[name])}, got {value!r}"
+        if not isinstance(value, str):
+            raise TypeError(words)
         if value not in CHOICES[name]:
-            words = " or ".join(repr(word) for word in CHOICES[name])
-            raise ValueError(f"{owner}: {name} must be {words}, got {value!r}")
+            raise ValueError(words)
         return value
     lowest, highest, closed = RANGES[name]
     interval = f"[{lowest:g}, {highest:g}{']' if closed else ')'}"
     if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
         raise TypeError(f"{owner}: {name} must be a number in {interval}, got {value!r} of type {type(value).__name__}")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
     if not (lowest <= number < highest or (closed and number == highest)):
         raise ValueError(f"{owner}: {name} must be in {interval}, got {number!r}")
     return number
@@ -55,8 +61,11 @@ def unknown_setting(owner: str, name: str, known: Iterable[str]) -> str:
 
 
 def step_count(owner: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 0:
-        raise ValueError(f"{owner}: iter must be a whole number of steps, 0 or more, got {value!r}")
+    words = f"{owner}: iter must be a whole number of steps from 0 to 2**53, got {value!r}"
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(words)
+    if not 0 <= int(value) <= 2**53:
+        raise ValueError(words)
     return int(value)
 
 
@@ -67,6 +76,24 @@ def state_value(owner: str, slot: str, value: Any) -> None:
             f"{owner}.{slot} can only be set to None, which forgets all state, got {type(value).__name__}; "
             f"to change the state of one array assign to {owner}.{slot}[key]"
         )
+
+
+def thread_count(owner: str, value: Any, most: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{owner}: the number of threads must be a whole number from 1 to {most}, got {value!r}")
+    if not 1 <= int(value) <= most:
+        raise ValueError(
+            f"{owner}: the number of threads must be from 1 to {most}, which numba has, got {value}; "
+            "NUMBA_NUM_THREADS sets how many numba has"
+        )
+    return int(value)
+
+
+def in_use(owner: str) -> str:
+    return (
+        f"{owner}: update() was called while the same optimizer is in the middle of a step, in another thread or in a "
+        "fork made at that moment; give each thread an optimizer of its own, or put a lock around update()"
+    )
 
 
 # -- dicts ------------------------------------------------------------------------------------------------------------
@@ -105,8 +132,8 @@ def missing_gradient(owner: str, key: Hashable, grads: Iterable[Hashable]) -> st
 
 def no_state(owner: str, key: Hashable, known: Iterable[Hashable]) -> str:
     return (
-        f"{owner}: params[{key!r}] was not there at the first step, so it has no state; known are {_names(known)}. "
-        "Use a new optimizer for other parameters"
+        f"{owner}: {_name(key)} was not there at the first step, so it has no state; there were "
+        f"{', '.join(_name(name) for name in list(known)[:8])}. Use a new optimizer for other parameters"
     )
 
 
@@ -116,6 +143,10 @@ def unknown_key(kind: str, key: Hashable, known: Iterable[Hashable]) -> str:
 
 def fixed_keys(kind: str) -> str:
     return f"the keys of a {kind} are fixed, its values being views of one buffer; make a plain dict of it: dict(...)"
+
+
+def _name(key: Hashable) -> str:
+    return "one bare array" if isinstance(key, Enum) else f"params[{key!r}]"
 
 
 def _names(keys: Iterable[Hashable]) -> str:
@@ -129,10 +160,15 @@ def _names(keys: Iterable[Hashable]) -> str:
 def parameter(owner: str, name: str, value: Any) -> Array:
     """A parameter as a base-class array: the array itself, or a 0-d copy of a number."""
     if isinstance(value, np.ndarray):
-        if value.dtype not in DTYPES or not value.dtype.isnative:
+        if value.dtype not in DTYPES:
             raise TypeError(
-                f"{owner}: {name} has dtype {value.dtype}, expected float32 or float64; "
-                f"convert it once: {name}.astype(np.float32)"
+                f"{owner}: {name} has dtype {value.dtype}, expected float32 or float64 in this machine's byte order; "
+                f"convert it once: {name} = {name}.astype(np.float64)"
+            )
+        if isinstance(value, np.ma.MaskedArray):
+            raise TypeError(
+                f"{owner}: {name} is a masked array, expected a plain one, as a step writes every element; "
+                f"hand in {name}.data, and zero gradients where nothing is to change"
             )
         if not value.flags.writeable:
             raise ValueError(
@@ -147,14 +183,17 @@ def parameter(owner: str, name: str, value: Any) -> Array:
     if not is_number(value):
         raise TypeError(
             f"{owner}: {name} is of type {type(value).__name__}, expected a float32 or float64 array or a number; "
-            f"convert it once: np.array(..., dtype=np.float32)"
+            f"convert it once: {name} = np.array({name}, dtype=np.float64)"
         )
-    return np.array(value, dtype=number_dtype(value))
+    try:
+        return np.array(value, dtype=number_dtype(value))
+    except OverflowError:
+        raise ValueError(f"{owner}: {name} is an integer beyond float64; hand in a float") from None
 
 
 def is_number(value: Any) -> bool:
     """Whether a value is one of the numbers that may stand where an array is expected."""
-    return isinstance(value, int | float | np.float32) and not isinstance(value, bool)
+    return isinstance(value, int | float | np.float32 | np.integer) and not isinstance(value, bool)
 
 
 def number_dtype(value: Any) -> np.dtype[Any]:
@@ -193,8 +232,8 @@ def gradient(owner: str, name: str, value: Any, parameter_name: str, target: Arr
         found = np.array(value)
     else:
         raise TypeError(
-            f"{owner}: {name} is of type {type(value).__name__}, expected an array of dtype {target.dtype} "
-            f"or None for no update"
+            f"{owner}: {name} is of type {type(value).__name__}, expected an array of dtype {target.dtype}, or None "
+            f"in a dict for no update; convert it: np.asarray({name})"
         )
     if not np.can_cast(found.dtype, target.dtype, casting="same_kind"):
         raise TypeError(
@@ -203,7 +242,8 @@ def gradient(owner: str, name: str, value: Any, parameter_name: str, target: Arr
         )
     if found.shape != target.shape:
         raise ValueError(
-            f"{owner}: {name} has shape {found.shape}, {parameter_name} has {target.shape}; they must be equal"
+            f"{owner}: {name} has shape {found.shape}, {parameter_name} has {target.shape}; "
+            "compute the gradient of the parameter as it is, without broadcasting"
         )
     return found
 
@@ -241,26 +281,30 @@ def flattenable(arrays: Any, dtype: npt.DTypeLike | None) -> tuple[dict[Any, Arr
         values[key] = np.asarray(value) if isinstance(value, np.ndarray) else parameter("flatten", repr(key), value)
     found_dtypes = {value.dtype for value in values.values()}
     if dtype is not None:
-        common = np.dtype(dtype)
-        if common not in DTYPES:
-            raise TypeError(f"flatten: dtype must be float32 or float64, got {common}")
-        return values, common
+        if dtype not in ("float32", "float64", np.float32, np.float64, *DTYPES):
+            raise TypeError(f"flatten: dtype must be 'float32' or 'float64', got {dtype!r}")
+        return values, np.dtype(dtype)
     if len(found_dtypes) > 1:
+        first = {value.dtype: key for key, value in reversed(values.items())}
         raise TypeError(
-            "flatten: the arrays are of float32 and of float64, but one buffer has one dtype; "
-            "name it: flatten(arrays, dtype='float32')"
+            f"flatten: arrays[{first[DTYPES[0]]!r}] is of float32 and arrays[{first[DTYPES[1]]!r}] of float64, but one "
+            "buffer has one dtype; name it: flatten(arrays, dtype='float32')"
         )
     return values, found_dtypes.pop() if found_dtypes else np.dtype(np.float64)
 
 
-def assignable(key: Hashable, value: Any, target: Array) -> Any:
+def assignable(owner: str, key: Hashable, value: Any, target: Array) -> Any:
     """A value that may be copied into a view: broadcastable real numbers."""
     found = np.asarray(value)
     if not np.can_cast(found.dtype, target.dtype, casting="same_kind"):
-        raise TypeError(f"[{key!r}] has dtype {target.dtype}; values of dtype {found.dtype} do not convert to it")
+        raise TypeError(
+            f"{owner}: [{key!r}] has dtype {target.dtype}, to which values of dtype {found.dtype} do not convert; "
+            "assign real numbers"
+        )
     try:
         return np.broadcast_to(found, target.shape)
     except ValueError:
         raise ValueError(
-            f"[{key!r}] is a view of shape {target.shape}, got values of shape {found.shape}; the shapes must agree"
+            f"{owner}: [{key!r}] is a view of shape {target.shape}, got values of shape {found.shape}; reshape them, "
+            "or make a new dict"
         ) from None

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import fastopt
+from fastopt import threads
 from fastopt.optimizers import OPTIMIZERS
 
 
@@ -57,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="of the parameters")
     train.add_argument("--data", type=Path, metavar="DIR", help="folder with the four MNIST files")
     train.add_argument("--out", type=Path, default=Path("results"), metavar="DIR", help="where the picture goes")
-    train.add_argument("--seed", type=int, default=0, metavar="N", help="of initial weights and batches")
+    train.add_argument("--seed", type=_seed, default=0, metavar="N", help="of initial weights and batches")
     train.set_defaults(run=_train)
 
     verify = commands.add_parser(
@@ -67,9 +68,28 @@ def _parser() -> argparse.ArgumentParser:
         "in the last place (ulps). 0 means that all bits are equal.",
         formatter_class=formatter,
     )
-    verify.add_argument("--threads", type=_sizes, default="1,2,3", metavar="N,N,...", help="numbers of threads")
+    every = "1,2,3" if threads.layer() else "1"
+    verify.add_argument("--threads", type=_sizes, default=every, metavar="N,N,...", help="numbers of threads")
     verify.add_argument("--steps", type=_count, default=20, metavar="N", help="steps per case")
     verify.set_defaults(run=_verify)
+    info = commands.add_parser(
+        "info",
+        help="show threading layer, threads, cache folder and versions, and how a model would be stepped",
+        description="Shows what fastopt found on this machine, and how it would step a model of a given size.",
+        formatter_class=formatter,
+    )
+    info.add_argument("--parameters", type=_count, default=1_000_000, metavar="N", help="size of the model")
+    info.add_argument("--optimizer", type=_optimizer, default="adam", metavar="NAME", help=", ".join(OPTIMIZERS))
+    info.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="of the parameters")
+    info.set_defaults(run=_info)
+
+    warmup = commands.add_parser(
+        "warmup",
+        help="compile all kernels into numba's disk cache",
+        description="Compiles all kernels, so that no training run waits for it.",
+        formatter_class=formatter,
+    )
+    warmup.set_defaults(run=_warmup)
     return parser
 
 
@@ -82,6 +102,12 @@ def _optimizer(name: str) -> str:
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, got {text!r}")
     return int(text)
 
 
@@ -99,6 +125,7 @@ def _train(options: argparse.Namespace) -> int:
     try:
         data = read_mnist(options.data)
         options.out.mkdir(parents=True, exist_ok=True)
+        train.picture(options.out, options.optimizer).open("ab").close()  # before minutes of training, not after
     except (DataError, OSError) as error:
         raise UserError(str(error)) from None
     result = train.main(
@@ -118,8 +145,25 @@ def _verify(options: argparse.Namespace) -> int:
         raise UserError(str(error)) from None
 
 
+def _info(options: argparse.Namespace) -> int:
+    from fastopt import info
+
+    for name, value in info.facts(options.parameters, options.optimizer, options.dtype).items():
+        print(f"{name + ':':28}{value}")
+    return 0
+
+
+def _warmup(options: argparse.Namespace) -> int:
+    try:
+        from fastopt import warmup
+    except ImportError as error:
+        raise _missing("warmup", error) from None
+    warmup.main()
+    return 0
+
+
 def _missing(command: str, error: ImportError) -> UserError:
-    return UserError(f"`fastopt {command}` needs {error.name}: pip install 'fastopt[experiments]'")
+    return UserError(f"`fastopt {command}` needs {str(error.name).split('.')[0]}: pip install 'fastopt[experiments]'")
 
 
 if __name__ == "__main__":

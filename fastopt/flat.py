@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
@@ -25,10 +26,15 @@ class ViewDict(dict[Hashable, Array]):
         target = self[key]
         # The textbook writes `params[key] += ...`, which ends in assigning the array to its own place.
         if value is not target:
-            target[...] = checks.assignable(key, value, target)
+            target[...] = checks.assignable(type(self).__name__, key, value, target)
 
     def update(self, *mappings: Any, **values: Any) -> None:
-        for key, value in dict(*mappings, **values).items():
+        new = dict(*mappings, **values)
+        for key, value in new.items():  # all checks before the first write
+            if key not in self:
+                raise KeyError(checks.unknown_key(type(self).__name__, key, self))
+            checks.assignable(type(self).__name__, key, value, self[key])
+        for key, value in new.items():
             self[key] = value
 
     def __ior__(self, other: Any) -> ViewDict:  # type: ignore[override,misc]
@@ -43,6 +49,15 @@ class ViewDict(dict[Hashable, Array]):
 
     __delitem__ = pop = popitem = clear = setdefault = _fixed
 
+    @classmethod
+    def fromkeys(cls, *_args: Any) -> Any:
+        """Refused: there would be no memory behind the views."""
+        raise TypeError(checks.fixed_keys(cls.__name__))
+
+
+# One object for each layout, so that two can be compared by identity at every step.
+_LAYOUTS: dict[tuple[tuple[Hashable, tuple[int, ...]], ...], tuple[tuple[Hashable, tuple[int, ...]], ...]] = {}
+
 
 class FlatDict(ViewDict):
     """A dict of arrays that lie one after the other in a single 1-D buffer, made by `flatten`.
@@ -54,34 +69,50 @@ class FlatDict(ViewDict):
     two arrays, however many there are in the model.
     """
 
-    buffer: Array
     layout: tuple[tuple[Hashable, tuple[int, ...]], ...]
 
     def __init__(self, layout: Iterable[tuple[Hashable, tuple[int, ...]]], buffer: Array) -> None:
         """Views of `buffer` (1-D, C-ordered) by `layout`, pairs of key and shape. Users call `flatten`."""
-        self.buffer = buffer
-        self.layout = tuple((key, tuple(shape)) for key, shape in layout)
+        self._buffer = buffer
+        layout = tuple((key, tuple(shape)) for key, shape in layout)
+        self.layout = _LAYOUTS.setdefault(layout, layout)
         views: dict[Hashable, Array] = {}
         start = 0
         for key, shape in self.layout:
-            size = int(np.prod(shape, dtype=np.int64))
+            size = math.prod(shape)
             views[key] = buffer[start : start + size].reshape(shape)
             start += size
         super().__init__(views)
 
+    @property
+    def buffer(self) -> Array:
+        """All values, as one array of shape (total size,); assigning to it copies into it."""
+        return self._buffer
+
+    @buffer.setter
+    def buffer(self, value: Any) -> None:
+        if value is not self._buffer:
+            self._buffer[...] = checks.assignable(type(self).__name__, "buffer", value, self._buffer)
+
+    @classmethod
+    def _of_copy(cls, layout: Any, buffer: Array) -> FlatDict:
+        aligned = _aligned(buffer.size, buffer.dtype)
+        aligned[...] = buffer
+        return cls(layout, aligned)
+
     def copy(self) -> FlatDict:
         """A FlatDict with a buffer of its own."""
-        buffer = _aligned(self.buffer.size, self.buffer.dtype)
-        buffer[...] = self.buffer
-        return FlatDict(self.layout, buffer)
+        return self._of_copy(self.layout, self.buffer)
 
     __copy__ = copy
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FlatDict:
-        return self.copy()
+        other = self.copy()
+        memo[id(self.buffer)] = other.buffer
+        return other
 
     def __reduce__(self) -> Any:
-        return FlatDict, (self.layout, self.buffer)
+        return self._of_copy, (self.layout, self.buffer)
 
 
 def flatten(arrays: Mapping[Any, Any], dtype: npt.DTypeLike | None = None) -> FlatDict:

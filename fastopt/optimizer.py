@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import fields
 from typing import Any, ClassVar
 
@@ -22,6 +23,9 @@ class Optimizer:
 
     rule: ClassVar[str]
     """The key of the rule in `fastopt.kernels.RULES`."""
+
+    def __init__(self) -> None:
+        raise TypeError("Optimizer is what all optimizers share; make one of its subclasses, such as fastopt.Adam()")
 
     _steps = 0
     _state: State | None = None
@@ -58,16 +62,25 @@ class Optimizer:
 
         Everything is checked before anything is written: after an error parameters, state and `iter` are unchanged.
         """
-        plan = self._plan
-        if plan is None or not plan.accepts(params, grads):
-            plan = Plan(type(self).__name__, RULES[self.rule], params, grads, self.start_values(), self._state)
-        scalars = self.scalars(self._steps + 1)
-        if plan is not self._plan:
-            self._plan = plan
-            if RULES[self.rule].state:
-                self._state = plan.state
-        plan.run(params, scalars)
-        self._steps += 1
+        own = self.__dict__
+        if "_stepping" in own:
+            raise RuntimeError(checks.in_use(type(self).__name__))
+        # Not a lock: between the test above and this line there is no call, so CPython lets no other thread and no
+        # signal in, while Ctrl-C just after `acquire()` would leave a lock locked for ever.
+        own["_stepping"] = True
+        try:
+            plan, step = self._plan, self._steps + 1
+            if plan is None or not plan.accepts(params, grads):
+                plan = Plan(type(self).__name__, RULES[self.rule], params, grads, self.start_values(), self._state)
+            scalars = self.scalars(step)
+            plan.stepped = False
+            try:
+                plan.run(params, scalars)
+            finally:
+                if plan.stepped:  # also where Ctrl-C came during the step, which is then complete
+                    own.update(_plan=plan, _steps=step, _state=plan.state if plan.state.slots else None)
+        finally:
+            del own["_stepping"]
 
     @property
     def iter(self) -> int:
@@ -100,7 +113,7 @@ class Optimizer:
             checks.state_value(owner.__name__, name, value)
             self._state = self._plan = None
             return
-        elif not hasattr(owner, name):
+        elif name != "iter":
             raise AttributeError(checks.unknown_setting(owner.__name__, name, self._public_names()))
         object.__setattr__(self, name, value)
 
@@ -111,5 +124,9 @@ class Optimizer:
     def _public_names(self) -> list[str]:
         return [*self._hyperparameters(), *RULES[self.rule].state, "iter"]
 
+    def __copy__(self) -> Optimizer:
+        """Like `copy.deepcopy`: two optimizers never share state."""
+        return copy.deepcopy(self)
+
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_plan"}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_plan", "_stepping")}

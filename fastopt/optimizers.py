@@ -128,7 +128,7 @@ class AdaGrad(Optimizer):
     eps : float, default 1e-7
         Added to the root, 0 or more.
     initial_accumulator : float, default 0
-        The value of h before the first step, 0 or more.
+        The value of h before the first step, 0 or more; read at the first step.
 
     State: `h`, the sum of squared gradients.
 
@@ -169,7 +169,7 @@ class RMSProp(Optimizer):
     decay_rate : float, default 0.99
         The share of the running mean that is kept at each step, in [0, 1].
     eps : float, default 1e-7, or 0 where `eps_root` is given
-        Added to the root, 0 or more.
+        Added to the root, 0 or more. The default is chosen when the optimizer is made.
     eps_root : float, default 0
         Added under the root, 0 or more. `RMSProp(eps_root=1e-7)` is `p = p - lr g / sqrt(h + 1e-7)`.
 
@@ -227,7 +227,7 @@ class Adam(Optimizer):
     beta1, beta2 : float, default 0.9 and 0.999
         The shares of the running means that are kept at each step, in [0, 1).
     eps : float, default 1e-7 in the textbook's form, 1e-8 in the paper's, 0 where `eps_root` is given
-        Added to the root, 0 or more.
+        Added to the root, 0 or more. The default is chosen when the optimizer is made.
     eps_root : float, default 0
         Added to v_hat under the root, 0 or more.
     form : "textbook" or "paper"

@@ -6,8 +6,10 @@ compiled look at both lists (`memory.scan`), which also takes up the gradients' 
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections import Counter
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from functools import cache
 from typing import Any
 
@@ -22,27 +24,14 @@ from fastopt.kernels.build import Rule
 from fastopt.state import Layout, State
 from fastopt.threads import threads_for
 
-BARE = None  # the key under which a bare array's state is kept
+
+class Bare(Enum):
+    """The key under which a bare array's state is kept; an enum member, so that it stays itself when pickled."""
+
+    KEY = "bare array"
 
 
-@dataclass
-class Launch:
-    """Arrays of one dtype that one kernel call updates."""
-
-    table: Array  # int64[arrays, 2 + state slots]
-    starts: Array  # int64[arrays + 1]
-    dtype: str
-    size: int  # elements
-    moved_bytes: int
-    kernels: dict[bool, Any] = field(default_factory=dict)
-
-    def run(self, rule: Rule, scalars: tuple[float, ...]) -> None:
-        threads = threads_for(self.moved_bytes)
-        parallel = threads > 1
-        kernel = self.kernels.get(parallel)
-        if kernel is None:
-            kernel = self.kernels[parallel] = rule.kernel(self.dtype, parallel)
-        kernel(self.table, self.starts, threads, scalars)
+BARE = Bare.KEY
 
 
 @dataclass
@@ -56,31 +45,66 @@ class Entry:
     row: int = -1  # its row in the table, -1 if its gradient is None
     staged: Array | None = None  # a contiguous copy to work on where the parameter itself cannot be
 
+    def __post_init__(self) -> None:
+        self.header = header_of(self.array)
+
     @property
     def identity(self) -> tuple[Any, ...]:
         """Equal for the same memory seen in the same way; numbers are never the same."""
-        if not isinstance(self.value, np.ndarray):
-            return (id(self.array),)
-        return self.array.ctypes.data, self.array.shape, self.array.strides, self.array.dtype
+        return self.header if isinstance(self.value, np.ndarray) else (id(self),)
 
-    @property
-    def is_unchanged(self) -> bool:
-        """For a staged array, whether its header is still what it was (the scan sees to all others)."""
-        value: Array = self.value
-        return (
-            value.shape == self.array.shape
-            and value.strides == self.array.strides
-            and value.dtype == self.array.dtype
-            and value.flags.writeable
-            and value.ctypes.data == self.array.ctypes.data
-        )
+    def fits(self, value: Any) -> bool:
+        """Whether a staged parameter is still what it was; the scan sees to all others."""
+        if isinstance(self.value, np.ndarray):
+            return value is self.value and value.flags.writeable and header_of(value) == self.header
+        return type(value) is type(self.value)
 
 
-def mode_of(params: Any, grads: Any) -> str:
-    """How a pair of arguments can be walked: as one "flat" buffer each, as one bare "array" each, or as a "dict"."""
-    if isinstance(params, FlatDict):
-        return "flat" if isinstance(grads, FlatDict) and grads.layout == params.layout else "dict"
-    return "array" if isinstance(params, np.ndarray) else "dict"
+@dataclass
+class Launch:
+    """Arrays of one dtype, no two the same, that one kernel call updates."""
+
+    table: Array  # int64[arrays, 2 + state slots]
+    starts: Array  # int64[arrays + 1]
+    dtype: str
+    moved_bytes: int
+    staged: list[Entry]
+    kernels: dict[bool, Any] = field(default_factory=dict)
+
+    def call(self, rule: Rule) -> tuple[Any, Array, Array, int]:
+        """Kernel and arguments but for the scalars; compiles the kernel at its first use."""
+        threads = threads_for(self.moved_bytes)
+        in_parallel = threads > 1
+        kernel = self.kernels.get(in_parallel)
+        if kernel is None:
+            kernel = self.kernels[in_parallel] = rule.kernel(self.dtype, in_parallel)
+        return kernel, self.table, self.starts, threads
+
+    def fetch(self, params: Any) -> None:
+        """Copies into the staged arrays what stands in `params`."""
+        for entry in self.staged:
+            assert entry.staged is not None
+            entry.staged[...] = params if entry.key is BARE else params[entry.key]
+
+    def put_back(self, params: Any) -> None:
+        """Copies the staged arrays to where they came from; doing it twice does no harm."""
+        for entry in self.staged:
+            assert entry.staged is not None
+            if isinstance(entry.value, np.ndarray):
+                entry.value[...] = entry.staged
+            else:
+                params[entry.key] = _as_number(entry.staged, entry.value)
+
+
+def mode_of(params: Any, grads: Any) -> str | None:
+    """How a pair of arguments can be walked: as one "flat" buffer each, one "array" each, or a "dict"; None if not."""
+    if type(params) is dict and type(grads) is dict:  # what it is nearly always; the rest is slower to tell
+        return "dict"
+    if isinstance(params, np.ndarray):
+        return "array" if isinstance(grads, np.ndarray) else None
+    if isinstance(params, FlatDict) and isinstance(grads, FlatDict) and grads.layout is params.layout:
+        return "flat"
+    return "dict" if isinstance(params, dict | Mapping) and isinstance(grads, dict | Mapping) else None
 
 
 class Plan:
@@ -118,64 +142,79 @@ class Plan:
         ]
         if any(not isinstance(entry.value, np.ndarray) for entry in self.entries):
             checks.rebindable(owner, params)
-        if self.mode == "flat" and self._state_is_one_run():
+        if self.mode == "flat" and self.keys and self._state_is_one_run():
             layout = Layout(params.buffer.shape, params.buffer.dtype, "C")
             self.entries = [Entry(BARE, params.buffer, params.buffer, layout)]
         elif self.mode == "flat":
             self.mode = "dict"
 
         _, gradients = self._lists(params, grads) or self._missing(grads)
-        self.written = self._written_memory()
-        self._tabulate(gradients)
+        active = [entry for entry, gradient in zip(self.entries, gradients, strict=True) if gradient is not None]
+        self.written = self._written_memory(active)
+        self._tabulate(active)
+        self._expect()
         for number, entry in enumerate(self.entries):
             if entry.row >= 0:
                 self._place_gradient(number, gradients[number])
         self._gradients = gradients  # alive until the launch is over
-        # What only a copy can stand in for.
-        self.staged = list({id(e.staged): e for e in self.entries if e.staged is not None and e.row >= 0}.values())
+        self._scan = compiled_scan() if memory.layout_is_known() else None
 
     # -- every step ---------------------------------------------------------------------------------------------------
 
     def accepts(self, params: Any, grads: Any) -> bool:
         """Whether the plan fits these arguments; if so, it has taken up the gradients. Errors are raised."""
-        if not memory.layout_is_known() or mode_of(params, grads) != self.wanted_mode:
+        scan = self._scan
+        if scan is None or mode_of(params, grads) != self.wanted_mode:
             return False
         lists = self._lists(params, grads)
         if lists is None:
             return False
         parameters, gradients = lists
-        for entry in self.staged:
-            value = params[entry.key] if self.mode == "dict" else params
-            if isinstance(entry.value, np.ndarray):
-                if value is not entry.value or not entry.is_unchanged:
-                    return False
-            elif type(value) is not type(entry.value):
+        for number in self._staged_numbers:
+            if not self.entries[number].fits(parameters[number]):
                 return False
-        scan, count = _scan(), len(self.entries)
+        here = id(parameters), id(gradients)
         where = (memory.NDARRAY, memory.NONE, self._expected, self._shapes, self.written, self._table)
-        number = scan(id(parameters), id(gradients), 0, *where)
-        while number != count:
+        number = scan(*here, 0, *where)
+        while number != len(self.entries):
             if number < 0 or gradients[number] is None:
                 return False
             self._place_gradient(number, gradients[number])
-            number = scan(id(parameters), id(gradients), number + 1, *where)
+            number = scan(*here, number + 1, *where)
         self._gradients = gradients
         return True
 
+    stepped = False
+
     def run(self, params: Any, scalars: tuple[float, ...]) -> None:
-        """Updates everything. Only the arrays that `accepts` or `__init__` checked are touched."""
-        for entry in self.staged:
-            assert entry.staged is not None
-            entry.staged[...] = params if self.mode == "array" else params[entry.key]
-        for launch in self._launches:
-            launch.run(self.rule, scalars)
-        for entry in self.staged:
-            assert entry.staged is not None
-            if isinstance(entry.value, np.ndarray):
-                entry.value[...] = entry.staged
-            else:
-                params[entry.key] = _as_number(entry.staged, entry.value)
-        self._gradients = []
+        """Updates everything. Only the arrays that `accepts` or `__init__` checked are touched.
+
+        `stepped`, which the caller has set to False, stays so as long as nothing was written. After that the step is
+        finished whatever comes: CPython raises KeyboardInterrupt after a call or at the start of a function, so never
+        between `done += 1` and the kernel.
+        """
+        done = 0
+        calls = [launch.call(self.rule) for launch in self._launches]  # compiles before anything is written
+        try:
+            for launch, (kernel, table, starts, threads) in zip(self._launches, calls, strict=True):
+                if launch.staged:
+                    launch.fetch(params)
+                done += 1
+                self.stepped = True
+                kernel(table, starts, threads, scalars)
+                if launch.staged:
+                    launch.put_back(params)
+            self.stepped = True
+        except BaseException:
+            if self.stepped:
+                self._launches[done - 1].put_back(params)
+                for launch, (kernel, table, starts, threads) in zip(self._launches[done:], calls[done:], strict=True):
+                    launch.fetch(params)
+                    kernel(table, starts, threads, scalars)
+                    launch.put_back(params)
+            raise
+        finally:
+            self._gradients = []
 
     def _lists(self, params: Any, grads: Any) -> tuple[list[Any], list[Any]] | None:
         """Parameters and gradients in the order of the entries, None if the names do not fit."""
@@ -211,73 +250,69 @@ class Plan:
             layout.order == "C" and layout.dtype == self.entries[0].layout.dtype for layout in layouts.values()
         )
 
-    def _written_memory(self) -> Array:
-        """int64[2, n], the starts and ends of the blocks that a step writes; raises where parameters overlap."""
-        different = {entry.identity: entry for entry in self.entries}.values()
-        blocks = sorted((*byte_bounds(entry.array), number) for number, entry in enumerate(different))
-        entries = list(different)
+    def _written_memory(self, active: list[Entry]) -> Array:
+        """int64[2, n], starts and ends of the blocks that a step writes, ascending; raises where parameters overlap."""
+        entries = list({entry.identity: entry for entry in active if entry.array.size}.values())
+        blocks = sorted((*byte_bounds(entry.array), number) for number, entry in enumerate(entries))
         merged: list[list[int]] = []
         for start, end, number in blocks:
-            if merged and start < merged[-1][1] and start < end:
-                self._refuse_overlap(entries[number], [e for e in entries if e is not entries[number]])
+            if merged and start < merged[-1][1]:
+                self._refuse_overlap(entries[number], entries)
                 merged[-1][1] = max(merged[-1][1], end)
             else:
                 merged.append([start, end])
         for block in self.state.blocks:
-            start, end = byte_bounds(block)
-            for entry in entries:
-                low, high = byte_bounds(entry.array)
-                if low < end and start < high and entry.array.size:
-                    raise ValueError(checks.overlapping_state(self.owner, self._name(entry.key)))
-            merged.append([start, end])
+            low, high = byte_bounds(block)
+            for start, end, number in blocks:
+                if start < high and low < end:
+                    raise ValueError(checks.overlapping_state(self.owner, self._name(entries[number].key)))
+            if low < high:
+                merged.append([low, high])
         return np.array(sorted(merged), dtype=np.int64).reshape(-1, 2).T.copy()
 
     def _refuse_overlap(self, entry: Entry, others: list[Entry]) -> None:
         for other in others:
-            if share_memory(entry.array, other.array):
+            if other is not entry and share_memory(entry.array, other.array):
                 first, second = sorted((self._name(entry.key), self._name(other.key)))
                 raise ValueError(checks.overlapping(self.owner, first, second))
 
-    def _tabulate(self, gradients: list[Any]) -> None:
-        """The table of addresses, a row per array, rows of one launch next to one another."""
-        slots = self.state.slots
-        waves: dict[tuple[Any, ...], int] = {}
-        staged: dict[tuple[Any, ...], Array] = {}
+    def _tabulate(self, active: list[Entry]) -> None:
+        """The table of addresses, a row per array that is updated, rows of one launch next to one another."""
+        slots = len(self.state.slots)
+        waves: Counter[tuple[Any, ...]] = Counter()
         groups: dict[tuple[int, np.dtype[Any]], list[Entry]] = {}
-        for entry, gradient in zip(self.entries, gradients, strict=True):
-            identity = entry.identity
+        for entry in active:
+            # The same array under several keys is updated once per key: in as many launches, in the keys' order.
+            groups.setdefault((waves[entry.identity], entry.layout.dtype), []).append(entry)
+            waves[entry.identity] += 1
             if not _is_direct(entry):
-                if identity not in staged:
-                    staged[identity] = np.empty(entry.layout.shape, entry.layout.dtype, entry.layout.order)  # type: ignore[call-overload]
-                entry.staged = staged[identity]
-            if gradient is not None:
-                # The same array under several keys is updated once per key: in as many launches, in the keys' order.
-                wave = waves[identity] = waves.get(identity, -1) + 1
-                groups.setdefault((wave, entry.layout.dtype), []).append(entry)
-
-        self._table = np.zeros((sum(map(len, groups.values())), 2 + len(slots)), dtype=np.int64)
+                entry.staged = entry.layout.empty()
+        self._table = np.zeros((len(active), 2 + slots), dtype=np.int64)
         self._launches: list[Launch] = []
         row = 0
-        for _wave, dtype in sorted(groups, key=lambda group: group[0]):
-            group = groups[_wave, dtype]
+        for wave, dtype in sorted(groups, key=lambda group: group[0]):
+            group = groups[wave, dtype]
+            first = row
             for entry in group:
                 entry.row = row
                 self._table[row, 0] = (entry.array if entry.staged is None else entry.staged).ctypes.data
                 self._table[row, 2:] = self._state_addresses(entry)
                 row += 1
             sizes = [entry.layout.size for entry in group]
-            size, columns = sum(sizes), 3 + 2 * len(slots)
             self._launches.append(
                 Launch(
-                    table=self._table[row - len(group) : row],
-                    starts=np.concatenate(([0], np.cumsum(sizes, dtype=np.int64))).astype(np.int64),
+                    table=self._table[first:row],
+                    starts=np.cumsum([0, *sizes], dtype=np.int64),
                     dtype=dtype.name,
-                    size=size,
-                    moved_bytes=size * columns * dtype.itemsize,
+                    moved_bytes=sum(sizes) * (3 + 2 * slots) * dtype.itemsize,
+                    staged=[entry for entry in group if entry.staged is not None],
                 )
             )
 
+    def _expect(self) -> None:
+        """What `memory.scan` compares the arrays of a step with."""
         self._scratch: dict[int, Array] = {}
+        self._staged_numbers = [number for number, entry in enumerate(self.entries) if entry.staged is not None]
         self._expected = np.zeros((len(self.entries), memory.ENTRY_FIELDS), dtype=np.int64)
         shapes: list[int] = []
         for number, entry in enumerate(self.entries):
@@ -294,7 +329,7 @@ class Plan:
 
     def _state_addresses(self, entry: Entry) -> list[int]:
         key = self.keys[0] if self.mode == "flat" else entry.key
-        return [views[key].ctypes.data for views in self.state.views.values()] if self.keys else []
+        return [views[key].ctypes.data for views in self.state.views.values()]
 
     def _place_gradient(self, number: int, value: Any) -> None:
         """Checks a gradient and puts its address, or that of a converted copy, into the table."""
@@ -308,23 +343,30 @@ class Plan:
             or not _lies_in(found, layout.order)
         ):
             if number not in self._scratch:
-                self._scratch[number] = np.empty(layout.shape, layout.dtype, layout.order)  # type: ignore[call-overload]
+                self._scratch[number] = layout.empty()
             np.copyto(self._scratch[number], found, casting="same_kind")
             found = self._scratch[number]
         self._table[entry.row, 1] = found.ctypes.data
 
     def _is_written(self, name: str, entry: Entry, found: Array) -> bool:
         """Whether a gradient lies in its own parameter's memory; in any other that the step writes it is refused."""
+        if found.size == 0:
+            return False
         start, end = byte_bounds(found)
         block = int(np.searchsorted(self.written[1], start, side="right"))
-        if block == self.written.shape[1] or self.written[0, block] >= end or found.size == 0:
+        if block == self.written.shape[1] or self.written[0, block] >= end:
             return False
         for other in self.entries:
-            if other.identity != entry.identity and share_memory(other.array, found):
+            if other.row >= 0 and other.identity != entry.identity and share_memory(other.array, found):
                 raise ValueError(checks.gradient_in_written_memory(self.owner, name, self._name(other.key)))
         if any(share_memory(block, found) for block in self.state.blocks):
             raise ValueError(checks.gradient_in_written_memory(self.owner, name, "the optimizer's state"))
-        return True
+        return share_memory(entry.array, found)
+
+
+def header_of(array: Array) -> tuple[Any, ...]:
+    """Where and how an array lies."""
+    return array.ctypes.data, array.shape, array.strides, array.dtype
 
 
 def layout_of(array: Array) -> Layout:
@@ -356,6 +398,7 @@ def _as_number(staged: Array, before: Any) -> Any:
 
 
 @cache
-def _scan() -> Any:
+def compiled_scan() -> Any:
+    """`memory.scan`, compiled."""
     number, row, table = types.int64, types.Array(types.int64, 1, "C"), types.Array(types.int64, 2, "C")
     return build.compiled(memory.scan, *[number] * 5, table, row, table, table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable
 from typing import Any, NamedTuple
 
@@ -18,9 +19,13 @@ class Layout(NamedTuple):
     dtype: np.dtype[Any]
     order: str  # "C" or "F", taken from the parameter at the first step, so that both are walked in one direction
 
+    def empty(self) -> Array:
+        """An uninitialised array that lies so."""
+        return np.empty(self.shape, self.dtype, self.order)  # type: ignore[call-overload,no-any-return]
+
     @property
     def size(self) -> int:
-        return int(np.prod(self.shape, dtype=np.int64))
+        return math.prod(self.shape)
 
 
 class State:

@@ -15,17 +15,28 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 
 import numba
 from numba.core import config
 
-# Below this many bytes read and written per step the serial kernel is faster in a training loop.
-PARALLEL_BYTES = {"tbb": 4_000_000, "omp": 4_000_000}
+from fastopt import checks
+
+# Steps that read and write fewer bytes are serial. Fitted by `python -m bench.threshold`: in training loops, where
+# BLAS's spinning threads hold the other cores, two threads lose up to 1 % of a whole step below this and gain 8 to 13 %
+# above. Alone, without BLAS, they gain from 3 MB on where the machine is idle, and nothing where it is not.
+PARALLEL_BYTES = {"tbb": 6_000_000, "omp": 6_000_000}
+SMALLEST_PARALLEL = min(PARALLEL_BYTES.values())
+
+# What numba's collective names for threading layers stand for.
+CANDIDATES = {"safe": ["tbb"], "forksafe": ["tbb"], "threadsafe": ["tbb", "omp"]}
+
+VARIABLE = "FASTOPT_NUM_THREADS"
 
 _forked = False
 _exactly: int | None = None
+_most: int | None = None
 
 
 def _after_fork_in_child() -> None:
@@ -40,27 +51,88 @@ if hasattr(os, "register_at_fork"):
 
 def threads_for(moved_bytes: int) -> int:
     """How many threads a step that reads and writes `moved_bytes` gets; 1 means the serial kernel."""
+    if moved_bytes < SMALLEST_PARALLEL and _exactly is None:
+        return 1
+    return choice(moved_bytes)[0]
+
+
+def choice(moved_bytes: int) -> tuple[int, str]:
+    """`threads_for`, and why."""
     if _exactly is not None:
-        return _exactly
-    if _forked or moved_bytes < min(PARALLEL_BYTES.values()):
-        return 1
+        return _exactly, "asked for exactly that"
+    if _forked:
+        return 1, "a forked child has no thread pool"
+    if _most == 1:
+        return 1, "limited to one thread"
     name = layer()
-    if name is None or moved_bytes < PARALLEL_BYTES[name]:
-        return 1
-    return numba.get_num_threads()  # type: ignore[no-any-return]
+    if name is None:
+        return 1, "there is no threading layer that fits training loops"
+    threshold = PARALLEL_BYTES[name]
+    if moved_bytes < threshold:
+        return 1, f"it moves less than {threshold / 1e6:g} MB"
+    threads: int = numba.get_num_threads()
+    return min(threads, _most or threads), f"it moves {threshold / 1e6:g} MB or more"
+
+
+def set_num_threads(threads: int | None) -> None:
+    """Sets the largest number of threads that a step of any optimizer of this process gets.
+
+    Parameters
+    ----------
+    threads : int or None
+        From 1 to the number that numba has; None for all of them, which is the default. The environment variable
+        FASTOPT_NUM_THREADS sets it at the start. Small steps take one thread all the same, and results do not depend
+        on it. numba's own setting is not touched, and not exceeded.
+
+    Raises
+    ------
+    TypeError, ValueError
+        if it is not a number in that range.
+
+    Examples
+    --------
+    >>> set_num_threads(1)
+    >>> set_num_threads(None)
+    """
+    global _most
+    _most = None if threads is None else checks.thread_count("set_num_threads", threads, config.NUMBA_NUM_THREADS)
+    layer.cache_clear()
+
+
+def limit() -> int | None:
+    """What `set_num_threads` or FASTOPT_NUM_THREADS set."""
+    return _most
+
+
+@contextmanager
+def num_threads(threads: int | None) -> Iterator[None]:
+    """`set_num_threads` for the length of a `with` block.
+
+    Examples
+    --------
+    >>> with num_threads(1):
+    ...     pass  # steps in here take one thread
+    """
+    before = _most
+    set_num_threads(threads)
+    try:
+        yield
+    finally:
+        set_num_threads(before)
 
 
 @contextmanager
 def exactly(threads: int) -> Iterator[None]:
-    """Steps get this many shares whatever their size, to check that the bits do not depend on it; 1 is serial.
+    """Steps are cut into this many shares whatever their size, to check that the bits do not depend on it; 1 is serial.
 
     Shares beyond the number of numba's threads are worked off by those that there are.
     """
     global _exactly
-    before, _exactly = _exactly, threads
+    before = _exactly
+    if threads > 1 and layer() is None:
+        raise RuntimeError("there is no threading layer for more than one thread: pip install tbb")
+    _exactly = threads
     try:
-        if threads > 1 and layer() is None:
-            raise RuntimeError("there is no threading layer for more than one thread: pip install tbb")
         yield
     finally:
         _exactly = before
@@ -73,13 +145,13 @@ def layer() -> str | None:
         running = numba.threading_layer()  # somebody's parallel function ran before: it cannot be changed any more
     except ValueError:
         chosen = str(config.THREADING_LAYER).lower()
-        candidates = config.THREADING_LAYER_PRIORITY if chosen == "default" else [chosen]
+        candidates = CANDIDATES.get(chosen, config.THREADING_LAYER_PRIORITY if chosen == "default" else [chosen])
         running = next((name for name in candidates if _loads(name)), None)
-    if running == "omp" and _openmp_spins():
+    if running == "omp" and _openmp_spins() and _most is None:
         warnings.warn(
-            "fastopt: OpenMP was loaded before fastopt and its threads spin while they wait, which makes training "
-            "loops many times slower; steps stay on one thread. `pip install tbb`, or set OMP_WAIT_POLICY=passive "
-            "before Python starts.",
+            "fastopt: OpenMP's threads spin while they wait (it was loaded before fastopt, or the environment says "
+            "so), which makes training loops many times slower, so steps stay on one thread. `pip install tbb`, or set "
+            "OMP_WAIT_POLICY=passive before Python starts, or FASTOPT_NUM_THREADS to use it all the same.",
             RuntimeWarning,
             stacklevel=3,
         )
@@ -89,8 +161,6 @@ def layer() -> str | None:
 
 def _loads(name: str) -> bool:
     """Loads a layer's library, without starting its threads."""
-    if name in ("safe", "threadsafe", "forksafe"):
-        name = "tbb"
     if name == "omp":
         _load_openmp_passive()
     elif name != "tbb":
@@ -115,8 +185,19 @@ def _load_tbb_wheel() -> None:
         return
     for file in files:
         if file.name == name:
-            ctypes.CDLL(os.path.abspath(str(file.locate())), mode=ctypes.RTLD_GLOBAL)
+            with suppress(OSError):  # a broken installation: there are other layers
+                ctypes.CDLL(os.path.abspath(str(file.locate())), mode=ctypes.RTLD_GLOBAL)
 
+
+def _from_environment() -> int | None:
+    text = os.environ.get(VARIABLE, "")
+    if not text:
+        return None
+    number = int(text) if text.isdecimal() else text
+    return checks.thread_count(VARIABLE, number, config.NUMBA_NUM_THREADS)
+
+
+_most = _from_environment()
 
 # At import, before any parallel function of anybody's makes numba choose its layer for the life of the process.
 _load_tbb_wheel()

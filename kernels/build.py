@@ -1,11 +1,12 @@
 """From a scalar formula to compiled kernels: the only file that knows numba's flags.
 
 A rule is a function of scalars, `formula(p, g, *state, *scalars) -> (p, *state)`. `Rule.kernel` puts it into the one
-loop of this file, `sweep`, and compiles that for a dtype, serial or parallel.
+loop of this file, `span`, and compiles that for a dtype, serial or parallel.
 """
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import inspect
 import types
@@ -13,16 +14,17 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numba
 import numpy as np
 from numba import njit, prange
+from numba.core import config
 
 from fastopt.kernels import elements
-from fastopt.kernels.elements import addresses, cast, load, store
+from fastopt.kernels.elements import addresses, cast, fetch_add, load, store
 
 FLAGS: dict[str, Any] = {
     # Division as in NumPy. "python" checks every divisor for zero and leaves the loop scalar: 2.34 against 0.31 ns
@@ -32,37 +34,62 @@ FLAGS: dict[str, Any] = {
     "nogil": True,
 }
 
-# Threads get whole blocks of this many elements, so that two of them rarely write to one cache line.
-BLOCK = 64
+# Threads take the elements in pieces of this many: long enough that taking one (some 20 ns) costs nothing, short enough
+# that no thread waits long for another.
+PIECE = 8192
 
-# What `sweep` finds under these names in its globals; every compiled clone of it has its own.
+# Counters of different threads stand a cache line apart.
+LINE = 8
+
+# What `span` finds under these names in its globals; every compiled clone of it has its own.
 rule: Any = None  # the formula, compiled
 DTYPE: Any = None  # np.float32 or np.float64
 COLUMNS: Any = None  # a tuple as long as a row of the table
 
 
-def sweep(table, starts, threads, scalars):  # type: ignore[no-untyped-def]
+def span(table, starts, first, last, scalars):  # type: ignore[no-untyped-def]
+    """Applies the rule to elements `first` to `last` of all arrays, counted through as if they were one."""
+    constants = cast(scalars, DTYPE)
+    array = np.searchsorted(starts, first, side="right") - 1
+    while first < last:
+        begin = starts[array]
+        end = min(last, starts[array + 1])
+        where = addresses(table, array, COLUMNS)
+        for index in range(first - begin, end - begin):
+            store(where, index, rule(*(load(where, index, DTYPE) + constants)))
+        first = end
+        array += 1
+
+
+def serial(table, starts, threads, scalars):  # type: ignore[no-untyped-def]
     """Applies the rule to every element of every array.
 
     table : int64[arrays, 2 + state slots], the addresses of parameter, gradient and state
     starts : int64[arrays + 1], the running sum of the array sizes
-    threads : how many equal shares to cut the elements into, across array borders; one per thread
+    threads : 1
     scalars : float64 tuple, the rule's scalars in the order of the formula
     """
-    constants = cast(scalars, DTYPE)
+    span(table, starts, 0, starts[-1], scalars)
+
+
+def parallel(table, starts, threads, scalars):  # type: ignore[no-untyped-def]
+    """The same on several threads.
+
+    The elements are cut into as many equal shares as threads. A thread works through its own share, the same at every
+    step, so that its part of the model stays in its core's cache; then it helps with the others'. A core that BLAS's
+    threads still hold, spinning, therefore delays a step by one piece and not by a whole share.
+    """
     total = starts[-1]
+    pieces = (total + PIECE - 1) // PIECE
+    taken = np.zeros(threads * LINE, dtype=np.int64)
     for thread in prange(threads):
-        first = total * thread // threads // BLOCK * BLOCK
-        last = total if thread == threads - 1 else total * (thread + 1) // threads // BLOCK * BLOCK
-        array = np.searchsorted(starts, first, side="right") - 1
-        while first < last:
-            begin = starts[array]
-            end = min(last, starts[array + 1])
-            where = addresses(table, array, COLUMNS)
-            for index in range(first - begin, end - begin):
-                store(where, index, rule(*(load(where, index, DTYPE) + constants)))
-            first = end
-            array += 1
+        for turn in range(threads):
+            share = (thread + turn) % threads
+            begin, end = pieces * share // threads, pieces * (share + 1) // threads
+            piece = begin + fetch_add(taken, share * LINE)
+            while piece < end:
+                span(table, starts, piece * PIECE, min(piece * PIECE + PIECE, total), scalars)
+                piece = begin + fetch_add(taken, share * LINE)
 
 
 @dataclass(frozen=True)
@@ -86,25 +113,29 @@ class Rule:
         """The names of the formula's scalars."""
         return tuple(inspect.signature(self.formula).parameters)[2 + len(self.state) :]
 
-    def kernel(self, dtype: str, parallel: bool) -> Callable[[Any, Any, int, tuple[float, ...]], None]:
-        """The compiled `sweep` of this rule for `dtype` ("float32" or "float64").
+    def kernel(self, dtype: str, in_parallel: bool) -> Callable[[Any, Any, int, tuple[float, ...]], None]:
+        """The compiled `serial` or `parallel` of this rule for `dtype` ("float32" or "float64").
 
         Compiled, or loaded from numba's disk cache, at the first call and kept for the life of the process.
         """
-        return _kernel(self, dtype, parallel)
+        if config.DISABLE_JIT:
+            return interpreted(self, dtype)
+        kernel, problem = _kernel(self, dtype, in_parallel)
+        _say_once(problem)
+        return kernel
 
-    def dispatcher(self, dtype: str, parallel: bool) -> Any:
+    def dispatcher(self, dtype: str, in_parallel: bool) -> Any:
         """The numba dispatcher of a kernel, not compiled yet and without the disk cache (to inspect its code)."""
-        name = f"{self.name}_{dtype}_{'parallel' if parallel else 'serial'}_{_digest(self.formula)}"
+        loop = parallel if in_parallel else serial
+        name = f"{self.name}_{dtype}_{loop.__name__}_{_digest(self.formula)}"
         names = {
             "rule": njit(**FLAGS)(self.formula),
             "DTYPE": getattr(np, dtype),
             "COLUMNS": (0,) * (2 + len(self.state)),
         }
-        clone = types.FunctionType(sweep.__code__, {**sweep.__globals__, **names}, name)
-        # numba's disk cache takes this name as its key. It knows nothing of the callee or of globals, hence the digest.
-        clone.__qualname__ = name
-        return njit(parallel=parallel, **FLAGS)(clone)
+        names = {"span": njit(**FLAGS)(_clone(span, span.__name__, names))}
+        # numba's disk cache takes this name as its key. It knows nothing of callees and globals, hence the digest.
+        return njit(parallel=in_parallel, **FLAGS)(_clone(loop, name, names))
 
     def signature(self) -> tuple[Any, ...]:
         """The argument types of every kernel of this rule."""
@@ -116,9 +147,16 @@ class Rule:
         )
 
 
+def _clone(function: Any, name: str, names: dict[str, Any]) -> Any:
+    """A copy of a function that finds `names` in its globals."""
+    clone = types.FunctionType(function.__code__, {**function.__globals__, **names}, name)
+    clone.__qualname__ = name
+    return clone
+
+
 @cache
-def _kernel(rule: Rule, dtype: str, parallel: bool) -> Callable[..., None]:
-    return _compiled(lambda: rule.dispatcher(dtype, parallel), rule.signature())
+def _kernel(rule: Rule, dtype: str, in_parallel: bool) -> tuple[Callable[..., None], Exception | None]:
+    return _compiled(lambda: rule.dispatcher(dtype, in_parallel), rule.signature())
 
 
 @cache
@@ -128,45 +166,84 @@ def compiled(function: Callable[..., Any], *signature: Any) -> Callable[..., Any
     Serial, holding the GIL, through the disk cache.
     """
     flags = {**FLAGS, "nogil": False}
-    helpers = {
-        name: njit(**flags)(value)
-        for name, value in inspect.getclosurevars(function).globals.items()
-        if isinstance(value, types.FunctionType)
-    }
-    clone = types.FunctionType(function.__code__, {**function.__globals__, **helpers})
-    clone.__qualname__ = f"{function.__name__}_{_digest(function)}"
-    return _compiled(lambda: njit(**flags)(clone), signature)
+    called = inspect.getclosurevars(function).globals
+    helpers = {name: njit(**flags)(value) for name, value in called.items() if isinstance(value, types.FunctionType)}
+    clone = _clone(function, f"{function.__name__}_{_digest(function)}", helpers)
+    entry_point, problem = _compiled(lambda: njit(**flags)(clone), signature)
+    _say_once(problem)
+    return entry_point
 
 
-def _compiled(dispatcher: Callable[[], Any], signature: tuple[Any, ...]) -> Callable[..., Any]:
-    """Compiles one signature and returns its entry point, which skips numba's look-up of types at every call."""
-    try:
-        made = dispatcher()
-        made.enable_caching()
-        made.compile(signature)
-    except Exception as error:
-        # No folder to write to, a full disk, a damaged file: a cache problem may cost time, never a step.
-        made = dispatcher()
-        made.compile(signature)
+def _compiled(make: Callable[[], Any], signature: tuple[Any, ...]) -> tuple[Callable[..., Any], Exception | None]:
+    """Compiles a dispatcher for one signature, or loads it from the disk cache.
+
+    Returns the entry point, which skips numba's look-up of types at every call, and what was wrong with the cache.
+
+    A cache problem may cost time, never a step. What is damaged is written anew; where that fails too (no folder to
+    write to, a full disk) the kernel is kept in memory only.
+    """
+    problem: Exception | None = None
+    for damaged in (False, True):
+        try:
+            dispatcher = make()
+            dispatcher.enable_caching()
+            if damaged:
+                dispatcher._cache.flush()
+            dispatcher.compile(signature)
+            problem = None
+            break
+        except numba.errors.NumbaError:
+            raise  # of the formula, not of the cache
+        except Exception as error:
+            problem = error
+    else:
+        dispatcher = make()
+        dispatcher.compile(signature)
+    (overload,) = dispatcher.overloads.values()
+    return overload.entry_point, problem
+
+
+_said = False
+
+
+def _say_once(problem: Exception | None) -> None:
+    global _said
+    if problem is not None and not _said:
+        _said = True
         warnings.warn(
-            f"fastopt: numba's disk cache is not usable ({error}); kernels are compiled anew in every process. "
-            "Set NUMBA_CACHE_DIR to a folder that can be written to.",
+            f"fastopt: numba's disk cache cannot be used ({problem}), so kernels are compiled in every process. "
+            "Set NUMBA_CACHE_DIR to a folder with free space that can be written to.",
             RuntimeWarning,
             stacklevel=2,
         )
-    (overload,) = made.overloads.values()
-    return overload.entry_point  # type: ignore[no-any-return]
+
+
+def interpreted(rule: Rule, dtype: str) -> Callable[..., None]:
+    """The kernel in pure Python, for NUMBA_DISABLE_JIT=1: the same table, the same bits, a thousand times slower."""
+    number = np.dtype(dtype).type
+    tiny = np.finfo(number).tiny
+
+    def kernel(table: Any, starts: Any, threads: int, scalars: tuple[float, ...]) -> None:
+        constants = [number(scalar) for scalar in scalars]
+        for row, size in zip(table.tolist(), np.diff(starts).tolist(), strict=True):
+            memory = ctypes.c_float * size if number is np.float32 else ctypes.c_double * size
+            arrays = [np.ctypeslib.as_array(memory.from_address(address)) for address in row]
+            for index in range(size):
+                p, *state = rule.formula(*(array[index] for array in arrays), *constants)
+                arrays[0][index] = p
+                for array, value in zip(arrays[2:], state, strict=True):
+                    array[index] = value if not abs(value) < tiny else value * 0
+
+    return kernel
 
 
 @cache
 def _machinery() -> str:
     """What the machine code of every kernel depends on besides the formula."""
-    try:
-        package = version("fastopt")
-    except PackageNotFoundError:
-        package = "not installed"
-    files = [Path(path).read_bytes() for path in (__file__, elements.__file__)]
-    return repr((package, FLAGS, [hashlib.sha256(content).hexdigest() for content in files]))
+    files = [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in (__file__, elements.__file__)]
+    # Settings of numba's that change the code but are not in the key of its cache (numba #10821).
+    settings = [getattr(config, name, None) for name in ("OPT", "BOUNDSCHECK", "LOOP_VECTORIZE", "SLP_VECTORIZE")]
+    return repr((version("fastopt"), FLAGS, files, settings))
 
 
 def _digest(function: Callable[..., Any]) -> str:
@@ -186,6 +263,7 @@ def _code(code: types.CodeType) -> tuple[Any, ...]:
 
 
 def _meaning(value: Any) -> str:
+    value = getattr(value, "py_func", value)  # of a compiled function
     if isinstance(value, types.FunctionType):
         return _fingerprint(value)
     return value.__name__ if isinstance(value, types.ModuleType) else repr(value)

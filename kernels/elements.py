@@ -100,3 +100,14 @@ def cast(typingctx: Any, values: Any, dtype: Any) -> Any:
         return context.make_tuple(builder, result, converted)
 
     return result(values, dtype), codegen
+
+
+@intrinsic
+def fetch_add(typingctx: Any, counters: Any, index: Any) -> Any:
+    """Adds 1 to an element of an int64 array, atomically, and returns what it was."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        array = cgutils.create_struct_proxy(counters)(context, builder, args[0])
+        return builder.atomic_rmw("add", builder.gep(array.data, [args[1]]), ir.Constant(_INT64, 1), "monotonic")
+
+    return types.int64(counters, types.int64), codegen

@@ -13,6 +13,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+from numba.core import config
 
 from fastopt.kernels.elements import peek
 
@@ -115,7 +116,9 @@ def _word(address: int) -> int:
 
 @cache
 def layout_is_known() -> bool:
-    """Whether lists and arrays of this Python and this NumPy lie in memory as `scan` reads them."""
+    """Whether lists and arrays of this Python and this NumPy lie in memory as `scan`, compiled, reads them."""
+    if config.DISABLE_JIT:
+        return False
     probe = np.zeros((3, 5), dtype=np.float32)
     array, items, dtype = id(probe), [probe], np.dtype(np.float32)
     return (
@@ -135,7 +138,8 @@ def arena(size: int, dtype: Any, slots: int) -> list[Any]:
 
     Each starts at a multiple of 64 bytes, and no two at the same place modulo 4096 bytes, nor where NumPy's own large
     arrays start (16): stores to one address then look to the processor like stores to the next load's, which costs
-    up to 2.5 times. The pages arrive at first touch.
+    up to 2.5 times. The pages arrive at first touch, huge ones from 4 MB on, which NumPy itself asks for: the first
+    step of 30 M parameters takes 0.19 s with them and 0.6 s without, later steps are the same.
     """
     page = 4096
     stride = -(-size * np.dtype(dtype).itemsize // page) * page + page // (slots + 1) // 64 * 64

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from fastopt.optimizers import OPTIMIZERS
 
 
 @pytest.fixture(autouse=True)
-def no_network(monkeypatch, request):
+def no_network(monkeypatch):
     """Tests read the shipped subset, whatever cache or network the machine has."""
     monkeypatch.setattr(mnist, "_cached_or_downloaded", lambda: None)
     monkeypatch.delenv(mnist.DIRECTORY_VARIABLE, raising=False)
@@ -71,6 +72,8 @@ def python(code, *arguments, cwd=None, check=True, executable=sys.executable, **
         assert process.returncode == 0, process.stdout + process.stderr
     return process
 
+
+ROOT = Path(__file__).parent.parent
 
 # Serial, and in parallel with fewer, as many and more shares than there are threads.
 THREAD_COUNTS = [1, 2, 3, 7] if threads.layer() else [1]

@@ -8,8 +8,10 @@ import sys
 
 import pytest
 
-from fastopt import cli, reference
+from fastopt import cli, reference, threads
+from fastopt.kernels import RULES
 from fastopt.nn import mnist
+from tests.conftest import THREAD_COUNTS, python
 
 
 def run(capsys, *arguments):
@@ -84,6 +86,8 @@ def test_train_on_a_folder(capsys, tmp_path):
         (("train", "--hidden", "10,,3"), "--hidden: expected a whole number"),
         (("train", "--dtype", "float16"), "float16"),
         (("verify", "--threads", "0"), "--threads: expected a whole number"),
+        (("train", "--seed", "-1"), "--seed: expected a whole number of at least 0, got '-1'"),
+        (("info", "--parameters", "0"), "--parameters: expected a whole number"),
         (("nothing",), "nothing"),
         ((), "COMMAND"),
     ],
@@ -94,9 +98,10 @@ def test_one_line_and_status_2(capsys, arguments, words):
 
 
 def test_verify(capsys):
-    status, out, err = run(capsys, "verify", "--threads", "1,2", "--steps", "5")
+    counts = THREAD_COUNTS[:2]
+    status, out, err = run(capsys, "verify", "--threads", ",".join(map(str, counts)), "--steps", "5")
     assert status == 0 and err == ""
-    assert "all 40 cases are identical, bit for bit" in out
+    assert f"all {20 * len(counts)} cases are identical, bit for bit" in out
     assert all(len(line) <= 80 for line in out.splitlines())
 
 
@@ -121,7 +126,58 @@ def test_ulps():
         assert ulps(np.array([-np.inf], dtype), np.array([np.inf], dtype)) > 2**31
 
 
-@pytest.mark.parametrize("command", ["train", "verify"])
+def test_a_picture_that_cannot_be_written_is_found_before_training(capsys, tmp_path):
+    (tmp_path / "train-adam.png").mkdir()
+    status, out, err = run(capsys, "train", "--out", str(tmp_path))
+    assert status == 2 and "train-adam.png" in err and err.count("\n") == 1 and out == ""
+
+
+def test_info(capsys):
+    status, out, err = run(capsys, "info", "--parameters", "100")
+    assert status == 0 and err == ""
+    for name in (
+        "versions",
+        "processor",
+        "threading layer",
+        "threads",
+        "parallel from",
+        "kernels are kept in",
+        "NumPy's BLAS",
+    ):
+        assert re.search(rf"^{name}: +\S", out, re.M), name
+    assert re.search(r"^Adam of 100 float32: +0.0 MB a step: the serial kernel, as it moves less than 6 MB", out, re.M)
+    big = run(capsys, "info", "--parameters", "10000000", "--optimizer", "sgd", "--dtype", "float64")[1]
+    if threads.layer():
+        assert "240.0 MB a step: the parallel kernel on" in big
+    with threads.num_threads(1):
+        assert "as limited to one thread" in run(capsys, "info", "--parameters", "10000000")[1].replace("it is ", "")
+
+
+STEP_WITHOUT_COMPILING = """
+import numba.core.compiler as compiler, numpy as np, fastopt
+def refuse(*args, **kwargs):
+    raise AssertionError("compiled")
+compiler.compile_extra = refuse
+for size in (10, 2_000_000):
+    for dtype in (np.float32, np.float64):
+        for rule in fastopt.optimizers.OPTIMIZERS.values():
+            optimizer, params = rule(), {"p": np.ones(size, dtype)}
+            for _ in range(2):
+                optimizer.update(params, {"p": np.ones(size, dtype)})
+"""
+
+
+def test_after_warmup_nothing_compiles(tmp_path):
+    for _ in range(2):
+        process = python("from fastopt.cli import main; main(['warmup'])", NUMBA_CACHE_DIR=str(tmp_path), COLUMNS="80")
+        assert (
+            f"{len(RULES) * 2 * len(THREAD_COUNTS[:2])} kernels in" in process.stdout
+            and str(tmp_path) in process.stdout
+        )
+    python(STEP_WITHOUT_COMPILING, NUMBA_CACHE_DIR=str(tmp_path))
+
+
+@pytest.mark.parametrize("command", ["train", "verify", "warmup"])
 def test_without_the_extra_a_sentence_says_what_to_install(command):
     code = f"import sys; sys.modules['rich'] = None; from fastopt.cli import main; sys.exit(main(['{command}']))"
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

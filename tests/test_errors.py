@@ -54,7 +54,7 @@ BAD_STEPS = {
     "integer parameter": (
         lambda: (replaced(good(), W1=np.ones((2, 3), int)), gradients()),
         TypeError,
-        r"Adam: params\['W1'\] has dtype int64, expected float32 or float64; convert",
+        r"Adam: params\['W1'\] has dtype int64, expected float32 or float64 .*; convert",
     ),
     "half parameter": (lambda: (replaced(good(), W1=np.ones((2, 3), np.float16)), gradients()), TypeError, "float16"),
     "complex parameter": (lambda: (replaced(good(), W1=np.ones((2, 3), complex)), gradients()), TypeError, "complex128"),
@@ -110,6 +110,17 @@ BAD_STEPS = {
     ),
     "text gradient": (lambda: (good(), replaced(gradients(), W1=np.full((2, 3), "1"))), TypeError, r"grads\['W1'\] has dtype <U1"),
     "object gradient": (lambda: (good(), replaced(gradients(), W1=np.ones((2, 3), object))), TypeError, "dtype object"),
+    "masked parameter": (
+        lambda: (replaced(good(), W1=np.ma.masked_array(np.ones((2, 3)), np.eye(2, 3))), gradients()),
+        TypeError,
+        r"params\['W1'\] is a masked array, expected a plain one",
+    ),
+    "half number": (lambda: (replaced(good(), x=np.float16(1)), gradients()), TypeError, r"params\['x'\] is of type float16"),
+    "huge integer": (lambda: (replaced(good(), x=10**400), gradients()), ValueError, r"params\['x'\] is an integer beyond float64"),
+    "params is None": (lambda: (None, {}), TypeError, "params must be a dict of arrays or one NumPy array, got NoneType"),
+    "grads is None": (lambda: (good(), None), TypeError, "grads must be a dict of arrays or one NumPy array, got NoneType"),
+    "grads is text": (lambda: (good(), "W1"), TypeError, "grads must be a dict .* got str"),
+    "grads is a number": (lambda: (good(), 1), TypeError, "grads must be a dict .* got int"),
     "list gradient": (lambda: (good(), replaced(gradients(), W1=[[1.0] * 3] * 2)), TypeError, r"grads\['W1'\] is of type list"),
     "gradient in another parameter": (
         aliased,
@@ -130,7 +141,7 @@ def assert_unchanged(before, after):
         assert list(before) == list(after)
         for key in before:
             assert_unchanged(before[key], after[key])
-    elif isinstance(before, np.ndarray):
+    elif isinstance(before, np.ndarray) and before.dtype != object:
         assert before.tobytes() == after.tobytes()
     else:
         assert type(before) is type(after) and repr(before) == repr(after)
@@ -147,12 +158,11 @@ def test_a_bad_step_changes_nothing(case, steps_before):
     if steps_before and case.startswith(("overlap", "one inside")):
         optimizer.m = None  # their shapes are others
     state = snapshot({"m": optimizer.m, "v": optimizer.v})
-    before = snapshot([params, grads] if not isinstance(params, dict) else {"params": params, "grads": grads})
+    before = snapshot({"params": params, "grads": grads})
     with pytest.raises(error, match=words):
         optimizer.update(params, grads)
     assert optimizer.iter == steps_before
-    after = [params, grads] if not isinstance(params, dict) else {"params": params, "grads": grads}
-    assert_unchanged(before, after) if isinstance(before, dict) else None
+    assert_unchanged(before, {"params": params, "grads": grads})
     assert_unchanged(state, {"m": optimizer.m, "v": optimizer.v})
     # and the optimizer goes on as if nothing had been
     other, mine, yours = fastopt.Adam(), good(), good()
@@ -171,12 +181,15 @@ def test_the_plan_in_use_notices_bad_gradients_too(rule):
     params, optimizer = good(), OPTIMIZERS[rule]()
     optimizer.update(params, gradients())
     for case in BAD_STEPS:
-        if case.endswith(("gradient", "shape")) and case != "gradient in another parameter":
+        if case.endswith(("gradient", "shape")) or case.startswith("grads is"):
             make, error, words = BAD_STEPS[case]
             before = snapshot(params)
             with pytest.raises(error, match=words.replace("Adam", OPTIMIZERS[rule].__name__)):
                 optimizer.update(params, make()[1])
             assert_unchanged(before, params)
+    for bad in (None, 1, "W1", [np.ones(3)], np.ones(3)):
+        with pytest.raises(TypeError, match=r"params (must be|is of type)"):
+            optimizer.update(bad, gradients())
     with pytest.raises(ValueError, match=r"grads\['b1'\] shares memory with params\['W1'\]"):
         fresh = {"W1": np.ones(3), "b1": np.ones(3)}
         optimizer = OPTIMIZERS[rule]()
@@ -231,7 +244,9 @@ BAD_SETTINGS = [
     *[(name, value, TypeError) for name in checks.RANGES for value in ("0.1", [0.1], 1j, True, np.ones(2))],
     *[(name, 1.5, ValueError) for name in ("momentum", "decay_rate", "beta1", "beta2")],
     *[(name, 1.0, ValueError) for name in ("beta1", "beta2")],
-    *[("form", value, ValueError) for value in ("book", 1, None)],
+    *[("form", value, TypeError) for value in (1, None, np.array(["paper"]))],
+    ("form", "book", ValueError),
+    ("lr", 10**400, ValueError),
 ]
 
 
@@ -269,15 +284,37 @@ def test_a_misspelt_setting():
         fastopt.Adam(learning_rate=0.1)
 
 
-@pytest.mark.parametrize("value", [-1, 1.5, "3", None, True])
-def test_a_bad_step_count(value):
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [(-1, ValueError), (10**400, ValueError), (1.5, TypeError), ("3", TypeError), (None, TypeError), (True, TypeError)],
+)
+def test_a_bad_step_count(value, error):
     optimizer = fastopt.Adam()
     with pytest.raises(
-        ValueError, match=f"Adam: iter must be a whole number of steps, 0 or more, got {re.escape(repr(value))}"
+        error, match=f"Adam: iter must be a whole number of steps from 0 to .*got {re.escape(repr(value))}"
     ):
         optimizer.iter = value
     optimizer.iter = 10
     assert optimizer.iter == 10
+
+
+def test_only_settings_can_be_set():
+    optimizer = fastopt.Adam()
+    for name in ("rule", "update", "scalars", "whatever"):
+        with pytest.raises(AttributeError, match=f"Adam has no setting '{name}'"):
+            setattr(optimizer, name, "sgd")
+
+
+def test_the_base_class_is_not_an_optimizer():
+    with pytest.raises(TypeError, match=r"make one of its subclasses, such as fastopt.Adam\(\)"):
+        fastopt.Optimizer()
+
+
+def test_state_of_a_dict_is_not_that_of_a_bare_array():
+    optimizer = fastopt.Adam()
+    optimizer.update({"W": np.ones(3)}, {"W": np.ones(3)})
+    with pytest.raises(KeyError, match=r"one bare array was not there at the first step.*there were params\['W'\]"):
+        optimizer.update(np.ones(3), np.ones(3))
 
 
 def test_step_count_before_settings():

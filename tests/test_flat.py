@@ -53,7 +53,7 @@ def test_copies_are_one_buffer_of_their_own(flat, duplicate):
     other = duplicate(flat)
     assert type(other) is FlatDict and other.layout == flat.layout and is_one_buffer(other)
     assert not np.shares_memory(other.buffer, flat.buffer)
-    assert other.buffer.tolist() == flat.buffer.tolist()
+    assert other.buffer.tolist() == flat.buffer.tolist() and other.buffer.ctypes.data % 64 == 0
     assert len(pickle.dumps(fastopt.flatten({"a": np.zeros(10_000)}))) < 81_000
 
 
@@ -61,9 +61,11 @@ def test_dtypes():
     mixed = {"a": np.zeros(2, np.float32), "b": np.ones(2)}
     assert fastopt.flatten({"a": mixed["a"]}).buffer.dtype == np.float32
     assert fastopt.flatten(mixed, dtype="float32").buffer.dtype == np.float32
-    with pytest.raises(TypeError, match=r"arrays are of float32 and of float64.*flatten\(arrays, dtype"):
+    with pytest.raises(
+        TypeError, match=r"arrays\['a'\] is of float32 and arrays\['b'\] of float64.*flatten\(arrays, dtype"
+    ):
         fastopt.flatten(mixed)
-    with pytest.raises(TypeError, match="dtype must be float32 or float64, got int32"):
+    with pytest.raises(TypeError, match="dtype must be 'float32' or 'float64', got 'int32'"):
         fastopt.flatten(mixed, dtype="int32")
     with pytest.raises(TypeError, match=r"arrays\['c'\] has dtype int64"):
         fastopt.flatten({"c": np.zeros(2, int)})
@@ -93,7 +95,7 @@ def test_values_must_fit(flat):
     before = flat.buffer.copy()
     with pytest.raises(ValueError, match=r"\['W'\] is a view of shape \(2, 3\), got values of shape \(4,\)"):
         flat["W"] = np.ones(4)
-    with pytest.raises(TypeError, match=r"\['W'\] has dtype float64; values of dtype complex128"):
+    with pytest.raises(TypeError, match=r"\['W'\] has dtype float64, to which values of dtype complex128"):
         flat["W"] = np.ones((2, 3), complex)
     assert (flat.buffer == before).all()
 
@@ -115,3 +117,29 @@ def test_a_flat_step_looks_at_two_arrays(flat):
     optimizer.update(flat, dict(grads))
     assert len(optimizer._plan.entries) == 4
     assert optimizer.m["W"].shape == (2, 3)
+
+
+def test_assigning_to_the_buffer_copies_into_it(flat):
+    buffer = flat.buffer
+    flat.buffer = np.arange(9.0)
+    flat.buffer += 1
+    assert flat.buffer is buffer and flat["b"].tolist() == [7, 8]
+    with pytest.raises(ValueError, match=r"\['buffer'\] is a view of shape \(9,\), got values of shape \(3,\)"):
+        flat.buffer = np.ones(3)
+
+
+def test_a_bad_update_writes_nothing(flat):
+    before = flat.buffer.copy()
+    with pytest.raises(KeyError, match="no key 'c'"):
+        flat.update({"W": 1.0, "c": 2.0})
+    with pytest.raises(ValueError, match="got values of shape"):
+        flat.update({"W": 1.0, "b": np.ones(5)})
+    assert (flat.buffer == before).all()
+    with pytest.raises(TypeError, match="the keys of a FlatDict are fixed"):
+        FlatDict.fromkeys("ab")
+
+
+def test_deepcopy_keeps_what_is_shared(flat):
+    both = copy.deepcopy({"params": flat, "theta": flat.buffer})
+    both["theta"][...] = 4
+    assert (both["params"]["W"] == 4).all() and flat["W"][0, 0] == 0

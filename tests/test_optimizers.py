@@ -234,8 +234,8 @@ def test_copies_go_on_by_themselves(rule, duplicate, rng):
         for step, g in enumerate(gradients):
             if step == copied_at:
                 original, optimizer = optimizer, duplicate(optimizer)
-                if duplicate is not copy.copy:  # what the original does from now on is nothing to the copy
-                    original.update({k: v.copy() for k, v in params.items()}, {"a": g[:30], "b": g[30:].reshape(2, 5)})
+                # what the original does from now on is nothing to the copy
+                original.update({k: v.copy() for k, v in params.items()}, {"a": g[:30], "b": g[30:].reshape(2, 5)})
             optimizer.update(params, {"a": g[:30], "b": g[30:].reshape(2, 5)})
         results.append(params)
     for key in ("a", "b"):

@@ -52,7 +52,7 @@ def test_openmp_that_was_loaded_before_and_spins_is_left_alone_and_said_once():
         pytest.skip("no libgomp here")
     code += "ctypes.CDLL(name)\n" + SETUP + "step(None); step(None); print(threads.layer())"
     process = python(code, NUMBA_THREADING_LAYER="omp")
-    assert process.stdout.split()[-1] == "None" and process.stderr.count("OpenMP was loaded before") == 1
+    assert process.stdout.split()[-1] == "None" and process.stderr.count("OpenMP's threads spin") == 1
     assert python(code, NUMBA_THREADING_LAYER="omp", OMP_WAIT_POLICY="passive").stdout.split()[-1] == "omp"
 
 
@@ -102,3 +102,171 @@ def test_small_steps_are_serial():
     assert threads.threads_for(1000) == 1
     with threads.exactly(1):
         assert threads.threads_for(10**9) == 1
+
+
+@pytest.mark.parametrize("name", ["safe", "forksafe", "threadsafe"])
+@needs_layer
+def test_numbas_collective_names(name):
+    assert (
+        python(SETUP + "step(2); print(threads.layer())", NUMBA_THREADING_LAYER=name).stdout.strip() == threads.layer()
+    )
+
+
+def test_the_number_of_threads_can_be_limited(monkeypatch):
+    most = threads.config.NUMBA_NUM_THREADS
+    ordinary = threads.threads_for(10**9)
+    with threads.num_threads(1):
+        assert threads.threads_for(10**9) == 1 and threads.limit() == 1
+        with threads.num_threads(None):
+            assert threads.threads_for(10**9) == ordinary
+        assert threads.threads_for(10**9) == 1
+    assert threads.threads_for(10**9) == ordinary and threads.limit() is None
+    for bad, error in ((0, ValueError), (most + 1, ValueError), (1.0, TypeError), ("2", TypeError), (True, TypeError)):
+        with pytest.raises(error, match=f"set_num_threads: the number of threads must be .*from 1 to {most}"):
+            threads.set_num_threads(bad)
+    code = SETUP + "print(threads.limit(), threads.threads_for(10**9))"
+    assert python(code, FASTOPT_NUM_THREADS="1").stdout.split() == ["1", "1"]
+    for bad in ("0", "many", "-1", "1.5"):
+        assert (
+            "FASTOPT_NUM_THREADS: the number of threads must be"
+            in python(code, check=False, FASTOPT_NUM_THREADS=bad).stderr
+        )
+
+
+POOLS = """
+import multiprocessing, os, sys
+from concurrent.futures import ProcessPoolExecutor
+import numpy as np, fastopt
+
+def work(number):
+    params, optimizer = {"W": np.ones(2_000_000, np.float32)}, fastopt.Adam(lr=0.5)
+    for _ in range(3):
+        optimizer.update(params, {"W": np.ones(2_000_000, np.float32)})
+    return float(params["W"][number])
+
+if __name__ == "__main__":
+    expected = work(0)  # the parent has a thread pool already
+    context = multiprocessing.get_context(sys.argv[1])
+    with context.Pool(2) as pool:
+        assert pool.map(work, range(4)) == [expected] * 4
+    with ProcessPoolExecutor(2, mp_context=context) as pool:
+        assert list(pool.map(work, range(4))) == [expected] * 4
+    print("done")
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_process_pools(method, tmp_path):
+    import multiprocessing
+
+    if method not in multiprocessing.get_all_start_methods():
+        pytest.skip("not on this platform")
+    (tmp_path / "pools.py").write_text(POOLS)
+    code = "import runpy, sys; sys.argv[1:] = [sys.argv[1]]; runpy.run_path('pools.py', run_name='__main__')"
+    if method == "fork":
+        assert "done" in python(code, method, cwd=tmp_path).stdout
+    else:  # the children import the script by its path
+        import subprocess
+
+        process = subprocess.run(
+            [sys.executable, "pools.py", method], cwd=tmp_path, capture_output=True, text=True, timeout=120
+        )
+        assert process.returncode == 0 and "done" in process.stdout, process.stderr
+
+
+def test_one_optimizer_in_two_threads_is_refused_and_whole():
+    code = (
+        SETUP
+        + """
+from concurrent.futures import ThreadPoolExecutor
+params, optimizer = {"W": np.ones(3_000_000, np.float32)}, fastopt.Momentum(lr=1.0, momentum=0.0)
+grads = {"W": np.full(3_000_000, 0.5, np.float32)}
+optimizer.update(params, grads)
+
+def attempt(_):
+    try:
+        optimizer.update(params, grads)
+        return 1
+    except RuntimeError as error:
+        assert "in the middle of a step" in str(error), error
+        return 0
+
+with ThreadPoolExecutor(4) as pool:
+    done = sum(pool.map(attempt, range(200)))
+print(done < 200, optimizer.iter == done + 1, np.unique(params["W"]).tolist() == [1 - 0.5 * (done + 1)])
+"""
+    )
+    assert python(code).stdout.split() == ["True"] * 3
+
+
+INTERRUPTED = (
+    SETUP
+    + """
+import random, signal, time
+from fastopt import reference
+
+signal.signal(signal.SIGALRM, signal.default_int_handler)  # raises KeyboardInterrupt wherever it comes
+random.seed(0)
+rng = np.random.default_rng(0)
+start = {"a": rng.standard_normal(300), "b": rng.standard_normal(300).astype(np.float32), "x": 1.0,
+         "s": rng.standard_normal(600)[::2], "F": np.asfortranarray(rng.standard_normal((4, 5)))}
+start["tied"] = start["a"]
+grads = {key: rng.standard_normal(np.shape(value)) for key, value in start.items()}
+
+def copied():
+    own = {key: np.copy(value) if key != "x" else value for key, value in start.items() if key != "tied"}
+    own["s"] = np.repeat(own["s"], 2)[::2]
+    return {**own, "tied": own["a"]}
+
+mine, optimizer, interrupts = copied(), fastopt.Adam(), 0
+optimizer.update(mine, grads)  # compiles
+for _ in range(4000):
+    try:
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-6, 120e-6))
+        optimizer.update(mine, grads)
+        time.sleep(0.0005)  # until the alarm has come
+    except KeyboardInterrupt:
+        interrupts += 1
+yours, plain = copied(), reference.Adam()
+for _ in range(optimizer.iter):
+    plain.update(yours, grads)
+assert interrupts > 100, interrupts
+for key in mine:
+    assert np.asarray(mine[key]).tobytes() == np.asarray(yours[key]).tobytes(), key
+for slot in "mv":
+    for key in mine:
+        assert np.ascontiguousarray(getattr(optimizer, slot)[key]).tobytes() == getattr(plain, slot)[key].tobytes(), key
+print(interrupts, optimizer.iter)
+"""
+)
+
+
+@pytest.mark.skipif(not hasattr(sys.modules["signal"], "setitimer"), reason="no interval timers")
+def test_ctrl_c_at_any_moment_leaves_whole_steps():
+    """A step is either counted and complete in every array, or not counted and nothing was written."""
+    interrupts, steps = map(int, python(INTERRUPTED).stdout.split())
+    assert interrupts > 100 and steps > 100
+
+
+def test_an_exception_in_the_middle_leaves_the_optimizer_usable():
+    import numpy as np
+
+    import fastopt
+
+    class Stubborn(dict):
+        broken = False
+
+        def __setitem__(self, key, value):
+            if self.broken:
+                raise OSError("no")
+            super().__setitem__(key, value)
+
+    params, optimizer = Stubborn(x=1.0, W=np.ones(3)), fastopt.Momentum(lr=1.0)
+    grads = {"x": 1.0, "W": np.ones(3)}
+    optimizer.update(params, grads)
+    params.broken = True
+    with pytest.raises(OSError, match="no"):
+        optimizer.update(params, grads)
+    params.broken = False
+    optimizer.update(params, grads)
+    assert optimizer.iter == 3 and params["W"].tolist() == [1 - 1 - 1.9 - 2.71] * 3

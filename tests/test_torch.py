@@ -9,30 +9,30 @@ torch = pytest.importorskip("torch")
 
 # ours, theirs, and their state beside ours as a function of theirs
 CASES = {
-    "sgd": (fastopt.SGD(lr=0.1), lambda p: torch.optim.SGD([p], lr=0.1), {}),
+    "sgd": (lambda: fastopt.SGD(lr=0.1), lambda p: torch.optim.SGD([p], lr=0.1), {}),
     # PyTorch's velocity has the other sign and is not multiplied by lr.
     "momentum": (
-        fastopt.Momentum(lr=0.1),
+        lambda: fastopt.Momentum(lr=0.1),
         lambda p: torch.optim.SGD([p], lr=0.1, momentum=0.9),
         {"v": lambda state: -0.1 * state["momentum_buffer"]},
     ),
     "nesterov": (
-        fastopt.Nesterov(lr=0.1),
+        lambda: fastopt.Nesterov(lr=0.1),
         lambda p: torch.optim.SGD([p], lr=0.1, momentum=0.9, nesterov=True),
         {"v": lambda state: -0.1 * state["momentum_buffer"]},
     ),
     "adagrad": (
-        fastopt.AdaGrad(lr=0.1, eps=1e-7, initial_accumulator=0.01),
+        lambda: fastopt.AdaGrad(lr=0.1, eps=1e-7, initial_accumulator=0.01),
         lambda p: torch.optim.Adagrad([p], lr=0.1, eps=1e-7, initial_accumulator_value=0.01),
         {"h": lambda state: state["sum"]},
     ),
     "rmsprop": (
-        fastopt.RMSProp(lr=0.1),
+        lambda: fastopt.RMSProp(lr=0.1),
         lambda p: torch.optim.RMSprop([p], lr=0.1, alpha=0.99, eps=1e-7),
         {"h": lambda state: state["square_avg"]},
     ),
     "adam": (
-        fastopt.Adam(lr=0.1, form="paper"),
+        lambda: fastopt.Adam(lr=0.1, form="paper"),
         lambda p: torch.optim.Adam([p], lr=0.1),
         {"m": lambda state: state["exp_avg"], "v": lambda state: state["exp_avg_sq"]},
     ),
@@ -42,10 +42,8 @@ CASES = {
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 2e-5), ("float64", 1e-13)])
 @pytest.mark.parametrize("rule", CASES)
 def test_torch_takes_the_same_path(rule, dtype, tolerance, rng):
-    ours, make, state_of = CASES[rule]
-    for slot in state_of:
-        setattr(ours, slot, None)
-    ours.iter = 0
+    make_ours, make, state_of = CASES[rule]
+    ours = make_ours()
     start = rng.standard_normal((40, 30)).astype(dtype)
     params, p = {"W": start.copy()}, torch.nn.Parameter(torch.tensor(start))
     theirs = make(p)

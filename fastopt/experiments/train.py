@@ -137,10 +137,15 @@ def main(
 
         result = compare(as_arrays(data), optimizer, hidden, batch, steps, dtype, seed, show)
     console.print(_table(result, dtype))
-    path = out / f"train-{optimizer}.png"
+    path = picture(out, optimizer)
     plot(result, title, path)
     console.print(f"picture: {path}", highlight=False, soft_wrap=True)
     return result
+
+
+def picture(folder: Path, optimizer: str) -> Path:
+    """Where the picture goes."""
+    return folder / f"train-{optimizer}.png"
 
 
 def _table(result: Comparison, dtype: str) -> Table:

@@ -1,0 +1,79 @@
+"""A step allocates nothing of the size of the parameters."""
+
+import gc
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fastopt
+from fastopt import threads
+from fastopt.kernels import RULES, build
+from fastopt.optimizers import OPTIMIZERS
+from tests.conftest import THREAD_COUNTS
+
+SIZE = 500_000
+
+
+def models():
+    """Parameters and gradients in every way in which a step handles them."""
+    shape = (500, SIZE // 500)
+    plain = {"W": np.ones(shape, np.float32), "b": np.ones(500, np.float32)}
+    grads = {"W": np.ones(shape, np.float32), "b": np.ones(500, np.float32)}
+    return {
+        "dict": (plain, grads),
+        "flat": (fastopt.flatten(plain), fastopt.flatten(grads)),
+        "array": (np.ones(SIZE), np.ones(SIZE)),
+        "F": ({"W": np.ones(shape, order="F")}, {"W": np.ones(shape, order="F")}),
+        "strided": ({"W": np.ones((500, SIZE // 250))[:, ::2]}, {"W": np.ones(shape)}),
+        "converted": (plain, {"W": np.ones(shape).T.copy().T, "b": np.ones(500)}),
+        "own gradient": (plain, plain),
+    }
+
+
+@pytest.mark.parametrize("count", THREAD_COUNTS[:2])
+@pytest.mark.parametrize("model", models())
+@pytest.mark.parametrize("rule", RULES)
+def test_no_temporary_of_parameter_size(rule, model, count):
+    params, grads = models()[model]
+    optimizer = OPTIMIZERS[rule]()
+    with threads.exactly(count):
+        for _ in range(2):
+            optimizer.update(params, grads)
+        tracemalloc.start()
+        optimizer.update(params, grads)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert peak < 50_000, f"{peak} bytes"
+
+
+def test_tracemalloc_sees_numpys_temporaries():
+    tracemalloc.start()
+    np.ones(SIZE) + 1
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak > 8 * SIZE
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_memory_does_not_grow(rule):
+    """Arrays are replaced, gradients come and go, None and numbers among them."""
+    rng, optimizer = np.random.default_rng(0), OPTIMIZERS[rule]()
+    params = {"a": np.ones(20_000), "b": np.ones((50, 40), order="F"), "x": 1.0}
+    own = [tracemalloc.Filter(True, f"{Path(module.__file__).parent}/*") for module in (fastopt, build)]
+    traced = []
+    tracemalloc.start()
+    for step in range(1200):
+        if step in (600, 1199):
+            gc.collect()
+            # What the package's own lines allocated; NumPy keeps small blocks of its own, and Python its tables.
+            lines = tracemalloc.take_snapshot().filter_traces(own).statistics("lineno")
+            traced.append(sum(line.size for line in lines))
+        if step % 3 == 0:
+            params["a"] = params["a"].copy()
+        grads = {key: rng.standard_normal(np.shape(value)) for key, value in params.items()}
+        grads["b"] = None if step % 7 == 0 else grads["b"]
+        optimizer.update(params, grads)
+    tracemalloc.stop()
+    assert 0 < traced[0] and traced[1] - traced[0] < 10_000, f"{traced[1] - traced[0]} bytes more after 600 steps"
