@@ -5,6 +5,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import numpy
 import pytest
 
 from fastopt.kernels import RULES
@@ -26,18 +27,26 @@ else:
 """
 
 
+# In the checkout the folder `kernels` can be imported as what it is, a folder that Python was started in.
+WITHOUT_CHECK = STEP[: STEP.index("try:")] + "print(fastopt.kernels.__file__)"
+
+
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    # Copied, so that no build output is left in the checkout, to a path with spaces.
-    source = tmp_path_factory.mktemp("a copy of") / "the checkout"
+def source(tmp_path_factory):
+    """A copy of the checkout, so that no build output is left in it, at a path with spaces."""
+    folder = tmp_path_factory.mktemp("a copy of") / "the checkout"
     names = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
     for name in names.stdout.splitlines():
-        (source / name).parent.mkdir(parents=True, exist_ok=True)
-        (source / name).write_bytes((ROOT / name).read_bytes())
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes((ROOT / name).read_bytes())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(source, tmp_path_factory):
     target = tmp_path_factory.mktemp("dist")
-    subprocess.run(
-        [sys.executable, "-m", "build", "--outdir", str(target), str(source)], check=True, capture_output=True
-    )
+    command = [sys.executable, "-m", "build", "--outdir", str(target), str(source)]
+    subprocess.run(command, check=True, capture_output=True)
     (built,) = target.glob("*.whl")
     assert list(target.glob("*.tar.gz"))
     return built
@@ -69,7 +78,25 @@ def test_the_wheel_works_in_a_fresh_environment(wheel, tmp_path):
     assert process.returncode == 2 and "pip install 'fastopt[experiments]'" in process.stderr
 
 
+@pytest.mark.parametrize("options", [(), ("-e",)], ids=["pip install .", "pip install -e ."])
+def test_installing_the_checkout(options, source, tmp_path):
+    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
+    executable = tmp_path / "venv" / ("Scripts" if sys.platform == "win32" else "bin") / "python"
+    # The dependencies are those of this environment.
+    inside = python("import sysconfig; print(sysconfig.get_path('purelib'))", executable=str(executable)).stdout.strip()
+    (Path(inside) / "dependencies.pth").write_text(f"{Path(numpy.__file__).parent.parent}\n")
+    command = [str(executable), "-m", "pip", "install", "--quiet", "--no-deps", *options, "."]
+    subprocess.run(command, cwd=source, check=True)
+    for folder in (tmp_path, source):  # Python started in the checkout finds that first
+        where = Path(
+            python(STEP if folder == tmp_path else WITHOUT_CHECK, cwd=folder, executable=str(executable)).stdout.strip()
+        )
+        inside_checkout = folder == source or options == ("-e",)
+        assert (
+            where == (source / "kernels" if inside_checkout else Path(inside) / "fastopt" / "kernels") / "__init__.py"
+        )
+
+
 def test_python_started_in_the_checkout_finds_the_kernels(tmp_path):
     start = "import sys; sys.path.insert(0, ''); sys.meta_path[:] = [f for f in sys.meta_path if 'editable' not in repr(f)]\n"
-    code = start + STEP[: STEP.index("try:")] + "print(fastopt.kernels.__file__)"
-    assert python(code, cwd=ROOT).stdout.strip() == str(ROOT / "kernels" / "__init__.py")
+    assert python(start + WITHOUT_CHECK, cwd=ROOT).stdout.strip() == str(ROOT / "kernels" / "__init__.py")
