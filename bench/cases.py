@@ -1,94 +1,175 @@
-"""What is timed: models and implementations, the same for the suites and for `python -m bench.ratios`."""
+"""What is timed: models and implementations, the same for the suites and for `python -m bench.ratios`.
+
+Every step that `checked_step` returns has been found equal to `fastopt.reference` first: bit by bit where it claims to
+be the same expressions, within a stated tolerance where it is another library's.
+"""
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
+from importlib.util import find_spec
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import pytest
 
-from bench.limit import LIMITS
+from bench.inplace import InPlace
+from bench.limit import LIMITS, bytes_per_element
+from bench.peers import PEERS
 from fastopt import flatten, reference, threads
 from fastopt.kernels import RULES, memory
 from fastopt.optimizers import OPTIMIZERS
 
-Step = Callable[[], None]
+Step = Callable[[], Any]
+Arrays = dict[str, Any]
+
+OURS = ("fastopt", "fastopt serial", "flat")
+"""The compiled optimizer on a dict; kept to one thread; on flat dicts."""
+
+NUMPY = ("textbook", "in place")
+"""The book's lines (`fastopt.reference` without its flush of subnormal state), and the best fair NumPy."""
+
+# Other libraries round and order differently; after three steps of 0.001 that is what may be between them.
+TOLERANCE = {"float32": 2e-6, "float64": 1e-9}
 
 
-def mlp(*sizes: int, dtype: str = "float32", seed: int = 0) -> dict[str, Any]:
-    """The parameters of a fully connected network, as a dict."""
+def mlp(*sizes: int, dtype: str = "float32", seed: int = 0) -> Arrays:
+    """The parameters of a fully connected network."""
     rng = np.random.default_rng(seed)
-    params: dict[str, Any] = {}
+    params: Arrays = {}
     for number, (inputs, outputs) in enumerate(pairwise(sizes), start=1):
         params[f"W{number}"] = (rng.standard_normal((inputs, outputs)) * np.sqrt(2 / inputs)).astype(dtype)
         params[f"b{number}"] = np.zeros(outputs, dtype=dtype)
     return params
 
 
-def array(size: int, dtype: str, seed: int = 0) -> dict[str, Any]:
-    """One array, as a dict."""
-    return {"p": np.random.default_rng(seed).standard_normal(size).astype(dtype)}
+def array(size: int, dtype: str = "float32", seed: int = 0) -> Arrays:
+    """One array."""
+    return {"p": np.random.default_rng(seed).standard_normal(size, dtype=np.dtype(dtype).type)}
 
 
-def gradients(params: dict[str, Any], seed: int = 1) -> dict[str, Any]:
+def equal_arrays(count: int, size: int, dtype: str = "float32") -> Arrays:
+    """`count` arrays of `size` elements."""
+    rng = np.random.default_rng(0)
+    return {f"p{number}": rng.standard_normal(size, dtype=np.dtype(dtype).type) for number in range(count)}
+
+
+def embedding(dtype: str = "float32") -> Arrays:
+    """A model most of which is one table, as in word vectors."""
+    table = np.random.default_rng(0).standard_normal((50_000, 64), dtype=np.dtype(dtype).type)
+    return {"table": 0.1 * table, **mlp(64, 128, 10, dtype=dtype)}
+
+
+def gradients(params: Arrays, seed: int = 1) -> Arrays:
+    """Random gradients of the shapes of the parameters, a hundredth of a standard normal."""
     rng = np.random.default_rng(seed)
-    return {key: (0.01 * rng.standard_normal(value.shape)).astype(value.dtype) for key, value in params.items()}
+    return {
+        key: rng.standard_normal(value.shape, dtype=value.dtype.type) * value.dtype.type(0.01)
+        for key, value in params.items()
+    }
 
 
-def checked_step(rule: str, implementation: str, params: dict[str, Any]) -> Step:
-    """A function that makes one step, after three steps were found equal to the reference's, bit by bit."""
-    mine = {key: value.copy() for key, value in params.items()}
-    grads = gradients(params)
-    if implementation == "torch fused":
-        return torch_step(rule, mine, grads)
-    if implementation == "limit":
-        return limit_step(len(RULES[rule].state), mine, grads)
-    optimizer = make(rule, implementation)
-    if implementation == "flat":
-        mine, grads = flatten(mine), flatten(grads)
-    if implementation != "reference":
-        theirs, expected = make(rule, "reference"), {key: value.copy() for key, value in params.items()}
-        for _ in range(3):
-            theirs.update(expected, grads)
-            optimizer.update(mine, grads)
-        for key in params:
-            assert mine[key].tobytes() == expected[key].tobytes(), f"{implementation} is not the reference at {key}"
-    return lambda: optimizer.update(mine, grads)
-
-
-def torch_step(rule: str, params: dict[str, Any], grads: dict[str, Any]) -> Step:
-    """PyTorch's fused CPU step on copies of the same arrays; Adam only, which is what it is compared for."""
-    import torch
-
-    assert rule == "adam"
-    tensors = [torch.nn.Parameter(torch.tensor(value)) for value in params.values()]
-    for tensor, gradient in zip(tensors, grads.values(), strict=True):
-        tensor.grad = torch.tensor(gradient)
-    optimizer = torch.optim.Adam(tensors, lr=0.001, eps=1e-8, fused=True)
-    mine, expected = {key: value.copy() for key, value in params.items()}, OPTIMIZERS[rule](form="paper")
-    for _ in range(3):
-        optimizer.step()
-        expected.update(mine, grads)
-    for tensor, value in zip(tensors, mine.values(), strict=True):
-        np.testing.assert_allclose(tensor.detach().numpy(), value, rtol=1e-4, atol=1e-6)
-    return lambda: optimizer.step() and None
+def size_of(params: Arrays) -> int:
+    """Elements of all arrays."""
+    return sum(value.size for value in params.values())
 
 
 def make(rule: str, implementation: str) -> Any:
-    """An optimizer at its defaults.
-
-    "reference" is `fastopt.reference`; "textbook" is the same without its flush of subnormal state, the lines of the
-    book and nothing else.
-    """
+    """An optimizer at its defaults with `update(params, grads)`."""
     if implementation in ("reference", "textbook"):
         optimizer = getattr(reference, OPTIMIZERS[rule].__name__)()
         optimizer.flush = implementation == "reference"
         return optimizer
-    return OPTIMIZERS[rule]()
+    return InPlace(rule) if implementation == "in place" else OPTIMIZERS[rule]()
 
 
-def limit_step(slots: int, params: dict[str, Any], grads: dict[str, Any]) -> Step:
+def checked_step(rule: str, implementation: str, params: Arrays) -> Step:
+    """A function that makes one step of an implementation on copies of the parameters."""
+    mine, grads = {key: value.copy() for key, value in params.items()}, gradients(params)
+    if implementation == "limit":
+        return limit_step(len(RULES[rule].state), mine, grads)
+    if implementation in PEERS:
+        return _peer_step(rule, implementation, params, grads)
+    optimizer, threading = make(rule, implementation), one_thread if implementation == "fastopt serial" else nullcontext
+    if implementation == "flat":
+        mine, grads = flatten(mine), flatten(grads)
+    if implementation != "reference":
+        steps = _steps_to_check(params)
+        with threading():
+            for _ in range(steps):
+                optimizer.update(mine, grads)
+        expected = _expected(rule, _Key(params), steps)
+        for key in params:
+            assert mine[key].tobytes() == expected[key].tobytes(), f"{implementation} is not the reference at {key}"
+    if implementation != "fastopt serial":
+        return lambda: optimizer.update(mine, grads)
+
+    def serial() -> None:
+        with threads.num_threads(1):
+            optimizer.update(mine, grads)
+
+    # The switch costs 2 us, which only small models would notice, and they are serial anyway.
+    return serial if threads.threads_for(_moved(rule, params)) > 1 else lambda: optimizer.update(mine, grads)
+
+
+def one_thread() -> AbstractContextManager[None]:
+    return threads.num_threads(1)
+
+
+def _peer_step(rule: str, implementation: str, params: Arrays, grads: Arrays) -> Step:
+    package, function = PEERS[implementation]
+    if rule != "adam":
+        pytest.skip(f"{implementation} is compared for Adam")
+    if find_spec(package) is None:
+        pytest.skip(f"{implementation} is not installed: pip install -e '.[peers]'")
+    step, read, settings = function(params, grads)
+    mine, optimizer = {key: value.copy() for key, value in params.items()}, OPTIMIZERS[rule](**settings)
+    for _ in range(_steps_to_check(params)):
+        step()
+        optimizer.update(mine, grads)
+    for theirs, ours in zip(read(), mine.values(), strict=True):
+        np.testing.assert_allclose(theirs, ours, rtol=0, atol=TOLERANCE[ours.dtype.name], err_msg=implementation)
+    return step
+
+
+def _steps_to_check(params: Arrays) -> int:
+    return 3 if size_of(params) < 10_000_000 else 1
+
+
+class _Key:
+    """Parameters as the key of a cache: the same dict is the same key."""
+
+    def __init__(self, params: Arrays) -> None:
+        self.params = params
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Key) and self.params is other.params
+
+    def __hash__(self) -> int:
+        return id(self.params)
+
+
+@lru_cache(maxsize=1)
+def _expected(rule: str, key: _Key, steps: int) -> Arrays:
+    """What the reference gives."""
+    expected, optimizer = {name: value.copy() for name, value in key.params.items()}, make(rule, "reference")
+    grads = gradients(key.params)
+    for _ in range(steps):
+        optimizer.update(expected, grads)
+    return expected
+
+
+def _moved(rule: str, params: Arrays) -> int:
+    itemsize = next(iter(params.values())).dtype.itemsize
+    return size_of(params) * bytes_per_element(len(RULES[rule].state), itemsize)
+
+
+def limit_step(slots: int, params: Arrays, grads: Arrays) -> Step:
     """The same-traffic kernel over the first array, on the threads that an optimizer would get."""
     (p,), (g,) = params.values(), grads.values()
     state = memory.arena(p.size, p.dtype, slots)
@@ -98,3 +179,52 @@ def limit_step(slots: int, params: dict[str, Any], grads: dict[str, Any]) -> Ste
     kernel = LIMITS[slots].kernel(p.dtype.name, count > 1)
     alive = (p, g, state)
     return lambda: kernel(table, starts, count, ()) if alive else None
+
+
+@lru_cache(maxsize=4)
+def limit_seconds(slots: int, size: int, dtype: str) -> float:
+    """The smallest time of the same-traffic kernel, measured now."""
+    params = array(size, dtype)
+    step = limit_step(slots, params, gradients(params))
+    end, smallest = time.perf_counter() + 0.15, float("inf")
+    step()
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        step()
+        smallest = min(smallest, time.perf_counter() - start)
+    return smallest
+
+
+class OthersLoad:
+    """How many CPUs other processes (and, on a virtual machine, other machines) kept busy meanwhile."""
+
+    def __init__(self) -> None:
+        self.start = self._now()
+
+    def _now(self) -> tuple[float, float, float]:
+        own = os.times()
+        try:
+            with open("/proc/stat", encoding="ascii") as file:
+                fields = [int(x) / os.sysconf("SC_CLK_TCK") for x in file.readline().split()[1:9]]
+            busy = sum(fields) - fields[3] - fields[4]  # all but idle and waiting for input and output
+        except (OSError, ValueError):
+            busy = float("nan")
+        return time.perf_counter(), busy, own.user + own.system + own.children_user + own.children_system
+
+    def value(self) -> float:
+        """CPUs, on average since it was made."""
+        (t0, busy0, own0), (t1, busy1, own1) = self.start, self._now()
+        return round(max(0.0, (busy1 - busy0 - (own1 - own0)) / max(t1 - t0, 1e-9)), 2)
+
+
+def describe(benchmark: Any, rule: str, params: Arrays, limit: bool = True) -> None:
+    """Fills `extra_info` after the timing."""
+    slots, first = len(RULES[rule].state), next(iter(params.values()))
+    info, size = benchmark.extra_info, size_of(params)
+    info["elements"], info["bytes per element"] = size, bytes_per_element(slots, first.dtype.itemsize)
+    info["threads"], info["layer"] = threads.threads_for(_moved(rule, params)), threads.layer()
+    if benchmark.stats:
+        smallest = benchmark.stats["min"]
+        info["GB/s"] = round(_moved(rule, params) / smallest / 1e9, 2)
+        if limit:
+            info["share of limit"] = round(limit_seconds(slots, size, first.dtype.name) / smallest, 3)

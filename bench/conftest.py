@@ -1,6 +1,16 @@
 """Benches run once, untimed, with the tests; any --benchmark option but --benchmark-disable turns the timer on."""
 
+import os
+import platform
+
+import llvmlite.binding
+import numba
+import numpy as np
 import pytest
+
+import fastopt
+from bench.cases import OthersLoad
+from fastopt import info, threads
 
 TIMED = (
     "benchmark_only",
@@ -16,3 +26,37 @@ TIMED = (
 def pytest_configure(config: pytest.Config) -> None:
     if not any(config.getoption(option, None) for option in TIMED):
         config.option.benchmark_disable = True
+    # A quarter of a second for each of hundreds of cases; the defaults are for a few. What users ask for wins.
+    for option, ours, default in (("benchmark_max_time", 0.25, 1.0), ("benchmark_min_rounds", 3, 5)):
+        if float(config.getoption(option, default)) == default:
+            setattr(config.option, option, ours)
+
+
+@pytest.fixture(autouse=True)
+def others(request):
+    """Notes in each result how busy other processes kept the machine."""
+    benchmark = request.getfixturevalue("benchmark") if "benchmark" in request.fixturenames else None
+    load = OthersLoad()
+    yield
+    if benchmark is not None:
+        benchmark.extra_info["CPUs busy with others"] = load.value()
+
+
+@pytest.fixture
+def small(benchmark):
+    """Caps a number of elements where a bench only shows that it works: gigabytes would show nothing more."""
+    return (lambda size: min(size, 20_000)) if benchmark.disabled else (lambda size: size)
+
+
+def pytest_benchmark_update_machine_info(config, machine_info):
+    """What figures depend on."""
+    machine_info["fastopt"] = {
+        "fastopt": fastopt.__version__,
+        "numba": numba.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "cpu": llvmlite.binding.get_host_cpu_name(),
+        "cpus": os.cpu_count(),
+        "layer": threads.layer(),
+        "blas": info.blas().split(";")[0],
+    }

@@ -10,21 +10,21 @@ dict, loop or dead; without it all are run. PyTorch is compared where it is inst
 from __future__ import annotations
 
 import gc
-import importlib.util
 import sys
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from itertools import pairwise
 
 import numpy as np
 
 from bench.cases import Step, array, checked_step, make, mlp
 from bench.limit import bytes_per_element
+from bench.test_loop import training_step
 from fastopt import threads
 from fastopt.kernels import RULES
-from fastopt.nn import MultiLayerNet
 
-HAS_TORCH = importlib.util.find_spec("torch") is not None
+HAS_TORCH = find_spec("torch") is not None
 
 
 def interleaved(sides: list[Step], turns: int, calls: int) -> np.ndarray:
@@ -96,26 +96,13 @@ LOOPS = (
 )
 
 
-def training_step(implementation: str, sizes: tuple[int, ...], batch: int) -> Step:
-    """Gradient and update of a network on random data; a FlatDict of gradients where the implementation is flat."""
-    rng = np.random.default_rng(0)
-    network = MultiLayerNet(sizes[0], sizes[1:-1], sizes[-1], seed=0)
-    x, t = rng.standard_normal((batch, sizes[0])).astype(np.float32), rng.integers(0, sizes[-1], batch)
-    optimizer = make("adam", implementation)
-
-    def step() -> None:
-        optimizer.update(network.params, network.gradient(x, t))
-
-    return step
-
-
 def loop() -> None:
     """Whole training steps, BLAS at its defaults."""
     for sizes, batch, calls in LOOPS:
         parameters = sum((a + 1) * b for a, b in pairwise(sizes))
         names = ["fastopt", "textbook", "reference"]
         seconds = interleaved(
-            [training_step(name, sizes, batch) for name in names], 15 if parameters > 1e7 else 40, calls
+            [training_step(name, sizes, batch)[0] for name in names], 15 if parameters > 1e7 else 40, calls
         )
         report(f"adam, training step {'-'.join(map(str, sizes))}, batch {batch}", names, seconds)
 

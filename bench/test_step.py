@@ -1,39 +1,37 @@
-"""One step of every rule on one array: the reference, fastopt, and the same traffic without arithmetic."""
+"""`step`: one step of every rule on one array, for all implementations."""
+
+from functools import lru_cache
 
 import pytest
 
-from bench.cases import array, checked_step, mlp
-from bench.limit import bytes_per_element
-from fastopt import threads
+from bench.cases import NUMPY, array, checked_step, describe
+from bench.peers import PEERS
 from fastopt.kernels import RULES
 
+pytestmark = pytest.mark.filterwarnings("ignore")  # other libraries warn at import
+
 SIZES = {"1e3": 1_000, "1e5": 100_000, "1e6": 1_000_000, "3e7": 30_000_000}
+DTYPES = ("float32", "float64")
+
+model = lru_cache(maxsize=1)(array)
 
 
-@pytest.mark.parametrize("implementation", ["reference", "fastopt", "limit"])
+def run(benchmark, rule, dtype, size, implementation, elements):
+    benchmark.group = f"step {rule} {dtype} {size}"
+    params = model(elements, dtype)
+    benchmark(checked_step(rule, implementation, params))
+    describe(benchmark, rule, params)
+
+
+@pytest.mark.parametrize("implementation", [*NUMPY, "fastopt serial", "fastopt", "limit"])
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("rule", RULES)
-def test_array(benchmark, rule, size, implementation):
-    benchmark.group = f"{rule} float32 {size}"
-    # Run once, untimed, with the tests: gigabytes would show nothing more.
-    elements = min(SIZES[size], 1_000_000) if benchmark.disabled else SIZES[size]
-    step = checked_step(rule, implementation, array(elements, "float32"))
-    slots = len(RULES[rule].state)
-    benchmark.extra_info["bytes per element"] = bytes_per_element(slots, 4)
-    benchmark.extra_info["threads"] = threads.threads_for(bytes_per_element(slots, 4) * elements)
-    benchmark.extra_info["layer"] = threads.layer()
-    benchmark(step)
-    if benchmark.stats:
-        moved = bytes_per_element(slots, 4) * elements
-        benchmark.extra_info["GB/s"] = round(moved / benchmark.stats["median"] / 1e9, 1)
+def test_step(benchmark, small, size, dtype, rule, implementation):
+    run(benchmark, rule, dtype, size, implementation, small(SIZES[size]))
 
 
-MODELS = {"784-40-20-10": (784, 40, 20, 10), "784-100x4-10": (784, 100, 100, 100, 100, 10)}
-
-
-@pytest.mark.parametrize("implementation", ["reference", "fastopt"])
-@pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("rule", RULES)
-def test_dict(benchmark, rule, model, implementation):
-    benchmark.group = f"{rule} float32 dict {model}"
-    benchmark(checked_step(rule, implementation, mlp(*MODELS[model])))
+@pytest.mark.parametrize("implementation", PEERS)
+@pytest.mark.parametrize("size", SIZES)
+def test_peer(benchmark, small, size, implementation):
+    run(benchmark, "adam", "float32", size, implementation, small(SIZES[size]))

@@ -60,6 +60,18 @@ def test_gradients_go_straight_into_a_flat_buffer(rng):
         np.testing.assert_array_equal(out[name], expected[name])
 
 
+def test_parameters_in_one_buffer(rng):
+    network, plain = (MultiLayerNet(5, [7], 4, seed=1) for _ in range(2))
+    network.use(fastopt.flatten(network.params))
+    x, t = rng.standard_normal((9, 5)).astype(np.float32), rng.integers(0, 4, 9)
+    grads, optimizers = fastopt.flatten(network.params), (fastopt.Adam(), fastopt.Adam())
+    for _ in range(3):
+        optimizers[0].update(network.params, network.gradient(x, t, out=grads))
+        optimizers[1].update(plain.params, plain.gradient(x, t))
+    for name in plain.params:
+        np.testing.assert_array_equal(network.params[name], plain.params[name])
+
+
 def test_scores_of_any_size_give_a_loss():
     network = MultiLayerNet(3, [], 2, dtype="float64", seed=0)
     network.params["W1"][...] = 1e6 * np.array([[1, -1], [1, -1], [1, -1]])

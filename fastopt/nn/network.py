@@ -72,7 +72,7 @@ class MultiLayerNet:
         self.dtype = np.dtype(dtype)
         sizes = [input_size, *hidden_size_list, output_size]
         rng = np.random.default_rng(seed)
-        self.params: dict[str, Array] = {}
+        self.params: dict[Any, Array] = {}
         self.layers: list[Affine | Relu | Sigmoid] = []
         for number, (inputs, outputs) in enumerate(pairwise(sizes), start=1):
             weights = rng.standard_normal((inputs, outputs)) * _standard_deviation(weight_init_std, inputs)
@@ -82,6 +82,13 @@ class MultiLayerNet:
             if number < len(sizes) - 1:
                 self.layers.append(ACTIVATIONS[activation.lower()]())
         self.last_layer = SoftmaxWithLoss()
+
+    def use(self, params: dict[Any, Array]) -> None:
+        """Takes other parameters of the same names and shapes, such as `flatten(network.params)`."""
+        self.params = params
+        for layer in self.layers:
+            if isinstance(layer, Affine):
+                layer.params = params
 
     def predict(self, x: Array) -> Array:
         """Scores of shape (batch, output_size) for inputs of shape (batch, input_size)."""
