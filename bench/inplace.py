@@ -14,7 +14,7 @@ import numpy as np
 
 from fastopt.optimizers import OPTIMIZERS
 
-BLOCK = 16_384  # elements; the fastest of 4096 to 65,536 here
+BLOCK = 262_144  # elements; of 2048 and up the fastest here for Adam, from 100 thousand elements to 30 million
 
 
 def sgd(p, g, s, t, lr):

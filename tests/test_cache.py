@@ -47,7 +47,7 @@ def test_a_cold_and_a_warm_start(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["nbi", "nbc"])
-@pytest.mark.parametrize("content", [b"", b"\x80", b"garbage" * 100, None])
+@pytest.mark.parametrize("content", [b"", b"garbage" * 100, None])
 def test_a_damaged_file_is_written_anew(tmp_path, suffix, content):
     run(tmp_path)
     (file,) = kernel_files(tmp_path, suffix)

@@ -15,9 +15,9 @@ from contextlib import nullcontext
 from fastopt import threads
 
 def step(count=2, rule=fastopt.Adam):
-    params, optimizer = {"W": np.ones(2_000_000, np.float32)}, rule(lr=0.5)
+    params, optimizer = {"W": np.ones(4_000_000, np.float32)}, rule(lr=0.5)
     with threads.exactly(count) if count else nullcontext():
-        optimizer.update(params, {"W": np.ones(2_000_000, np.float32)})
+        optimizer.update(params, {"W": np.ones(4_000_000, np.float32)})
     assert np.allclose(params["W"], 0.5)
 """
 
