@@ -2,6 +2,7 @@
 
 import os
 import platform
+from functools import cache
 
 import llvmlite.binding
 import numba
@@ -39,7 +40,10 @@ def others(request):
     load = OthersLoad()
     yield
     if benchmark is not None:
-        benchmark.extra_info["CPUs busy with others"] = load.value()
+        versions = {name: version for name, version in environment().items() if name not in ("cpu", "cpus", "layer")}
+        benchmark.extra_info.update(
+            {"CPUs busy with others": load.value(), "CPU": environment()["cpu"], "versions": versions}
+        )
 
 
 @pytest.fixture
@@ -49,8 +53,14 @@ def small(benchmark):
 
 
 def pytest_benchmark_update_machine_info(config, machine_info):
+    """Goes into every JSON, once."""
+    machine_info["fastopt"] = environment()
+
+
+@cache
+def environment():
     """What figures depend on."""
-    machine_info["fastopt"] = {
+    return {
         "fastopt": fastopt.__version__,
         "numba": numba.__version__,
         "numpy": np.__version__,

@@ -68,7 +68,8 @@ def _bars(axes: Axes, groups: dict[str, Any], value: Any, digits: str) -> bool:
             bars = axes.bar(places, heights, 0.2, label=label, color=shades[number])
             axes.bar_label(bars, fmt=digits, fontsize=7, padding=1)
     axes.set_xticks(range(len(RULES)), list(RULES))
-    axes.legend(title="elements", ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.1), frameon=False)
+    if found:
+        axes.legend(title="elements", ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.1), frameon=False)
     return found
 
 
@@ -92,12 +93,14 @@ def limit(groups: dict[str, Any]) -> Figure | None:
 
 def size(groups: dict[str, Any]) -> Figure | None:
     """Time of an Adam step against the size of the model, log-log."""
-    figure, axes = _figure(height=5)
     lines: dict[str, list[tuple[float, float]]] = {}
     for group, rows in groups.items():
         if group.startswith("size adam"):
             for name, row in rows.items():
                 lines.setdefault(name, []).append((row["elements"], row["median"]))
+    if not lines:
+        return None
+    figure, axes = _figure(height=5)
     for name in (name for name in STYLE if name in lines):
         colour, marker = STYLE[name]
         points = sorted(lines[name])
@@ -107,7 +110,7 @@ def size(groups: dict[str, Any]) -> Figure | None:
     axes.set(title="Adam, float32, one array", xlabel="elements", ylabel="time of a step, s")
     axes.grid(alpha=0.3, which="major")
     axes.legend(frameon=False)
-    return figure if lines else None
+    return figure
 
 
 def loop(groups: dict[str, Any]) -> Figure | None:
@@ -121,8 +124,10 @@ def loop(groups: dict[str, Any]) -> Figure | None:
     figure, axes = _figure(height=4.8)
     for number, name in enumerate(names):
         for place, rows in enumerate(chosen.values()):
-            whole = rows["textbook"]["gradient"] + rows["textbook"]["update"]
-            gradient, update = rows[name]["gradient"] / whole, rows[name]["update"] / whole
+            # Each was timed in turns with the textbook: its share of that, in the parts it was seen to have.
+            row = rows[name]
+            scale = row["share of textbook"] / (row["gradient"] + row["update"])
+            gradient, update = row["gradient"] * scale, row["update"] * scale
             x = place + (number - 1) * 0.27
             labels = {"gradient": "gradient (NumPy)", "update": f"optimizer: {name}"} if place == 0 else {}
             axes.bar(x, gradient, 0.25, color="#CCCCCC", label=labels.get("gradient") if number == 0 else None)
@@ -139,8 +144,10 @@ def loop(groups: dict[str, Any]) -> Figure | None:
 
 def threads(groups: dict[str, Any]) -> Figure | None:
     """Speed over the number of threads."""
-    figure, axes = _figure(6, 4)
     chosen = {group: rows for group, rows in groups.items() if group.startswith("threads")}
+    if not chosen:
+        return None
+    figure, axes = _figure(6, 4)
     for (group, rows), marker in zip(chosen.items(), "os", strict=False):
         counts = sorted(int(count) for count in rows)
         speeds = [rows[str(counts[0])]["median"] / rows[str(count)]["median"] for count in counts]
@@ -150,4 +157,4 @@ def threads(groups: dict[str, Any]) -> Figure | None:
     axes.plot(axes.get_xticks(), axes.get_xticks(), color="black", ls=":", lw=1, label="ideal")
     axes.set(title="Adam, float32", xlabel="threads", ylabel="times faster than one thread", ylim=(0, None))
     axes.legend(frameon=False)
-    return figure if chosen else None
+    return figure

@@ -41,7 +41,8 @@ def condensed(raw: dict[str, Any]) -> Results:
     for entry in raw["benchmarks"]:
         parameters = entry["params"] or {}
         name = str(parameters.get("implementation", parameters.get("count", entry["name"].removeprefix("test_"))))
-        found = {"min": entry["stats"]["min"], "median": entry["stats"]["median"], **entry["extra_info"]}
+        noted = {key: value for key, value in entry["extra_info"].items() if key not in ("CPU", "versions")}
+        found = {"min": entry["stats"]["min"], "median": entry["stats"]["median"], **noted}
         kept = {key: float(f"{value:.4g}") if isinstance(value, float) else value for key, value in found.items()}
         groups.setdefault(entry["group"], {})[name] = kept
     return {"machine": raw["machine_info"]["fastopt"], "date": raw["datetime"][:10], "groups": groups}
@@ -73,11 +74,13 @@ def show(results: Results, console: Console) -> None:
         ours = rows.get("fastopt")
         for name in sorted(rows, key=lambda n: ORDER.index(n) if n in ORDER else 99):
             row = rows[name]
-            times = f"{row['median'] / ours['median']:.2f}" if ours else ""
+            times = f"{row['median'] / ours['median']:.2f}" if ours and not group.startswith("loop") else ""
+            if "share of textbook" in row:
+                times = f"{row['share of textbook']:.2f} of textbook's"
             table.add_row(
                 name,
-                duration(row["median"]),
-                duration(row["min"]),
+                duration(row.get("step", row["median"])),
+                duration(row["min"] / row.get("steps per round", 1)),
                 times,
                 f"{row['GB/s']:.1f}" if "GB/s" in row else "",
                 f"{row['share of limit']:.0%}" if "share of limit" in row else "",
@@ -107,10 +110,12 @@ def readme(results: Results) -> str:
     """The Markdown between the README's markers."""
     groups = results["groups"]
     lines = [
-        f"Adam, float32; medians on {machine(results)}. The machine is shared and its speed changes by half from",
-        "minute to minute. Every case was checked against `fastopt.reference` before it was timed.",
+        f"Adam, float32; medians on {machine(results)}.",
+        "The machine is shared and its speed changes by half from minute to minute. Every case was checked against",
+        "`fastopt.reference` before it was timed. Gain: how many times faster than the best of all others, those not",
+        "shown included. Training steps were timed in turns with the textbook's.",
         "",
-        "| one step | textbook | in place | PyTorch fused | optax, jit | scikit-learn | fastopt | best other / fastopt |",
+        "| one step | textbook | in place | PyTorch fused | optax, jit | scikit-learn | fastopt | gain |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for label, group in STEPS:
@@ -123,16 +128,15 @@ def readme(results: Results) -> str:
         lines.append(f"| {label} | {' | '.join(cells)} | {_factor(factor)} |")
     lines += [
         "",
-        "| training step, gradient and update | textbook | in place | fastopt | share of the textbook's |",
+        "| training step, gradient and update | textbook | fastopt | share | with in place |",
         "| --- | ---: | ---: | ---: | ---: |",
     ]
     for group, rows in groups.items():
         if group.startswith("loop") and group.endswith("default"):
-            cells = [duration(rows[name]["median"]) for name in ("textbook", "in place", "fastopt")]
-            share = rows["fastopt"]["median"] / rows["textbook"]["median"]
-            lines.append(
-                f"| {group.removeprefix('loop ').removesuffix(', BLAS default')} | {' | '.join(cells)} | {share:.2f} |"
-            )
+            ours = rows["fastopt"]
+            cells = [duration(ours["textbook step"]), duration(ours["step"]), _share(ours), _share(rows["in place"])]
+            name = group.removeprefix("loop ").removesuffix(", BLAS default")
+            lines.append(f"| {name} | {' | '.join(cells)} |")
     lines += ["", *_losses(groups), "", *pictures()]
     return "\n".join(lines)
 
@@ -141,17 +145,32 @@ def _factor(factor: float) -> str:
     return f"{factor:.1f}" if factor >= 1 else f"**{factor:.2f}**"
 
 
+def _share(row: dict[str, Any]) -> str:
+    """Of the textbook's step, in turns with which it was timed."""
+    share = row["share of textbook"]
+    return f"{share:.2f}" if share <= 1 else f"**{share:.2f}**"
+
+
 def _losses(groups: dict[str, Any]) -> Iterable[str]:
     """Every case in which something that is not fastopt's was faster."""
     found = []
     for group, rows in groups.items():
         ours = rows.get("fastopt")
+        if ours and ours.get("share of textbook", 0) > 1:
+            found.append(f'textbook in "{group}" ({_share(ours)} of its time)')
         for name, row in rows.items():
-            if ours and name not in ("fastopt", "flat", "fastopt serial", "limit") and row["median"] < ours["median"]:
+            if (
+                ours
+                and not group.startswith("loop")
+                and name not in ("fastopt", "flat", "fastopt serial", "limit")
+                and row["median"] < ours["median"]
+            ):
                 found.append(f'{name} in "{group}" ({duration(row["median"])} against {duration(ours["median"])})')
     if found:
         yield f"Where fastopt was behind: {'; '.join(found)}. On a thousand numbers and fewer a step is Python on both"
-        yield "sides, and fastopt's, which looks at all arrays before it writes, takes about 3.5 µs whatever the rule."
+        yield "sides, and fastopt's, which looks at all arrays before it writes, takes about 3.5 µs whatever the rule. The"
+        yield "cases of one step run one after the other, so a change of the machine's speed between two of them shows too;"
+        yield "`python -m bench.ratios` times both sides in turns."
     else:
         yield "fastopt was behind in no case of this run."
 

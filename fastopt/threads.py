@@ -23,10 +23,10 @@ from numba.core import config
 
 from fastopt import checks
 
-# Steps that read and write fewer bytes are serial. Fitted by `python -m bench.threshold`, in training loops where BLAS's
-# spinning threads hold the other cores. TBB: two threads lose up to 4 % of a whole step below; above they lose 1 % or
-# gain 8 to 13 %, as the state of this shared machine is, and nearly halve a step without BLAS beside it. OpenMP: a
-# launch costs 30 us, 2 % of a whole step at 8 MB and 1 % at 50 MB.
+# Steps that read and write fewer bytes are serial. Fitted by `python -m bench.threshold`, in training loops, where
+# BLAS's spinning threads hold the other cores. TBB: two threads lose up to 5 % of a whole step below; above they lose
+# 1 % or gain 8 to 13 %, as the state of this shared machine is, and nearly halve a step without BLAS beside it.
+# OpenMP: a launch costs 30 us, which is 2 % of a whole step at 8 MB and 1 % at 50 MB.
 PARALLEL_BYTES = {"tbb": 6_000_000, "omp": 100_000_000}
 SMALLEST_PARALLEL = min(PARALLEL_BYTES.values())
 
