@@ -206,7 +206,7 @@ class Plan:
                     launch.put_back(params)
             self.stepped = True
         except BaseException:
-            if self.stepped:
+            if done:
                 self._launches[done - 1].put_back(params)
                 for launch, (kernel, table, starts, threads) in zip(self._launches[done:], calls[done:], strict=True):
                     launch.fetch(params)
