@@ -31,7 +31,7 @@ def training_step(implementation, sizes, batch):
     x, t = rng.standard_normal((batch, sizes[0]), dtype=np.float32), rng.integers(0, sizes[-1], batch)
     grads = None
     if implementation == "flat":
-        network.use(flatten(network.params))
+        network.params = flatten(network.params)
         grads = flatten(network.params)
     optimizer, seconds = make("adam", implementation), []
     threading = one_thread if implementation == "fastopt serial" else nullcontext
