@@ -9,6 +9,7 @@ from pathlib import Path
 
 import fastopt
 from fastopt import threads
+from fastopt.experiments import NAMES as EXPERIMENTS
 from fastopt.optimizers import OPTIMIZERS
 
 
@@ -90,6 +91,26 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=formatter,
     )
     warmup.set_defaults(run=_warmup)
+
+    experiment = commands.add_parser(
+        "experiment",
+        help="run an experiment of a course on deep learning, or all of them",
+        description="Runs an experiment and writes its picture (PNG) and its curves (CSV).",
+        epilog=f"experiments: {', '.join(EXPERIMENTS)}; all runs them all and writes a page that shows the pictures",
+        formatter_class=formatter,
+    )
+    experiment.add_argument("name", nargs="?", metavar="NAME", help="the experiment, or all")
+    experiment.add_argument("--list", action="store_true", help="say what each experiment shows, and stop")
+    experiment.add_argument("--quick", action="store_true", help="a few seconds, on the MNIST subset of the package")
+    experiment.add_argument("--backend", choices=("compiled", "reference"), default="compiled", help="the optimizers")
+    experiment.add_argument("--data", type=Path, metavar="DIR", help="folder with the four MNIST files")
+    experiment.add_argument("--out", type=Path, default=Path("results"), metavar="DIR", help="where the files go")
+    experiment.add_argument("--seed", type=_seed, default=0, metavar="N", help="of all that is random")
+    experiment.add_argument(
+        "--as-printed", action="store_true", help="optimizers-sigmoid: AdaGrad with its printed bug"
+    )
+    experiment.add_argument("--refine", action="store_true", help="hyperparameters: search again in narrowed ranges")
+    experiment.set_defaults(run=_experiment)
     return parser
 
 
@@ -118,20 +139,50 @@ def _sizes(text: str) -> tuple[int, ...]:
 def _train(options: argparse.Namespace) -> int:
     try:
         from fastopt.experiments import train
+        from fastopt.experiments.experiment import check_writable
     except ImportError as error:
         raise _missing("train", error) from None
-    from fastopt.nn.mnist import DataError, read_mnist
+    from fastopt.nn import checks
+    from fastopt.nn.mnist import read_mnist
 
     try:
         data = read_mnist(options.data)
-        options.out.mkdir(parents=True, exist_ok=True)
-        train.picture(options.out, options.optimizer).open("ab").close()  # before minutes of training, not after
-    except (DataError, OSError) as error:
+        check_writable(train.picture(options.out, options.optimizer))
+        checks.batch_size(options.batch, len(data.train[0]))
+    except (ValueError, OSError) as error:
         raise UserError(str(error)) from None
     result = train.main(
         data, options.optimizer, options.hidden, options.batch, options.steps, options.dtype, options.seed, options.out
     )
     return 0 if result.identical else 1
+
+
+def _experiment(options: argparse.Namespace) -> int:
+    try:
+        from fastopt.experiments import report
+        from fastopt.experiments.experiment import experiment
+    except ImportError as error:
+        raise _missing("experiment", error) from None
+    from fastopt.nn.mnist import DataError
+
+    if options.list:
+        for name in EXPERIMENTS:
+            print(f"{name:20}{experiment(name).summary}")
+        return 0
+    if options.name not in (*EXPERIMENTS, "all"):
+        found = "no experiment was named" if options.name is None else f"unknown experiment {options.name!r}"
+        raise UserError(f"{found}; known are {', '.join(EXPERIMENTS)}, and all")
+    names = EXPERIMENTS if options.name == "all" else (options.name,)
+    switches = {"as_printed": options.as_printed, "refine": options.refine}
+    for switch, given in switches.items():
+        if given and not any(switch in experiment(name).options for name in names):
+            raise UserError(f"{options.name} has no --{switch.replace('_', '-')}")
+    settings = {name: getattr(options, name) for name in ("seed", "quick", "backend", "data")}
+    try:
+        complete = report.main(names, options.out, options.name == "all", settings, switches)
+    except (DataError, OSError, RuntimeError) as error:
+        raise UserError(str(error)) from None
+    return 0 if complete else 130
 
 
 def _verify(options: argparse.Namespace) -> int:

@@ -83,6 +83,7 @@ def test_train_on_a_folder(capsys, tmp_path):
         ),
         (("train", "--steps", "0"), "--steps: expected a whole number of at least 1, got '0'"),
         (("train", "--batch", "x"), "--batch: expected a whole number"),
+        (("train", "--batch", "6001"), "a batch of 6001 is larger than the training data, 6000 rows"),
         (("train", "--hidden", "10,,3"), "--hidden: expected a whole number"),
         (("train", "--dtype", "float16"), "float16"),
         (("verify", "--threads", "0"), "--threads: expected a whole number"),

@@ -26,6 +26,16 @@ def test_the_first_example_says_what_comes_out(tmp_path):
     assert numbers == pytest.approx([1, -2, 3, 4], abs=0.01)
 
 
+def test_gradients_from_elsewhere_say_what_comes_out(tmp_path):
+    autograd, evolution = (
+        next(block for block in re.findall(r"```python\n(.*?)```", README, re.S) if word in block)
+        for word in ("autograd", "generation")
+    )
+    assert 0 < float(python(autograd, cwd=tmp_path).stdout) < 0.001
+    numbers = [float(number) for number in re.findall(r"-?\d+\.\d*", python(evolution, cwd=tmp_path).stdout)]
+    assert numbers == pytest.approx(range(10), abs=0.3)
+
+
 @pytest.mark.parametrize("marker", ["main job", "tests"])
 def test_commands_are_one_line(marker):
     (block,) = re.findall(rf"<!-- {marker} -->\s*```bash\n(.*?)```", README, re.S)

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from fastopt import reference
-from fastopt.nn import MultiLayerNet
+from fastopt.nn import MultiLayerNet, smooth_curve
 from fastopt.nn.layers import Array
 from fastopt.nn.mnist import Mnist, as_arrays
 from fastopt.optimizers import OPTIMIZERS
@@ -186,7 +186,7 @@ def plot(result: Comparison, title: str, path: Path) -> None:
         (result.textbook, {"color": "#E69F00", "lw": 4.5}),
         (result.compiled, {"color": "#0072B2", "lw": 1.3}),
     ):
-        curves.plot(_smooth(run.losses), label=run.name, **style)
+        curves.plot(smooth_curve(run.losses), label=run.name, **style)
     curves.set(xlabel="step", ylabel="training loss (smoothed)", ylim=(0, None), xlim=(0, len(result.textbook.losses)))
     curves.legend(title="parameters are " + ("identical" if result.identical else "NOT identical"))
     curves.grid(alpha=0.3)
@@ -211,11 +211,3 @@ def plot(result: Comparison, title: str, path: Path) -> None:
     bars.set(ylabel="median time of a step, µs", ylim=(0, 1.25 * times.sum(axis=1).max()))
     bars.legend(loc="upper right")
     figure.savefig(path, dpi=120)
-
-
-def _smooth(losses: Sequence[float]) -> Array:
-    """A running mean over up to 25 steps on each side, as many on both near the ends."""
-    total = np.concatenate(([0.0], np.cumsum(losses)))
-    steps = np.arange(len(losses))
-    reach = np.minimum(25, np.minimum(steps, len(losses) - 1 - steps))
-    return np.asarray((total[steps + reach + 1] - total[steps - reach]) / (2 * reach + 1))

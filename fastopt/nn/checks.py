@@ -112,7 +112,7 @@ def same_length(x: Array, t: Array, what: str) -> None:
 
 def batch_size(size: Any, rows: int) -> int:
     if isinstance(size, bool) or not isinstance(size, numbers.Integral) or int(size) < 1:
-        raise ValueError(f"mini_batch_size must be a whole number of at least 1, got {size!r}")
+        raise ValueError(f"the size of a batch must be a whole number of at least 1, got {size!r}")
     if int(size) > rows:
-        raise ValueError(f"mini_batch_size {size} is larger than the training data, {rows} rows; take at most {rows}")
+        raise ValueError(f"a batch of {size} is larger than the training data, {rows} rows; take at most {rows}")
     return int(size)

@@ -1,0 +1,206 @@
+"""What the experiments share: settings, data, optimizers by backend, progress bars, and a result that can be saved."""
+
+from __future__ import annotations
+
+import inspect
+import numbers
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, update_wrapper
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from fastopt import reference
+from fastopt.nn import MultiLayerNet
+from fastopt.nn.layers import Array
+from fastopt.nn.mnist import SUBSET, as_arrays, read_mnist
+from fastopt.optimizers import OPTIMIZERS
+
+BACKENDS = ("compiled", "reference")
+
+Thing = TypeVar("Thing")
+
+
+class Data(NamedTuple):
+    """MNIST as float32 rows from 0 to 1 and integer labels."""
+
+    x_train: Array
+    t_train: Array
+    x_test: Array
+    t_test: Array
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What every experiment takes."""
+
+    seed: int = 0
+    quick: bool = False
+    backend: str = "compiled"
+    directory: Path | None = None
+    console: Console | None = None
+    """Where progress bars go, if anywhere."""
+
+    def optimizer(self, name: str, **hyperparameters: float) -> Any:
+        """A new optimizer of a rule, compiled or in plain NumPy."""
+        compiled = OPTIMIZERS[name]
+        kind = compiled if self.backend == "compiled" else getattr(reference, compiled.__name__)
+        return kind(**hyperparameters)
+
+    @cached_property
+    def data(self) -> Data:
+        """MNIST: from the folder that was named; else, for a quick run, the subset; else the full set if possible."""
+        if self.quick and self.directory is None:
+            mnist = read_mnist(SUBSET)._replace(source="the MNIST subset that comes with fastopt")
+        else:
+            mnist = read_mnist(self.directory)
+        self.say(f"data: {mnist.source}")
+        (x_train, t_train), (x_test, t_test) = as_arrays(mnist)
+        return Data(x_train, t_train, x_test, t_test)
+
+    def say(self, text: str) -> None:
+        """Prints a line where progress bars go."""
+        if self.console is not None:
+            self.console.print(text, highlight=False, markup=False)
+
+    def track(self, things: Sequence[Thing] | Iterable[Thing], what: str, total: int | None = None) -> Generator[Thing]:
+        """The things one after the other, with a progress bar."""
+        if self.console is None:
+            yield from things
+            return
+        columns = (TextColumn("{task.description:24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=self.console) as progress:
+            yield from progress.track(things, total=total, description=what)
+
+
+@dataclass
+class Result:
+    """What an experiment found."""
+
+    title: str
+    finding: str
+    """One sentence on what the picture shows, with this run's numbers."""
+    curves: dict[str, Array]
+    """Columns of equal length: the abscissa first, then what is drawn over it."""
+    header: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+    """The table at the end, as text."""
+    draw: Callable[[], Figure]
+    """Makes the picture."""
+    name: str = ""
+    stopped: bool = False
+    """Whether Ctrl-C ended it early; it holds what was finished."""
+
+    def save(self, folder: Path | str) -> tuple[Path, Path]:
+        """Writes NAME.png and NAME.csv into the folder, which is made if need be; returns their paths."""
+        picture, table = files(Path(folder), self.name)
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        self.draw().savefig(picture, dpi=130)
+        columns = np.column_stack(list(self.curves.values()))
+        np.savetxt(table, columns, "%.9g", ",", header=",".join(self.curves), comments="")
+        return picture, table
+
+
+class Experiment:
+    """A function from settings to a result, as users call it.
+
+    Parameters of a call
+    --------------------
+    seed : int
+        Of initial weights, batches and whatever else is random.
+    quick : bool
+        A run of a few seconds, on the MNIST subset that comes with the package unless `data` is given.
+    backend : "compiled" or "reference"
+        fastopt's optimizers or those of `fastopt.reference`; the curves are the same.
+    data : path, optional
+        A folder with the four MNIST files; see `fastopt.nn.load_mnist` for what is taken without it.
+    out : path, optional
+        A folder to write NAME.png and NAME.csv to.
+    console : rich.console.Console, optional
+        Shows progress bars.
+    options
+        Switches of the experiment's own.
+
+    Returns a `Result`. Raises ValueError or TypeError for bad settings, DataError for bad data, OSError if `out`
+    cannot be written to; all before anything is computed.
+    """
+
+    def __init__(self, body: Callable[..., Result]) -> None:
+        self.body = body
+        self.name = body.__module__.rsplit(".", 1)[1].replace("_", "-")
+        self.summary = str(body.__doc__).split("\n", 1)[0]
+        self.options = [name for name in inspect.signature(body).parameters if name != "settings"]
+        update_wrapper(self, body)
+
+    def __call__(
+        self,
+        *,
+        seed: int = 0,
+        quick: bool = False,
+        backend: str = "compiled",
+        data: Path | str | None = None,
+        out: Path | str | None = None,
+        console: Console | None = None,
+        **options: bool,
+    ) -> Result:
+        if isinstance(seed, bool) or not isinstance(seed, numbers.Integral) or int(seed) < 0:
+            raise ValueError(f"{self.name}: seed must be a whole number of at least 0, got {seed!r}")
+        if backend not in BACKENDS:
+            raise ValueError(f"{self.name}: backend must be {' or '.join(map(repr, BACKENDS))}, got {backend!r}")
+        for option in options:
+            if option not in self.options:
+                known = ", ".join(["seed", "quick", "backend", "data", "out", "console", *self.options])
+                raise TypeError(f"{self.name} has no setting {option!r}; it has {known}")
+        settings = Settings(int(seed), quick, backend, None if data is None else Path(data), console)
+        if out is not None:
+            for path in files(Path(out), self.name):
+                check_writable(path)
+        if data is not None:
+            _ = settings.data  # a mistake shows now, also where no data are needed
+        result = self.body(settings, **options)
+        result.name = self.name
+        if out is not None:
+            result.save(out)
+        return result
+
+
+def experiment(name: str) -> Experiment:
+    """The experiment of one of the names in `fastopt.experiments.NAMES`."""
+    found: Experiment = import_module(f"fastopt.experiments.{name.replace('-', '_')}").run
+    return found
+
+
+def files(folder: Path, name: str) -> tuple[Path, Path]:
+    """Where picture and curves go."""
+    return folder / f"{name}.png", folder / f"{name}.csv"
+
+
+def check_writable(path: Path) -> None:
+    """Raises OSError now instead of after minutes of training."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    there = path.exists()
+    path.open("ab").close()
+    if not there:
+        path.unlink()
+
+
+def train(network: MultiLayerNet, optimizer: Any, x: Array, t: Array, batches: Iterable[Array]) -> Array:
+    """A step for each batch, given as row numbers; returns the loss of each batch right after its step, as the book."""
+    losses, grads = [], None
+    for rows in batches:
+        x_batch, t_batch = x[rows], t[rows]
+        grads = network.gradient(x_batch, t_batch, out=grads)
+        optimizer.update(network.params, grads)
+        losses.append(network.loss(x_batch, t_batch))
+    return np.array(losses)
+
+
+def draw_batches(settings: Settings, rows: int, steps: int, batch: int) -> Array:
+    """Row numbers of shape (steps, batch), drawn with replacement: the same for each training of an experiment."""
+    return np.random.default_rng(settings.seed).integers(0, rows, size=(steps, batch))

@@ -1,0 +1,175 @@
+"""A random search for learning rate and weight decay, its trials in parallel processes."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+from joblib import Parallel, cpu_count, delayed, parallel_config
+from matplotlib.figure import Figure
+
+from fastopt.experiments.experiment import Data, Experiment, Result, Settings
+from fastopt.experiments.figures import BLUE, RED, finish, new_figure
+from fastopt.nn import MultiLayerNet, Trainer
+from fastopt.nn.layers import Array
+
+SAMPLES, HELD_OUT = 500, 100
+HIDDEN = [100, 100, 100, 100, 100, 100]
+BEST = 20  # trials that are shown
+
+
+class Ranges(NamedTuple):
+    """Between which numbers a search draws, evenly in the exponent."""
+
+    lr: tuple[float, float] = (1e-6, 1e-2)
+    weight_decay: tuple[float, float] = (1e-8, 1e-4)
+
+    def __str__(self) -> str:
+        (low, high), (least, most) = self
+        return f"lr from {low:.1e} to {high:.1e} and weight decay from {least:.1e} to {most:.1e}"
+
+
+class Trial(NamedTuple):
+    """One training to be made."""
+
+    number: int
+    lr: float
+    weight_decay: float
+    seed: int
+    epochs: int
+
+
+class Outcome(NamedTuple):
+    """A training that was made, with accuracies by epoch."""
+
+    trial: Trial
+    train: Array
+    validation: Array
+
+
+@Experiment
+def run(settings: Settings, refine: bool = False) -> Result:
+    """A random search for learning rate and weight decay on 500 digits, of which 100 are held out.
+
+    `refine` searches a second time, inside the ranges that the best trials of the first search span. Trials run in
+    processes of their own, one per CPU. Ctrl-C ends the search and keeps the trials that are finished.
+    """
+    ranges = Ranges()
+    outcomes, planned = _search(settings, ranges, "trials", settings.seed)
+    if refine and len(outcomes) == planned:
+        ranges = _narrow(outcomes)
+        settings.say(f"second search: {ranges}")
+        outcomes, planned = _search(settings, ranges, "trials inside", settings.seed + 1)
+    best, narrowed = outcomes[0], _narrow(outcomes)
+    stopped = f"Stopped after {len(outcomes)} of {planned} trials. " if len(outcomes) < planned else ""
+    curves = {
+        "trial": np.array([outcome.trial.number for outcome in outcomes]),
+        "lr": np.array([outcome.trial.lr for outcome in outcomes]),
+        "weight decay": np.array([outcome.trial.weight_decay for outcome in outcomes]),
+    }
+    for which in ("train", "validation"):
+        accuracies = np.array([getattr(outcome, which) for outcome in outcomes])
+        curves |= {f"{which} accuracy epoch {epoch}": column for epoch, column in enumerate(accuracies.T)}
+    return Result(
+        title="Search for hyperparameters",
+        finding=f"{stopped}The best of {len(outcomes)} trials classifies {best.validation[-1]:.0%} of the held-out "
+        f"digits, with lr {best.trial.lr:.1e} and weight decay {best.trial.weight_decay:.1e}; the best tenth of them "
+        f"has {narrowed}, the ranges to search next.",
+        curves=curves,
+        header=("rank", "lr", "weight decay", "train accuracy", "validation accuracy"),
+        rows=[
+            (str(rank), f"{trial.lr:.2e}", f"{trial.weight_decay:.2e}", f"{train[-1]:.3f}", f"{validation[-1]:.3f}")
+            for rank, (trial, train, validation) in enumerate(outcomes[:BEST], start=1)
+        ],
+        draw=partial(_draw, outcomes[:BEST]),
+        stopped=bool(stopped),
+    )
+
+
+def _search(settings: Settings, ranges: Ranges, what: str, seed: int) -> tuple[list[Outcome], int]:
+    """The outcomes of the finished trials, the best first, and how many trials were planned."""
+    count, epochs = (24, 30) if settings.quick else (100, 50)
+    low, high = np.log10(ranges).T
+    exponents = np.random.default_rng(seed).uniform(low, high, size=(count, 2))
+    trials = [
+        Trial(number, float(lr), float(weight_decay), seed, epochs)
+        for number, (lr, weight_decay) in enumerate(10**exponents, start=1)
+    ]
+    data = Data(*(values[:SAMPLES] for values in settings.data))
+    outcomes: list[Outcome] = []
+    # One thread for each process's BLAS, as there is a process for each CPU.
+    with parallel_config("loky", n_jobs=min(count, cpu_count()), inner_max_num_threads=1), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning, module="joblib")  # that trials are dropped after Ctrl-C
+        with _interrupts_ignored():
+            finished = Parallel(return_as="generator_unordered")(
+                delayed(_train)(trial, data, settings.backend) for trial in trials
+            )
+        try:
+            with closing(settings.track(finished, what, total=count)) as shown:
+                outcomes.extend(shown)
+        except KeyboardInterrupt:
+            finished.close()
+            if not outcomes:
+                raise
+    return sorted(outcomes, key=lambda outcome: (-outcome.validation[-1], outcome.trial.number)), count
+
+
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """Processes that are started now go on ignoring Ctrl-C: it is for the one that started them, which stops them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _train(trial: Trial, data: Data, backend: str) -> Outcome:
+    network = MultiLayerNet(784, HIDDEN, 10, weight_decay_lambda=trial.weight_decay, seed=trial.seed)
+    trainer = Trainer(
+        network,
+        data.x_train[HELD_OUT:],
+        data.t_train[HELD_OUT:],
+        data.x_train[:HELD_OUT],
+        data.t_train[:HELD_OUT],
+        epochs=trial.epochs,
+        mini_batch_size=100,
+        optimizer=Settings(backend=backend).optimizer("sgd", lr=trial.lr),
+        verbose=False,
+        seed=trial.seed,
+    )
+    trainer.train()
+    return Outcome(trial, np.array(trainer.train_acc_list), np.array(trainer.test_acc_list))
+
+
+def _narrow(outcomes: list[Outcome]) -> Ranges:
+    """The ranges that the best tenth of the trials spans."""
+    best = [outcome.trial for outcome in outcomes[: max(len(outcomes) // 10, 3)]]
+    rates, decays = [trial.lr for trial in best], [trial.weight_decay for trial in best]
+    return Ranges((min(rates), max(rates)), (min(decays), max(decays)))
+
+
+def _draw(outcomes: list[Outcome]) -> Figure:
+    figure = new_figure(14, 9.5, f"The best {len(outcomes)} trials: validation and training accuracy by epoch")
+    panels = figure.subplots(4, 5, sharex=True, sharey=True)
+    for rank, (axes, (trial, train, validation)) in enumerate(zip(panels.flat, outcomes, strict=False), start=1):
+        axes.plot(validation, color=BLUE, lw=2, label="validation data")
+        axes.plot(train, color=RED, lw=1.5, ls="--", label="training data")
+        finish(axes, ylim=(0, 1.02), xlim=(0, len(train) - 1))
+        axes.set_title(f"{rank}: lr {trial.lr:.1e}, decay {trial.weight_decay:.0e}", fontsize=10)
+    for axes in figure.axes[len(outcomes) :]:
+        axes.set_visible(False)
+    for axes in panels[-1]:
+        axes.set_xlabel("epoch")
+    figure.supylabel("accuracy")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return figure
