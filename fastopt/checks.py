@@ -89,6 +89,28 @@ def thread_count(owner: str, value: Any, most: int) -> int:
     return int(value)
 
 
+def is_hyperparameter(name: Any) -> bool:
+    """Whether some optimizer has a hyperparameter of that name."""
+    return name in RANGES or name in CHOICES
+
+
+def mismatch(owner: str, source: str, differences: dict[str, list[Any]], mine: Any, found: Any) -> str:
+    """What differs between an optimizer and a checkpoint; `mine` and `found` are layouts by key."""
+    parts = []
+    if differences["missing"]:
+        parts.append(f"it has no {_names(differences['missing'])}")
+    if differences["unexpected"]:
+        parts.append(f"it has {_names(differences['unexpected'])}, which the optimizer has not")
+    if differences["settings"]:
+        parts.append(f"it has the settings {', '.join(differences['settings'])}, which {owner} has not")
+    parts += [
+        f"{key!r} is {found[key].dtype} of shape {found[key].shape} in it and {mine[key].dtype} of shape "
+        f"{mine[key].shape} here"
+        for key in differences["reshaped"][:8]
+    ]
+    return f"{owner}: {source} does not fit: {'; '.join(parts)}. strict=False loads what fits"
+
+
 def in_use(owner: str) -> str:
     return (
         f"{owner}: update() was called while the same optimizer is in the middle of a step, in another thread or in a "

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import os
 from dataclasses import fields
 from typing import Any, ClassVar
 
-from fastopt import checks
+from fastopt import checkpoint, checks
 from fastopt.kernels import RULES
 from fastopt.plan import BARE, Plan
 from fastopt.state import State
@@ -81,6 +82,78 @@ class Optimizer:
                     own.update(_plan=plan, _steps=step, _state=plan.state if plan.state.slots else None)
         finally:
             del own["_stepping"]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Rule, hyperparameters, step count and state by slot and key, as copies.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastopt import Momentum
+        >>> optimizer = Momentum(lr=0.1)
+        >>> optimizer.update({"W": np.ones(2)}, {"W": np.ones(2)})
+        >>> optimizer.state_dict()["state"]
+        {'v': {'W': array([-0.1, -0.1])}}
+        """
+        return checkpoint.state_dict(self)
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True) -> checkpoint.Mismatch:
+        """Takes settings, step count and state from what `state_dict` returned, by name, as copies.
+
+        An optimizer that has not stepped yet takes all state. One that has keeps its keys, shapes and dtypes: with
+        `strict` all must fit; without it what fits is loaded, and what did not is returned.
+
+        Raises
+        ------
+        CheckpointError
+            (a ValueError) if something does not fit, says what; the optimizer is then as it was.
+        """
+        return checkpoint.load_state_dict(self, state_dict, strict)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes what `state_dict` returns to one file, which holds no code.
+
+        It is written beside (`path` with `.tmp` appended), synced to the disk and renamed: whenever the process is
+        killed, `path` is the old file or the new one. Two processes must not save to one path at a time.
+
+        Raises
+        ------
+        CheckpointError
+            if a key is neither text nor a number nor a tuple of them.
+        OSError
+            if the file cannot be written.
+        ImportError
+            without safetensors: `pip install 'fastopt[checkpoints]'`.
+
+        Examples
+        --------
+        >>> import numpy as np, os, tempfile
+        >>> from fastopt import Adam
+        >>> optimizer, params = Adam(lr=0.1), {"W": np.ones(2)}
+        >>> optimizer.update(params, {"W": np.ones(2)})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     optimizer.save(os.path.join(folder, "adam.safetensors"))
+        ...     resumed = Adam()
+        ...     mismatch = resumed.load(os.path.join(folder, "adam.safetensors"))
+        >>> resumed.lr, resumed.iter, resumed.m["W"]
+        (0.1, 1, array([0.1, 0.1]))
+        """
+        checkpoint.save(self, path)
+
+    def load(self, path: str | os.PathLike[str], strict: bool = True) -> checkpoint.Mismatch:
+        """Takes settings, step count and state from a file that `save` wrote, as `load_state_dict` does.
+
+        A file from a stranger cannot run code, nor take more memory than a few times its own size.
+
+        Raises
+        ------
+        CheckpointError
+            if the file is damaged, truncated, not a checkpoint, of a newer format, of another rule, or does not fit;
+            the optimizer is then as it was.
+        OSError
+            if the file cannot be read.
+        """
+        return checkpoint.load(self, path, strict)
 
     @property
     def iter(self) -> int:

@@ -1,0 +1,294 @@
+"""An optimizer's settings, step count and state as a dict of copies, and in one file.
+
+The file is in the safetensors format, which holds no code: a header in JSON, then the arrays. Its metadata say what
+the arrays are; a sha256 over all of it tells a damaged file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastopt import checks
+from fastopt.flat import Array
+from fastopt.kernels import RULES
+from fastopt.plan import BARE, layout_of
+from fastopt.state import Layout, State
+
+FORMAT = 1
+"""The version of what the file holds; one with a higher number is refused."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the text is one line."""
+
+
+class Mismatch(NamedTuple):
+    """What did not fit when state was loaded with `strict=False`; all empty if everything did."""
+
+    missing: list[Hashable]
+    """Keys that the optimizer has and the checkpoint has not; their state is what it was."""
+    unexpected: list[Hashable]
+    """Keys that the checkpoint has and the optimizer has not."""
+    reshaped: list[Hashable]
+    """Keys whose shape or dtype differs; their state is what it was."""
+    settings: list[str]
+    """Hyperparameters that the checkpoint has and the optimizer has not."""
+
+
+# -- dicts ------------------------------------------------------------------------------------------------------------
+
+
+def state_dict(optimizer: Any) -> dict[str, Any]:
+    """What `Optimizer.state_dict` returns."""
+    state = optimizer._state
+    slots: dict[str, Any] = dict.fromkeys(RULES[optimizer.rule].state)
+    if state is not None:
+        for slot, views in state.views.items():
+            copies = {key: view.copy(order="K") for key, view in views.items()}
+            slots[slot] = copies[BARE] if list(copies) == [BARE] else copies
+    settings = {name: getattr(optimizer, name) for name in optimizer._hyperparameters()}
+    return {"rule": optimizer.rule, "hyperparameters": settings, "step": optimizer.iter, "state": slots}
+
+
+def load_state_dict(optimizer: Any, saved: Any, strict: bool, source: str = "state_dict") -> Mismatch:
+    """What `Optimizer.load_state_dict` does; `source` is what error texts call it."""
+    owner = type(optimizer).__name__
+    if not isinstance(saved, Mapping) or not {"rule", "hyperparameters", "step", "state"} <= set(saved):
+        raise CheckpointError(
+            f"{owner}: {source} is not what state_dict() returns, a dict with rule, hyperparameters, step and state"
+        )
+    if saved["rule"] != optimizer.rule:
+        raise CheckpointError(
+            f"{owner}: {source} holds the state of rule {saved['rule']!r}, expected {optimizer.rule!r}; load it into "
+            "an optimizer of that rule"
+        )
+    settings = _settings(owner, saved["hyperparameters"], source)
+    state = _state(owner, saved["state"], RULES[optimizer.rule].state, source)
+    try:
+        step = checks.step_count(owner, saved["step"])
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{source}: {error}") from None
+
+    current: Mapping[Hashable, Layout] | None = None if optimizer._state is None else optimizer._state.layouts
+    layouts = {key: layout_of(array) for key, array in next(iter(state.values()), {}).items()}
+    known = optimizer._hyperparameters()
+    mismatch = Mismatch([], [], [], [name for name in settings if name not in known])
+    if current is not None:
+        mismatch.missing.extend(key for key in current if key not in layouts)
+        mismatch.unexpected.extend(key for key in layouts if key not in current)
+        mismatch.reshaped.extend(
+            key for key, layout in layouts.items() if key in current and current[key][:2] != layout[:2]
+        )
+    if strict and any(mismatch):
+        raise CheckpointError(checks.mismatch(owner, source, mismatch._asdict(), current or {}, layouts))
+
+    if current is not None:
+        layouts = dict(current)
+    loaded: State | None = None
+    if layouts:
+        loaded = State(optimizer.start_values(), layouts)
+        for slot, views in loaded.views.items():
+            for key, view in views.items():
+                fits = key in state[slot] and key not in mismatch.reshaped
+                view[...] = state[slot][key] if fits else optimizer._state.views[slot][key]
+    new = {name: value for name, value in settings.items() if name in known}
+    optimizer.__dict__.update(new, _steps=step, _state=loaded, _plan=None)  # all at once
+    return mismatch
+
+
+def _settings(owner: str, settings: Any, source: str) -> dict[str, Any]:
+    if not isinstance(settings, Mapping):
+        raise CheckpointError(f"{owner}: hyperparameters in {source} are {type(settings).__name__}, expected a dict")
+    try:
+        return {
+            str(name): checks.hyperparameter(owner, name, value) if checks.is_hyperparameter(name) else value
+            for name, value in settings.items()
+        }
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{source}: {error}") from None
+
+
+def _state(owner: str, slots: Any, expected: tuple[str, ...], source: str) -> dict[str, dict[Hashable, Array]]:
+    """{slot: {key: array}}, each slot with the same keys, shapes and dtypes; without slots before the first step."""
+    if not isinstance(slots, Mapping) or set(slots) != set(expected):
+        found = list(slots) if isinstance(slots, Mapping) else type(slots).__name__
+        raise CheckpointError(f"{owner}: {source} has state {found}, expected {list(expected)}")
+    if all(value is None for value in slots.values()):
+        return {}
+    state: dict[str, dict[Hashable, Array]] = {}
+    for slot in expected:
+        arrays = {BARE: slots[slot]} if isinstance(slots[slot], np.ndarray) else slots[slot]
+        if not isinstance(arrays, Mapping):
+            raise CheckpointError(f"{owner}: {slot} in {source} is {type(arrays).__name__}, expected a dict of arrays")
+        state[slot] = dict(arrays)
+    first = state[expected[0]]
+    for slot, arrays in state.items():
+        if set(arrays) != set(first):
+            raise CheckpointError(f"{owner}: {slot} and {expected[0]} in {source} have different keys")
+        for key, array in arrays.items():
+            if not isinstance(array, np.ndarray) or array.dtype not in checks.DTYPES:
+                found = f"dtype {array.dtype}" if isinstance(array, np.ndarray) else f"type {type(array).__name__}"
+                raise CheckpointError(f"{owner}: {slot}[{key!r}] in {source} has {found}, expected float32 or float64")
+            if (array.shape, array.dtype) != (first[key].shape, first[key].dtype):
+                raise CheckpointError(
+                    f"{owner}: {slot}[{key!r}] in {source} is {array.dtype} of shape {array.shape}, "
+                    f"{expected[0]}[{key!r}] is {first[key].dtype} of shape {first[key].shape}; both must be alike"
+                )
+    return state
+
+
+# -- files ------------------------------------------------------------------------------------------------------------
+
+
+def save(optimizer: Any, path: str | os.PathLike[str]) -> None:
+    """What `Optimizer.save` does."""
+    safetensors = _library()
+    path = Path(path)
+    tensors, metadata = _pack(type(optimizer).__name__, state_dict(optimizer))
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(safetensors.save(tensors, metadata))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if os.name == "posix":  # the new name is on the disk too
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def load(optimizer: Any, path: str | os.PathLike[str], strict: bool) -> Mismatch:
+    """What `Optimizer.load` does."""
+    safetensors = _library()
+    content = Path(path).read_bytes()  # not mapped into memory: a file that shrinks meanwhile would end the process
+    name = os.fspath(path)
+    try:
+        tensors = safetensors.load(content)
+        metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {})
+    except Exception as error:
+        raise CheckpointError(f"{name} is damaged, or no checkpoint of fastopt ({_one_line(error)})") from None
+    try:
+        saved = _unpack(tensors, metadata, name)
+    except (KeyError, TypeError, ValueError, RecursionError, OverflowError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{name} is no checkpoint of fastopt ({_one_line(error)})") from None
+    return load_state_dict(optimizer, saved, strict, name)
+
+
+def _library() -> Any:
+    try:
+        import safetensors.numpy
+    except ImportError:
+        raise ImportError("saving and loading need safetensors: pip install 'fastopt[checkpoints]'") from None
+    return safetensors.numpy
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+
+
+def _pack(owner: str, saved: dict[str, Any]) -> tuple[dict[str, Array], dict[str, str]]:
+    """Arrays by name and metadata as text. The name of an array is its slot, a slash and its key as JSON."""
+    from fastopt import __version__
+
+    tensors: dict[str, Array] = {}
+    keys: list[Any] | None = None
+    fortran: list[int] = []
+    for slot, value in saved["state"].items():
+        if isinstance(value, np.ndarray):
+            tensors[slot], keys = np.ascontiguousarray(value).reshape(value.shape), None
+            fortran = [0] if layout_of(value).order == "F" else []
+        elif value is not None:
+            keys = [_encoded(owner, key) for key in value]
+            for encoded, array in zip(keys, value.values(), strict=True):
+                tensors[f"{slot}/{json.dumps(encoded)}"] = np.ascontiguousarray(array).reshape(array.shape)
+            fortran = [number for number, array in enumerate(value.values()) if layout_of(array).order == "F"]
+    metadata = {
+        "format": str(FORMAT),
+        "fastopt": __version__,
+        "rule": saved["rule"],
+        "step": str(saved["step"]),
+        "hyperparameters": json.dumps(saved["hyperparameters"]),
+        "keys": json.dumps(keys),
+        "fortran": json.dumps(fortran),
+    }
+    return tensors, {**metadata, "checksum": _checksum(tensors, metadata)}
+
+
+def _unpack(tensors: dict[str, Array], metadata: Any, name: str) -> dict[str, Any]:
+    """What `_pack` was given; raises some error where it was not `_pack` that made it."""
+    if not isinstance(metadata, dict) or not str(metadata.get("format", "")).isdecimal():
+        raise CheckpointError(f"{name} is a safetensors file but no checkpoint of fastopt: it names no format")
+    if int(metadata["format"]) > FORMAT:
+        raise CheckpointError(
+            f"{name} is of format {metadata['format']}, written by fastopt {metadata.get('fastopt')}; this version "
+            f"reads formats up to {FORMAT}: update fastopt"
+        )
+    checksum = metadata.pop("checksum", None)
+    if checksum != _checksum(tensors, metadata):
+        raise CheckpointError(f"{name} is damaged: its checksum is not that of its content; take another copy")
+    keys = json.loads(metadata["keys"])
+    fortran = set(json.loads(metadata["fortran"]))
+    decoded = [BARE] if keys is None else [_decoded(key) for key in keys]
+    names = [""] if keys is None else [f"/{json.dumps(key)}" for key in keys]
+    state: dict[str, Any] = {}
+    if metadata["rule"] not in RULES:
+        raise CheckpointError(f"{name} holds the state of rule {metadata['rule']!r}, which this version does not know")
+    for slot in RULES[metadata["rule"]].state:
+        if keys is None and not tensors:
+            state[slot] = None
+            continue
+        arrays = {key: tensors.pop(slot + name) for key, name in zip(decoded, names, strict=True)}
+        arrays = {
+            key: np.asfortranarray(array) if number in fortran else array
+            for number, (key, array) in enumerate(arrays.items())
+        }
+        state[slot] = arrays[BARE] if keys is None else arrays
+    if tensors:
+        raise CheckpointError(f"{name} is no checkpoint of fastopt: it holds {', '.join(sorted(tensors)[:8])} besides")
+    return {
+        "rule": metadata["rule"],
+        "hyperparameters": json.loads(metadata["hyperparameters"]),
+        "step": int(metadata["step"]),
+        "state": state,
+    }
+
+
+def _checksum(tensors: dict[str, Array], metadata: dict[str, str]) -> str:
+    """sha256 over all names, dtypes, shapes, bytes and texts, in an order that the file does not decide."""
+    digest = hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
+    for name in sorted(tensors):
+        array = tensors[name]
+        digest.update(json.dumps([name, array.dtype.name, array.shape]).encode())
+        digest.update(np.ascontiguousarray(array).data if array.size else b"")
+    return digest.hexdigest()
+
+
+def _encoded(owner: str, key: Hashable) -> Any:
+    """A key as JSON can write it: tuples become lists."""
+    if isinstance(key, tuple):
+        return [_encoded(owner, part) for part in key]
+    if key is None or isinstance(key, str | int | float):
+        return key
+    raise CheckpointError(
+        f"{owner}: the key {key!r} of type {type(key).__name__} cannot be saved; name parameters by text, numbers or "
+        "tuples of them"
+    )
+
+
+def _decoded(key: Any) -> Hashable:
+    return tuple(_decoded(part) for part in key) if isinstance(key, list) else key
