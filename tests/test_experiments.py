@@ -12,7 +12,7 @@ import pytest
 
 from fastopt import cli
 from fastopt.experiments import NAMES
-from fastopt.experiments.experiment import Experiment, experiment
+from fastopt.experiments.experiment import Experiment, Settings, experiment
 from fastopt.nn import DataError, mnist
 from tests.test_cli import run as command
 
@@ -87,6 +87,8 @@ def test_settings_that_are_wrong(tmp_path):
         TypeError, match="ravine has no setting 'refine'; it has seed, quick, backend, data, out, console"
     ):
         run(refine=True)
+    with pytest.raises(TypeError, match="ravine: quick must be True or False, got 'no'"):
+        run(quick="no")
     with pytest.raises(DataError, match="is not a folder"):
         run(data=tmp_path / "nowhere")
     (tmp_path / "ravine.png").mkdir()
@@ -111,6 +113,45 @@ def test_one_experiment(capsys, tmp_path):
 def test_list(capsys):
     status, out, err = command(capsys, "experiment", "--list")
     assert status == 0 and err == "" and [line.split()[0] for line in out.splitlines()] == list(NAMES)
+
+
+def test_run_shows_its_settings_and_can_be_sent_to_another_process():
+    import inspect
+    import pickle
+
+    from fastopt.experiments import optimizers_sigmoid
+
+    names = list(inspect.signature(optimizers_sigmoid.run).parameters)
+    assert names == ["seed", "quick", "backend", "data", "out", "console", "as_printed"]
+    assert (
+        "prints an accuracy of 0.93" in optimizers_sigmoid.run.__doc__
+        and "seed : int" in optimizers_sigmoid.run.__doc__
+    )
+    assert pickle.loads(pickle.dumps(optimizers_sigmoid.run)) is optimizers_sigmoid.run
+
+
+def test_a_run_on_the_subset_says_so():
+    with pytest.warns(
+        UserWarning, match="the MNIST subset that comes with fastopt .* 6,000 training and 1,500 test digits"
+    ):
+        assert len(Settings().data.x_train) == 6000
+    result = experiment("weight-decay")(quick=True)
+    assert result.data.startswith("the MNIST subset")
+
+
+def test_a_folder_with_brackets(capsys, tmp_path):
+    status, out, err = command(capsys, "experiment", "ravine", "--out", "[/x] [red]")
+    assert status == 0 and err == "" and "picture: [/x] [red]/ravine.png" in out
+    assert (tmp_path / "[/x] [red]" / "ravine.png").is_file()
+
+
+def test_files_that_cannot_be_written_are_found_first(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(cli, "EXPERIMENTS", ("ravine", "activations"))
+    for name in ("activations.csv", "index.html"):
+        (tmp_path / name).mkdir()
+        status, out, err = command(capsys, "experiment", "all", "--quick", "--out", str(tmp_path))
+        assert status == 2 and name in err and out == ""
+        (tmp_path / name).rmdir()
 
 
 def test_all_writes_an_index(capsys, monkeypatch, tmp_path):
@@ -153,21 +194,23 @@ INTERRUPTED = """
 import os, signal, sys
 from fastopt import cli
 from fastopt.experiments.experiment import Settings
-track = Settings.track
+track, number = Settings.track, 0
 def interrupted(self, things, what, total=None):
-    for number, thing in enumerate(track(self, things, what, total), start=1):
+    global number
+    for thing in track(self, things, what, total):
         yield thing
+        number += 1
         if number == int(sys.argv[1]):
             os.killpg(0, signal.SIGINT)  # as the terminal does: to all processes
             signal.sigtimedwait([], 5)
 Settings.track = interrupted
-sys.exit(cli.main(["experiment", sys.argv[2], "--quick", "--out", "here"]))
+sys.exit(cli.main(["experiment", *sys.argv[2:], "--quick", "--out", "here"]))
 """
 
 
-def interrupt(name, after, folder):
+def interrupt(name, after, folder, *options):
     return subprocess.run(
-        [sys.executable, "-c", INTERRUPTED, str(after), name],
+        [sys.executable, "-c", INTERRUPTED, str(after), name, *options],
         capture_output=True,
         text=True,
         cwd=folder,
@@ -180,9 +223,18 @@ def interrupt(name, after, folder):
 def test_interrupted_search_keeps_what_is_finished(tmp_path):
     process = interrupt("hyperparameters", 7, tmp_path)
     assert process.returncode == 130 and process.stderr == "", process.stderr
-    assert re.search(r"Stopped after [78] of 24 trials\. The best of [78] trials", process.stdout)
+    assert re.search(r"Stopped by Ctrl-C\. The best of [78] trials", process.stdout)
+    assert "search next" not in process.stdout
     assert 8 <= len((tmp_path / "here" / "hyperparameters.csv").read_text().splitlines()) <= 9
     assert (tmp_path / "here" / "hyperparameters.png").stat().st_size > 10_000
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="POSIX")
+def test_interrupted_second_search_keeps_the_first(tmp_path):
+    process = interrupt("hyperparameters", 25, tmp_path, "--refine")
+    assert process.returncode == 130 and process.stderr == "", process.stderr
+    assert re.search(r"Stopped by Ctrl-C\. The best of (25|26) trials", process.stdout)
+    assert 26 <= len((tmp_path / "here" / "hyperparameters.csv").read_text().splitlines()) <= 27
 
 
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="POSIX")
@@ -229,9 +281,9 @@ def test_activation_figures():
 def test_optimizers_mnist_figures(seed):
     _, rows = full("optimizers-mnist", seed)
     loss = {name: row[1] for name, row in rows.items()}
-    assert 0.12 < loss["SGD"] < 0.25  # the material: about 0.16
+    assert 0.17 < loss["SGD"] < 0.25  # measured 0.20 to 0.22; the material, a single point: about 0.16
     assert all(value < 0.6 * loss["SGD"] for name, value in loss.items() if name != "SGD")
-    assert min(loss, key=loss.get) == "AdaGrad" and 0.01 < loss["AdaGrad"] < 0.04  # about 0.02
+    assert min(loss, key=loss.get) == "AdaGrad" and 0.02 < loss["AdaGrad"] < 0.04  # 0.028 to 0.035; about 0.02
 
 
 @pytest.mark.slow
@@ -274,13 +326,16 @@ def test_weight_init_figures(seed):
     _, rows = full("weight-init", seed)
     loss = {name: row[0] for name, row in rows.items()}
     assert loss["std 0.01"] == pytest.approx(2.30, abs=0.01)
-    assert 0.12 < loss["He"] < 0.24 and loss["He"] < loss["Xavier"] < 0.35  # about 0.16 and 0.21
+    # Measured with six seeds, as with the book's own lines: 0.20 to 0.22 and 0.28 to 0.31. The material has a single
+    # point of a smoothed curve, about 0.16 and 0.21.
+    assert 0.17 < loss["He"] < 0.25 and 0.24 < loss["Xavier"] < 0.35 and loss["He"] < 0.8 * loss["Xavier"]
 
 
 @pytest.mark.slow
 @needs_all_data
-def test_batchnorm_figures():
-    result, _ = full("batchnorm")
+@pytest.mark.parametrize("seed", [0, 1])
+def test_batchnorm_figures(seed):
+    result, _ = full("batchnorm", seed)
     ends = [(float(with_it), float(without)) for _, with_it, without in result.rows]
     assert len(ends) == 16 and sum(a > b for a, b in ends) >= 13  # nearly always
     assert 1 <= sum(without > 0.5 for _, without in ends) <= 4  # only at good scales
@@ -288,19 +343,22 @@ def test_batchnorm_figures():
 
 @pytest.mark.slow
 @needs_all_data
-def test_weight_decay_figures():
-    _, rows = full("weight-decay")
-    (train, test, gap), (decayed_train, _, decayed_gap) = (row[-3:] for row in rows.values())
-    assert train > 0.98 and 0.69 < test < 0.78
-    assert decayed_train < 0.97 and decayed_gap < gap - 0.03
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_weight_decay_figures(seed):
+    _, rows = full("weight-decay", seed)
+    (train, test, gap), (decayed_train, decayed_test, decayed_gap) = (row[-3:] for row in rows.values())
+    assert train > 0.98 and 0.7 < test < 0.79  # measured 0.75 to 0.77; the material: 0.7 to 0.76
+    assert 0.8 < decayed_train < 0.97 and 0.65 < decayed_test and decayed_gap < gap - 0.03
 
 
 @pytest.mark.slow
 @needs_all_data
-def test_dropout_figures():
-    _, rows = full("dropout")
-    (train, _, gap), (_, _, dropped_gap) = (row[-3:] for row in rows.values())
+@pytest.mark.parametrize("seed", [0, 1])
+def test_dropout_figures(seed):
+    _, rows = full("dropout", seed)
+    (train, _, gap), (dropped_train, dropped_test, dropped_gap) = (row[-3:] for row in rows.values())
     assert train > 0.98 and dropped_gap < gap - 0.05
+    assert 0.5 < dropped_train < 0.98 and dropped_test > 0.4  # it learns, more slowly
 
 
 @pytest.mark.slow
@@ -309,7 +367,9 @@ def test_hyperparameters_figures():
     result, _ = full("hyperparameters")
     best = result.curves["lr"][:10]
     assert len(result.curves["lr"]) == 100 and (best > 1e-3).all() and (best < 1e-2).all()
-    refined, _ = full("hyperparameters", refine=True)
-    assert refined.curves["lr"].min() >= best.min() and refined.curves["lr"].max() <= best.max()
-    accuracy = [curves["validation accuracy epoch 49"] for curves in (result.curves, refined.curves)]
-    assert np.median(accuracy[1]) > np.median(accuracy[0]) + 0.2
+    refined = full("hyperparameters", refine=True)[0].curves
+    second = refined["search"] == 2
+    assert second.sum() == len(second) - 100 == 100
+    assert refined["lr"][second].min() >= best.min() and refined["lr"][second].max() <= best.max()
+    accuracy = refined["validation accuracy epoch 49"]
+    assert np.median(accuracy[second]) > np.median(accuracy[~second]) + 0.2

@@ -12,7 +12,7 @@ from fastopt.nn import DataError, load_mnist, mnist
 
 
 def test_the_shipped_subset_is_balanced():
-    (x, t), (x_test, t_test) = load_mnist()
+    (x, t), (x_test, t_test) = load_mnist(directory=mnist.SUBSET)
     assert x.shape == (6000, 784) and x_test.shape == (1500, 784) and x.dtype == np.float32
     assert x.min() == 0 and x.max() == 1
     assert np.bincount(t).tolist() == [600] * 10 and np.bincount(t_test).tolist() == [150] * 10
@@ -21,8 +21,23 @@ def test_the_shipped_subset_is_balanced():
 
 
 def test_forms_of_the_data():
-    (x, t), _ = load_mnist(normalize=False, flatten=False, one_hot_label=True)
+    (x, t), _ = load_mnist(directory=mnist.SUBSET, normalize=False, flatten=False, one_hot_label=True)
     assert x.shape == (6000, 1, 28, 28) and x.dtype == np.uint8 and t.shape == (6000, 10) and (t.sum(axis=1) == 1).all()
+
+
+def test_arrays_are_the_callers():
+    for options in ({}, {"normalize": False}, {"one_hot_label": True}):
+        for x, t in load_mnist(directory=mnist.SUBSET, **options):
+            x[0] = 0
+            t[0] = 0
+
+
+def test_it_says_so_where_there_is_the_subset_only():
+    with pytest.warns(
+        UserWarning,
+        match="the MNIST subset that comes with fastopt .* 6,000 training and 1,500 test digits; FASTOPT_MNIST_DIR",
+    ):
+        load_mnist()
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from fastopt.nn import (
     shuffle_dataset,
     smooth_curve,
 )
+from fastopt.nn.mnist import SUBSET
 
 
 def relative_error(found, expected):
@@ -37,8 +38,9 @@ LAYERS = {
 }
 
 
+@pytest.mark.parametrize("train", [True, False])
 @pytest.mark.parametrize("name", LAYERS)
-def test_layer_agrees_with_differences(name, rng):
+def test_layer_agrees_with_differences(name, train, rng):
     params = {key: rng.standard_normal(shape) for key, shape in PARAMS.items()}
     layer, x = LAYERS[name](params), 2 * rng.standard_normal((9, 5))
     weights = rng.standard_normal(layer.forward(x, train=True).shape)  # of the outputs in the loss
@@ -47,7 +49,7 @@ def test_layer_agrees_with_differences(name, rng):
     def loss(_):
         if name == "Dropout":
             layer.rng.bit_generator.state = before
-        return float((weights * layer.forward(x, train=True)).sum())
+        return float((weights * layer.forward(x, train)).sum())
 
     loss(x)
     out = {key: np.full(shape, np.nan) for key, shape in PARAMS.items()}
@@ -167,7 +169,7 @@ def test_numerical_gradient_wants_float64():
 @pytest.mark.parametrize("activation", ["relu", "sigmoid"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_no_other_dtype_creeps_in(name, activation, dtype, rng):
-    network = make(name, activation, dtype, weight_decay_lambda=0.1)
+    network = make(name, activation, dtype, weight_decay_lambda=np.float64(0.1))
     x, t = rng.standard_normal((9, 5)), rng.integers(0, 4, 9)  # float64 inputs in a float32 network
     for train in (True, False):
         value = network.predict(x, train)
@@ -223,7 +225,7 @@ def test_initial_weights():
 
 @pytest.mark.parametrize("name", ["plain", "both"])
 def test_trainer(name, capsys):
-    (x, t), (x_test, t_test) = load_mnist()
+    (x, t), (x_test, t_test) = load_mnist(directory=SUBSET)
     kind, extras = NETWORKS[name]
     network = kind(784, [50], 10, seed=0, **extras)
     trainer = Trainer(
@@ -298,6 +300,17 @@ def trainer(network=None, x=X, t=T, x_test=X, t_test=T, **settings):
     return Trainer(network or make("plain"), x, t, x_test, t_test, **{"mini_batch_size": 2, **settings})
 
 
+def into(out):
+    network = make("plain")
+    return network.gradient(X, T, out=out(network))
+
+
+def accident():
+    network = make("plain", dtype="float32")
+    network.params["W1"] = network.params["W1"] - np.float64(0.1) * np.ones((5, 7))
+    return network.gradient(X, T)
+
+
 MISTAKES = {
     "input size": (lambda: gradient(np.zeros((6, 3))), ValueError, r"x has shape \(6, 3\), expected \(batch, 5\).*input_size that the data have"),
     "images": (lambda: gradient(np.zeros((6, 1, 1, 5))), ValueError, r"x\.reshape\(len\(x\), -1\)"),
@@ -331,6 +344,17 @@ MISTAKES = {
     "test inputs without labels": (lambda: trainer(t_test=T[:5]), ValueError, "test data: 6 inputs and 5 labels"),
     "shuffled halves": (lambda: shuffle_dataset(X, T[:5]), ValueError, "shuffle_dataset: 6 inputs and 5 labels"),
     "no curve": (lambda: smooth_curve([]), ValueError, r"expected numbers in a row, got an array of shape \(0,\)"),
+    "class of optimizers": (lambda: trainer(optimizer=fastopt.Adam), TypeError, "an object with update"),
+    "epochs": (lambda: trainer(epochs=-1), ValueError, "epochs must be a whole number of at least 1, got -1"),
+    "samples": (lambda: trainer(evaluate_sample_num_per_epoch=0), ValueError, "evaluate_sample_num_per_epoch must be a whole number"),
+    "no test data": (lambda: trainer(x_test=X[:0], t_test=T[:0]), ValueError, "test data: there are no inputs"),
+    "negative decay": (lambda: MultiLayerNet(3, [2], 2, weight_decay_lambda=-1), ValueError, "weight_decay_lambda must be a number of at least 0, got -1"),
+    "initialisation of nothing": (lambda: MultiLayerNet(3, [2], 2, weight_init_std=None), ValueError, "weight_init_std must be a number of at least 0, got None"),
+    "gradients into params": (lambda: into(lambda network: network.params), ValueError, r"out shares memory with params\['W1'\]"),
+    "gradients into nothing": (lambda: into(lambda network: {}), ValueError, "out must have the names W1, b1"),
+    "gradients of another dtype": (lambda: into(lambda network: fastopt.flatten(network.params, "float32")), ValueError, r"out\['W1'\] must be float64 of shape \(5, 7\), got float32"),
+    "gradients into lists": (lambda: into(lambda network: {key: [] for key in network.params}), TypeError, r"out\['W1'\] must be an array, got list"),
+    "float64 by accident": (lambda: accident(), ValueError, r"params\['W1'\] must be float32 of shape \(5, 7\), got float64 of shape \(5, 7\); write into the arrays in place"),
     "params of another size": (lambda: setattr(make("plain"), "params", MultiLayerNet(5, [7], 4).params), ValueError, "W3, b3; 'W3', 'b3' is missing|'W3', 'b3' is missing or too many"),
     "params of another shape": (lambda: setattr(make("plain"), "params", MultiLayerNet(5, [7, 7], 4, dtype="float64").params), ValueError, r"params\['W2'\] must be float64 of shape \(7, 6\), got float64 of shape \(7, 7\)"),
     "params of another dtype": (lambda: setattr(make("plain"), "params", make("plain", dtype="float32").params), ValueError, "must be float64 .*, got float32"),

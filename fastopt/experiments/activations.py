@@ -15,13 +15,14 @@ from fastopt.nn.layers import Array, Relu, Sigmoid
 SAMPLES, WIDTH, LAYERS = 1000, 100, 5
 INITS = {"std 1": 1.0, "std 0.01": 0.01, "Xavier": (1 / WIDTH) ** 0.5, "He": (2 / WIDTH) ** 0.5}
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "sigmoid": Sigmoid().forward,
-    "ReLU": Relu().forward,
+    "sigmoid": lambda x: Sigmoid().forward(x),
+    "ReLU": lambda x: Relu().forward(x),
     "tanh": np.tanh,
 }
 RANGES = {"sigmoid": (0.0, 1.0), "ReLU": (0.0, 3.0), "tanh": (-1.0, 1.0)}
 COLORS = {"sigmoid": BLUE, "ReLU": ORANGE, "tanh": GREEN}
 BINS = 40
+NEAR = 0.005  # what counts as at zero, or at a limit
 CUT = 0.15  # the share of all values at which a bar in the picture has its full height
 
 
@@ -43,18 +44,29 @@ def run(settings: Settings) -> Result:
                 counts, _ = np.histogram(np.clip(values, *RANGES[activation]), BINS, RANGES[activation])
                 curves[f"{activation} {init} layer {layer}"] = counts / values.size
                 deviations.append(values.std())
-            edge = np.isin(np.clip(np.round(values, 2), *RANGES[activation]), (-1, 0, 1)).mean()
-            rows.append((activation, init, f"{deviations[0]:.2g}", f"{deviations[-1]:.2g}", f"{edge:.0%}"))
-    saturated = next(row[-1] for row in rows if row[:2] == ("sigmoid", "std 1"))
-    bunched = next(row[-2] for row in rows if row[:2] == ("sigmoid", "std 0.01"))
-    relu = {row[1]: row[-2] for row in rows if row[0] == "ReLU"}
+            low, high = RANGES[activation]
+            saturated = ((values < low + NEAR) | (values > high - NEAR)).mean()
+            zero = (np.abs(values) < NEAR).mean()
+            rows.append(
+                (
+                    activation,
+                    init,
+                    f"{deviations[0]:.2g}",
+                    f"{deviations[-1]:.2g}",
+                    "-" if activation == "ReLU" else f"{saturated:.0%}",
+                    "-" if activation == "sigmoid" else f"{zero:.0%}",
+                )
+            )
+    table = {row[:2]: row for row in rows}
+    at_limits, bunched = table["sigmoid", "std 1"][4], table["sigmoid", "std 0.01"][3]
+    relu = {init: table["ReLU", init][3] for init in INITS}
     return Result(
         title="Activations",
-        finding=f"In the fifth layer of a sigmoid network {saturated} of the activations sit at 0 or 1 for weights of "
+        finding=f"In the fifth layer of a sigmoid network {at_limits} of the activations sit at 0 or 1 for weights of "
         f"deviation 1, and for 0.01 all bunch at 0.5 (deviation {bunched}); Xavier's weights keep them spread, He's do "
         f"so for ReLU (deviation {relu['He']} against {relu['Xavier']}).",
         curves=curves,
-        header=("activation", "weights", "deviation in layer 1", f"in layer {LAYERS}", "at 0 or ±1"),
+        header=("activation", "weights", "deviation in layer 1", f"in layer {LAYERS}", "saturated", "zero"),
         rows=rows,
         draw=partial(_draw, curves),
     )
@@ -79,6 +91,8 @@ def _draw(curves: dict[str, Array]) -> Figure:
             axes.set(xlim=(low - width, high + width), ylim=(0, LAYERS))
             axes.set_yticks(np.arange(LAYERS) + 0.4, [str(LAYERS - layer) for layer in range(LAYERS)])
             axes.tick_params(axis="y", length=0)
+            if activation == "ReLU":
+                axes.set_xticks([0, 1, 2, 3], ["0", "1", "2", "≥ 3"])
             axes.spines[["top", "right", "left"]].set_visible(False)
             if activation == "sigmoid":
                 axes.set_title(init)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import inspect
 import numbers
 from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import dataclass
-from functools import cached_property, update_wrapper
+from dataclasses import dataclass, field
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from fastopt import reference
 from fastopt.nn import MultiLayerNet
 from fastopt.nn.layers import Array
-from fastopt.nn.mnist import SUBSET, as_arrays, read_mnist
+from fastopt.nn.mnist import SUBSET, as_arrays, read_mnist, warn_of_subset
 from fastopt.optimizers import OPTIMIZERS
 
 BACKENDS = ("compiled", "reference")
@@ -46,6 +46,8 @@ class Settings:
     directory: Path | None = None
     console: Console | None = None
     """Where progress bars go, if anywhere."""
+    source: str = field(default="", init=False)
+    """Where the data came from, once they are read."""
 
     def optimizer(self, name: str, **hyperparameters: float) -> Any:
         """A new optimizer of a rule, compiled or in plain NumPy."""
@@ -60,7 +62,10 @@ class Settings:
             mnist = read_mnist(SUBSET)._replace(source="the MNIST subset that comes with fastopt")
         else:
             mnist = read_mnist(self.directory)
+        if self.console is None:
+            warn_of_subset(mnist)
         self.say(f"data: {mnist.source}")
+        object.__setattr__(self, "source", mnist.source)
         (x_train, t_train), (x_test, t_test) = as_arrays(mnist)
         return Data(x_train, t_train, x_test, t_test)
 
@@ -94,6 +99,8 @@ class Result:
     draw: Callable[[], Figure]
     """Makes the picture."""
     name: str = ""
+    data: str = ""
+    """Where the data came from, if the experiment takes any."""
     stopped: bool = False
     """Whether Ctrl-C ended it early; it holds what was finished."""
 
@@ -135,8 +142,15 @@ class Experiment:
         self.body = body
         self.name = body.__module__.rsplit(".", 1)[1].replace("_", "-")
         self.summary = str(body.__doc__).split("\n", 1)[0]
-        self.options = [name for name in inspect.signature(body).parameters if name != "settings"]
-        update_wrapper(self, body)
+        own = list(inspect.signature(body).parameters.values())[1:]
+        self.options = [option.name for option in own]
+        shared = list(inspect.signature(self.__call__).parameters.values())[:-1]
+        keyword_only = [option.replace(kind=option.KEYWORD_ONLY) for option in own]
+        self.__signature__ = inspect.Signature([*shared, *keyword_only], return_annotation="Result")
+        self.__doc__ = f"{inspect.cleandoc(body.__doc__ or '')}\n\n{inspect.cleandoc(str(Experiment.__doc__))}"
+
+    def __reduce__(self) -> Any:
+        return experiment, (self.name,)
 
     def __call__(
         self,
@@ -151,6 +165,9 @@ class Experiment:
     ) -> Result:
         if isinstance(seed, bool) or not isinstance(seed, numbers.Integral) or int(seed) < 0:
             raise ValueError(f"{self.name}: seed must be a whole number of at least 0, got {seed!r}")
+        for switch, value in {"quick": quick, **options}.items():
+            if not isinstance(value, bool):
+                raise TypeError(f"{self.name}: {switch} must be True or False, got {value!r}")
         if backend not in BACKENDS:
             raise ValueError(f"{self.name}: backend must be {' or '.join(map(repr, BACKENDS))}, got {backend!r}")
         for option in options:
@@ -164,7 +181,7 @@ class Experiment:
         if data is not None:
             _ = settings.data  # a mistake shows now, also where no data are needed
         result = self.body(settings, **options)
-        result.name = self.name
+        result.name, result.data = self.name, settings.source
         if out is not None:
             result.save(out)
         return result

@@ -22,6 +22,7 @@ from fastopt.nn.layers import Array
 SAMPLES, HELD_OUT = 500, 100
 HIDDEN = [100, 100, 100, 100, 100, 100]
 BEST = 20  # trials that are shown
+ENOUGH = 20  # trials from which on narrower ranges are proposed
 
 
 class Ranges(NamedTuple):
@@ -38,6 +39,7 @@ class Ranges(NamedTuple):
 class Trial(NamedTuple):
     """One training to be made."""
 
+    search: int
     number: int
     lr: float
     weight_decay: float
@@ -60,15 +62,31 @@ def run(settings: Settings, refine: bool = False) -> Result:
     `refine` searches a second time, inside the ranges that the best trials of the first search span. Trials run in
     processes of their own, one per CPU. Ctrl-C ends the search and keeps the trials that are finished.
     """
-    ranges = Ranges()
-    outcomes, planned = _search(settings, ranges, "trials", settings.seed)
-    if refine and len(outcomes) == planned:
+    outcomes, stopped = _search(settings, Ranges(), 1)
+    if refine and not stopped:
         ranges = _narrow(outcomes)
         settings.say(f"second search: {ranges}")
-        outcomes, planned = _search(settings, ranges, "trials inside", settings.seed + 1)
-    best, narrowed = outcomes[0], _narrow(outcomes)
-    stopped = f"Stopped after {len(outcomes)} of {planned} trials. " if len(outcomes) < planned else ""
+        more, stopped = _search(settings, ranges, 2)
+        outcomes += more
+    if not outcomes:
+        raise KeyboardInterrupt
+    outcomes.sort(key=lambda outcome: (-outcome.validation[-1], outcome.trial.search, outcome.trial.number))
+    best = outcomes[0].trial
+    rows: list[tuple[str, ...]] = []
+    for rank, (trial, train, validation) in enumerate(outcomes[:BEST], start=1):
+        settings_of_trial = f"{trial.lr:.2e}", f"{trial.weight_decay:.2e}"
+        rows.append((str(rank), *settings_of_trial, f"{train[-1]:.3f}", f"{validation[-1]:.3f}"))
+    finding = (
+        f"{'Stopped by Ctrl-C. ' if stopped else ''}The best of {len(outcomes)} trials classifies "
+        f"{outcomes[0].validation[-1]:.0%} of the held-out digits, with lr {best.lr:.1e} and weight decay "
+        f"{best.weight_decay:.1e}."
+    )
+    if len(outcomes) >= ENOUGH:
+        lr, weight_decay = _narrow(outcomes)
+        rows.append(("search next", *(f"{low:.0e} to {high:.0e}" for low, high in (lr, weight_decay)), "", ""))
+        finding += f" The best {_best_tenth(outcomes)} of them span {_narrow(outcomes)}, the ranges to search next."
     curves = {
+        "search": np.array([outcome.trial.search for outcome in outcomes]),
         "trial": np.array([outcome.trial.number for outcome in outcomes]),
         "lr": np.array([outcome.trial.lr for outcome in outcomes]),
         "weight decay": np.array([outcome.trial.weight_decay for outcome in outcomes]),
@@ -78,31 +96,28 @@ def run(settings: Settings, refine: bool = False) -> Result:
         curves |= {f"{which} accuracy epoch {epoch}": column for epoch, column in enumerate(accuracies.T)}
     return Result(
         title="Search for hyperparameters",
-        finding=f"{stopped}The best of {len(outcomes)} trials classifies {best.validation[-1]:.0%} of the held-out "
-        f"digits, with lr {best.trial.lr:.1e} and weight decay {best.trial.weight_decay:.1e}; the best tenth of them "
-        f"has {narrowed}, the ranges to search next.",
+        finding=finding,
         curves=curves,
         header=("rank", "lr", "weight decay", "train accuracy", "validation accuracy"),
-        rows=[
-            (str(rank), f"{trial.lr:.2e}", f"{trial.weight_decay:.2e}", f"{train[-1]:.3f}", f"{validation[-1]:.3f}")
-            for rank, (trial, train, validation) in enumerate(outcomes[:BEST], start=1)
-        ],
+        rows=rows,
         draw=partial(_draw, outcomes[:BEST]),
-        stopped=bool(stopped),
+        stopped=stopped,
     )
 
 
-def _search(settings: Settings, ranges: Ranges, what: str, seed: int) -> tuple[list[Outcome], int]:
-    """The outcomes of the finished trials, the best first, and how many trials were planned."""
+def _search(settings: Settings, ranges: Ranges, search: int) -> tuple[list[Outcome], bool]:
+    """The outcomes of the finished trials, the best first, and whether Ctrl-C came before the end."""
+    seed = settings.seed + search - 1
     count, epochs = (24, 30) if settings.quick else (100, 50)
     low, high = np.log10(ranges).T
     exponents = np.random.default_rng(seed).uniform(low, high, size=(count, 2))
     trials = [
-        Trial(number, float(lr), float(weight_decay), seed, epochs)
+        Trial(search, number, float(lr), float(weight_decay), seed, epochs)
         for number, (lr, weight_decay) in enumerate(10**exponents, start=1)
     ]
     data = Data(*(values[:SAMPLES] for values in settings.data))
     outcomes: list[Outcome] = []
+    stopped = False
     # One thread for each process's BLAS, as there is a process for each CPU.
     with parallel_config("loky", n_jobs=min(count, cpu_count()), inner_max_num_threads=1), warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning, module="joblib")  # that trials are dropped after Ctrl-C
@@ -111,13 +126,12 @@ def _search(settings: Settings, ranges: Ranges, what: str, seed: int) -> tuple[l
                 delayed(_train)(trial, data, settings.backend) for trial in trials
             )
         try:
-            with closing(settings.track(finished, what, total=count)) as shown:
+            with closing(settings.track(finished, f"trials of search {search}", total=count)) as shown:
                 outcomes.extend(shown)
         except KeyboardInterrupt:
+            stopped = True
             finished.close()
-            if not outcomes:
-                raise
-    return sorted(outcomes, key=lambda outcome: (-outcome.validation[-1], outcome.trial.number)), count
+    return sorted(outcomes, key=lambda outcome: (-outcome.validation[-1], outcome.trial.number)), stopped
 
 
 @contextmanager
@@ -151,25 +165,31 @@ def _train(trial: Trial, data: Data, backend: str) -> Outcome:
     return Outcome(trial, np.array(trainer.train_acc_list), np.array(trainer.test_acc_list))
 
 
+def _best_tenth(outcomes: list[Outcome]) -> int:
+    return max(len(outcomes) // 10, 3)
+
+
 def _narrow(outcomes: list[Outcome]) -> Ranges:
     """The ranges that the best tenth of the trials spans."""
-    best = [outcome.trial for outcome in outcomes[: max(len(outcomes) // 10, 3)]]
+    best = [outcome.trial for outcome in outcomes[: _best_tenth(outcomes)]]
     rates, decays = [trial.lr for trial in best], [trial.weight_decay for trial in best]
     return Ranges((min(rates), max(rates)), (min(decays), max(decays)))
 
 
 def _draw(outcomes: list[Outcome]) -> Figure:
     figure = new_figure(14, 9.5, f"The best {len(outcomes)} trials: validation and training accuracy by epoch")
-    panels = figure.subplots(4, 5, sharex=True, sharey=True)
+    columns = min(len(outcomes), 5)
+    panels = figure.subplots(-(-len(outcomes) // columns), columns, sharex=True, sharey=True, squeeze=False)
     for rank, (axes, (trial, train, validation)) in enumerate(zip(panels.flat, outcomes, strict=False), start=1):
         axes.plot(validation, color=BLUE, lw=2, label="validation data")
         axes.plot(train, color=RED, lw=1.5, ls="--", label="training data")
         finish(axes, ylim=(0, 1.02), xlim=(0, len(train) - 1))
         axes.set_title(f"{rank}: lr {trial.lr:.1e}, decay {trial.weight_decay:.0e}", fontsize=10)
-    for axes in figure.axes[len(outcomes) :]:
+    for axes in panels.flat[len(outcomes) :]:
         axes.set_visible(False)
-    for axes in panels[-1]:
+    for axes in panels.flat[: len(outcomes)][-columns:]:  # the lowest that is seen in each column
         axes.set_xlabel("epoch")
+        axes.tick_params(labelbottom=True)
     figure.supylabel("accuracy")
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure

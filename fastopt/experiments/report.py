@@ -11,7 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from fastopt.experiments.experiment import Result, experiment, files
+from fastopt.experiments.experiment import Result, check_writable, experiment, files
 
 INDEX = "index.html"
 
@@ -39,6 +39,10 @@ def main(names: Sequence[str], out: Path, index: bool, settings: dict[str, Any],
     `options` go to those experiments that have them. With `index` a page that shows all pictures is written.
     """
     console, results = Console(), []
+    for path in (path for name in names for path in files(out, name)):
+        check_writable(path)
+    if index:
+        check_writable(out / INDEX)
     try:
         for name in names:
             run = experiment(name)
@@ -57,7 +61,7 @@ def main(names: Sequence[str], out: Path, index: bool, settings: dict[str, Any],
         if index and results:
             text = ", ".join(f"{name}: {value}" for name, value in settings.items() if value is not None)
             (out / INDEX).write_text(page(results, text), encoding="utf-8")
-            console.print(f"all pictures: {out / INDEX}", highlight=False, soft_wrap=True)
+            console.print(f"all pictures: {out / INDEX}", highlight=False, markup=False, soft_wrap=True)
     return True
 
 
@@ -70,7 +74,7 @@ def _show(result: Result, out: Path, console: Console) -> None:
     console.print(table)
     console.print(result.finding, highlight=False, markup=False)
     picture, curves = files(out, result.name)
-    console.print(f"picture: {picture}, curves: {curves}\n", highlight=False, soft_wrap=True)
+    console.print(f"picture: {picture}, curves: {curves}\n", highlight=False, markup=False, soft_wrap=True)
 
 
 def page(results: Sequence[Result], settings: str) -> str:
@@ -85,6 +89,6 @@ def page(results: Sequence[Result], settings: str) -> str:
             f'<h2 id="{result.name}">{escape(result.title)}</h2>\n<p>{escape(result.finding)}</p>\n'
             f'<p><img src="{picture}" alt="{escape(result.title)}"></p>\n'
             f'<details><summary>Figures (<a href="{curves}">{curves}</a>)</summary>\n'
-            f"<table>\n{rows}\n</table></details>"
+            f"<table>\n{rows}\n</table>\n<p>{escape(result.data)}</p></details>"
         )
     return PAGE.format(settings=escape(settings), sections="\n".join(sections))

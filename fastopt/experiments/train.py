@@ -119,7 +119,7 @@ def main(
     console = Console()
     sizes = "-".join(map(str, (784, *hidden, 10)))
     title = f"{OPTIMIZERS[optimizer].__name__}, {sizes}, ReLU, batch {batch}, {dtype}"
-    console.print(data.source, highlight=False)
+    console.print(data.source, highlight=False, markup=False)
     console.print(f"{title}, {steps} steps", highlight=False)
     columns = (
         TextColumn("{task.description:>14}"),
@@ -139,7 +139,7 @@ def main(
     console.print(_table(result, dtype))
     path = picture(out, optimizer)
     plot(result, title, path)
-    console.print(f"picture: {path}", highlight=False, soft_wrap=True)
+    console.print(f"picture: {path}", highlight=False, markup=False, soft_wrap=True)
     return result
 
 

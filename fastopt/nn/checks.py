@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -89,30 +90,59 @@ def class_labels(labels: Any, rows: int, classes: int) -> Array:
     return t
 
 
-def replacement(params: Mapping[Any, Array], new: Any) -> None:
-    """`new` has the names, shapes and dtypes of `params`."""
+def replacement(expected: Mapping[Any, tuple[tuple[int, ...], np.dtype[Any]]], new: Any, what: str) -> None:
+    """`new` holds arrays of the names, shapes and dtypes that are expected."""
     if not isinstance(new, Mapping):
-        raise TypeError(f"params must be a dict of arrays, got {type(new).__name__}")
-    if set(new) != set(params):
-        difference = ", ".join(repr(name) for name in sorted(map(str, set(new) ^ set(params)))[:8])
-        raise ValueError(f"params must have the names {', '.join(params)}; {difference} is missing or too many")
-    for name, value in params.items():
-        found = np.asarray(new[name])
-        if (found.shape, found.dtype) != (value.shape, value.dtype):
+        raise TypeError(f"{what} must be a dict of arrays, got {type(new).__name__}")
+    if set(new) != set(expected):
+        difference = ", ".join(repr(name) for name in sorted(map(str, set(new) ^ set(expected)))[:8])
+        raise ValueError(f"{what} must have the names {', '.join(expected)}; {difference} is missing or too many")
+    for name, (shape, dtype) in expected.items():
+        found = new[name]
+        if not isinstance(found, np.ndarray):
+            raise TypeError(f"{what}[{name!r}] must be an array, got {type(found).__name__}; convert it: np.array(...)")
+        if (found.shape, found.dtype) != (shape, dtype):
             raise ValueError(
-                f"params[{name!r}] must be {value.dtype} of shape {value.shape}, got {found.dtype} of shape "
-                f"{found.shape}; make a network of these sizes"
+                f"{what}[{name!r}] must be {dtype} of shape {shape}, got {found.dtype} of shape {found.shape}; write "
+                "into the arrays in place, or make a network of these sizes and this dtype"
             )
 
 
-def same_length(x: Array, t: Array, what: str) -> None:
-    if len(x) != len(t):
-        raise ValueError(f"{what}: {len(x)} inputs and {len(t)} labels; there must be a label for each input")
+def gradients_out(expected: Mapping[Any, Any], params: Mapping[Any, Array], out: Any) -> None:
+    """`out` can take the gradients of `params`."""
+    replacement(expected, out, "out")
+    for name, value in params.items():
+        if any(np.may_share_memory(value, out[other]) for other in expected):
+            raise ValueError(
+                f"out shares memory with params[{name!r}]; hand in arrays of its own, such as fastopt.flatten(params)"
+            )
+
+
+def not_negative(what: str, value: Any) -> float:
+    """A Python float: np.float64 would drag float32 arrays through float64."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= float(value) < math.inf:
+        raise ValueError(f"{what} must be a number of at least 0, got {value!r}")
+    return float(value)
+
+
+def whole_number(what: str, value: Any, least: int = 1) -> int:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or int(value) < least:
+        raise ValueError(f"{what} must be a whole number of at least {least}, got {value!r}")
+    return int(value)
+
+
+def same_length(x: Any, t: Any, what: str) -> tuple[Array, Array]:
+    """Both as arrays, with a label for each input."""
+    x, t = np.asarray(x), np.asarray(t)
+    if x.ndim == 0 or t.ndim == 0 or len(x) != len(t):
+        found = [values.shape[0] if values.ndim else 0 for values in (x, t)]
+        raise ValueError(f"{what}: {found[0]} inputs and {found[1]} labels; there must be a label for each input")
+    if len(x) == 0:
+        raise ValueError(f"{what}: there are no inputs")
+    return x, t
 
 
 def batch_size(size: Any, rows: int) -> int:
-    if isinstance(size, bool) or not isinstance(size, numbers.Integral) or int(size) < 1:
-        raise ValueError(f"the size of a batch must be a whole number of at least 1, got {size!r}")
-    if int(size) > rows:
+    if whole_number("the size of a batch", size) > rows:
         raise ValueError(f"a batch of {size} is larger than the training data, {rows} rows; take at most {rows}")
     return int(size)

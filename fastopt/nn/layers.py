@@ -86,11 +86,12 @@ class BatchNormalization(Layer):
     def __init__(self, params: Mapping[Any, Array], number: int, momentum: float = 0.9, eps: float = 1e-7) -> None:
         self.params = params
         self.gamma, self.beta = f"gamma{number}", f"beta{number}"
-        self.momentum, self.eps = momentum, eps
+        self.momentum, self.eps = float(momentum), float(eps)  # np.float64 would drag float32 arrays along
         self.running_mean = np.zeros_like(params[self.gamma])
         self.running_variance = np.zeros_like(params[self.gamma])
 
     def forward(self, x: Array, train: bool = False) -> Array:
+        self.train = train
         if train:
             mean, variance = x.mean(axis=0), x.var(axis=0)
             self.running_mean = self.momentum * self.running_mean + (1 - self.momentum) * mean
@@ -102,9 +103,11 @@ class BatchNormalization(Layer):
         return np.asarray(self.params[self.gamma] * self.normalized + self.params[self.beta])
 
     def backward(self, dy: Array) -> Array:
+        slope = self.params[self.gamma] / self.deviation
+        if not self.train:
+            return np.asarray(slope * dy)
         # Mean and variance depend on x as well: what they take off keeps the gradient's columns free of a mean and of
         # a component along the normalized input.
-        slope = self.params[self.gamma] / self.deviation
         along = (dy * self.normalized).mean(axis=0)
         return np.asarray(slope * (dy - dy.mean(axis=0) - self.normalized * along))
 
@@ -124,13 +127,13 @@ class Dropout(Layer):
         self.rng = np.random.default_rng() if rng is None else rng
 
     def forward(self, x: Array, train: bool = False) -> Array:
-        if not train:
-            return x * (1.0 - self.ratio)
-        self.kept = self.rng.random(x.shape, dtype=np.float32) >= self.ratio
-        return x * self.kept
+        self.scale: Any = 1.0 - self.ratio
+        if train:
+            self.scale = self.rng.random(x.shape, dtype=np.float32) >= self.ratio
+        return np.asarray(x * self.scale)
 
     def backward(self, dy: Array) -> Array:
-        return dy * self.kept
+        return np.asarray(dy * self.scale)
 
 
 class SoftmaxWithLoss:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import os
 import struct
+import warnings
 import zlib
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +20,7 @@ import numpy as np
 from fastopt.nn.layers import Array
 
 SUBSET = Path(__file__).with_name("mnist_subset")
+INSTEAD = "the MNIST subset that comes with fastopt (the full set is not in the cache and could not be fetched)"
 DIRECTORY_VARIABLE = "FASTOPT_MNIST_DIR"
 
 # sha256 of the files as they have always been published
@@ -63,12 +65,25 @@ def load_mnist(
     directory : path, optional
         A folder with the four files, as published or unpacked.
 
+    Warns
+    -----
+    UserWarning
+        if all of MNIST can be neither found nor fetched, so that it is the subset that is returned.
+
     Raises
     ------
     DataError
         if `directory` or the folder named by FASTOPT_MNIST_DIR does not hold the four files undamaged.
     """
-    return as_arrays(read_mnist(directory), normalize, flatten, one_hot_label)
+    data = read_mnist(directory)
+    warn_of_subset(data)
+    return as_arrays(data, normalize, flatten, one_hot_label)
+
+
+def warn_of_subset(data: Mnist) -> None:
+    """Says so if the data are the subset because there was nothing else."""
+    if data.source.startswith(INSTEAD):
+        warnings.warn(f"{data.source}; FASTOPT_MNIST_DIR or `directory` names a folder with all of it", stacklevel=3)
 
 
 def as_arrays(
@@ -80,7 +95,9 @@ def as_arrays(
     ]
     if normalize:
         images = [x.astype(np.float32) / np.float32(255) for x in images]
-    labels = [np.eye(10, dtype=np.uint8)[t] if one_hot_label else t for t in (data.train[1], data.test[1])]
+    else:
+        images = [x.copy() for x in images]  # the caller's, to write into
+    labels = [np.eye(10, dtype=np.uint8)[t] if one_hot_label else t.copy() for t in (data.train[1], data.test[1])]
     return (images[0], labels[0]), (images[1], labels[1])
 
 
@@ -92,9 +109,7 @@ def read_mnist(directory: str | os.PathLike[str] | None = None) -> Mnist:
         return _read_folder(Path(named), f"MNIST from {named} ({DIRECTORY_VARIABLE})")
     if (folder := _cached_or_downloaded()) is not None:
         return _read_folder(folder, f"MNIST from {folder}")
-    return _read_folder(
-        SUBSET, "the MNIST subset that comes with fastopt (the full set is not in the cache and could not be fetched)"
-    )
+    return _read_folder(SUBSET, INSTEAD)
 
 
 def _read_folder(folder: Path, source: str) -> Mnist:

@@ -77,7 +77,7 @@ class MultiLayerNet:
         sizes = checks.sizes(input_size, hidden_size_list, output_size)
         make_activation = ACTIVATIONS[checks.known("activation", activation, ACTIVATIONS)]
         self.input_size = sizes[0]
-        self.weight_decay_lambda = weight_decay_lambda
+        self.weight_decay_lambda = checks.not_negative("weight_decay_lambda", weight_decay_lambda)
         self.dtype = checks.float_dtype(dtype)
         self.rng = np.random.default_rng(seed)
         self.layers: list[Layer] = []
@@ -90,6 +90,8 @@ class MultiLayerNet:
             if number < len(sizes) - 1:
                 self.layers += self._hidden_layers(number, outputs, make_activation())
         self.last_layer = SoftmaxWithLoss()
+        self._expected = {name: (value.shape, value.dtype) for name, value in self._params.items()}
+        self._last_out: Mapping[Any, Array] | None = None
 
     def _hidden_layers(self, number: int, width: int, activation: Layer) -> list[Layer]:
         """What follows a hidden Affine layer."""
@@ -101,7 +103,7 @@ class MultiLayerNet:
 
     @params.setter
     def params(self, params: dict[Any, Array]) -> None:
-        checks.replacement(self._params, params)
+        checks.replacement(self._expected, params, "params")
         self._params = params
         for layer in self.layers:
             layer.params = params
@@ -111,6 +113,8 @@ class MultiLayerNet:
         x = checks.inputs(x, self.input_size, self.dtype)
         for layer in self.layers:
             x = layer.forward(x, train)
+        if x.dtype != self.dtype:
+            checks.replacement(self._expected, self.params, "params")
         return x
 
     def loss(self, x: Array, t: Array, train: bool = False) -> float:
@@ -129,10 +133,16 @@ class MultiLayerNet:
     def gradient(self, x: Array, t: Array, out: Mapping[Any, Array] | None = None) -> Mapping[Any, Array]:
         """The gradients of the loss by back-propagation, a dict like `params`.
 
-        `out` takes them in place of new arrays: a dict like `params`, or a `FlatDict` of one. The loss of the batch
-        is in `last_loss` afterwards.
+        `out` takes them in place of new arrays: a dict of arrays like those of `params`, or a `FlatDict`; it is checked
+        when it is handed in for the first time. The loss of the batch is in `last_loss` afterwards.
         """
-        grads = {name: np.empty_like(value) for name, value in self.params.items()} if out is None else out
+        if out is None:
+            grads: Mapping[Any, Array] = {name: np.empty_like(value) for name, value in self.params.items()}
+        elif out is not self._last_out:
+            checks.gradients_out(self._expected, self.params, out)
+            self._last_out = grads = out
+        else:
+            grads = out
         self.last_loss = self.loss(x, t, train=True)
         dy = self.last_layer.backward()
         for layer in reversed(self.layers):
@@ -228,6 +238,6 @@ class MultiLayerNetExtend(MultiLayerNet):
 
 def _standard_deviation(weight_init_std: float | str, inputs: int) -> float:
     if not isinstance(weight_init_std, str):
-        return float(weight_init_std)
+        return checks.not_negative("weight_init_std", weight_init_std)
     name = checks.known("weight_init_std", weight_init_std, INITS)
     return float(np.sqrt(INITS[name] / inputs))

@@ -53,7 +53,8 @@ class Trainer:
     Examples
     --------
     >>> from fastopt.nn import MultiLayerNet, Trainer, load_mnist
-    >>> (x_train, t_train), (x_test, t_test) = load_mnist()
+    >>> from fastopt.nn.mnist import SUBSET
+    >>> (x_train, t_train), (x_test, t_test) = load_mnist(directory=SUBSET)
     >>> network = MultiLayerNet(784, [50], 10, seed=0)
     >>> data = x_train[:300], t_train[:300], x_test, t_test
     >>> trainer = Trainer(network, *data, epochs=10, optimizer="adam", verbose=False, seed=0)
@@ -78,11 +79,13 @@ class Trainer:
         *,
         seed: int | None = None,
     ) -> None:
-        checks.same_length(x_train, t_train, "training data")
-        checks.same_length(x_test, t_test, "test data")
+        x_train, t_train = checks.same_length(x_train, t_train, "training data")
+        x_test, t_test = checks.same_length(x_test, t_test, "test data")
+        if evaluate_sample_num_per_epoch is not None:
+            checks.whole_number("evaluate_sample_num_per_epoch", evaluate_sample_num_per_epoch)
         if isinstance(optimizer, str):
             optimizer = OPTIMIZERS[checks.known("optimizer", optimizer, OPTIMIZERS)](**optimizer_param)
-        elif not hasattr(optimizer, "update"):
+        elif isinstance(optimizer, type) or not hasattr(optimizer, "update"):
             raise TypeError(
                 f"optimizer must be a name ({', '.join(OPTIMIZERS)}) or an object with update(params, grads), "
                 f"got {optimizer!r}"
@@ -91,7 +94,8 @@ class Trainer:
             raise ValueError("optimizer_param is for optimizers by name; give an object its settings when you make it")
         self.network, self.optimizer, self.verbose = network, optimizer, verbose
         self.x_train, self.t_train, self.x_test, self.t_test = x_train, t_train, x_test, t_test
-        self.epochs, self.batch_size = epochs, checks.batch_size(mini_batch_size, len(x_train))
+        self.epochs = checks.whole_number("epochs", epochs)
+        self.batch_size = checks.batch_size(mini_batch_size, len(x_train))
         self.evaluate_sample_num_per_epoch = evaluate_sample_num_per_epoch
         self.rng = np.random.default_rng(seed)
 

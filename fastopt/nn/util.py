@@ -22,7 +22,7 @@ def shuffle_dataset(x: Array, t: Array, seed: int | None = None) -> tuple[Array,
     >>> bool((x[:, 0] == t).all())
     True
     """
-    checks.same_length(x, t, "shuffle_dataset")
+    x, t = checks.same_length(x, t, "shuffle_dataset")
     order = np.random.default_rng(seed).permutation(len(x))
     return x[order], t[order]
 
