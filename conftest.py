@@ -1,0 +1,7 @@
+"""Read before anything imports NumPy."""
+
+import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # A BLAS thread for each test process: more of them would spin on each other's cores.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
