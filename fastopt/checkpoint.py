@@ -18,7 +18,8 @@ import numpy as np
 from fastopt import checks
 from fastopt.flat import Array
 from fastopt.kernels import RULES
-from fastopt.plan import BARE, layout_of
+from fastopt.launch import BARE
+from fastopt.plan import layout_of
 from fastopt.state import Layout, State
 
 FORMAT = 1
@@ -54,7 +55,13 @@ def state_dict(optimizer: Any) -> dict[str, Any]:
             copies = {key: view.copy(order="K") for key, view in views.items()}
             slots[slot] = copies[BARE] if list(copies) == [BARE] else copies
     settings = {name: getattr(optimizer, name) for name in optimizer._hyperparameters()}
-    return {"rule": optimizer.rule, "hyperparameters": settings, "step": optimizer.iter, "state": slots}
+    return {
+        "rule": optimizer.rule,
+        "hyperparameters": settings,
+        "step": optimizer.iter,
+        "skipped": optimizer.skipped,
+        "state": slots,
+    }
 
 
 def load_state_dict(optimizer: Any, saved: Any, strict: bool, source: str = "state_dict") -> Mismatch:
@@ -72,7 +79,7 @@ def load_state_dict(optimizer: Any, saved: Any, strict: bool, source: str = "sta
     settings = _settings(owner, saved["hyperparameters"], source)
     state = _state(owner, saved["state"], RULES[optimizer.rule].state, source)
     try:
-        step = checks.step_count(owner, saved["step"])
+        step, skipped = checks.step_count(owner, saved["step"]), checks.step_count(owner, saved.get("skipped", 0))
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{source}: {error}") from None
 
@@ -99,7 +106,7 @@ def load_state_dict(optimizer: Any, saved: Any, strict: bool, source: str = "sta
                 fits = key in state[slot] and key not in mismatch.reshaped
                 view[...] = state[slot][key] if fits else optimizer._state.views[slot][key]
     new = {name: value for name, value in settings.items() if name in known}
-    optimizer.__dict__.update(new, _steps=step, _state=loaded, _plan=None)  # all at once
+    optimizer.__dict__.update(new, _steps=step, _skipped=skipped, _state=loaded, _plan=None)  # all at once
     return mismatch
 
 
@@ -222,6 +229,7 @@ def _pack(owner: str, saved: dict[str, Any]) -> tuple[dict[str, Array], dict[str
         "fastopt": __version__,
         "rule": saved["rule"],
         "step": str(saved["step"]),
+        "skipped": str(saved["skipped"]),
         "hyperparameters": json.dumps(saved["hyperparameters"]),
         "keys": json.dumps(keys),
         "fortran": json.dumps(fortran),
@@ -264,6 +272,7 @@ def _unpack(tensors: dict[str, Array], metadata: Any, name: str) -> dict[str, An
         "rule": metadata["rule"],
         "hyperparameters": json.loads(metadata["hyperparameters"]),
         "step": int(metadata["step"]),
+        "skipped": int(metadata["skipped"]),
         "state": state,
     }
 

@@ -31,7 +31,10 @@ RANGES: dict[str, tuple[float, float, bool]] = {
     "initial_accumulator": (0.0, math.inf, False),
 }
 
-CHOICES: dict[str, tuple[str, ...]] = {"form": ("textbook", "paper")}
+CHOICES: dict[str, tuple[str, ...]] = {
+    "form": ("textbook", "paper"),
+    "on_nonfinite": ("propagate", "raise", "skip"),
+}
 
 
 def hyperparameter(owner: str, name: str, value: Any) -> Any:
@@ -268,6 +271,16 @@ def gradient(owner: str, name: str, value: Any, parameter_name: str, target: Arr
             "compute the gradient of the parameter as it is, without broadcasting"
         )
     return found
+
+
+def nonfinite(owner: str, name: str, found: Array) -> str:
+    bad = ~np.isfinite(found)
+    first = tuple(int(index) for index in np.unravel_index(int(np.argmax(bad)), found.shape))
+    where = f", at {first if len(first) > 1 else first[0]}" if first else ""
+    return (
+        f"{owner}: {name} has {np.count_nonzero(bad)} of {found.size} values that are not finite, the first, "
+        f"{found[first]}{where}; nothing was written. Lower lr or clip the gradient, or choose on_nonfinite='skip'"
+    )
 
 
 def gradient_in_written_memory(owner: str, name: str, other: str) -> str:

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import copy
 import os
-from dataclasses import fields
-from typing import Any, ClassVar
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, cast
 
 from fastopt import checkpoint, checks
 from fastopt.kernels import RULES
-from fastopt.plan import BARE, Plan
+from fastopt.kernels.build import NONFINITE
+from fastopt.launch import BARE
+from fastopt.plan import Plan
+from fastopt.report import Report
 from fastopt.state import State
 
 
+@dataclass(init=False, eq=False, repr=False)
 class Optimizer:
     """What all optimizers share; a subclass names its rule, its hyperparameters and how they become scalars.
 
     Hyperparameters are attributes and may be changed between steps. Each name in the rule's state (`m`, `v`, `h`) is
     an attribute too: None before the first step, then a dict of arrays by key (or one array, where parameters are one
-    array) whose values are the state itself. `iter` is the number of steps taken. Pickle and `copy.deepcopy` keep
+    array) whose values are the state itself. `iter` is the number of steps taken, `skipped` that of steps that
+    `on_nonfinite="skip"` did not make. Pickle and `copy.deepcopy` keep
     settings, state and step count.
     """
 
@@ -28,9 +33,15 @@ class Optimizer:
     def __init__(self) -> None:
         raise TypeError("Optimizer is what all optimizers share; make one of its subclasses, such as fastopt.Adam()")
 
+    on_nonfinite: str = field(default="propagate", kw_only=True, repr=False)
+    """What to do about gradients that are NaN or infinite: "propagate" them into the parameters, as the textbook;
+    "raise" FloatingPointError before anything is written; "skip" the step, which then does not count."""
+
     _steps = 0
-    _state: State | None = None
-    _plan: Plan | None = None
+    _skipped = 0
+    # Not annotated, which would make hyperparameters of them.
+    _state = cast("State | None", None)
+    _plan = cast("Plan | None", None)
 
     def scalars(self, step: int) -> tuple[float, ...]:
         """The scalars of the rule's formula at a step, counted from 1."""
@@ -40,7 +51,7 @@ class Optimizer:
         """The value of each state slot before the first step."""
         return dict.fromkeys(RULES[self.rule].state, 0.0)
 
-    def update(self, params: Any, grads: Any) -> None:
+    def update(self, params: Any, grads: Any, *, report: bool = False) -> Report | None:
         """Makes one step: writes `params` and the state in place; never writes `grads`.
 
         Parameters
@@ -51,6 +62,9 @@ class Optimizer:
         grads : dict with at least the keys of `params`, FlatDict, or one array
             Gradients of the shapes of the parameters. Another real dtype or memory layout is converted first. None
             leaves parameter and state of that key as they are.
+        report : bool
+            Whether to return a `Report`: norms of gradients, parameters and updates, and shares of zero and
+            non-finite gradients, in all and by key, added up in the same pass.
 
         Raises
         ------
@@ -60,6 +74,8 @@ class Optimizer:
             if shapes differ, a parameter is read-only, or arrays that are written overlap.
         KeyError
             if a gradient is missing, or a parameter was not there at the first step.
+        FloatingPointError
+            if a gradient is NaN or infinite and `on_nonfinite` is "raise".
 
         Everything is checked before anything is written: after an error parameters, state and `iter` are unchanged.
         """
@@ -71,15 +87,24 @@ class Optimizer:
         own["_stepping"] = True
         try:
             plan, step = self._plan, self._steps + 1
-            if plan is None or not plan.accepts(params, grads):
-                plan = Plan(type(self).__name__, RULES[self.rule], params, grads, self.start_values(), self._state)
+            if plan is None or not plan.accepts(params, grads, report):
+                rule = RULES[self.rule]
+                plan = Plan(type(self).__name__, rule, params, grads, self.start_values(), self._state, report)
             scalars = self.scalars(step)
+            if self.on_nonfinite != "propagate":
+                sums = plan.look(scalars)
+                if sums[:, NONFINITE].any():
+                    if self.on_nonfinite == "raise":
+                        plan.refuse_nonfinite(grads)
+                    own["_skipped"] = self._skipped + 1
+                    return plan.report_of_nothing(sums) if report else None
             plan.stepped = False
             try:
-                plan.run(params, scalars)
+                plan.run(params, scalars, report)
             finally:
                 if plan.stepped:  # also where Ctrl-C came during the step, which is then complete
                     own.update(_plan=plan, _steps=step, _state=plan.state if plan.state.slots else None)
+            return plan.report() if report else None
         finally:
             del own["_stepping"]
 
@@ -164,6 +189,11 @@ class Optimizer:
     def iter(self, value: int) -> None:
         self._steps = checks.step_count(type(self).__name__, value)
 
+    @property
+    def skipped(self) -> int:
+        """The number of steps that were not made because of gradients that are NaN or infinite."""
+        return self._skipped
+
     def __getattr__(self, name: str) -> Any:
         # Reached only for names that are not set: the state slots.
         if name in RULES[self.rule].state:
@@ -192,7 +222,7 @@ class Optimizer:
 
     @classmethod
     def _hyperparameters(cls) -> list[str]:
-        return [field.name for field in fields(cls)]  # type: ignore[arg-type]
+        return [field.name for field in sorted(fields(cls), key=lambda field: bool(field.kw_only))]  # shared ones last
 
     def _public_names(self) -> list[str]:
         return [*self._hyperparameters(), *RULES[self.rule].state, "iter"]

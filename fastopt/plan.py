@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, field
-from enum import Enum
 from functools import cache
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numba import types
@@ -20,80 +18,12 @@ from numpy.lib.array_utils import byte_bounds
 from fastopt import checks
 from fastopt.flat import Array, FlatDict
 from fastopt.kernels import build, memory
-from fastopt.kernels.build import Rule
+from fastopt.kernels.build import CHANGES, FIELDS, PARAMETERS, Rule
+from fastopt.launch import BARE, Entry, Launch
+from fastopt.report import Report
 from fastopt.state import Layout, State
-from fastopt.threads import threads_for
 
-
-class Bare(Enum):
-    """The key under which a bare array's state is kept; an enum member, so that it stays itself when pickled."""
-
-    KEY = "bare array"
-
-
-BARE = Bare.KEY
-
-
-@dataclass
-class Entry:
-    """A parameter of the plan."""
-
-    key: Hashable
-    value: Any  # as it stands in params
-    array: Array  # as an array
-    layout: Layout
-    row: int = -1  # its row in the table, -1 if its gradient is None
-    staged: Array | None = None  # a contiguous copy to work on where the parameter itself cannot be
-
-    def __post_init__(self) -> None:
-        self.header = header_of(self.array)
-
-    @property
-    def identity(self) -> tuple[Any, ...]:
-        """Equal for the same memory seen in the same way; numbers are never the same."""
-        return self.header if isinstance(self.value, np.ndarray) else (id(self),)
-
-    def fits(self, value: Any) -> bool:
-        """Whether a staged parameter is still what it was; the scan sees to all others."""
-        if isinstance(self.value, np.ndarray):
-            return value is self.value and value.flags.writeable and header_of(value) == self.header
-        return type(value) is type(self.value)
-
-
-@dataclass
-class Launch:
-    """Arrays of one dtype, no two the same, that one kernel call updates."""
-
-    table: Array  # int64[arrays, 2 + state slots]
-    starts: Array  # int64[arrays + 1]
-    dtype: str
-    moved_bytes: int
-    staged: list[Entry]
-    kernels: dict[bool, Any] = field(default_factory=dict)
-
-    def call(self, rule: Rule) -> tuple[Any, Array, Array, int]:
-        """Kernel and arguments but for the scalars; compiles the kernel at its first use."""
-        threads = threads_for(self.moved_bytes)
-        in_parallel = threads > 1
-        kernel = self.kernels.get(in_parallel)
-        if kernel is None:
-            kernel = self.kernels[in_parallel] = rule.kernel(self.dtype, in_parallel)
-        return kernel, self.table, self.starts, threads
-
-    def fetch(self, params: Any) -> None:
-        """Copies into the staged arrays what stands in `params`."""
-        for entry in self.staged:
-            assert entry.staged is not None
-            entry.staged[...] = params if entry.key is BARE else params[entry.key]
-
-    def put_back(self, params: Any) -> None:
-        """Copies the staged arrays to where they came from; doing it twice does no harm."""
-        for entry in self.staged:
-            assert entry.staged is not None
-            if isinstance(entry.value, np.ndarray):
-                entry.value[...] = entry.staged
-            else:
-                params[entry.key] = _as_number(entry.staged, entry.value)
+_NO_SUMS = np.zeros((0, FIELDS))
 
 
 def mode_of(params: Any, grads: Any) -> str | None:
@@ -114,10 +44,18 @@ class Plan:
     rule : the rule
     start_values : {state slot: value at the start}
     state : the optimizer's state, None before the first step or where the rule has none
+    by_key : whether the arrays of a FlatDict are walked one by one, for a report on each
     """
 
     def __init__(
-        self, owner: str, rule: Rule, params: Any, grads: Any, start_values: dict[str, float], state: State | None
+        self,
+        owner: str,
+        rule: Rule,
+        params: Any,
+        grads: Any,
+        start_values: dict[str, float],
+        state: State | None,
+        by_key: bool = False,
     ) -> None:
         checks.container(owner, params, grads)
         self.owner = owner
@@ -142,7 +80,7 @@ class Plan:
         ]
         if any(not isinstance(entry.value, np.ndarray) for entry in self.entries):
             checks.rebindable(owner, params)
-        if self.mode == "flat" and self.keys and self._state_is_one_run():
+        if self.mode == "flat" and self.keys and not by_key and self._state_is_one_run():
             layout = Layout(params.buffer.shape, params.buffer.dtype, "C")
             self.entries = [Entry(BARE, params.buffer, params.buffer, layout)]
         elif self.mode == "flat":
@@ -161,10 +99,10 @@ class Plan:
 
     # -- every step ---------------------------------------------------------------------------------------------------
 
-    def accepts(self, params: Any, grads: Any) -> bool:
+    def accepts(self, params: Any, grads: Any, by_key: bool = False) -> bool:
         """Whether the plan fits these arguments; if so, it has taken up the gradients. Errors are raised."""
         scan = self._scan
-        if scan is None or mode_of(params, grads) != self.wanted_mode:
+        if scan is None or mode_of(params, grads) != self.wanted_mode or (by_key and self.mode == "flat"):
             return False
         lists = self._lists(params, grads)
         if lists is None:
@@ -186,7 +124,52 @@ class Plan:
 
     stepped = False
 
-    def run(self, params: Any, scalars: tuple[float, ...]) -> None:
+    def look(self, scalars: tuple[float, ...]) -> Array:
+        """The sums of a tally of the gradients, float64[arrays, FIELDS], without writing anything else."""
+        for kernel, table, starts, threads in [launch.call(self.rule, "look") for launch in self._launches]:
+            kernel(table, starts, threads, scalars)
+        return self._sums()
+
+    def report(self) -> Report:
+        """What the last `run` with a report did."""
+        return self._report(self._sums(), skipped=False)
+
+    def report_of_nothing(self, sums: Array) -> Report:
+        """The report of a step that is not made, from what `look` returned."""
+        self._gradients = []
+        active = self._active()
+        sums[:, CHANGES] = 0
+        sums[:, PARAMETERS] = [np.square(entry.array, dtype=np.float64).sum() for entry in active]
+        return self._report(sums, skipped=True)
+
+    def refuse_nonfinite(self, grads: Any) -> NoReturn:
+        """Raises the error that names the first gradient with NaN or infinity."""
+        self._gradients = []
+        for key in self.keys:
+            gradient = grads if key is BARE else grads[key]
+            if gradient is None:
+                continue
+            with np.errstate(over="ignore"):
+                # In the dtype in which the step would see it.
+                found = np.asarray(gradient).astype(self.state.layouts[key].dtype, copy=False)
+            if not np.isfinite(found).all():
+                raise FloatingPointError(checks.nonfinite(self.owner, self._name(key, "grads"), found))
+        raise AssertionError("no gradient is NaN or infinite")
+
+    def _active(self) -> list[Entry]:
+        """The entries that are updated, in the order of the table."""
+        return sorted((entry for entry in self.entries if entry.row >= 0), key=lambda entry: entry.row)
+
+    def _sums(self) -> Array:
+        """The sums of the last tally for each array that is updated, in the order of the table."""
+        return np.concatenate([_NO_SUMS, *(launch.sums() for launch in self._launches)])
+
+    def _report(self, sums: Array, skipped: bool) -> Report:
+        active = self._active()
+        keys = [None if entry.key is BARE else entry.key for entry in active]
+        return Report(keys, [entry.layout.size for entry in active], sums, skipped)
+
+    def run(self, params: Any, scalars: tuple[float, ...], report: bool = False) -> None:
         """Updates everything. Only the arrays that `accepts` or `__init__` checked are touched.
 
         `stepped`, which the caller has set to False, stays so as long as nothing was written. After that the step is
@@ -194,7 +177,8 @@ class Plan:
         between `done += 1` and the kernel.
         """
         done = 0
-        calls = [launch.call(self.rule) for launch in self._launches]  # compiles before anything is written
+        which = "report" if report else "step"
+        calls = [launch.call(self.rule, which) for launch in self._launches]  # compiles before anything is written
         try:
             for launch, (kernel, table, starts, threads) in zip(self._launches, calls, strict=True):
                 if launch.staged:
@@ -287,7 +271,7 @@ class Plan:
             waves[entry.identity] += 1
             if not _is_direct(entry):
                 entry.staged = entry.layout.empty()
-        self._table = np.zeros((len(active), 2 + slots), dtype=np.int64)
+        self._table = np.zeros((len(active) + len(groups), 2 + slots), dtype=np.int64)
         self._launches: list[Launch] = []
         row = 0
         for wave, dtype in sorted(groups, key=lambda group: group[0]):
@@ -301,13 +285,14 @@ class Plan:
             sizes = [entry.layout.size for entry in group]
             self._launches.append(
                 Launch(
-                    table=self._table[first:row],
+                    table=self._table[first : row + 1],
                     starts=np.cumsum([0, *sizes], dtype=np.int64),
                     dtype=dtype.name,
                     moved_bytes=sum(sizes) * (3 + 2 * slots) * dtype.itemsize,
                     staged=[entry for entry in group if entry.staged is not None],
                 )
             )
+            row += 1  # for the tally
 
     def _expect(self) -> None:
         """What `memory.scan` compares the arrays of a step with."""
@@ -364,11 +349,6 @@ class Plan:
         return share_memory(entry.array, found)
 
 
-def header_of(array: Array) -> tuple[Any, ...]:
-    """Where and how an array lies."""
-    return array.ctypes.data, array.shape, array.strides, array.dtype
-
-
 def layout_of(array: Array) -> Layout:
     order = "F" if array.flags.f_contiguous and not array.flags.c_contiguous else "C"
     return Layout(array.shape, array.dtype, order)
@@ -390,11 +370,6 @@ def _lies_in(array: Array, order: str) -> bool:
 def _is_direct(entry: Entry) -> bool:
     """Whether the kernel can work on the parameter's own memory."""
     return isinstance(entry.value, np.ndarray) and _lies_in(entry.array, entry.layout.order)
-
-
-def _as_number(staged: Array, before: Any) -> Any:
-    """The new value of a parameter that is a plain number, of the type it had (an int becomes a float)."""
-    return type(before)(staged[()]) if isinstance(before, np.floating) else staged.item()
 
 
 @cache

@@ -24,7 +24,7 @@ from numba import njit, prange
 from numba.core import config
 
 from fastopt.kernels import elements
-from fastopt.kernels.elements import addresses, cast, fetch_add, load, store
+from fastopt.kernels.elements import addresses, cast, fetch_add, load, plus, put, store
 
 FLAGS: dict[str, Any] = {
     # Division as in NumPy. "python" checks every divisor for zero and leaves the loop scalar: 2.34 against 0.31 ns
@@ -40,6 +40,11 @@ PIECE = 8192
 
 # Counters of different threads stand a cache line apart.
 LINE = 8
+
+# Columns of a tally: sums of squares of gradients, of new parameters and of their changes, then numbers of gradients
+# that are zero and that are not finite.
+GRADIENTS, PARAMETERS, CHANGES, ZEROS, NONFINITE = range(5)
+FIELDS = 5
 
 # What `span` finds under these names in its globals; every compiled clone of it has its own.
 rule: Any = None  # the formula, compiled
@@ -61,10 +66,72 @@ def span(table, starts, first, last, scalars):  # type: ignore[no-untyped-def]
         array += 1
 
 
+def tallied_span(table, starts, first, last, scalars):  # type: ignore[no-untyped-def]
+    """`span`, which also adds up what a report of the step needs, one row of the tally per array and piece.
+
+    The table's last row holds the address of the tally. Sums over a piece are added up in one order, however many
+    threads there are.
+    """
+    constants = cast(scalars, DTYPE)
+    array = np.searchsorted(starts, first, side="right") - 1
+    tally = table[len(starts) - 1, 0]
+    while first < last:
+        begin, piece = starts[array], first // PIECE
+        end = min(last, starts[array + 1], (piece + 1) * PIECE)
+        where = addresses(table, array, COLUMNS)
+        gradients = parameters = changes = 0.0
+        zeros = strange = 0
+        for index in range(first - begin, end - begin):
+            before = load(where, index, DTYPE)
+            after = rule(*(before + constants))
+            store(where, index, after)
+            gradient, parameter = np.float64(before[1]), np.float64(after[0])
+            change = parameter - np.float64(before[0])
+            gradients = plus(gradients, gradient * gradient)
+            parameters = plus(parameters, parameter * parameter)
+            changes = plus(changes, change * change)
+            zeros += gradient == 0
+            strange += not abs(gradient) < np.inf
+        row = FIELDS * (piece + array)
+        put(tally, row + GRADIENTS, gradients)
+        put(tally, row + PARAMETERS, parameters)
+        put(tally, row + CHANGES, changes)
+        put(tally, row + ZEROS, np.float64(zeros))
+        put(tally, row + NONFINITE, np.float64(strange))
+        first = end
+        if end == starts[array + 1]:
+            array += 1
+
+
+def gradient_span(table, starts, first, last, scalars):  # type: ignore[no-untyped-def]
+    """What `tallied_span` adds up about gradients; nothing else is written."""
+    array = np.searchsorted(starts, first, side="right") - 1
+    tally = table[len(starts) - 1, 0]
+    while first < last:
+        begin, piece = starts[array], first // PIECE
+        end = min(last, starts[array + 1], (piece + 1) * PIECE)
+        where = addresses(table, array, COLUMNS)
+        gradients = 0.0
+        zeros = strange = 0
+        for index in range(first - begin, end - begin):
+            gradient = np.float64(load(where, index, DTYPE)[1])
+            gradients = plus(gradients, gradient * gradient)
+            zeros += gradient == 0
+            strange += not abs(gradient) < np.inf
+        row = FIELDS * (piece + array)
+        put(tally, row + GRADIENTS, gradients)
+        put(tally, row + ZEROS, np.float64(zeros))
+        put(tally, row + NONFINITE, np.float64(strange))
+        first = end
+        if end == starts[array + 1]:
+            array += 1
+
+
 def serial(table, starts, threads, scalars):  # type: ignore[no-untyped-def]
     """Applies the rule to every element of every array.
 
-    table : int64[arrays, 2 + state slots], the addresses of parameter, gradient and state
+    table : int64[arrays + 1, 2 + state slots], the addresses of parameter, gradient and state; of the last row the
+        first element is the address of the tally, if there is one
     starts : int64[arrays + 1], the running sum of the array sizes
     threads : 1
     scalars : float64 tuple, the rule's scalars in the order of the formula
@@ -92,6 +159,9 @@ def parallel(table, starts, threads, scalars):  # type: ignore[no-untyped-def]
                 piece = begin + fetch_add(taken, share * LINE)
 
 
+SPANS = {"step": span, "report": tallied_span, "look": gradient_span}
+
+
 @dataclass(frozen=True)
 class Rule:
     """An update rule: its formula on scalars and the names of its state slots.
@@ -113,27 +183,31 @@ class Rule:
         """The names of the formula's scalars."""
         return tuple(inspect.signature(self.formula).parameters)[2 + len(self.state) :]
 
-    def kernel(self, dtype: str, in_parallel: bool) -> Callable[[Any, Any, int, tuple[float, ...]], None]:
+    def kernel(
+        self, dtype: str, in_parallel: bool, which: str = "step"
+    ) -> Callable[[Any, Any, int, tuple[float, ...]], None]:
         """The compiled `serial` or `parallel` of this rule for `dtype` ("float32" or "float64").
+
+        which : "step"; "report", which fills the tally as well; or "look", which fills it from the gradients alone
 
         Compiled, or loaded from numba's disk cache, at the first call and kept for the life of the process.
         """
         if config.DISABLE_JIT:
-            return interpreted(self, dtype)
-        kernel, problem = _kernel(self, dtype, in_parallel)
+            return interpreted(self, dtype, which)
+        kernel, problem = _kernel(self, dtype, in_parallel, which)
         _say_once(problem)
         return kernel
 
-    def dispatcher(self, dtype: str, in_parallel: bool) -> Any:
+    def dispatcher(self, dtype: str, in_parallel: bool, which: str = "step") -> Any:
         """The numba dispatcher of a kernel, not compiled yet and without the disk cache (to inspect its code)."""
         loop = parallel if in_parallel else serial
-        name = f"{self.name}_{dtype}_{loop.__name__}_{_digest(self.formula)}"
+        name = f"{self.name}_{which}_{dtype}_{loop.__name__}_{_digest(self.formula)}"
         names = {
             "rule": njit(**FLAGS)(self.formula),
             "DTYPE": getattr(np, dtype),
             "COLUMNS": (0,) * (2 + len(self.state)),
         }
-        names = {"span": njit(**FLAGS)(_clone(span, span.__name__, names))}
+        names = {"span": njit(**FLAGS)(_clone(SPANS[which], "span", names))}
         # numba's disk cache takes this name as its key. It knows nothing of callees and globals, hence the digest.
         return njit(parallel=in_parallel, **FLAGS)(_clone(loop, name, names))
 
@@ -155,8 +229,8 @@ def _clone(function: Any, name: str, names: dict[str, Any]) -> Any:
 
 
 @cache
-def _kernel(rule: Rule, dtype: str, in_parallel: bool) -> tuple[Callable[..., None], Exception | None]:
-    return _compiled(lambda: rule.dispatcher(dtype, in_parallel), rule.signature())
+def _kernel(rule: Rule, dtype: str, in_parallel: bool, which: str) -> tuple[Callable[..., None], Exception | None]:
+    return _compiled(lambda: rule.dispatcher(dtype, in_parallel, which), rule.signature())
 
 
 @cache
@@ -218,21 +292,33 @@ def _say_once(problem: Exception | None) -> None:
         )
 
 
-def interpreted(rule: Rule, dtype: str) -> Callable[..., None]:
+def interpreted(rule: Rule, dtype: str, which: str) -> Callable[..., None]:
     """The kernel in pure Python, for NUMBA_DISABLE_JIT=1: the same table, the same bits, a thousand times slower."""
     number = np.dtype(dtype).type
     tiny = np.finfo(number).tiny
 
     def kernel(table: Any, starts: Any, threads: int, scalars: tuple[float, ...]) -> None:
         constants = [number(scalar) for scalar in scalars]
-        for row, size in zip(table.tolist(), np.diff(starts).tolist(), strict=True):
+        for number_of_array, size in enumerate(np.diff(starts).tolist()):
             memory = ctypes.c_float * size if number is np.float32 else ctypes.c_double * size
-            arrays = [np.ctypeslib.as_array(memory.from_address(address)) for address in row]
-            for index in range(size):
+            arrays = [np.ctypeslib.as_array(memory.from_address(int(at))) for at in table[number_of_array]]
+            before = arrays[0].astype(np.float64)
+            for index in range(size if which != "look" else 0):
                 p, *state = rule.formula(*(array[index] for array in arrays), *constants)
                 arrays[0][index] = p
                 for array, value in zip(arrays[2:], state, strict=True):
                     array[index] = value if not abs(value) < tiny else value * 0
+            if which != "step":
+                row = int(starts[number_of_array]) // PIECE + number_of_array
+                cells = (ctypes.c_double * FIELDS).from_address(int(table[-1, 0]) + 8 * FIELDS * row)
+                parameter, gradient = (array.astype(np.float64) for array in arrays[:2])
+                cells[:] = [
+                    float((gradient**2).sum()),
+                    float((parameter**2).sum()),
+                    float(((parameter - before) ** 2).sum()),
+                    int((gradient == 0).sum()),
+                    int((~np.isfinite(gradient)).sum()),
+                ]
 
     return kernel
 

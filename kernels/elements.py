@@ -103,6 +103,27 @@ def cast(typingctx: Any, values: Any, dtype: Any) -> Any:
 
 
 @intrinsic
+def plus(typingctx: Any, total: Any, value: Any) -> Any:
+    """The sum of two float64, which LLVM may reorder to add up several elements at a time."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.fadd(*args, flags=("reassoc",))
+
+    return types.float64(types.float64, types.float64), codegen
+
+
+@intrinsic
+def put(typingctx: Any, address: Any, index: Any, value: Any) -> Any:
+    """Writes a float64 to an element of the array at an address."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.store(args[2], _element(builder, args[0], args[1], ir.DoubleType()))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.float64), codegen
+
+
+@intrinsic
 def fetch_add(typingctx: Any, counters: Any, index: Any) -> Any:
     """Adds 1 to an element of an int64 array, atomically, and returns what it was."""
 

@@ -1,0 +1,85 @@
+"""What a step did, in a few numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+
+from fastopt.flat import Array
+from fastopt.kernels.build import CHANGES, GRADIENTS, NONFINITE, PARAMETERS, ZEROS
+
+
+class Norms:
+    """Norms of gradient, parameter and update of one array, or of all together.
+
+    Norms are Euclidean, added up in float64 in an order that does not depend on the number of threads; in float64
+    gradients beyond 1e154 make them infinite.
+    """
+
+    def __init__(self, sums: Array, size: int) -> None:
+        self._sums, self.size = sums, size
+
+    @property
+    def gradient_norm(self) -> float:
+        """The norm of the gradient."""
+        return math.sqrt(self._sums[GRADIENTS])
+
+    @property
+    def parameter_norm(self) -> float:
+        """The norm of the parameter after the step."""
+        return math.sqrt(self._sums[PARAMETERS])
+
+    @property
+    def update_norm(self) -> float:
+        """The norm of what the step added to the parameter."""
+        return math.sqrt(self._sums[CHANGES])
+
+    @property
+    def update_ratio(self) -> float:
+        """The update's norm by the parameter's; about 1e-3 is usual. 0 where nothing changed."""
+        if self._sums[CHANGES] == 0:
+            return 0.0
+        return self.update_norm / self.parameter_norm if self._sums[PARAMETERS] else math.inf
+
+    @property
+    def zero_share(self) -> float:
+        """The share of gradients that are zero."""
+        return float(self._sums[ZEROS]) / self.size if self.size else 0.0
+
+    @property
+    def nonfinite_share(self) -> float:
+        """The share of gradients that are NaN or infinite."""
+        return float(self._sums[NONFINITE]) / self.size if self.size else 0.0
+
+    def __repr__(self) -> str:
+        names = ("gradient_norm", "parameter_norm", "update_norm", "update_ratio", "zero_share", "nonfinite_share")
+        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name):.6g}' for name in names)})"
+
+
+class Report(Norms):
+    """What `update(..., report=True)` returns: the norms over all arrays that were updated, and for each of them.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import SGD
+    >>> report = SGD(lr=0.5).update({"W": np.full(4, 2.0)}, {"W": np.ones(4)}, report=True)
+    >>> report.gradient_norm, report.parameter_norm, report.update_norm
+    (2.0, 3.0, 1.0)
+    >>> report.by_key["W"].zero_share, report.skipped
+    (0.0, False)
+    """
+
+    def __init__(self, keys: Sequence[Hashable], sizes: Sequence[int], sums: Array, skipped: bool) -> None:
+        # One after the other: np.sum over the rows would do so as well, but does not promise it.
+        super().__init__(np.add.accumulate(sums, axis=0)[-1] if len(sums) else np.zeros(5), sum(sizes))
+        self._parts = keys, sizes, sums
+        self.skipped = skipped
+        """Whether the step was not made, as `on_nonfinite="skip"` wants it."""
+
+    @property
+    def by_key(self) -> dict[Hashable, Norms]:
+        """The norms of each array that was updated; a bare array's key is None."""
+        return {key: Norms(sums, size) for key, size, sums in zip(*self._parts, strict=True)}

@@ -1,0 +1,206 @@
+"""Gradients that are not finite, and the report of a step."""
+
+import copy
+
+import numpy as np
+import pytest
+
+import fastopt
+from fastopt import threads
+from fastopt.optimizers import OPTIMIZERS
+from tests.conftest import THREAD_COUNTS, assert_same_bits, python
+
+BAD = {"nan": np.nan, "inf": np.inf, "-inf": -np.inf}
+
+
+def model(dtype="float32"):
+    rng = np.random.default_rng(0)
+    shapes = {"W": (300, 70), "b": (70,), "none": (0,), "one": (), "F": (20, 30)}
+    params = {key: np.asarray(rng.standard_normal(shape)).astype(dtype) for key, shape in shapes.items()}
+    params["F"] = np.asfortranarray(params["F"])
+    return params
+
+
+def gradients(params, seed=0):
+    rng = np.random.default_rng(seed)
+    return {key: np.asarray(rng.standard_normal(value.shape)).astype(value.dtype) for key, value in params.items()}
+
+
+def everything(optimizer, params):
+    saved = optimizer.state_dict()
+    arrays = [*params.values(), *(value for slot in saved.pop("state").values() if slot for value in slot.values())]
+    return saved, [(array.dtype, array.shape, array.tobytes()) for array in arrays]
+
+
+@pytest.mark.parametrize("count", THREAD_COUNTS[:2])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("kind", BAD)
+@pytest.mark.parametrize("flat", [False, True])
+@pytest.mark.parametrize("rule", OPTIMIZERS)
+def test_raise_and_skip_write_nothing(rule, flat, kind, dtype, count):
+    params = fastopt.flatten(model(dtype)) if flat else model(dtype)
+    optimizer = OPTIMIZERS[rule](on_nonfinite="raise")
+    with threads.exactly(count):
+        for first in (True, False):
+            bad = gradients(params, 1)
+            bad["W"][7, 3] = bad["W"][9, 0] = BAD[kind]
+            bad = fastopt.flatten(bad) if flat else bad
+            optimizer.on_nonfinite = "raise"
+            before, kept = everything(optimizer, params), copy.deepcopy(bad)
+            with pytest.raises(
+                FloatingPointError,
+                match=rf"grads\['W'\] has 2 of 21000 values that are not finite, the first, {kind}, at \(7, 3\); nothing was written",
+            ):
+                optimizer.update(params, bad)
+            assert everything(optimizer, params) == before
+            optimizer.on_nonfinite = "skip"
+            steps, skipped = optimizer.iter, optimizer.skipped
+            before = everything(optimizer, params)
+            assert optimizer.update(params, bad) is None
+            assert (optimizer.iter, optimizer.skipped) == (steps, skipped + 1)
+            before[0]["skipped"] += 1
+            assert everything(optimizer, params) == before
+            for key in bad:
+                assert bad[key].tobytes() == kept[key].tobytes()
+            if first:
+                optimizer.update(params, gradients(params))
+    assert optimizer.iter == 1
+
+
+@pytest.mark.parametrize("rule", OPTIMIZERS)
+def test_skipping_leaves_the_other_steps_as_they_are(rule):
+    params, plain = model(), model()
+    optimizer, other = OPTIMIZERS[rule](on_nonfinite="skip"), OPTIMIZERS[rule]()
+    for step in range(6):
+        grads = gradients(params, step)
+        if step % 2:
+            grads["b"][-1] = np.inf
+        else:
+            other.update(plain, grads)
+        optimizer.update(params, grads)
+    assert optimizer.skipped == 3 and optimizer.iter == other.iter == 3
+    assert copy.deepcopy(optimizer).skipped == 3
+    for key in params:
+        assert_same_bits(params[key], plain[key])
+
+
+def test_propagate_is_the_default_and_the_textbooks_way():
+    params, optimizer = {"W": np.ones(3)}, fastopt.Adam()
+    assert optimizer.on_nonfinite == "propagate" and optimizer.skipped == 0
+    optimizer.update(params, {"W": np.array([1.0, np.nan, 1.0])})
+    assert np.isnan(params["W"]).tolist() == [False, True, False]
+
+
+def test_what_the_step_would_see_counts():
+    params = {"W": np.ones(3, np.float32)}
+    optimizer = fastopt.SGD(on_nonfinite="raise")
+    with np.errstate(over="ignore"), pytest.raises(FloatingPointError, match=r"1 of 3 .*, inf, at 1"):
+        optimizer.update(params, {"W": np.array([1.0, 1e300, 1.0])})
+    optimizer.update({"W": np.ones(3)}, {"W": np.array([1.0, 1e300, 1.0])})  # whose square is not finite
+    bare = np.ones(3)
+    with pytest.raises(
+        FloatingPointError, match=r"SGD: grads has 1 of 3 values that are not finite, the first, nan, at 2"
+    ):
+        fastopt.SGD(on_nonfinite="raise").update(bare, np.array([0, 0, np.nan]))
+    with pytest.raises(
+        FloatingPointError, match=r"grads\['x'\] has 1 of 1 values that are not finite, the first, nan; nothing"
+    ):
+        fastopt.SGD(on_nonfinite="raise").update({"x": 1.0, "y": 2.0}, {"x": np.nan, "y": None})
+
+
+def test_only_the_known_words():
+    with pytest.raises(ValueError, match="on_nonfinite must be 'propagate' or 'raise' or 'skip', got 'stop'"):
+        fastopt.Adam(on_nonfinite="stop")
+
+
+# -- reports ----------------------------------------------------------------------------------------------------------
+
+
+def norm(arrays):
+    return np.sqrt(sum(float(np.square(array, dtype=np.float64).sum()) for array in arrays))
+
+
+@pytest.mark.parametrize("flat", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("rule", OPTIMIZERS)
+def test_report(rule, dtype, flat):
+    params = fastopt.flatten(model(dtype)) if flat else model(dtype)
+    plain, optimizer, other = copy.deepcopy(params), OPTIMIZERS[rule](), OPTIMIZERS[rule]()
+    for step in range(3):
+        grads = gradients(params, step)
+        grads["W"][:100] = 0
+        grads = fastopt.flatten(grads) if flat else grads
+        before = {key: value.copy() for key, value in params.items()}
+        report = optimizer.update(params, grads, report=True)
+        assert other.update(plain, grads) is None
+        changes = {key: params[key].astype(float) - before[key] for key in params}
+        for keys, found in [(list(params), report)] + [([key], norms) for key, norms in report.by_key.items()]:
+            assert found.gradient_norm == pytest.approx(norm(grads[key] for key in keys), rel=1e-12)
+            assert found.parameter_norm == pytest.approx(norm(params[key] for key in keys), rel=1e-12)
+            assert found.update_norm == pytest.approx(norm(changes[key] for key in keys), rel=1e-12)
+            assert found.update_ratio == pytest.approx(found.update_norm / (found.parameter_norm or 1), rel=1e-12)
+            zeros, size = sum((grads[key] == 0).sum() for key in keys), sum(params[key].size for key in keys)
+            assert found.zero_share == (zeros / size if size else 0) and found.nonfinite_share == 0
+        assert list(report.by_key) == list(params) and not report.skipped
+    for key in params:
+        assert_same_bits(params[key], plain[key])  # a report changes nothing
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("rule", OPTIMIZERS)
+def test_reports_are_the_same_bits_for_any_number_of_threads(rule, dtype):
+    found = []
+    for count in THREAD_COUNTS:
+        params, optimizer = (
+            {"a": np.zeros(50_001, dtype), "b": np.ones((3, 9000), dtype), "c": np.ones(5, dtype)},
+            OPTIMIZERS[rule](),
+        )
+        with threads.exactly(count):
+            report = [optimizer.update(params, gradients(params, step), report=True) for step in range(3)][-1]
+        found.append([report._sums.tobytes(), *(norms._sums.tobytes() for norms in report.by_key.values())])
+    assert all(sums == found[0] for sums in found)
+
+
+def test_report_of_parts():
+    params = {"a": np.ones(3), "b": np.ones(2), "x": 1.0, "c": np.zeros(2)}
+    report = fastopt.SGD(lr=0.5).update(
+        params, {"a": np.array([1.0, np.nan, 0.0]), "b": None, "x": 2.0, "c": np.zeros(2)}, report=True
+    )
+    assert list(report.by_key) == ["a", "x", "c"]
+    assert np.isnan(report.gradient_norm) and report.nonfinite_share == 1 / 6 and report.zero_share == 3 / 6
+    assert report.by_key["x"].update_norm == 1.0 and report.by_key["x"].parameter_norm == 0
+    assert report.by_key["x"].update_ratio == np.inf and report.by_key["c"].update_ratio == 0
+    assert "update_norm=1," in repr(report.by_key["x"])
+    bare = fastopt.SGD(lr=0.5).update(np.full(4, 2.0), np.ones(4), report=True)
+    assert bare.gradient_norm == 2 and list(bare.by_key) == [None] and bare.by_key[None].update_norm == 1
+    assert fastopt.SGD().update({}, {}, report=True).gradient_norm == 0
+
+
+def test_report_of_a_skipped_step():
+    params, optimizer = model(), fastopt.Adam(on_nonfinite="skip")
+    grads = gradients(params)
+    grads["b"][:7] = np.inf
+    report = optimizer.update(params, grads, report=True)
+    assert report.skipped and report.update_norm == report.update_ratio == 0
+    assert report.parameter_norm == pytest.approx(norm(params.values()), rel=1e-12)
+    assert report.by_key["b"].nonfinite_share == 0.1 and report.by_key["W"].nonfinite_share == 0
+    assert not optimizer.update(params, gradients(params), report=True).skipped
+
+
+WITHOUT_COMPILER = """
+import numpy as np, fastopt
+params, optimizer = {"W": np.ones((2, 3)), "b": np.ones(2, np.float32)}, fastopt.Adam(on_nonfinite="raise")
+grads = {"W": np.full((2, 3), 2.0), "b": np.zeros(2, np.float32)}
+for flat in (False, True):
+    report = optimizer.update(params, grads, report=True)
+print(report.gradient_norm == np.sqrt(24), report.by_key["b"].zero_share, report.update_norm > 0)
+try:
+    optimizer.update(params, {"W": np.full((2, 3), np.nan), "b": np.ones(2)})
+except FloatingPointError as error:
+    print("raised", optimizer.iter)
+"""
+
+
+@pytest.mark.parametrize("jit", ["0", "1"])
+def test_with_and_without_compiler(jit):
+    assert python(WITHOUT_COMPILER, NUMBA_DISABLE_JIT=jit).stdout == "True 1.0 True\nraised 2\n"
