@@ -9,7 +9,6 @@ from typing import Any, ClassVar, cast
 
 from fastopt import checkpoint, checks
 from fastopt.kernels import RULES
-from fastopt.kernels.build import NONFINITE
 from fastopt.launch import BARE
 from fastopt.plan import Plan
 from fastopt.report import Report
@@ -91,13 +90,11 @@ class Optimizer:
                 rule = RULES[self.rule]
                 plan = Plan(type(self).__name__, rule, params, grads, self.start_values(), self._state, report)
             scalars = self.scalars(step)
-            if self.on_nonfinite != "propagate":
-                sums = plan.look(scalars)
-                if sums[:, NONFINITE].any():
-                    if self.on_nonfinite == "raise":
-                        plan.refuse_nonfinite(grads)
-                    own["_skipped"] = self._skipped + 1
-                    return plan.report_of_nothing(sums) if report else None
+            if self.on_nonfinite != "propagate" and not plan.finite(scalars):
+                if self.on_nonfinite == "raise":
+                    plan.refuse_nonfinite(grads)
+                own["_skipped"] = self._skipped + 1
+                return plan.report_of_nothing() if report else None
             plan.stepped = False
             try:
                 plan.run(params, scalars, report)

@@ -18,7 +18,7 @@ from numpy.lib.array_utils import byte_bounds
 from fastopt import checks
 from fastopt.flat import Array, FlatDict
 from fastopt.kernels import build, memory
-from fastopt.kernels.build import CHANGES, FIELDS, PARAMETERS, Rule
+from fastopt.kernels.build import FIELDS, NONFINITE, Rule
 from fastopt.launch import BARE, Entry, Launch
 from fastopt.report import Report
 from fastopt.state import Layout, State
@@ -124,41 +124,75 @@ class Plan:
 
     stepped = False
 
-    def look(self, scalars: tuple[float, ...]) -> Array:
-        """The sums of a tally of the gradients, float64[arrays, FIELDS], without writing anything else."""
-        for kernel, table, starts, threads in [launch.call(self.rule, "look") for launch in self._launches]:
+    def finite(self, scalars: tuple[float, ...]) -> bool:
+        """Whether all gradients are finite; writes nothing."""
+        calls = [launch.call(self.rule, "look") for launch in self._launches]
+        if build.CHECK:
+            self._check_addresses()
+        for kernel, table, starts, threads in calls:
             kernel(table, starts, threads, scalars)
-        return self._sums()
+        return not any(launch.tally[:, NONFINITE].any() for launch in self._launches if launch.tally is not None)
 
     def report(self) -> Report:
         """What the last `run` with a report did."""
         return self._report(self._sums(), skipped=False)
 
-    def report_of_nothing(self, sums: Array) -> Report:
-        """The report of a step that is not made, from what `look` returned."""
+    def report_of_nothing(self) -> Report:
+        """The report of a step that is not made."""
+        rows = []
+        for entry, gradient in self._seen_gradients():
+            squares = [np.square(array, dtype=np.float64).sum() for array in (gradient, entry.array)]
+            rows.append([*squares, 0.0, np.sum(gradient == 0), np.sum(~np.isfinite(gradient))])
         self._gradients = []
-        active = self._active()
-        sums[:, CHANGES] = 0
-        sums[:, PARAMETERS] = [np.square(entry.array, dtype=np.float64).sum() for entry in active]
-        return self._report(sums, skipped=True)
+        return self._report(np.array(rows, dtype=np.float64).reshape(-1, FIELDS), skipped=True)
 
     def refuse_nonfinite(self, grads: Any) -> NoReturn:
         """Raises the error that names the first gradient with NaN or infinity."""
         self._gradients = []
         for key in self.keys:
             gradient = grads if key is BARE else grads[key]
-            if gradient is None:
-                continue
-            with np.errstate(over="ignore"):
-                # In the dtype in which the step would see it.
-                found = np.asarray(gradient).astype(self.state.layouts[key].dtype, copy=False)
+            found = _as_seen(0.0 if gradient is None else gradient, self.state.layouts[key])
             if not np.isfinite(found).all():
                 raise FloatingPointError(checks.nonfinite(self.owner, self._name(key, "grads"), found))
         raise AssertionError("no gradient is NaN or infinite")
 
+    def _check_addresses(self) -> None:
+        """Raises if an address in the table is not that of a live array, large enough and, where written, writable."""
+        for number, entry in enumerate(self.entries):
+            if entry.row < 0:
+                continue
+            size = entry.layout.size * entry.layout.dtype.itemsize
+            parameter = entry.array if entry.staged is None else entry.staged
+            given = self._gradients[number]
+            gradients = [self._scratch.get(number), given if isinstance(given, np.ndarray) else None]
+            state: list[Array | None] = list(self.state.blocks)
+            owners = [[parameter], gradients, *[state] * (self._table.shape[1] - 2)]
+            for column, (address, arrays) in enumerate(zip(self._table[entry.row].tolist(), owners, strict=True)):
+                fits = any(
+                    size == 0 or (low <= address and address + size <= high and (column == 1 or array.flags.writeable))
+                    for array in arrays
+                    if array is not None
+                    for low, high in [byte_bounds(array)]
+                )
+                if not fits:
+                    raise RuntimeError(
+                        f"{self.owner}: the address {address:#x} in column {column} of {self._name(entry.key)} is not "
+                        f"that of {size} bytes of a live array; please report this error of fastopt"
+                    )
+        for launch in self._launches:
+            if launch.tally is not None and launch.table[-1, 0] != launch.tally.ctypes.data:
+                raise RuntimeError(
+                    f"{self.owner}: the address of a tally is wrong; please report this error of fastopt"
+                )
+
     def _active(self) -> list[Entry]:
         """The entries that are updated, in the order of the table."""
         return sorted((entry for entry in self.entries if entry.row >= 0), key=lambda entry: entry.row)
+
+    def _seen_gradients(self) -> list[tuple[Entry, Array]]:
+        """The entries that are updated, in the order of the table, and their gradients as the step sees them."""
+        given = {entry.row: gradient for entry, gradient in zip(self.entries, self._gradients, strict=True)}
+        return [(entry, _as_seen(given[entry.row], entry.layout)) for entry in self._active()]
 
     def _sums(self) -> Array:
         """The sums of the last tally for each array that is updated, in the order of the table."""
@@ -179,6 +213,8 @@ class Plan:
         done = 0
         which = "report" if report else "step"
         calls = [launch.call(self.rule, which) for launch in self._launches]  # compiles before anything is written
+        if build.CHECK:
+            self._check_addresses()
         try:
             for launch, (kernel, table, starts, threads) in zip(self._launches, calls, strict=True):
                 if launch.staged:
@@ -347,6 +383,11 @@ class Plan:
         if any(share_memory(block, found) for block in self.state.blocks):
             raise ValueError(checks.gradient_in_written_memory(self.owner, name, "the optimizer's state"))
         return share_memory(entry.array, found)
+
+
+def _as_seen(gradient: Any, layout: Layout) -> Array:
+    with np.errstate(over="ignore"):
+        return np.asarray(gradient).astype(layout.dtype, copy=False)
 
 
 def layout_of(array: Array) -> Layout:

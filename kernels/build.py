@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import inspect
+import os
 import types
 import warnings
 from collections.abc import Callable
@@ -40,6 +41,9 @@ PIECE = 8192
 
 # Counters of different threads stand a cache line apart.
 LINE = 8
+
+# FASTOPT_CHECK=1: every address is looked at before a launch, and kernels run in pure Python, to find memory errors.
+CHECK = os.environ.get("FASTOPT_CHECK") == "1"
 
 # Columns of a tally: sums of squares of gradients, of new parameters and of their changes, then numbers of gradients
 # that are zero and that are not finite.
@@ -91,7 +95,9 @@ def tallied_span(table, starts, first, last, scalars):  # type: ignore[no-untype
             parameters = plus(parameters, parameter * parameter)
             changes = plus(changes, change * change)
             zeros += gradient == 0
-            strange += not abs(gradient) < np.inf
+        if not gradients < np.inf:
+            for index in range(first - begin, end - begin):
+                strange += not abs(load(where, index, DTYPE)[1]) < np.inf
         row = FIELDS * (piece + array)
         put(tally, row + GRADIENTS, gradients)
         put(tally, row + PARAMETERS, parameters)
@@ -104,24 +110,18 @@ def tallied_span(table, starts, first, last, scalars):  # type: ignore[no-untype
 
 
 def gradient_span(table, starts, first, last, scalars):  # type: ignore[no-untyped-def]
-    """What `tallied_span` adds up about gradients; nothing else is written."""
+    """Writes to the tally whether there is a gradient that is not finite, and nothing else."""
+    zero = DTYPE(0)
     array = np.searchsorted(starts, first, side="right") - 1
     tally = table[len(starts) - 1, 0]
     while first < last:
         begin, piece = starts[array], first // PIECE
         end = min(last, starts[array + 1], (piece + 1) * PIECE)
         where = addresses(table, array, COLUMNS)
-        gradients = 0.0
-        zeros = strange = 0
+        total = zero
         for index in range(first - begin, end - begin):
-            gradient = np.float64(load(where, index, DTYPE)[1])
-            gradients = plus(gradients, gradient * gradient)
-            zeros += gradient == 0
-            strange += not abs(gradient) < np.inf
-        row = FIELDS * (piece + array)
-        put(tally, row + GRADIENTS, gradients)
-        put(tally, row + ZEROS, np.float64(zeros))
-        put(tally, row + NONFINITE, np.float64(strange))
+            total = plus(total, load(where, index, DTYPE)[1] * zero)  # NaN for NaN and infinity
+        put(tally, FIELDS * (piece + array) + NONFINITE, np.float64(total != zero))
         first = end
         if end == starts[array + 1]:
             array += 1
@@ -188,11 +188,12 @@ class Rule:
     ) -> Callable[[Any, Any, int, tuple[float, ...]], None]:
         """The compiled `serial` or `parallel` of this rule for `dtype` ("float32" or "float64").
 
-        which : "step"; "report", which fills the tally as well; or "look", which fills it from the gradients alone
+        which : "step"; "report", which fills the tally as well; or "look", which only finds out whether all gradients
+            are finite
 
         Compiled, or loaded from numba's disk cache, at the first call and kept for the life of the process.
         """
-        if config.DISABLE_JIT:
+        if config.DISABLE_JIT or CHECK:
             return interpreted(self, dtype, which)
         kernel, problem = _kernel(self, dtype, in_parallel, which)
         _say_once(problem)
@@ -293,7 +294,10 @@ def _say_once(problem: Exception | None) -> None:
 
 
 def interpreted(rule: Rule, dtype: str, which: str) -> Callable[..., None]:
-    """The kernel in pure Python, for NUMBA_DISABLE_JIT=1: the same table, the same bits, a thousand times slower."""
+    """The kernel in pure Python, for NUMBA_DISABLE_JIT=1 and FASTOPT_CHECK=1.
+
+    The same table and the same bits, a thousand times slower.
+    """
     number = np.dtype(dtype).type
     tiny = np.finfo(number).tiny
 

@@ -104,12 +104,12 @@ def cast(typingctx: Any, values: Any, dtype: Any) -> Any:
 
 @intrinsic
 def plus(typingctx: Any, total: Any, value: Any) -> Any:
-    """The sum of two float64, which LLVM may reorder to add up several elements at a time."""
+    """The sum of two numbers of one type, which LLVM may reorder to add up several elements at a time."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.fadd(*args, flags=("reassoc",))
 
-    return types.float64(types.float64, types.float64), codegen
+    return total(total, total), codegen
 
 
 @intrinsic

@@ -11,7 +11,7 @@ import fastopt
 from fastopt import threads
 from fastopt.kernels import RULES, build
 from fastopt.optimizers import OPTIMIZERS
-from tests.conftest import THREAD_COUNTS
+from tests.conftest import THREAD_COUNTS, python
 
 SIZE = 500_000
 
@@ -78,3 +78,29 @@ def test_memory_does_not_grow(rule):
         optimizer.update(params, grads)
     tracemalloc.stop()
     assert 0 < traced[0] and traced[1] - traced[0] < 500, f"{traced[1] - traced[0]} blocks more after 1500 steps"
+
+
+SOAK = """
+import random, resource, sys, numpy as np, fastopt
+from pathlib import Path
+rng, params = random.Random(0), {f"p{i}": np.ones(50 + 10 * i) for i in range(4)}
+optimizer = fastopt.Adam()
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+steps, start = int(sys.argv[1]), 0
+for step in range(steps):
+    if rng.random() < 0.3:
+        key = rng.choice(list(params))
+        params[key] = params[key].copy()
+    optimizer.update(params, {key: np.ones(value.shape) for key, value in params.items()}, report=step % 10 == 0)
+    if step == steps // 4:
+        start = resident()
+print(resident() - start)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="Linux")
+def test_a_soak_of_200_000_steps_with_arrays_replaced_at_random():
+    growth = int(python(SOAK, "200000").stdout)
+    assert growth < 2_000_000, f"{growth} bytes more after 150,000 steps"
