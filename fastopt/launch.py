@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Any
 
 import numpy as np
+from numpy.lib.array_utils import byte_bounds
 
 from fastopt.flat import Array
 from fastopt.kernels import build
@@ -106,3 +107,28 @@ def header_of(array: Array) -> tuple[Any, ...]:
 def as_number(staged: Array, before: Any) -> Any:
     """The new value of a parameter that is a plain number, of the type it had (an int becomes a float)."""
     return type(before)(staged[()]) if isinstance(before, np.floating) else staged.item()
+
+
+def check_addresses(plan: Any) -> None:
+    """Raises if an address in a plan is not that of a live array, large enough and, where written, writable."""
+    for number, entry in enumerate(plan.entries):
+        if entry.row < 0:
+            continue
+        size = entry.layout.size * entry.layout.dtype.itemsize
+        owners = [[entry.array if entry.staged is None else entry.staged]]
+        owners += [[array for array in (plan._scratch.get(number), plan._gradients[number]) if _is_array(array)]]
+        owners += [plan.state.blocks] * (plan._table.shape[1] - 2)
+        for column, (address, arrays) in enumerate(zip(plan._table[entry.row].tolist(), owners, strict=True)):
+            places = [byte_bounds(array) for array in arrays if column == 1 or array.flags.writeable]
+            if size and not any(low <= address and address + size <= high for low, high in places):
+                raise RuntimeError(
+                    f"{plan.owner}: the address {address:#x} in column {column} of params[{entry.key!r}] is not that of "
+                    f"{size} bytes of a live array; please report this error"
+                )
+    for launch in plan._launches:
+        if launch.tally is not None and launch.table[-1, 0] != launch.tally.ctypes.data:
+            raise RuntimeError(f"{plan.owner}: the address of a tally is wrong; please report this error")
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, np.ndarray)

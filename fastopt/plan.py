@@ -128,7 +128,7 @@ class Plan:
         """Whether all gradients are finite; writes nothing."""
         calls = [launch.call(self.rule, "look") for launch in self._launches]
         if build.CHECK:
-            self._check_addresses()
+            check_addresses(self)
         for kernel, table, starts, threads in calls:
             kernel(table, starts, threads, scalars)
         return not any(launch.tally[:, NONFINITE].any() for launch in self._launches if launch.tally is not None)
@@ -155,35 +155,6 @@ class Plan:
             if not np.isfinite(found).all():
                 raise FloatingPointError(checks.nonfinite(self.owner, self._name(key, "grads"), found))
         raise AssertionError("no gradient is NaN or infinite")
-
-    def _check_addresses(self) -> None:
-        """Raises if an address in the table is not that of a live array, large enough and, where written, writable."""
-        for number, entry in enumerate(self.entries):
-            if entry.row < 0:
-                continue
-            size = entry.layout.size * entry.layout.dtype.itemsize
-            parameter = entry.array if entry.staged is None else entry.staged
-            given = self._gradients[number]
-            gradients = [self._scratch.get(number), given if isinstance(given, np.ndarray) else None]
-            state: list[Array | None] = list(self.state.blocks)
-            owners = [[parameter], gradients, *[state] * (self._table.shape[1] - 2)]
-            for column, (address, arrays) in enumerate(zip(self._table[entry.row].tolist(), owners, strict=True)):
-                fits = any(
-                    size == 0 or (low <= address and address + size <= high and (column == 1 or array.flags.writeable))
-                    for array in arrays
-                    if array is not None
-                    for low, high in [byte_bounds(array)]
-                )
-                if not fits:
-                    raise RuntimeError(
-                        f"{self.owner}: the address {address:#x} in column {column} of {self._name(entry.key)} is not "
-                        f"that of {size} bytes of a live array; please report this error of fastopt"
-                    )
-        for launch in self._launches:
-            if launch.tally is not None and launch.table[-1, 0] != launch.tally.ctypes.data:
-                raise RuntimeError(
-                    f"{self.owner}: the address of a tally is wrong; please report this error of fastopt"
-                )
 
     def _active(self) -> list[Entry]:
         """The entries that are updated, in the order of the table."""
@@ -214,7 +185,7 @@ class Plan:
         which = "report" if report else "step"
         calls = [launch.call(self.rule, which) for launch in self._launches]  # compiles before anything is written
         if build.CHECK:
-            self._check_addresses()
+            check_addresses(self)
         try:
             for launch, (kernel, table, starts, threads) in zip(self._launches, calls, strict=True):
                 if launch.staged:
