@@ -122,8 +122,8 @@ def check_addresses(plan: Any) -> None:
             places = [byte_bounds(array) for array in arrays if column == 1 or array.flags.writeable]
             if size and not any(low <= address and address + size <= high for low, high in places):
                 raise RuntimeError(
-                    f"{plan.owner}: the address {address:#x} in column {column} of params[{entry.key!r}] is not that of "
-                    f"{size} bytes of a live array; please report this error"
+                    f"{plan.owner}: the address {address:#x} in column {column} of params[{entry.key!r}] is not that "
+                    f"of {size} bytes of a live array; please report this error"
                 )
     for launch in plan._launches:
         if launch.tally is not None and launch.table[-1, 0] != launch.tally.ctypes.data:

@@ -19,7 +19,7 @@ from fastopt import checks
 from fastopt.flat import Array, FlatDict
 from fastopt.kernels import build, memory
 from fastopt.kernels.build import FIELDS, NONFINITE, Rule
-from fastopt.launch import BARE, Entry, Launch
+from fastopt.launch import BARE, Entry, Launch, check_addresses
 from fastopt.report import Report
 from fastopt.state import Layout, State
 
