@@ -79,13 +79,13 @@ def size_of(params: Arrays) -> int:
     return sum(value.size for value in params.values())
 
 
-def make(rule: str, implementation: str) -> Any:
-    """An optimizer at its defaults with `update(params, grads)`."""
+def make(rule: str, implementation: str, **settings: Any) -> Any:
+    """An optimizer with `update(params, grads)`, at its defaults but for fastopt's `settings`."""
     if implementation in ("reference", "textbook"):
         optimizer = getattr(reference, OPTIMIZERS[rule].__name__)()
         optimizer.flush = implementation == "reference"
         return optimizer
-    return InPlace(rule) if implementation == "in place" else OPTIMIZERS[rule]()
+    return InPlace(rule) if implementation == "in place" else OPTIMIZERS[rule](**settings)
 
 
 def checked_step(rule: str, implementation: str, params: Arrays) -> Step:

@@ -2,7 +2,7 @@
 
 Both sides take turns in one process, some calls each; a ratio is taken per turn, and the ratio of the two smallest
 times and the median ratio are printed, with the median times. Nothing else should run on the machine. PART is kernel,
-dict, loop or dead; without it all are run. PyTorch is compared where it is installed.
+dict, loop, dead or extras; without it all are run. PyTorch is compared where it is installed.
 
 "textbook" is the book's NumPy code, "reference" is `fastopt.reference`, which flushes subnormal state besides.
 """
@@ -13,6 +13,7 @@ import gc
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from itertools import pairwise
 
@@ -125,7 +126,21 @@ def dead() -> None:
         print(f"adam, 100,000, half of it dead, {name}: {early:.1f} us at first, {late:.1f} us after 20,000 steps")
 
 
-PARTS: dict[str, Callable[[], None]] = {"kernel": kernel, "dict": dicts, "loop": loop, "dead": dead}
+def extras() -> None:
+    """What `on_nonfinite` and a report cost; the textbook has neither."""
+    for rule in ("sgd", "adam"):
+        models = (array(30_000_000, "float32"), 15, 2), (mlp(784, 100, 100, 100, 100, 10), 60, 20)
+        for params, turns, calls in (*models, (array(1_000_000, "float32"), 40, 20)):
+            grads = {key: np.full_like(value, 1e-3) for key, value in params.items()}
+            steps = []
+            for settings, wanted in (({}, {}), ({"on_nonfinite": "skip"}, {}), ({}, {"report": True})):
+                own = {key: value.copy() for key, value in params.items()}
+                steps.append(partial(make(rule, "fastopt", **settings).update, own, grads, **wanted))
+            size = sum(value.size for value in params.values())
+            report(f"{rule}, {size:,}", ["plain", "on_nonfinite", "report"], interleaved(steps, turns, calls))
+
+
+PARTS: dict[str, Callable[[], None]] = {"kernel": kernel, "dict": dicts, "loop": loop, "dead": dead, "extras": extras}
 
 
 def main(parts: list[str]) -> None:
