@@ -9,7 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Hashable, Mapping
+from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,7 +43,7 @@ class Mismatch(NamedTuple):
     reshaped: list[Hashable]
     """Keys whose shape or dtype differs; their state is what it was."""
     settings: list[str]
-    """Hyperparameters that the checkpoint has and the optimizer has not."""
+    """Hyperparameters that only one of the two has; the optimizer's are what they were."""
 
 
 # -- dicts ------------------------------------------------------------------------------------------------------------
@@ -71,7 +74,7 @@ def load_state_dict(optimizer: Any, saved: Any, strict: bool, source: str = "sta
         raise CheckpointError(
             f"{owner}: {source} is not what state_dict() returns, a dict with rule, hyperparameters, step and state"
         )
-    if saved["rule"] != optimizer.rule:
+    if not isinstance(saved["rule"], str) or saved["rule"] != optimizer.rule:
         raise CheckpointError(
             f"{owner}: {source} holds the state of rule {saved['rule']!r}, expected {optimizer.rule!r}; load it into "
             "an optimizer of that rule"
@@ -79,14 +82,19 @@ def load_state_dict(optimizer: Any, saved: Any, strict: bool, source: str = "sta
     settings = _settings(owner, saved["hyperparameters"], source)
     state = _state(owner, saved["state"], RULES[optimizer.rule].state, source)
     try:
-        step, skipped = checks.step_count(owner, saved["step"]), checks.step_count(owner, saved.get("skipped", 0))
+        step, skipped = (
+            checks.step_count(owner, saved["step"]),
+            checks.step_count(owner, saved.get("skipped", 0), "skipped"),
+        )
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{source}: {error}") from None
 
     current: Mapping[Hashable, Layout] | None = None if optimizer._state is None else optimizer._state.layouts
     layouts = {key: layout_of(array) for key, array in next(iter(state.values()), {}).items()}
     known = optimizer._hyperparameters()
-    mismatch = Mismatch([], [], [], [name for name in settings if name not in known])
+    own = [field.name for field in fields(optimizer) if not field.kw_only]  # later versions may add shared ones
+    differing = [name for name in settings if name not in known] + [name for name in own if name not in settings]
+    mismatch = Mismatch([], [], [], differing)
     if current is not None:
         mismatch.missing.extend(key for key in current if key not in layouts)
         mismatch.unexpected.extend(key for key in layouts if key not in current)
@@ -103,10 +111,12 @@ def load_state_dict(optimizer: Any, saved: Any, strict: bool, source: str = "sta
         loaded = State(optimizer.start_values(), layouts)
         for slot, views in loaded.views.items():
             for key, view in views.items():
-                fits = key in state[slot] and key not in mismatch.reshaped
+                fits = key in state.get(slot, {}) and key not in mismatch.reshaped
                 view[...] = state[slot][key] if fits else optimizer._state.views[slot][key]
     new = {name: value for name, value in settings.items() if name in known}
-    optimizer.__dict__.update(new, _steps=step, _skipped=skipped, _state=loaded, _plan=None)  # all at once
+    optimizer.__dict__.update(
+        new, _steps=step, _skipped=skipped, _state=loaded, _plan=None, _report_plan=None
+    )  # all at once
     return mismatch
 
 
@@ -154,14 +164,17 @@ def _state(owner: str, slots: Any, expected: tuple[str, ...], source: str) -> di
 # -- files ------------------------------------------------------------------------------------------------------------
 
 
-def save(optimizer: Any, path: str | os.PathLike[str]) -> None:
-    """What `Optimizer.save` does."""
+def save(saved: dict[str, Any], owner: str, path: str | os.PathLike[str]) -> None:
+    """Writes what `state_dict` returned."""
     safetensors = _library()
-    path = Path(path)
-    tensors, metadata = _pack(type(optimizer).__name__, state_dict(optimizer))
-    temporary = path.with_name(path.name + ".tmp")
+    path = Path(os.path.realpath(path))  # where `path` is a link, what it leads to is replaced
+    tensors, metadata = _pack(owner, saved)
+    temporary = path.with_name(f".{path.name}.fastopt-tmp")  # one name, so that a kill leaves one file at most
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
     try:
-        with open(temporary, "wb") as file:
+        with open(os.open(temporary, flags, 0o666), "wb") as file:
+            if path.exists():
+                os.chmod(temporary, stat.S_IMODE(path.stat().st_mode))
             file.write(safetensors.save(tensors, metadata))
             file.flush()
             os.fsync(file.fileno())
@@ -172,7 +185,8 @@ def save(optimizer: Any, path: str | os.PathLike[str]) -> None:
     if os.name == "posix":  # the new name is on the disk too
         folder = os.open(path.parent, os.O_RDONLY)
         try:
-            os.fsync(folder)
+            with suppress(OSError):  # some network file systems cannot
+                os.fsync(folder)
         finally:
             os.close(folder)
 
@@ -249,6 +263,11 @@ def _unpack(tensors: dict[str, Array], metadata: Any, name: str) -> dict[str, An
     checksum = metadata.pop("checksum", None)
     if checksum != _checksum(tensors, metadata):
         raise CheckpointError(f"{name} is damaged: its checksum is not that of its content; take another copy")
+    # Texts are parsed only where they can be what they should be, so that a small file takes little memory.
+    longest = {"keys": 16 + sum(map(len, tensors)) + 4 * len(tensors), "fortran": 16 + 12 * len(tensors)}
+    for field, most in (longest | dict.fromkeys(("hyperparameters", "step", "skipped"), 10_000)).items():
+        if len(metadata[field]) > most:
+            raise CheckpointError(f"{name} is no checkpoint of fastopt: its {field} are too long")
     keys = json.loads(metadata["keys"])
     fortran = set(json.loads(metadata["fortran"]))
     decoded = [BARE] if keys is None else [_decoded(key) for key in keys]
@@ -291,10 +310,10 @@ def _encoded(owner: str, key: Hashable) -> Any:
     """A key as JSON can write it: tuples become lists."""
     if isinstance(key, tuple):
         return [_encoded(owner, part) for part in key]
-    if key is None or isinstance(key, str | int | float):
+    if key is None or isinstance(key, str) or (isinstance(key, int | float) and abs(key) < 2**63):
         return key
     raise CheckpointError(
-        f"{owner}: the key {key!r} of type {type(key).__name__} cannot be saved; name parameters by text, numbers or "
+        f"{owner}: a key of type {type(key).__name__} cannot be saved; name parameters by text, numbers or "
         "tuples of them"
     )
 

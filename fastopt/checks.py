@@ -63,8 +63,8 @@ def unknown_setting(owner: str, name: str, known: Iterable[str]) -> str:
     return f"{owner} has no setting {name!r}; it has {', '.join(known)}"
 
 
-def step_count(owner: str, value: Any) -> int:
-    words = f"{owner}: iter must be a whole number of steps from 0 to 2**53, got {value!r}"
+def step_count(owner: str, value: Any, name: str = "iter") -> int:
+    words = f"{owner}: {name} must be a whole number of steps from 0 to 2**53, got {value!r}"
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(words)
     if not 0 <= int(value) <= 2**53:
@@ -105,7 +105,7 @@ def mismatch(owner: str, source: str, differences: dict[str, list[Any]], mine: A
     if differences["unexpected"]:
         parts.append(f"it has {_names(differences['unexpected'])}, which the optimizer has not")
     if differences["settings"]:
-        parts.append(f"it has the settings {', '.join(differences['settings'])}, which {owner} has not")
+        parts.append(f"only one of the two has the settings {', '.join(differences['settings'])}")
     parts += [
         f"{key!r} is {found[key].dtype} of shape {found[key].shape} in it and {mine[key].dtype} of shape "
         f"{mine[key].shape} here"
@@ -116,8 +116,9 @@ def mismatch(owner: str, source: str, differences: dict[str, list[Any]], mine: A
 
 def in_use(owner: str) -> str:
     return (
-        f"{owner}: update() was called while the same optimizer is in the middle of a step, in another thread or in a "
-        "fork made at that moment; give each thread an optimizer of its own, or put a lock around update()"
+        f"{owner}: the optimizer is in the middle of a step (or of saving or loading), in another thread, or this is a "
+        "signal handler or a fork made at that moment; give each thread an optimizer of its own or put a lock around "
+        "it, and let a signal handler set a flag to act on after update()"
     )
 
 
@@ -175,7 +176,7 @@ def _name(key: Hashable) -> str:
 
 
 def _names(keys: Iterable[Hashable]) -> str:
-    names = [repr(key) for key in keys]
+    names = ["one bare array" if isinstance(key, Enum) else repr(key) for key in keys]
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "") or "no keys"
 
 

@@ -74,8 +74,9 @@ class Launch:
         if which != "step" and self.tally is None:
             # A row for each piece of each array; those of an array follow one another.
             self.rows = self.starts[:-1] // build.PIECE + np.arange(len(self.starts) - 1)
-            self.tally = np.zeros((self.starts[-1] // build.PIECE + len(self.starts), build.FIELDS))
-            self.table[-1, 0] = self.tally.ctypes.data
+            tally = np.zeros((self.starts[-1] // build.PIECE + len(self.starts), build.FIELDS))
+            self.table[-1, 0] = tally.ctypes.data
+            self.tally = tally  # last: Ctrl-C may come before, and the next call then does it all again
         return kernel, self.table, self.starts, threads
 
     def sums(self) -> Array:

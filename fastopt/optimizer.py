@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, cast
 
@@ -41,6 +43,7 @@ class Optimizer:
     # Not annotated, which would make hyperparameters of them.
     _state = cast("State | None", None)
     _plan = cast("Plan | None", None)
+    _report_plan = cast("Plan | None", None)
 
     def scalars(self, step: int) -> tuple[float, ...]:
         """The scalars of the rule's formula at a step, counted from 1."""
@@ -85,22 +88,26 @@ class Optimizer:
         # signal in, while Ctrl-C just after `acquire()` would leave a lock locked for ever.
         own["_stepping"] = True
         try:
-            plan, step = self._plan, self._steps + 1
-            if plan is None or not plan.accepts(params, grads, report):
+            # A report has a plan of its own, in which the arrays of a FlatDict are told apart.
+            which = "_report_plan" if report else "_plan"
+            plan, step = getattr(self, which), self._steps + 1
+            if plan is None or not plan.accepts(params, grads):
                 rule = RULES[self.rule]
                 plan = Plan(type(self).__name__, rule, params, grads, self.start_values(), self._state, report)
             scalars = self.scalars(step)
             if self.on_nonfinite != "propagate" and not plan.finite(scalars):
                 if self.on_nonfinite == "raise":
                     plan.refuse_nonfinite(grads)
+                nothing = plan.report_of_nothing() if report else None
+                plan.forget_gradients()
                 own["_skipped"] = self._skipped + 1
-                return plan.report_of_nothing() if report else None
+                return nothing
             plan.stepped = False
             try:
                 plan.run(params, scalars, report)
             finally:
                 if plan.stepped:  # also where Ctrl-C came during the step, which is then complete
-                    own.update(_plan=plan, _steps=step, _state=plan.state if plan.state.slots else None)
+                    own.update({which: plan, "_steps": step, "_state": plan.state if plan.state.slots else None})
             return plan.report() if report else None
         finally:
             del own["_stepping"]
@@ -117,7 +124,8 @@ class Optimizer:
         >>> optimizer.state_dict()["state"]
         {'v': {'W': array([-0.1, -0.1])}}
         """
-        return checkpoint.state_dict(self)
+        with self._not_stepping():
+            return checkpoint.state_dict(self)
 
     def load_state_dict(self, state_dict: Any, strict: bool = True) -> checkpoint.Mismatch:
         """Takes settings, step count and state from what `state_dict` returned, by name, as copies.
@@ -130,18 +138,22 @@ class Optimizer:
         CheckpointError
             (a ValueError) if something does not fit, says what; the optimizer is then as it was.
         """
-        return checkpoint.load_state_dict(self, state_dict, strict)
+        with self._not_stepping():
+            return checkpoint.load_state_dict(self, state_dict, strict)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes what `state_dict` returns to one file, which holds no code.
 
-        It is written beside (`path` with `.tmp` appended), synced to the disk and renamed: whenever the process is
-        killed, `path` is the old file or the new one. Two processes must not save to one path at a time.
+        It is written beside, as `.NAME.fastopt-tmp`, synced to the disk and renamed: whenever the process is killed,
+        `path` is the old file or the new one. Two processes must not save to one path at a time. A rule without state
+        (SGD) has settings and step count only.
 
         Raises
         ------
         CheckpointError
             if a key is neither text nor a number nor a tuple of them.
+        RuntimeError
+            in the middle of a step: in another thread, or in a signal handler, which should set a flag instead.
         OSError
             if the file cannot be written.
         ImportError
@@ -160,12 +172,12 @@ class Optimizer:
         >>> resumed.lr, resumed.iter, resumed.m["W"]
         (0.1, 1, array([0.1, 0.1]))
         """
-        checkpoint.save(self, path)
+        checkpoint.save(self.state_dict(), type(self).__name__, path)
 
     def load(self, path: str | os.PathLike[str], strict: bool = True) -> checkpoint.Mismatch:
         """Takes settings, step count and state from a file that `save` wrote, as `load_state_dict` does.
 
-        A file from a stranger cannot run code, nor take more memory than a few times its own size.
+        A file from a stranger cannot run code, nor take memory out of proportion to its own size.
 
         Raises
         ------
@@ -175,7 +187,8 @@ class Optimizer:
         OSError
             if the file cannot be read.
         """
-        return checkpoint.load(self, path, strict)
+        with self._not_stepping():
+            return checkpoint.load(self, path, strict)
 
     @property
     def iter(self) -> int:
@@ -211,7 +224,7 @@ class Optimizer:
                 value = checks.hyperparameter(owner.__name__, name, value)
         elif name in RULES[self.rule].state:
             checks.state_value(owner.__name__, name, value)
-            self._state = self._plan = None
+            self._state = self._plan = self._report_plan = None
             return
         elif name != "iter":
             raise AttributeError(checks.unknown_setting(owner.__name__, name, self._public_names()))
@@ -229,4 +242,18 @@ class Optimizer:
         return copy.deepcopy(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_plan", "_stepping")}
+        if "_stepping" in self.__dict__:
+            raise RuntimeError(checks.in_use(type(self).__name__))
+        return {name: value for name, value in self.__dict__.items() if name not in ("_plan", "_report_plan")}
+
+    @contextmanager
+    def _not_stepping(self) -> Iterator[None]:
+        """No step is being made and none can begin."""
+        own = self.__dict__
+        if "_stepping" in own:
+            raise RuntimeError(checks.in_use(type(self).__name__))
+        own["_stepping"] = True
+        try:
+            yield
+        finally:
+            del own["_stepping"]

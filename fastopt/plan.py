@@ -99,10 +99,10 @@ class Plan:
 
     # -- every step ---------------------------------------------------------------------------------------------------
 
-    def accepts(self, params: Any, grads: Any, by_key: bool = False) -> bool:
+    def accepts(self, params: Any, grads: Any) -> bool:
         """Whether the plan fits these arguments; if so, it has taken up the gradients. Errors are raised."""
         scan = self._scan
-        if scan is None or mode_of(params, grads) != self.wanted_mode or (by_key and self.mode == "flat"):
+        if scan is None or mode_of(params, grads) != self.wanted_mode:
             return False
         lists = self._lists(params, grads)
         if lists is None:
@@ -140,11 +140,15 @@ class Plan:
     def report_of_nothing(self) -> Report:
         """The report of a step that is not made."""
         rows = []
-        for entry, gradient in self._seen_gradients():
-            squares = [np.square(array, dtype=np.float64).sum() for array in (gradient, entry.array)]
-            rows.append([*squares, 0.0, np.sum(gradient == 0), np.sum(~np.isfinite(gradient))])
-        self._gradients = []
+        with np.errstate(all="ignore"):
+            for entry, gradient in self._seen_gradients():
+                squares = [np.square(array, dtype=np.float64).sum() for array in (gradient, entry.array)]
+                rows.append([*squares, 0.0, np.sum(gradient == 0), np.sum(~np.isfinite(gradient))])
         return self._report(np.array(rows, dtype=np.float64).reshape(-1, FIELDS), skipped=True)
+
+    def forget_gradients(self) -> None:
+        """Lets go of the gradients of a step that is not made."""
+        self._gradients = []
 
     def refuse_nonfinite(self, grads: Any) -> NoReturn:
         """Raises the error that names the first gradient with NaN or infinity."""

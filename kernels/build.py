@@ -203,12 +203,14 @@ class Rule:
         """The numba dispatcher of a kernel, not compiled yet and without the disk cache (to inspect its code)."""
         loop = parallel if in_parallel else serial
         name = f"{self.name}_{which}_{dtype}_{loop.__name__}_{_digest(self.formula)}"
+        # The inner functions carry it too: two cached kernels, compiled in two processes, may otherwise hold different
+        # functions under one symbol, of which the loader takes the first for both.
         names = {
-            "rule": njit(**FLAGS)(self.formula),
+            "rule": njit(**FLAGS)(_clone(self.formula, f"rule_{name}", {})),
             "DTYPE": getattr(np, dtype),
             "COLUMNS": (0,) * (2 + len(self.state)),
         }
-        names = {"span": njit(**FLAGS)(_clone(SPANS[which], "span", names))}
+        names = {"span": njit(**FLAGS)(_clone(SPANS[which], f"span_{name}", names))}
         # numba's disk cache takes this name as its key. It knows nothing of callees and globals, hence the digest.
         return njit(parallel=in_parallel, **FLAGS)(_clone(loop, name, names))
 
@@ -224,7 +226,8 @@ class Rule:
 
 def _clone(function: Any, name: str, names: dict[str, Any]) -> Any:
     """A copy of a function that finds `names` in its globals."""
-    clone = types.FunctionType(function.__code__, {**function.__globals__, **names}, name)
+    names = {**function.__globals__, **names}
+    clone = types.FunctionType(function.__code__, names, name, function.__defaults__, function.__closure__)
     clone.__qualname__ = name
     return clone
 
@@ -242,7 +245,11 @@ def compiled(function: Callable[..., Any], *signature: Any) -> Callable[..., Any
     """
     flags = {**FLAGS, "nogil": False}
     called = inspect.getclosurevars(function).globals
-    helpers = {name: njit(**flags)(value) for name, value in called.items() if isinstance(value, types.FunctionType)}
+    helpers = {
+        name: njit(**flags)(_clone(value, f"{name}_{_digest(value)}", {}))
+        for name, value in called.items()
+        if isinstance(value, types.FunctionType)
+    }
     clone = _clone(function, f"{function.__name__}_{_digest(function)}", helpers)
     entry_point, problem = _compiled(lambda: njit(**flags)(clone), signature)
     _say_once(problem)
@@ -301,6 +308,7 @@ def interpreted(rule: Rule, dtype: str, which: str) -> Callable[..., None]:
     number = np.dtype(dtype).type
     tiny = np.finfo(number).tiny
 
+    @np.errstate(all="ignore")
     def kernel(table: Any, starts: Any, threads: int, scalars: tuple[float, ...]) -> None:
         constants = [number(scalar) for scalar in scalars]
         for number_of_array, size in enumerate(np.diff(starts).tolist()):

@@ -204,3 +204,47 @@ except FloatingPointError as error:
 @pytest.mark.parametrize("jit", ["0", "1"])
 def test_with_and_without_compiler(jit):
     assert python(WITHOUT_COMPILER, NUMBA_DISABLE_JIT=jit).stdout == "True 1.0 True\nraised 2\n"
+
+
+def test_a_report_does_not_slow_down_flat_dicts():
+    params, optimizer = fastopt.flatten(model()), fastopt.Adam()
+    for wanted in (False, True, False):
+        optimizer.update(params, fastopt.flatten(gradients(params)), report=wanted)
+        assert optimizer._plan.mode == "flat"
+    assert optimizer.iter == 3
+
+
+def test_skipping_never_raises_and_lets_go_of_the_gradients():
+    import sys
+
+    gradient, optimizer = np.array([1e200, np.nan, 1.0]), fastopt.Adam(on_nonfinite="skip")
+    optimizer.update({"W": np.ones(3)}, {"W": np.ones(3)})
+    count = sys.getrefcount(gradient)
+    with np.errstate(all="raise"):
+        assert optimizer.update({"W": np.ones(3)}, {"W": gradient}, report=True).skipped
+    optimizer.update({"W": np.ones(3)}, {"W": gradient})
+    assert optimizer.skipped == 2 and sys.getrefcount(gradient) == count
+
+
+INTERRUPTED = """
+import sys, numpy as np, fastopt
+optimizer, params = fastopt.Adam(), {"W": np.ones(10)}
+optimizer.update(params, {"W": np.ones(10)})
+optimizer.update(params, {"W": np.ones(10)}, report=True)
+launch = optimizer._report_plan._launches[0]
+launch.tally = None
+def interrupt(frame, event, argument):
+    if frame.f_code.co_name == "__init__" and "ctypes" in frame.f_code.co_filename + frame.f_code.co_qualname:
+        sys.settrace(None)
+        raise KeyboardInterrupt
+sys.settrace(interrupt)
+try:
+    optimizer.update(params, {"W": np.ones(10)}, report=True)
+except KeyboardInterrupt:
+    print("interrupted", launch.tally is None, optimizer.iter)
+print(optimizer.update(params, {"W": np.ones(10)}, report=True).gradient_norm == np.sqrt(10))
+"""
+
+
+def test_ctrl_c_while_a_tally_is_made():
+    assert python(INTERRUPTED).stdout == "interrupted True 2\nTrue\n"
