@@ -114,10 +114,10 @@ def load_state_dict(optimizer: Any, saved: Any, strict: bool, source: str = "sta
                 fits = key in state.get(slot, {}) and key not in mismatch.reshaped
                 view[...] = state[slot][key] if fits else optimizer._state.views[slot][key]
     new = {name: value for name, value in settings.items() if name in known}
-    optimizer.__dict__.update(
-        new, _steps=step, _skipped=skipped, _state=loaded, _plan=None, _report_plan=None
-    )  # all at once
-    return mismatch
+    new |= {"_steps": step, "_skipped": skipped, "_state": loaded, "_plan": None, "_report_plan": None}
+    optimizer.__dict__.update(new)  # all at once
+    missing, unexpected, reshaped = ([None if key is BARE else key for key in keys] for keys in mismatch[:3])
+    return Mismatch(missing, unexpected, reshaped, mismatch.settings)
 
 
 def _settings(owner: str, settings: Any, source: str) -> dict[str, Any]:

@@ -396,7 +396,7 @@ def test_links_permissions_and_other_files_are_left_as_they_are(tmp_path):
     assert len(list(tmp_path.iterdir())) == 4 and len(list((tmp_path / "folder").iterdir())) == 1
 
 
-@pytest.mark.parametrize("key", [float("nan"), 10**5000, ("a", float("nan"))], ids=["nan", "long", "in a tuple"])
+@pytest.mark.parametrize("key", [float("nan"), 2**70, ("a", float("nan"))], ids=["nan", "long", "in a tuple"])
 def test_keys_that_could_not_be_found_again(key, tmp_path):
     optimizer = fastopt.Adam()
     optimizer.update({key: np.ones(2)}, {key: np.ones(2)})
