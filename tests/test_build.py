@@ -197,3 +197,16 @@ def test_arena_is_aligned_and_staggered(slots, dtype, size):
     assert len({block.ctypes.data % 4096 for block in blocks}) == slots
     for block, after in pairwise(blocks):
         assert block.ctypes.data + block.nbytes <= after.ctypes.data
+
+
+@pytest.mark.parametrize("parallel", [False, True], ids=["serial", "parallel"])
+@pytest.mark.parametrize("which", build.SPANS)
+def test_every_function_of_a_kernel_has_a_name_of_its_own(which, parallel):
+    """numba numbers functions anew in each process, so cached kernels may otherwise hold different ones by one name."""
+    rule = RULES["adagrad"]
+    dispatcher = rule.dispatcher("float32", parallel, which)
+    dispatcher.compile(rule.signature())
+    (overload,) = dispatcher.overloads.values()
+    names = re.findall(r'^define [^@]*@"?([^"( ]+)', overload.library.get_llvm_str(), re.M)
+    ours = [name for name in names if "fastopt" in name]
+    assert ours and all(dispatcher.__qualname__ in name for name in ours)

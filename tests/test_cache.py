@@ -170,26 +170,3 @@ for rule in (fastopt.Momentum, fastopt.Adam):
 def test_one_kernel_is_compiled_for_a_step_not_two(tmp_path):
     run(tmp_path)
     assert len(kernel_files(tmp_path, "nbc")) == 1
-
-
-ONE_RULE = """
-import sys, numpy as np, fastopt
-from fastopt import reference, threads
-for name in sys.argv[1:]:
-    for size in (100, 1_000_000):
-        for count in (1, 2) if threads.layer() else (1,):
-            fast, plain = getattr(fastopt, name)(), getattr(reference, name)()
-            p, q = np.ones(size, np.float32), np.ones(size, np.float32)
-            with threads.exactly(count):
-                for step in range(3):
-                    g = np.linspace(-1, 2 + step, size, dtype=np.float32)
-                    fast.update(p, g)
-                    plain.update(q, g)
-            assert np.array_equal(p, q), name
-"""
-
-
-def test_kernels_from_different_processes_do_not_mix(tmp_path):
-    """Compiled first in a process each, they come by the same numbers in their symbols' names."""
-    for names in (["Momentum"], ["AdaGrad"], ["Momentum", "AdaGrad"], ["AdaGrad", "Momentum"]):
-        python(ONE_RULE, *names, NUMBA_CACHE_DIR=str(tmp_path))
