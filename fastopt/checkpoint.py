@@ -82,10 +82,8 @@ def load_state_dict(optimizer: Any, saved: Any, strict: bool, source: str = "sta
     settings = _settings(owner, saved["hyperparameters"], source)
     state = _state(owner, saved["state"], RULES[optimizer.rule].state, source)
     try:
-        step, skipped = (
-            checks.step_count(owner, saved["step"]),
-            checks.step_count(owner, saved.get("skipped", 0), "skipped"),
-        )
+        step = checks.step_count(owner, saved["step"])
+        skipped = checks.step_count(owner, saved.get("skipped", 0), "skipped")
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{source}: {error}") from None
 

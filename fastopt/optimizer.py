@@ -130,13 +130,26 @@ class Optimizer:
     def load_state_dict(self, state_dict: Any, strict: bool = True) -> checkpoint.Mismatch:
         """Takes settings, step count and state from what `state_dict` returned, by name, as copies.
 
-        An optimizer that has not stepped yet takes all state. One that has keeps its keys, shapes and dtypes: with
-        `strict` all must fit; without it what fits is loaded, and what did not is returned.
+        An optimizer that has not stepped yet takes all state. One that has keeps its keys, shapes and dtypes.
+
+        Parameters
+        ----------
+        state_dict : dict
+            Its arrays are float32 or float64, of the shapes of the parameters.
+        strict : bool
+            Whether all must fit; otherwise what fits is loaded.
+
+        Returns
+        -------
+        Mismatch
+            `missing`, `unexpected` and `reshaped` keys and differing `settings`: what did not fit.
 
         Raises
         ------
         CheckpointError
             (a ValueError) if something does not fit, says what; the optimizer is then as it was.
+        RuntimeError
+            in the middle of a step.
         """
         with self._not_stepping():
             return checkpoint.load_state_dict(self, state_dict, strict)
@@ -186,6 +199,10 @@ class Optimizer:
             the optimizer is then as it was.
         OSError
             if the file cannot be read.
+        RuntimeError
+            in the middle of a step.
+        ImportError
+            without safetensors: `pip install 'fastopt[checkpoints]'`.
         """
         with self._not_stepping():
             return checkpoint.load(self, path, strict)

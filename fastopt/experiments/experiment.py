@@ -165,15 +165,16 @@ class Experiment:
     ) -> Result:
         if isinstance(seed, bool) or not isinstance(seed, numbers.Integral) or int(seed) < 0:
             raise ValueError(f"{self.name}: seed must be a whole number of at least 0, got {seed!r}")
-        for switch, value in {"quick": quick, **options}.items():
-            if not isinstance(value, bool):
-                raise TypeError(f"{self.name}: {switch} must be True or False, got {value!r}")
         if backend not in BACKENDS:
             raise ValueError(f"{self.name}: backend must be {' or '.join(map(repr, BACKENDS))}, got {backend!r}")
         for option in options:
             if option not in self.options:
-                known = ", ".join(["seed", "quick", "backend", "data", "out", "console", *self.options])
-                raise TypeError(f"{self.name} has no setting {option!r}; it has {known}")
+                raise TypeError(
+                    f"{self.name} has no setting {option!r}; it has {', '.join(self.__signature__.parameters)}"
+                )
+        for switch, value in {"quick": quick, **options}.items():
+            if not isinstance(value, bool):
+                raise TypeError(f"{self.name}: {switch} must be True or False, got {value!r}")
         settings = Settings(int(seed), quick, backend, None if data is None else Path(data), console)
         if out is not None:
             for path in files(Path(out), self.name):
