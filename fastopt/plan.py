@@ -141,7 +141,10 @@ class Plan:
         """The report of a step that is not made."""
         rows = []
         with np.errstate(all="ignore"):
-            for entry, gradient in self._seen_gradients():
+            for entry, given in zip(self.entries, self._gradients, strict=True):
+                if entry.row < 0:
+                    continue
+                gradient = _as_seen(given, entry.layout)
                 squares = [np.square(array, dtype=np.float64).sum() for array in (gradient, entry.array)]
                 rows.append([*squares, 0.0, np.sum(gradient == 0), np.sum(~np.isfinite(gradient))])
         return self._report(np.array(rows, dtype=np.float64).reshape(-1, FIELDS), skipped=True)
@@ -161,17 +164,14 @@ class Plan:
         raise AssertionError("no gradient is NaN or infinite")
 
     def _active(self) -> list[Entry]:
-        """The entries that are updated, in the order of the table."""
-        return sorted((entry for entry in self.entries if entry.row >= 0), key=lambda entry: entry.row)
-
-    def _seen_gradients(self) -> list[tuple[Entry, Array]]:
-        """The entries that are updated, in the order of the table, and their gradients as the step sees them."""
-        given = {entry.row: gradient for entry, gradient in zip(self.entries, self._gradients, strict=True)}
-        return [(entry, _as_seen(given[entry.row], entry.layout)) for entry in self._active()]
+        """The entries that are updated."""
+        return [entry for entry in self.entries if entry.row >= 0]
 
     def _sums(self) -> Array:
-        """The sums of the last tally for each array that is updated, in the order of the table."""
-        return np.concatenate([_NO_SUMS, *(launch.sums() for launch in self._launches)])
+        """The sums of the last tally for each array that is updated, in the order of the entries."""
+        in_table = np.concatenate([_NO_SUMS, *(launch.sums() for launch in self._launches)])
+        rows = [entry.row for entry in self._active()]
+        return np.asarray(in_table[np.argsort(np.argsort(rows))] if rows else in_table)
 
     def _report(self, sums: Array, skipped: bool) -> Report:
         active = self._active()

@@ -70,6 +70,24 @@ def make(shape, dtype, kind, layout, seed):
 
 
 OPERATIONS = ["step", "step", "step", "report", "setting", "replace", "save", "deepcopy", "threads", "flat", "none"]
+OPERATIONS += ["report", "propagate", "skip", "raise"]
+
+
+def assert_report(report, params, before, grads):
+    """Shares are exact, norms those of NumPy to 6 digits where NumPy can square the numbers."""
+    active = [key for key in params if grads[key] is not None]
+    assert list(report.by_key) == active
+    size, tolerance = sum(params[key].size for key in active), 2e-6
+    if size:
+        assert report.zero_share == sum((grads[key] == 0).sum() for key in active) / size
+        assert report.nonfinite_share == sum((~np.isfinite(grads[key])).sum() for key in active) / size
+    for key, norms in report.by_key.items():
+        after, change = params[key].astype(float), params[key].astype(float) - before[key]
+        found = norms.gradient_norm, norms.parameter_norm, norms.update_norm
+        for number, array in zip(found, (grads[key].astype(float), after, change), strict=True):
+            squares = np.square(array).sum()
+            if squares == 0 or squares > 1e-290:
+                np.testing.assert_allclose(number, np.sqrt(squares), rtol=tolerance)
 
 
 @pytest.mark.parametrize("rule", OPTIMIZERS)
@@ -80,7 +98,7 @@ def test_any_sequence_of_operations_equals_the_reference(rule, data):
     params = {key: make(*spec) for key, spec in model.items()}
     plain = {key: np.array(value) for key, value in params.items()}
     fast, slow = OPTIMIZERS[rule](), getattr(reference, OPTIMIZERS[rule].__name__)()
-    count = 1
+    count, skipped = 1, 0
     for operation in data.draw(st.lists(st.sampled_from(OPERATIONS), min_size=1, max_size=8)):
         seed = data.draw(st.integers(0, 2**32 - 1))
         if operation in ("step", "report", "none"):
@@ -93,13 +111,28 @@ def test_any_sequence_of_operations_equals_the_reference(rule, data):
             if operation == "none" and grads:
                 grads[next(iter(grads))] = None
             with threads.exactly(count), np.errstate(all="ignore"):
-                fast.update(params, grads, report=operation == "report")
-                slow.update(plain, grads)
+                seen = {key: g if g is None else g.astype(params[key].dtype) for key, g in grads.items()}
+                finite = all(g is None or np.isfinite(g).all() for g in seen.values())
+                before = {key: np.array(p) for key, p in params.items()}
+                if finite or fast.on_nonfinite != "raise":
+                    report = fast.update(params, grads, report=operation == "report")
+                    if operation == "report":
+                        assert report.skipped == (fast.on_nonfinite == "skip" and not finite)
+                        assert_report(report, params, before, seen)
+                else:
+                    with pytest.raises(FloatingPointError):
+                        fast.update(params, grads, report=operation == "report")
+                if finite or fast.on_nonfinite == "propagate":
+                    slow.update(plain, grads)
+                elif fast.on_nonfinite == "skip":
+                    skipped += 1
             for key in params:
                 assert_same_bits(params[key], plain[key])
             for slot in slow.slots:
-                for key in params:
+                for key in params if getattr(slow, slot) is not None else ():
                     assert_same_bits(getattr(fast, slot)[key], getattr(slow, slot)[key])
+        elif operation in ("propagate", "skip", "raise"):
+            fast.on_nonfinite = operation
         elif operation == "setting":
             fast.lr = slow.lr = data.draw(st.sampled_from([0.0, 1e-3, 0.5, 1e30]))
         elif operation == "replace" and params and not isinstance(params, fastopt.FlatDict):
@@ -121,7 +154,7 @@ def test_any_sequence_of_operations_equals_the_reference(rule, data):
                 if isinstance(params, fastopt.FlatDict)
                 else fastopt.flatten(params)
             )
-    assert fast.iter == slow.iter
+    assert (fast.iter, fast.skipped) == (slow.iter, skipped)
 
 
 BAD = {

@@ -116,6 +116,10 @@ def test_only_the_known_words():
 # -- reports ----------------------------------------------------------------------------------------------------------
 
 
+# Squares of float32 are added up in float32, a few thousand at a time.
+TOLERANCE = {"float32": 1e-6, "float64": 1e-12}
+
+
 def norm(arrays):
     return np.sqrt(sum(float(np.square(array, dtype=np.float64).sum()) for array in arrays))
 
@@ -134,11 +138,12 @@ def test_report(rule, dtype, flat):
         report = optimizer.update(params, grads, report=True)
         assert other.update(plain, grads) is None
         changes = {key: params[key].astype(float) - before[key] for key in params}
+        tolerance = TOLERANCE[dtype]
         for keys, found in [(list(params), report)] + [([key], norms) for key, norms in report.by_key.items()]:
-            assert found.gradient_norm == pytest.approx(norm(grads[key] for key in keys), rel=1e-12)
-            assert found.parameter_norm == pytest.approx(norm(params[key] for key in keys), rel=1e-12)
-            assert found.update_norm == pytest.approx(norm(changes[key] for key in keys), rel=1e-12)
-            assert found.update_ratio == pytest.approx(found.update_norm / (found.parameter_norm or 1), rel=1e-12)
+            assert found.gradient_norm == pytest.approx(norm(grads[key] for key in keys), rel=tolerance)
+            assert found.parameter_norm == pytest.approx(norm(params[key] for key in keys), rel=tolerance)
+            assert found.update_norm == pytest.approx(norm(changes[key] for key in keys), rel=tolerance)
+            assert found.update_ratio == pytest.approx(found.update_norm / (found.parameter_norm or 1), rel=tolerance)
             zeros, size = sum((grads[key] == 0).sum() for key in keys), sum(params[key].size for key in keys)
             assert found.zero_share == (zeros / size if size else 0) and found.nonfinite_share == 0
         assert list(report.by_key) == list(params) and not report.skipped
@@ -161,6 +166,21 @@ def test_reports_are_the_same_bits_for_any_number_of_threads(rule, dtype):
     assert all(sums == found[0] for sums in found)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("scale", [0.0, 1e-41, 1e-30, 1e-25, 1e-18, 1e17, 1e25, 1e36])
+def test_report_of_the_smallest_and_largest(scale, dtype):
+    """Vanishing and exploding gradients, whose squares are out of float32's range."""
+    rng = np.random.default_rng(0)
+    g = (rng.standard_normal(20_000) * scale).astype(dtype)
+    for start in (np.zeros(20_000, dtype), rng.standard_normal(20_000).astype(dtype)):
+        p = start.copy()
+        report = fastopt.SGD(lr=1.0).update(p, g, report=True)
+        assert report.gradient_norm == pytest.approx(norm([g]), rel=TOLERANCE[dtype])
+        assert report.parameter_norm == pytest.approx(norm([p]), rel=TOLERANCE[dtype])
+        assert report.update_norm == pytest.approx(norm([p.astype(float) - start]), rel=TOLERANCE[dtype])
+        assert report.zero_share == (g == 0).mean() and report.nonfinite_share == 0
+
+
 def test_report_of_parts():
     params = {"a": np.ones(3), "b": np.ones(2), "x": 1.0, "c": np.zeros(2)}
     report = fastopt.SGD(lr=0.5).update(
@@ -174,6 +194,14 @@ def test_report_of_parts():
     bare = fastopt.SGD(lr=0.5).update(np.full(4, 2.0), np.ones(4), report=True)
     assert bare.gradient_norm == 2 and list(bare.by_key) == [None] and bare.by_key[None].update_norm == 1
     assert fastopt.SGD().update({}, {}, report=True).gradient_norm == 0
+
+
+def test_keys_of_a_report_stand_in_the_order_of_the_parameters():
+    params = {"a": np.ones(2), "b": np.ones(2, np.float32), "c": np.ones(3)}
+    grads = {key: np.full(p.shape, n) for n, (key, p) in enumerate(params.items())}
+    report = fastopt.SGD().update(params, grads, report=True)
+    norms = {key: part.gradient_norm**2 for key, part in report.by_key.items()}
+    assert list(norms) == ["a", "b", "c"] and list(norms.values()) == pytest.approx([0, 2, 12])
 
 
 def test_report_of_a_skipped_step():
