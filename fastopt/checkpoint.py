@@ -22,8 +22,7 @@ from fastopt import checks
 from fastopt.flat import Array
 from fastopt.kernels import RULES
 from fastopt.launch import BARE
-from fastopt.plan import layout_of
-from fastopt.state import Layout, State
+from fastopt.state import Layout, State, layout_of
 
 FORMAT = 1
 """The version of what the file holds; one with a higher number is refused."""
@@ -114,6 +113,7 @@ def load_state_dict(optimizer: Any, saved: Any, strict: bool, source: str = "sta
     new = {name: value for name, value in settings.items() if name in known}
     new |= {"_steps": step, "_skipped": skipped, "_state": loaded, "_plan": None, "_report_plan": None}
     optimizer.__dict__.update(new)  # all at once
+    optimizer.__dict__["_options"] = optimizer._wanted_options()
     missing, unexpected, reshaped = ([None if key is BARE else key for key in keys] for keys in mismatch[:3])
     return Mismatch(missing, unexpected, reshaped, mismatch.settings)
 

@@ -29,7 +29,13 @@ RANGES: dict[str, tuple[float, float, bool]] = {
     "eps": (0.0, math.inf, False),
     "eps_root": (0.0, math.inf, False),
     "initial_accumulator": (0.0, math.inf, False),
+    "weight_decay": (0.0, math.inf, False),
+    "gradient_scale": (0.0, math.inf, False),
+    "clip_value": (0.0, math.inf, True),
+    "clip_norm": (0.0, math.inf, True),
 }
+
+SWITCHES = ("decoupled", "maximize")
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "form": ("textbook", "paper"),
@@ -46,6 +52,10 @@ def hyperparameter(owner: str, name: str, value: Any) -> Any:
         if value not in CHOICES[name]:
             raise ValueError(words)
         return value
+    if name in SWITCHES:
+        if not isinstance(value, bool | np.bool_):
+            raise TypeError(f"{owner}: {name} must be True or False, got {value!r} of type {type(value).__name__}")
+        return bool(value)
     lowest, highest, closed = RANGES[name]
     interval = f"[{lowest:g}, {highest:g}{']' if closed else ')'}"
     if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
@@ -94,7 +104,7 @@ def thread_count(owner: str, value: Any, most: int) -> int:
 
 def is_hyperparameter(name: Any) -> bool:
     """Whether some optimizer has a hyperparameter of that name."""
-    return name in RANGES or name in CHOICES
+    return name in RANGES or name in CHOICES or name in SWITCHES
 
 
 def mismatch(owner: str, source: str, differences: dict[str, list[Any]], mine: Any, found: Any) -> str:

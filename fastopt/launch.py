@@ -61,16 +61,16 @@ class Launch:
     dtype: str
     moved_bytes: int
     staged: list[Entry]
-    kernels: dict[tuple[str, bool], Any] = field(default_factory=dict)
+    kernels: dict[tuple[str, bool, tuple[str, ...]], Any] = field(default_factory=dict)
     tally: Array | None = None  # float64[pieces and arrays, FIELDS]
 
-    def call(self, rule: Rule, which: str) -> tuple[Any, Array, Array, int]:
+    def call(self, rule: Rule, which: str, options: tuple[str, ...] = ()) -> tuple[Any, Array, Array, int]:
         """Kernel and arguments but for the scalars; compiles the kernel at its first use."""
         threads = threads_for(self.moved_bytes)
-        wanted = which, threads > 1
+        wanted = which, threads > 1, options
         kernel = self.kernels.get(wanted)
         if kernel is None:
-            kernel = self.kernels[wanted] = rule.kernel(self.dtype, threads > 1, which)
+            kernel = self.kernels[wanted] = rule.kernel(self.dtype, threads > 1, which, options)
         if which != "step" and self.tally is None:
             # A row for each piece of each array; those of an array follow one another.
             self.rows = self.starts[:-1] // build.PIECE + np.arange(len(self.starts) - 1)
@@ -108,6 +108,14 @@ def header_of(array: Array) -> tuple[Any, ...]:
 def as_number(staged: Array, before: Any) -> Any:
     """The new value of a parameter that is a plain number, of the type it had (an int becomes a float)."""
     return type(before)(staged[()]) if isinstance(before, np.floating) else staged.item()
+
+
+def share_memory(a: Array, b: Array) -> bool:
+    """Whether two arrays have an element in common; taken for yes where that is too hard to find out."""
+    try:
+        return np.shares_memory(a, b, max_work=100_000)  # type: ignore[arg-type]  # NumPy's stub knows 0 and -1 only
+    except np.exceptions.TooHardError:
+        return True
 
 
 def check_addresses(plan: Any) -> None:

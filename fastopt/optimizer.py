@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,10 +12,13 @@ from typing import Any, ClassVar, cast
 
 from fastopt import checkpoint, checks
 from fastopt.kernels import RULES
+from fastopt.kernels.gradients import OPTIONS
 from fastopt.launch import BARE
 from fastopt.plan import Plan
 from fastopt.report import Report
 from fastopt.state import State
+
+_PROCESSING = ("weight_decay", "decoupled", "maximize", "gradient_scale", "clip_value", "clip_norm")
 
 
 @dataclass(init=False, eq=False, repr=False)
@@ -38,8 +42,28 @@ class Optimizer:
     """What to do about gradients that are NaN or infinite: "propagate" them into the parameters, as the textbook;
     "raise" FloatingPointError before anything is written; "skip" the step, which then does not count."""
 
+    weight_decay: float = field(default=0.0, kw_only=True, repr=False)
+    """The weight of the L2 penalty `weight_decay p^2 / 2`, whose gradient is added: `g = g + weight_decay p`."""
+
+    decoupled: bool = field(default=False, kw_only=True, repr=False)
+    """Whether weights decay beside the rule, `p = p - lr weight_decay p` before its step, and not by the gradient."""
+
+    maximize: bool = field(default=False, kw_only=True, repr=False)
+    """Whether to go uphill: `g = -g`."""
+
+    gradient_scale: float = field(default=1.0, kw_only=True, repr=False)
+    """A factor of the gradient: 1/n where those of n micro-batches were added up, 1/s where the loss was times s."""
+
+    clip_value: float = field(default=math.inf, kw_only=True, repr=False)
+    """The largest value of a gradient, `g = min(max(g, -clip_value), clip_value)`, after scale and clipping by norm."""
+
+    clip_norm: float = field(default=math.inf, kw_only=True, repr=False)
+    """The largest norm of all gradients together, after scale: one larger is scaled down to it. Costs one read of the
+    gradients."""
+
     _steps = 0
     _skipped = 0
+    _options: ClassVar[tuple[str, ...]] = ()
     # Not annotated, which would make hyperparameters of them.
     _state = cast("State | None", None)
     _plan = cast("Plan | None", None)
@@ -94,17 +118,20 @@ class Optimizer:
             if plan is None or not plan.accepts(params, grads):
                 rule = RULES[self.rule]
                 plan = Plan(type(self).__name__, rule, params, grads, self.start_values(), self._state, report)
-            scalars = self.scalars(step)
-            if self.on_nonfinite != "propagate" and not plan.finite(scalars):
+            scalars, options = self.scalars(step), self._options
+            if self.on_nonfinite != "propagate" and not plan.finite():
                 if self.on_nonfinite == "raise":
                     plan.refuse_nonfinite(grads)
                 nothing = plan.report_of_nothing() if report else None
                 plan.forget_gradients()
                 own["_skipped"] = self._skipped + 1
                 return nothing
+            if options:
+                amounts = self._amounts(plan)
+                scalars += tuple(amounts[option] for option in reversed(options))
             plan.stepped = False
             try:
-                plan.run(params, scalars, report)
+                plan.run(params, scalars, report, options)
             finally:
                 if plan.stepped:  # also where Ctrl-C came during the step, which is then complete
                     own.update({which: plan, "_steps": step, "_state": plan.state if plan.state.slots else None})
@@ -207,6 +234,29 @@ class Optimizer:
         with self._not_stepping():
             return checkpoint.load(self, path, strict)
 
+    def _amounts(self, plan: Plan) -> dict[str, float]:
+        """What the options of `fastopt.kernels.gradients` take."""
+        scale = -self.gradient_scale if self.maximize else self.gradient_scale
+        if self.clip_norm < math.inf:
+            norm = plan.gradient_norm() * self.gradient_scale
+            scale = scale if norm <= self.clip_norm else scale * (self.clip_norm / norm)
+        return {
+            "scale": scale,
+            "clip": self.clip_value,
+            "weight_decay": self.weight_decay,
+            "decoupled_weight_decay": 1 - getattr(self, "lr", 1.0) * self.weight_decay,
+        }
+
+    def _wanted_options(self) -> tuple[str, ...]:
+        """The options of `fastopt.kernels.gradients` that the settings call for."""
+        wanted = {
+            "scale": self.maximize or self.gradient_scale != 1 or self.clip_norm < math.inf,
+            "clip": self.clip_value < math.inf,
+            "weight_decay": self.weight_decay != 0 and not self.decoupled,
+            "decoupled_weight_decay": self.weight_decay != 0 and self.decoupled,
+        }
+        return tuple(option for option in OPTIONS if wanted[option])
+
     @property
     def iter(self) -> int:
         """The number of steps taken."""
@@ -246,6 +296,8 @@ class Optimizer:
         elif name != "iter":
             raise AttributeError(checks.unknown_setting(owner.__name__, name, self._public_names()))
         object.__setattr__(self, name, value)
+        if name in _PROCESSING:
+            self.__dict__["_options"] = self._wanted_options()
 
     @classmethod
     def _hyperparameters(cls) -> list[str]:

@@ -6,6 +6,7 @@ compiled look at both lists (`memory.scan`), which also takes up the gradients' 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Hashable, Mapping
 from functools import cache
@@ -18,10 +19,10 @@ from numpy.lib.array_utils import byte_bounds
 from fastopt import checks
 from fastopt.flat import Array, FlatDict
 from fastopt.kernels import build, memory
-from fastopt.kernels.build import FIELDS, NONFINITE, Rule
-from fastopt.launch import BARE, Entry, Launch, check_addresses
+from fastopt.kernels.build import FIELDS, NONFINITE, REST, TOTAL, Rule
+from fastopt.launch import BARE, Entry, Launch, check_addresses, share_memory
 from fastopt.report import Report
-from fastopt.state import Layout, State
+from fastopt.state import Layout, State, layout_of, lies_in
 
 _NO_SUMS = np.zeros((0, FIELDS))
 
@@ -124,14 +125,28 @@ class Plan:
 
     stepped = False
 
-    def finite(self, scalars: tuple[float, ...]) -> bool:
+    def finite(self) -> bool:
         """Whether all gradients are finite; writes nothing."""
-        calls = [launch.call(self.rule, "look") for launch in self._launches]
+        return not any(tally[:, NONFINITE].any() for tally in self._look("look"))
+
+    def gradient_norm(self) -> float:
+        """The norm of all gradients together; writes nothing."""
+        tallies = self._look("norm")
+        if not all(np.isfinite(tally[:, [TOTAL, REST]]).all() for tally in tallies):
+            return float(sum(tally[:, TOTAL].sum() for tally in tallies))  # infinity or NaN
+        try:
+            return math.sqrt(math.fsum(x for tally in tallies for x in tally[:, [TOTAL, REST]].ravel().tolist()))
+        except OverflowError:
+            return math.inf
+
+    def _look(self, which: str) -> list[Array]:
+        """Runs a kernel that only reads; returns its tallies."""
+        calls = [launch.call(self.rule, which) for launch in self._launches]
         if build.CHECK:
             check_addresses(self)
         for kernel, table, starts, threads in calls:
-            kernel(table, starts, threads, scalars)
-        return not any(launch.tally[:, NONFINITE].any() for launch in self._launches if launch.tally is not None)
+            kernel(table, starts, threads, ())
+        return [launch.tally for launch in self._launches if launch.tally is not None]
 
     def report(self) -> Report:
         """What the last `run` with a report did."""
@@ -178,7 +193,7 @@ class Plan:
         keys = [None if entry.key is BARE else entry.key for entry in active]
         return Report(keys, [entry.layout.size for entry in active], sums, skipped)
 
-    def run(self, params: Any, scalars: tuple[float, ...], report: bool = False) -> None:
+    def run(self, params: Any, scalars: tuple[float, ...], report: bool = False, options: tuple[str, ...] = ()) -> None:
         """Updates everything. Only the arrays that `accepts` or `__init__` checked are touched.
 
         `stepped`, which the caller has set to False, stays so as long as nothing was written. After that the step is
@@ -187,7 +202,9 @@ class Plan:
         """
         done = 0
         which = "report" if report else "step"
-        calls = [launch.call(self.rule, which) for launch in self._launches]  # compiles before anything is written
+        calls = [
+            launch.call(self.rule, which, options) for launch in self._launches
+        ]  # compiles before anything is written
         if build.CHECK:
             check_addresses(self)
         try:
@@ -336,7 +353,7 @@ class Plan:
             self._is_written(name, entry, found)
             or not isinstance(value, np.ndarray)
             or found.dtype != layout.dtype
-            or not _lies_in(found, layout.order)
+            or not lies_in(found, layout.order)
         ):
             if number not in self._scratch:
                 self._scratch[number] = layout.empty()
@@ -365,27 +382,9 @@ def _as_seen(gradient: Any, layout: Layout) -> Array:
         return np.asarray(gradient).astype(layout.dtype, copy=False)
 
 
-def layout_of(array: Array) -> Layout:
-    order = "F" if array.flags.f_contiguous and not array.flags.c_contiguous else "C"
-    return Layout(array.shape, array.dtype, order)
-
-
-def share_memory(a: Array, b: Array) -> bool:
-    """Whether two arrays have an element in common; taken for yes where that is too hard to find out."""
-    try:
-        return np.shares_memory(a, b, max_work=100_000)  # type: ignore[arg-type]  # NumPy's stub knows 0 and -1 only
-    except np.exceptions.TooHardError:
-        return True
-
-
-def _lies_in(array: Array, order: str) -> bool:
-    flags = array.flags
-    return flags.aligned and (flags.f_contiguous if order == "F" else flags.c_contiguous)
-
-
 def _is_direct(entry: Entry) -> bool:
     """Whether the kernel can work on the parameter's own memory."""
-    return isinstance(entry.value, np.ndarray) and _lies_in(entry.array, entry.layout.order)
+    return isinstance(entry.value, np.ndarray) and lies_in(entry.array, entry.layout.order)
 
 
 @cache

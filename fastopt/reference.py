@@ -12,7 +12,7 @@ fair comparison of times.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,10 +23,19 @@ Array = npt.NDArray[Any]
 __all__ = ["SGD", "AdaGrad", "Adam", "Momentum", "Nesterov", "RMSProp", "RMSprop"]
 
 
+@dataclass(eq=False)
 class Reference:
     """Walks over the parameters; a subclass says in `step` what happens to one array and its state, in place."""
 
     slots: ClassVar[tuple[str, ...]] = ()
+    weight_decay: float = field(default=0.0, kw_only=True, repr=False)
+    decoupled: bool = field(default=False, kw_only=True, repr=False)
+    maximize: bool = field(default=False, kw_only=True, repr=False)
+    gradient_scale: float = field(default=1.0, kw_only=True, repr=False)
+    clip_value: float = field(default=math.inf, kw_only=True, repr=False)
+    clip_norm: float = field(default=math.inf, kw_only=True, repr=False)
+
+    # Not annotated, which would make settings of them.
     flush = True
     iter = 0
 
@@ -52,11 +61,15 @@ class Reference:
         for slot in self.slots:
             if getattr(self, slot) is None:
                 setattr(self, slot, {key: np.full_like(_array(p), self.start_value()) for key, p in params.items()})
-        for key in params:
-            if grads[key] is None:
-                continue
+        seen = {
+            key: np.asarray(grads[key]).astype(_array(params[key]).dtype, copy=False)
+            for key in params
+            if grads[key] is not None
+        }
+        scale = self._scale(seen)
+        for key in seen:
             p = _array(params[key])
-            g = np.asarray(grads[key]).astype(p.dtype, copy=False)
+            g = self._processed(p, seen[key], scale)
             state = [getattr(self, slot)[key] for slot in self.slots]
             self.step(p, g, *state)
             if self.flush:
@@ -64,6 +77,39 @@ class Reference:
                     x[np.abs(x) < np.finfo(x.dtype).tiny] *= 0  # zero of the same sign
             if not isinstance(params[key], np.ndarray):
                 params[key] = p[()] if isinstance(params[key], np.floating) else p.item()
+
+    def _scale(self, grads: dict[Any, Array]) -> float:
+        scale = -self.gradient_scale if self.maximize else self.gradient_scale
+        if self.clip_norm < math.inf:
+            norm = global_norm(grads) * self.gradient_scale
+            if not norm <= self.clip_norm:
+                scale = scale * (self.clip_norm / norm)
+        return scale
+
+    def _processed(self, p: Array, g: Array, scale: float) -> Array:
+        """The gradient that the rule sees; writes p where weight decay is decoupled."""
+        if scale != 1:
+            g = g * scale
+        if self.clip_value < math.inf:
+            g = np.where(g < -self.clip_value, -self.clip_value, np.where(g > self.clip_value, self.clip_value, g))
+            g = g.astype(p.dtype, copy=False)
+        if self.weight_decay and self.decoupled:
+            p *= 1 - vars(self)["lr"] * self.weight_decay
+        elif self.weight_decay:
+            g = g + self.weight_decay * p
+        return g
+
+
+def global_norm(grads: dict[Any, Array]) -> float:
+    """The norm of all arrays together: the root of the number nearest to the sum of the float64 squares.
+
+    `math.fsum` rounds once, so the order of the arrays and of their elements does not matter.
+    """
+    squares = [np.square(g, dtype=np.float64).ravel() for g in grads.values()]
+    total = sum(float(square.sum()) for square in squares)
+    if not math.isfinite(total):
+        return total
+    return math.sqrt(math.fsum(x for square in squares for x in square.tolist()))
 
 
 def _array(value: Any) -> Array:

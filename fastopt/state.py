@@ -28,6 +28,17 @@ class Layout(NamedTuple):
         return math.prod(self.shape)
 
 
+def layout_of(array: Array) -> Layout:
+    """How an array lies, or would if it were contiguous."""
+    order = "F" if array.flags.f_contiguous and not array.flags.c_contiguous else "C"
+    return Layout(array.shape, array.dtype, order)
+
+
+def lies_in(array: Array, order: str) -> bool:
+    flags = array.flags
+    return flags.aligned and (flags.f_contiguous if order == "F" else flags.c_contiguous)
+
+
 class State:
     """State for a set of parameters, allocated at the first step.
 

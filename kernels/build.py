@@ -6,7 +6,6 @@ loop of this file, `span`, and compiles that for a dtype, serial or parallel.
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import inspect
 import os
@@ -25,7 +24,8 @@ from numba import njit, prange
 from numba.core import config
 
 from fastopt.kernels import elements
-from fastopt.kernels.elements import addresses, cast, fetch_add, load, plus, put, store
+from fastopt.kernels.elements import addresses, cast, fetch_add, load, plus, put, squares, store
+from fastopt.kernels.gradients import OPTIONS
 
 FLAGS: dict[str, Any] = {
     # Division as in NumPy. "python" checks every divisor for zero and leaves the loop scalar: 2.34 against 0.31 ns
@@ -49,14 +49,22 @@ CHECK = os.environ.get("FASTOPT_CHECK") == "1"
 # that are zero and that are not finite.
 GRADIENTS, PARAMETERS, CHANGES, ZEROS, NONFINITE = range(5)
 FIELDS = 5
+TOTAL, REST = 0, 1  # of a look at the norm
 
 # Below this a sum of float32 squares may lack what was too small to be squared.
 SMALL = 1e-20
 
-# What `span` finds under these names in its globals; every compiled clone of it has its own.
-rule: Any = None  # the formula, compiled
+# What `span` and `with_option` find under these names in their globals; every compiled clone of them has its own.
+rule: Any = None  # the formula, compiled, with the options that are bound
+option: Any = None  # a function of gradients.py, compiled
 DTYPE: Any = None  # np.float32 or np.float64
 COLUMNS: Any = None  # a tuple as long as a row of the table
+
+
+def with_option(p, g, *rest):  # type: ignore[no-untyped-def]
+    """A rule with an option before it, whose amount stands behind the rule's scalars."""
+    p, g = option(p, g, rest[-1])
+    return rule(p, g, *rest[:-1])
 
 
 def span(table, starts, first, last, scalars):  # type: ignore[no-untyped-def]
@@ -144,6 +152,21 @@ def gradient_span(table, starts, first, last, scalars):  # type: ignore[no-untyp
             array += 1
 
 
+def norm_span(table, starts, first, last, scalars):  # type: ignore[no-untyped-def]
+    """Writes to the tally the sum of squares of the gradients and what rounding took from it, and nothing else."""
+    array = np.searchsorted(starts, first, side="right") - 1
+    tally = table[len(starts) - 1, 0]
+    while first < last:
+        begin, piece = starts[array], first // PIECE
+        end = min(last, starts[array + 1], (piece + 1) * PIECE)
+        total, rest = squares(table[array, 1], first - begin, end - begin, DTYPE)
+        put(tally, FIELDS * (piece + array) + TOTAL, total)
+        put(tally, FIELDS * (piece + array) + REST, rest)
+        first = end
+        if end == starts[array + 1]:
+            array += 1
+
+
 def serial(table, starts, threads, scalars):  # type: ignore[no-untyped-def]
     """Applies the rule to every element of every array.
 
@@ -176,7 +199,12 @@ def parallel(table, starts, threads, scalars):  # type: ignore[no-untyped-def]
                 piece = begin + fetch_add(taken, share * LINE)
 
 
-SPANS = {"step": span, "report": tallied_span, "look": gradient_span}
+SPANS = {"step": span, "report": tallied_span, "look": gradient_span, "norm": norm_span}
+LOOKS = "look", "norm"  # only read gradients, and take no scalars
+
+
+def no_formula(p, g, *state):  # type: ignore[no-untyped-def]
+    """Stands for the rule where none is applied."""
 
 
 @dataclass(frozen=True)
@@ -198,32 +226,41 @@ class Rule:
     @cached_property
     def scalars(self) -> tuple[str, ...]:
         """The names of the formula's scalars."""
+        if self.formula is no_formula:
+            return ()
         return tuple(inspect.signature(self.formula).parameters)[2 + len(self.state) :]
 
     def kernel(
-        self, dtype: str, in_parallel: bool, which: str = "step"
+        self, dtype: str, in_parallel: bool, which: str = "step", options: tuple[str, ...] = ()
     ) -> Callable[[Any, Any, int, tuple[float, ...]], None]:
         """The compiled `serial` or `parallel` of this rule for `dtype` ("float32" or "float64").
 
-        which : "step"; "report", which fills the tally as well; or "look", which only finds out whether all gradients
-            are finite
+        which : "step"; "report", which fills the tally as well; "look", which only finds out whether all gradients
+            are finite; or "norm", which only adds up their squares
+        options : the names of the functions of `gradients.OPTIONS` that go before the rule, in that order; the amount
+            of the first is the last of the scalars
 
         Compiled, or loaded from numba's disk cache, at the first call and kept for the life of the process.
         """
+        if which in LOOKS:  # has nothing to do with the formula
+            self = Rule(no_formula, ("",) * len(self.state))
         if config.DISABLE_JIT or CHECK:
-            return interpreted(self, dtype, which)
-        kernel, problem = _kernel(self, dtype, in_parallel, which)
+            from fastopt.kernels.interpreted import interpreted  # which needs this file
+
+            return interpreted(self, dtype, which, options)
+        kernel, problem = _kernel(self, dtype, in_parallel, which, options)
         _say_once(problem)
         return kernel
 
-    def dispatcher(self, dtype: str, in_parallel: bool, which: str = "step") -> Any:
+    def dispatcher(self, dtype: str, in_parallel: bool, which: str = "step", options: tuple[str, ...] = ()) -> Any:
         """The numba dispatcher of a kernel, not compiled yet and without the disk cache (to inspect its code)."""
         loop = parallel if in_parallel else serial
-        name = f"{self.name}_{which}_{dtype}_{loop.__name__}_{_digest(self.formula)}"
+        digest = _digest(self.formula, *(OPTIONS[name] for name in options))
+        name = "_".join((self.name, *options, str(len(self.state)), which, dtype, loop.__name__, digest))
         # The inner functions carry it too: two cached kernels, compiled in two processes, may otherwise hold different
         # functions under one symbol, of which the loader takes the first for both.
         names = {
-            "rule": njit(**FLAGS)(_clone(self.formula, f"rule_{name}", {})),
+            "rule": composed(self.formula, options, name, njit(**FLAGS)),
             "DTYPE": getattr(np, dtype),
             "COLUMNS": (0,) * (2 + len(self.state)),
         }
@@ -231,13 +268,13 @@ class Rule:
         # numba's disk cache takes this name as its key. It knows nothing of callees and globals, hence the digest.
         return njit(parallel=in_parallel, **FLAGS)(_clone(loop, name, names))
 
-    def signature(self) -> tuple[Any, ...]:
+    def signature(self, options: tuple[str, ...] = ()) -> tuple[Any, ...]:
         """The argument types of every kernel of this rule."""
         return (
             numba.types.Array(numba.int64, 2, "C"),
             numba.types.Array(numba.int64, 1, "C"),
             numba.int64,
-            numba.types.UniTuple(numba.float64, len(self.scalars)),
+            numba.types.UniTuple(numba.float64, len(self.scalars) + len(options)),
         )
 
 
@@ -249,9 +286,20 @@ def _clone(function: Any, name: str, names: dict[str, Any]) -> Any:
     return clone
 
 
+def composed(formula: Any, options: tuple[str, ...], name: str, compile: Callable[[Any], Any]) -> Any:
+    """The formula with the options before it; what `name` is for, see `dispatcher`."""
+    inner = compile(_clone(formula, f"rule_{name}", {}))
+    for which in reversed(options):  # the last one applied lies innermost
+        names = {"rule": inner, "option": compile(_clone(OPTIONS[which], f"{which}_{name}", {}))}
+        inner = compile(_clone(with_option, f"with_{which}_{name}", names))
+    return inner
+
+
 @cache
-def _kernel(rule: Rule, dtype: str, in_parallel: bool, which: str) -> tuple[Callable[..., None], Exception | None]:
-    return _compiled(lambda: rule.dispatcher(dtype, in_parallel, which), rule.signature())
+def _kernel(
+    rule: Rule, dtype: str, in_parallel: bool, which: str, options: tuple[str, ...]
+) -> tuple[Callable[..., None], Exception | None]:
+    return _compiled(lambda: rule.dispatcher(dtype, in_parallel, which, options), rule.signature(options))
 
 
 @cache
@@ -317,41 +365,6 @@ def _say_once(problem: Exception | None) -> None:
         )
 
 
-def interpreted(rule: Rule, dtype: str, which: str) -> Callable[..., None]:
-    """The kernel in pure Python, for NUMBA_DISABLE_JIT=1 and FASTOPT_CHECK=1.
-
-    The same table and the same bits, a thousand times slower.
-    """
-    number = np.dtype(dtype).type
-    tiny = np.finfo(number).tiny
-
-    @np.errstate(all="ignore")
-    def kernel(table: Any, starts: Any, threads: int, scalars: tuple[float, ...]) -> None:
-        constants = [number(scalar) for scalar in scalars]
-        for number_of_array, size in enumerate(np.diff(starts).tolist()):
-            memory = ctypes.c_float * size if number is np.float32 else ctypes.c_double * size
-            arrays = [np.ctypeslib.as_array(memory.from_address(int(at))) for at in table[number_of_array]]
-            before = arrays[0].astype(np.float64)
-            for index in range(size if which != "look" else 0):
-                p, *state = rule.formula(*(array[index] for array in arrays), *constants)
-                arrays[0][index] = p
-                for array, value in zip(arrays[2:], state, strict=True):
-                    array[index] = value if not abs(value) < tiny else value * 0
-            if which != "step":
-                row = int(starts[number_of_array]) // PIECE + number_of_array
-                cells = (ctypes.c_double * FIELDS).from_address(int(table[-1, 0]) + 8 * FIELDS * row)
-                parameter, gradient = (array.astype(np.float64) for array in arrays[:2])
-                cells[:] = [
-                    float((gradient**2).sum()),
-                    float((parameter**2).sum()),
-                    float(((parameter - before) ** 2).sum()),
-                    int((gradient == 0).sum()),
-                    int((~np.isfinite(gradient)).sum()),
-                ]
-
-    return kernel
-
-
 @cache
 def _machinery() -> str:
     """What the machine code of every kernel depends on besides the formula."""
@@ -361,8 +374,8 @@ def _machinery() -> str:
     return repr((version("fastopt"), FLAGS, files, settings))
 
 
-def _digest(function: Callable[..., Any]) -> str:
-    return hashlib.sha256((_machinery() + _fingerprint(function)).encode()).hexdigest()[:16]
+def _digest(*functions: Callable[..., Any]) -> str:
+    return hashlib.sha256((_machinery() + "".join(map(_fingerprint, functions))).encode()).hexdigest()[:16]
 
 
 def _fingerprint(function: Callable[..., Any]) -> str:

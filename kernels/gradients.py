@@ -1,0 +1,35 @@
+"""What may be done to a gradient, and to its parameter, before the rule sees them: in the same pass over memory.
+
+Each is a function `(p, g, amount) -> (p, g)` of scalars, bound when a kernel is built; what is not bound costs nothing.
+They are applied in the order of `OPTIONS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+
+def scale(p, g, amount):  # type: ignore[no-untyped-def]
+    """Gradient scale, -1 to maximize, and clipping by norm, whose factor is the same for all elements."""
+    return p, g * amount
+
+
+def clip(p, g, amount):  # type: ignore[no-untyped-def]
+    """Clipping by value, to [-amount, amount]; NaN goes through."""
+    return p, -amount if g < -amount else amount if g > amount else g
+
+
+def weight_decay(p, g, amount):  # type: ignore[no-untyped-def]
+    """Weight decay as the gradient of an L2 penalty."""
+    return p, g + amount * p
+
+
+def decoupled_weight_decay(p, g, amount):  # type: ignore[no-untyped-def]
+    """Weight decay beside the rule (Loshchilov and Hutter, arXiv:1711.05101); amount = 1 - lr weight_decay."""
+    return p * amount, g
+
+
+OPTIONS: dict[str, Callable[..., Any]] = {
+    function.__name__: function for function in (scale, clip, weight_decay, decoupled_weight_decay)
+}

@@ -1,0 +1,49 @@
+"""Kernels in pure Python."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from fastopt.kernels.build import FIELDS, PIECE, REST, Rule, composed
+
+
+def interpreted(rule: Rule, dtype: str, which: str, options: tuple[str, ...] = ()) -> Callable[..., None]:
+    """The kernel in pure Python, for NUMBA_DISABLE_JIT=1 and FASTOPT_CHECK=1.
+
+    The same table and the same bits, a thousand times slower.
+    """
+    number = np.dtype(dtype).type
+    tiny = np.finfo(number).tiny
+    formula = composed(rule.formula, options, rule.name, lambda function: function)
+
+    @np.errstate(all="ignore")
+    def kernel(table: Any, starts: Any, threads: int, scalars: tuple[float, ...]) -> None:
+        constants = [number(scalar) for scalar in scalars]
+        for number_of_array, size in enumerate(np.diff(starts).tolist()):
+            memory = ctypes.c_float * size if number is np.float32 else ctypes.c_double * size
+            arrays = [np.ctypeslib.as_array(memory.from_address(int(at))) for at in table[number_of_array]]
+            before = arrays[0].astype(np.float64)
+            for index in range(size if which in ("step", "report") else 0):
+                p, *state = formula(*(array[index] for array in arrays), *constants)
+                arrays[0][index] = p
+                for array, value in zip(arrays[2:], state, strict=True):
+                    array[index] = value if not abs(value) < tiny else value * 0
+            if which != "step":
+                row = int(starts[number_of_array]) // PIECE + number_of_array
+                cells = (ctypes.c_double * FIELDS).from_address(int(table[-1, 0]) + 8 * FIELDS * row)
+                parameter, gradient = (array.astype(np.float64) for array in arrays[:2])
+                cells[:] = [
+                    float((gradient**2).sum()),
+                    float((parameter**2).sum()),
+                    float(((parameter - before) ** 2).sum()),
+                    int((gradient == 0).sum()),
+                    int((~np.isfinite(gradient)).sum()),
+                ]
+                if which == "norm":
+                    cells[REST] = 0.0
+
+    return kernel
