@@ -21,7 +21,8 @@ from fastopt.state import State
 class Optimizer:
     """What all optimizers share; a subclass names its rule, its hyperparameters and how they become scalars.
 
-    Hyperparameters are attributes and may be changed between steps. Each name in the rule's state (`m`, `v`, `h`) is
+    Hyperparameters are attributes and may be changed between steps. One that is a number may also be a schedule
+    (`fastopt.schedules`) or any function of the step, counted from 1. Each name in the rule's state (`m`, `v`, `h`) is
     an attribute too: None before the first step, then a dict of arrays by key (or one array, where parameters are one
     array) whose values are the state itself. `iter` is the number of steps taken, `skipped` that of steps that
     `on_nonfinite="skip"` did not make. Pickle and `copy.deepcopy` keep
@@ -44,6 +45,7 @@ class Optimizer:
     _state = cast("State | None", None)
     _plan = cast("Plan | None", None)
     _report_plan = cast("Plan | None", None)
+    _scheduled = cast("tuple[str, ...]", ())
 
     def scalars(self, step: int) -> tuple[float, ...]:
         """The scalars of the rule's formula at a step, counted from 1."""
@@ -79,6 +81,8 @@ class Optimizer:
         FloatingPointError
             if a gradient is NaN or infinite and `on_nonfinite` is "raise".
 
+        Where a hyperparameter is a schedule, its value out of range is a ValueError too.
+
         Everything is checked before anything is written: after an error parameters, state and `iter` are unchanged.
         """
         own = self.__dict__
@@ -91,10 +95,11 @@ class Optimizer:
             # A report has a plan of its own, in which the arrays of a FlatDict are told apart.
             which = "_report_plan" if report else "_plan"
             plan, step = getattr(self, which), self._steps + 1
+            settings = self._at(step) if self._scheduled else self
             if plan is None or not plan.accepts(params, grads):
                 rule = RULES[self.rule]
-                plan = Plan(type(self).__name__, rule, params, grads, self.start_values(), self._state, report)
-            scalars = self.scalars(step)
+                plan = Plan(type(self).__name__, rule, params, grads, settings.start_values(), self._state, report)
+            scalars = settings.scalars(step)
             if self.on_nonfinite != "propagate" and not plan.finite(scalars):
                 if self.on_nonfinite == "raise":
                     plan.refuse_nonfinite(grads)
@@ -164,7 +169,7 @@ class Optimizer:
         Raises
         ------
         CheckpointError
-            if a key is neither text nor a number nor a tuple of them.
+            if a key is neither text nor a number nor a tuple of them, or a hyperparameter is a Python function.
         RuntimeError
             in the middle of a step: in another thread, or in a signal handler, which should set a flag instead.
         OSError
@@ -239,6 +244,10 @@ class Optimizer:
             unset = value is None and name not in self.__dict__ and getattr(owner, name) is None
             if not unset:
                 value = checks.hyperparameter(owner.__name__, name, value)
+            if callable(value) or name in self._scheduled:
+                new = {name: value}
+                self.__dict__.update(new, _scheduled=self._scheduled_names(self.__dict__ | new))
+                return
         elif name in RULES[self.rule].state:
             checks.state_value(owner.__name__, name, value)
             self._state = self._plan = self._report_plan = None
@@ -246,6 +255,19 @@ class Optimizer:
         elif name != "iter":
             raise AttributeError(checks.unknown_setting(owner.__name__, name, self._public_names()))
         object.__setattr__(self, name, value)
+
+    def _at(self, step: int) -> Optimizer:
+        """Something with the settings of a step as numbers, to compute scalars of."""
+        owner, own = type(self), self.__dict__
+        values = {name: checks.hyperparameter_at(owner.__name__, name, own[name], step) for name in own["_scheduled"]}
+        settings = object.__new__(owner)
+        settings.__dict__.update(own | values)
+        return settings
+
+    @classmethod
+    def _scheduled_names(cls, settings: dict[str, Any]) -> tuple[str, ...]:
+        """Which settings are functions of the step; remembered, so that a step without any does not look."""
+        return tuple(name for name in cls._hyperparameters() if callable(settings.get(name)))
 
     @classmethod
     def _hyperparameters(cls) -> list[str]:
