@@ -85,7 +85,13 @@ def draw(name: str, text: str, curve: Array) -> Figure:
     axes = figure.subplots()
     steps = np.arange(1, len(curve) + 1)
     axes.plot(steps, curve, color=BLUE, lw=2, marker="o" if len(curve) <= 50 else None)
-    finish(axes, xlabel="step", ylabel="value", ylim=(0, 1.05 * curve.max()))
+    told = " (told of a loss that is stuck from a third to a half, and from two thirds on)"
+    finish(
+        axes,
+        xlabel="step" + (told if name == "reduce-on-plateau" else ""),
+        ylabel="value",
+        ylim=(0, 1.05 * curve.max()),
+    )
     axes.set_title(text, fontsize=9, color="#555555", wrap=True)
     axes.ticklabel_format(axis="y", scilimits=(-4, 4))
     return figure

@@ -87,9 +87,9 @@ class Linear(Schedule):
 
 @dataclass(frozen=True)
 class Polynomial(Schedule):
-    """Down as a power of the share of steps that are left: `end + (start - end) (1 - t / steps)^power`. PyTorch's PolynomialLR.
+    """Down as a power of the share of steps that are left: `end + (start - end) (1 - t / steps)^power`.
 
-    Chen et al., DeepLab, arXiv:1606.00915, section 4.1.2, with power 0.9.
+    Chen et al., DeepLab, arXiv:1606.00915, section 4.1.2, with power 0.9. PyTorch's PolynomialLR.
 
     >>> schedule = Polynomial(1.0, steps=4, power=2.0)
     >>> [schedule(step) for step in range(1, 7)]
@@ -156,8 +156,8 @@ class Cosine(Schedule):
 class CosineRestarts(Schedule):
     """Down in half cosine waves, again and again from the peak.
 
-    The first wave has `period` steps, each other `growth` times as many as the one before, with the formula of `Cosine`.
-    Before them stand `warmup` steps as in `Warmup`. Loshchilov and Hutter, SGDR, arXiv:1608.03983, equation 5, whose
+    The first wave has `period` steps, each other `growth` times as many as the one before, with the formula of
+    `Cosine`. Before them stand `warmup` steps as in `Warmup`. Loshchilov and Hutter, SGDR, arXiv:1608.03983, equation 5, whose
     T_0 is `period` and T_mult `growth`. PyTorch's CosineAnnealingWarmRestarts.
 
     >>> schedule = CosineRestarts(1.0, period=2, growth=2)

@@ -13,9 +13,12 @@ from fastopt.schedules.base import Schedule
 class ReduceOnPlateau(Schedule):
     """Multiplied by `factor` when a value that is observed gets no better.
 
-    That is: when more than `patience` observations in a row were no better than the best so far. Better is lower (or `better="higher"`) by more than `threshold` times the best; NaN and infinity never are. After
-    a reduction `cooldown` observations are not counted; the value never falls below `lowest`. Its value does not
-    depend on the step but on what `observe` was told, and is kept in `current`. PyTorch's ReduceLROnPlateau.
+    That is: when more than `patience` observations in a row were no better than the best so far. Better is lower (or
+    `better="higher"`) by more than `threshold` times the best; NaN and infinity never are. `patience` and `cooldown`
+    are in observations: those of the cooldown after a reduction do not count. The value, kept in `current`, never falls
+    below `lowest`; it is the same for any step. PyTorch's ReduceLROnPlateau.
+
+    It is the one schedule that changes. What an optimizer was loaded from holds a copy: observe with `optimizer.lr`.
 
     >>> from fastopt import SGD
     >>> optimizer = SGD(lr=ReduceOnPlateau(1.0, factor=0.5, patience=1))
