@@ -45,7 +45,7 @@ class Schedule:
         return getattr(self, "steps", None)
 
     def then(self, other: Schedule, after: int | None = None) -> Sequence:
-        """The same for `after` steps (all it has), then another, which counts its steps from 1 again.
+        """The same for `after` steps in all (as many as it has), then another, which counts its steps from 1 again.
 
         >>> from fastopt.schedules import Exponential, Warmup
         >>> Warmup(0.1, steps=2).then(Exponential(0.1, gamma=0.5))

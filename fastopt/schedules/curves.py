@@ -157,8 +157,8 @@ class CosineRestarts(Schedule):
     """Down in half cosine waves, again and again from the peak.
 
     The first wave has `period` steps, each other `growth` times as many as the one before, with the formula of
-    `Cosine`. Before them stand `warmup` steps as in `Warmup`. Loshchilov and Hutter, SGDR, arXiv:1608.03983, equation 5, whose
-    T_0 is `period` and T_mult `growth`. PyTorch's CosineAnnealingWarmRestarts.
+    `Cosine`. Before them stand `warmup` steps as in `Warmup`. Loshchilov and Hutter, SGDR, arXiv:1608.03983,
+    equation 5, whose T_0 is `period` and T_mult `growth`. PyTorch's CosineAnnealingWarmRestarts.
 
     >>> schedule = CosineRestarts(1.0, period=2, growth=2)
     >>> [round(schedule(step), 3) for step in range(1, 8)]
