@@ -75,13 +75,11 @@ class Optimizer:
         TypeError
             if a dtype or a kind of value is not one of the above.
         ValueError
-            if shapes differ, a parameter is read-only, or arrays that are written overlap.
+            if shapes differ, a parameter is read-only, arrays that are written overlap, or a schedule leaves the range.
         KeyError
             if a gradient is missing, or a parameter was not there at the first step.
         FloatingPointError
             if a gradient is NaN or infinite and `on_nonfinite` is "raise".
-
-        Where a hyperparameter is a schedule, its value out of range is a ValueError too.
 
         Everything is checked before anything is written: after an error parameters, state and `iter` are unchanged.
         """

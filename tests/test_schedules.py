@@ -4,10 +4,12 @@ import copy
 import json
 import math
 import pickle
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
+import fastopt
 from fastopt import schedules
 from fastopt.schedules import SCHEDULES, from_dict, to_dict
 
@@ -282,6 +284,23 @@ def test_settings_become_plain_numbers():
     schedule = schedules.Milestones(np.float32(0.5), [np.int64(2), 4], 1)
     assert schedule == schedules.Milestones(0.5, (2, 4), 1.0)
     assert type(schedule.start) is type(schedule.gamma) is float and type(schedule.at[0]) is int
+
+
+def test_a_schedule_of_ones_own():
+    @dataclass(frozen=True)
+    class Triangle(schedules.Schedule):
+        peak: float
+        side: str = "left"
+
+        def __call__(self, step):
+            return self.peak / step
+
+    assert (Triangle(0.5) * 2).then(Triangle(1.0), after=2)(4) == 0.5
+    assert fastopt.SGD(lr=Triangle(0.5)).lr == Triangle(0.5)
+    with pytest.raises(ValueError, match="Triangle: peak must be in"):
+        Triangle(-1.0)
+    with pytest.raises(ValueError, match="Triangle is not one of fastopt's schedules"):
+        to_dict(Triangle(0.5))
 
 
 def test_exponential_growth_ends_at_infinity():

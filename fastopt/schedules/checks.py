@@ -44,7 +44,7 @@ def setting(owner: str, name: str, value: Any, schedule: type) -> Any:
             kind = ValueError if isinstance(value, str) else TypeError
             raise kind(f"{owner}: {name} must be {' or '.join(map(repr, CHOICES[name]))}, got {value!r}")
         return value
-    return _number(owner, name, value)
+    return _number(owner, name, value) if name in NUMBERS else value  # a user's own class may have other settings
 
 
 def observed(owner: str, value: Any) -> float:
