@@ -14,14 +14,14 @@ from pathlib import Path as _Path
 if not _Path(__file__).with_name("kernels").is_dir():
     __path__.append(str(_Path(__file__).parent.parent))
 
-from fastopt import optimizers
+from fastopt import optimizers, schedules
 from fastopt.checkpoint import CheckpointError
 from fastopt.flat import FlatDict, flatten
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers import *  # noqa: F403
 from fastopt.threads import num_threads, set_num_threads
 
-__all__ = ["CheckpointError", "FlatDict", "Optimizer", "flatten", "num_threads", "set_num_threads"]
+__all__ = ["CheckpointError", "FlatDict", "Optimizer", "flatten", "num_threads", "schedules", "set_num_threads"]
 __all__ += optimizers.__all__
 
 __version__ = _version("fastopt")

@@ -6,6 +6,7 @@ the arrays are; a sha256 over all of it tells a damaged file.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -22,10 +23,15 @@ from fastopt import checks
 from fastopt.flat import Array
 from fastopt.kernels import RULES
 from fastopt.launch import BARE
+from fastopt.schedules import Schedule, from_dict, to_dict
 from fastopt.state import Layout, State, layout_of
 
 FORMAT = 1
 """The version of what the file holds; one with a higher number is refused."""
+
+
+LONGEST = 100_000
+"""The most characters that the settings in a file may have."""
 
 
 class CheckpointError(ValueError):
@@ -56,7 +62,7 @@ def state_dict(optimizer: Any) -> dict[str, Any]:
         for slot, views in state.views.items():
             copies = {key: view.copy(order="K") for key, view in views.items()}
             slots[slot] = copies[BARE] if list(copies) == [BARE] else copies
-    settings = {name: getattr(optimizer, name) for name in optimizer._hyperparameters()}
+    settings = {name: _copied(getattr(optimizer, name)) for name in optimizer._hyperparameters()}
     return {
         "rule": optimizer.rule,
         "hyperparameters": settings,
@@ -105,17 +111,23 @@ def load_state_dict(optimizer: Any, saved: Any, strict: bool, source: str = "sta
         layouts = dict(current)
     loaded: State | None = None
     if layouts:
-        loaded = State(optimizer.start_values(), layouts)
+        loaded = State(dict.fromkeys(RULES[optimizer.rule].state, 0.0), layouts)  # all is written below
         for slot, views in loaded.views.items():
             for key, view in views.items():
                 fits = key in state.get(slot, {}) and key not in mismatch.reshaped
                 view[...] = state[slot][key] if fits else optimizer._state.views[slot][key]
-    new = {name: value for name, value in settings.items() if name in known}
+    new = {name: _copied(value) for name, value in settings.items() if name in known}
+    new["_scheduled"] = optimizer._scheduled_names(optimizer.__dict__ | new)
     new |= {"_steps": step, "_skipped": skipped, "_state": loaded, "_plan": None, "_report_plan": None}
     optimizer.__dict__.update(new)  # all at once
     optimizer.__dict__["_options"] = optimizer._wanted_options()
     missing, unexpected, reshaped = ([None if key is BARE else key for key in keys] for keys in mismatch[:3])
     return Mismatch(missing, unexpected, reshaped, mismatch.settings)
+
+
+def _copied(setting: Any) -> Any:
+    """A schedule that is told of values is copied as arrays are; other functions cannot be."""
+    return copy.deepcopy(setting) if isinstance(setting, Schedule) else setting
 
 
 def _settings(owner: str, settings: Any, source: str) -> dict[str, Any]:
@@ -236,16 +248,21 @@ def _pack(owner: str, saved: dict[str, Any]) -> tuple[dict[str, Array], dict[str
             for encoded, array in zip(keys, value.values(), strict=True):
                 tensors[f"{slot}/{json.dumps(encoded)}"] = np.ascontiguousarray(array).reshape(array.shape)
             fortran = [number for number, array in enumerate(value.values()) if layout_of(array).order == "F"]
+    hyperparameters = {name: _plain(owner, name, value) for name, value in saved["hyperparameters"].items()}
     metadata = {
         "format": str(FORMAT),
         "fastopt": __version__,
         "rule": saved["rule"],
         "step": str(saved["step"]),
         "skipped": str(saved["skipped"]),
-        "hyperparameters": json.dumps(saved["hyperparameters"]),
+        "hyperparameters": json.dumps(hyperparameters),
         "keys": json.dumps(keys),
         "fortran": json.dumps(fortran),
     }
+    if len(metadata["hyperparameters"]) > LONGEST:
+        raise CheckpointError(
+            f"{owner}: the schedules of its hyperparameters are too long for a file; make them shorter"
+        )
     return tensors, {**metadata, "checksum": _checksum(tensors, metadata)}
 
 
@@ -263,7 +280,7 @@ def _unpack(tensors: dict[str, Array], metadata: Any, name: str) -> dict[str, An
         raise CheckpointError(f"{name} is damaged: its checksum is not that of its content; take another copy")
     # Texts are parsed only where they can be what they should be, so that a small file takes little memory.
     longest = {"keys": 16 + sum(map(len, tensors)) + 4 * len(tensors), "fortran": 16 + 12 * len(tensors)}
-    for field, most in (longest | dict.fromkeys(("hyperparameters", "step", "skipped"), 10_000)).items():
+    for field, most in (longest | dict.fromkeys(("hyperparameters", "step", "skipped"), LONGEST)).items():
         if len(metadata[field]) > most:
             raise CheckpointError(f"{name} is no checkpoint of fastopt: its {field} are too long")
     keys = json.loads(metadata["keys"])
@@ -287,11 +304,31 @@ def _unpack(tensors: dict[str, Array], metadata: Any, name: str) -> dict[str, An
         raise CheckpointError(f"{name} is no checkpoint of fastopt: it holds {', '.join(sorted(tensors)[:8])} besides")
     return {
         "rule": metadata["rule"],
-        "hyperparameters": json.loads(metadata["hyperparameters"]),
+        "hyperparameters": _with_schedules(json.loads(metadata["hyperparameters"])),
         "step": int(metadata["step"]),
         "skipped": int(metadata["skipped"]),
         "state": state,
     }
+
+
+def _plain(owner: str, name: str, value: Any) -> Any:
+    """A setting as JSON can write it."""
+    if not callable(value):
+        return value
+    try:
+        return to_dict(value)
+    except ValueError:
+        raise CheckpointError(
+            f"{owner}: {name} is a function ({value!r:.100}), and a file holds no code; make it of the schedules in "
+            f"fastopt.schedules, or set {name} to a number before saving and to the function after loading"
+        ) from None
+
+
+def _with_schedules(settings: Any) -> Any:
+    """What `_plain` was given."""
+    if not isinstance(settings, dict):
+        return settings
+    return {name: from_dict(value) if isinstance(value, dict) else value for name, value in settings.items()}
 
 
 def _checksum(tensors: dict[str, Array], metadata: dict[str, str]) -> str:

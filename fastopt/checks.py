@@ -56,16 +56,30 @@ def hyperparameter(owner: str, name: str, value: Any) -> Any:
         if not isinstance(value, bool | np.bool_):
             raise TypeError(f"{owner}: {name} must be True or False, got {value!r} of type {type(value).__name__}")
         return bool(value)
+    if callable(value) and not isinstance(value, type):
+        hyperparameter_at(owner, name, value, 1)
+        return value
+    return _in_range(owner, name, name, value, " or a schedule")
+
+
+def hyperparameter_at(owner: str, name: str, schedule: Any, step: int) -> float:
+    """The value at a step of a hyperparameter that is a function of the step, or an error."""
+    return _in_range(owner, name, f"{name} at step {step}", schedule(step))
+
+
+def _in_range(owner: str, name: str, called: str, value: Any, otherwise: str = "") -> float:
     lowest, highest, closed = RANGES[name]
     interval = f"[{lowest:g}, {highest:g}{']' if closed else ')'}"
     if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{owner}: {name} must be a number in {interval}, got {value!r} of type {type(value).__name__}")
+        raise TypeError(
+            f"{owner}: {called} must be a number in {interval}{otherwise}, got {value!r} of type {type(value).__name__}"
+        )
     try:
         number = float(value)
     except OverflowError:
         number = math.inf
     if not (lowest <= number < highest or (closed and number == highest)):
-        raise ValueError(f"{owner}: {name} must be in {interval}, got {number!r}")
+        raise ValueError(f"{owner}: {called} must be in {interval}, got {number!r}")
     return number
 
 

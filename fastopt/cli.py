@@ -12,6 +12,9 @@ from fastopt import threads
 from fastopt.experiments import NAMES as EXPERIMENTS
 from fastopt.optimizers import OPTIMIZERS
 
+MOST_STEPS = 1_000_000
+"""Of a picture of a schedule, which takes half a second then."""
+
 
 class UserError(Exception):
     """Something the user can mend; the text is one line."""
@@ -111,6 +114,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     experiment.add_argument("--refine", action="store_true", help="hyperparameters: search again in narrowed ranges")
     experiment.set_defaults(run=_experiment)
+
+    schedule = commands.add_parser(
+        "schedule",
+        help="draw how a hyperparameter changes from step to step",
+        description="Draws one of the schedules in fastopt.schedules with settings that show what it does, and prints "
+        "its values at a few steps.",
+        formatter_class=formatter,
+    )
+    schedule.add_argument("name", nargs="?", metavar="NAME", help="the schedule, such as one-cycle")
+    schedule.add_argument("--list", action="store_true", help="say what each schedule does, and stop")
+    schedule.add_argument("--steps", type=_count, default=1000, metavar="N", help="number of steps")
+    schedule.add_argument(
+        "--out", type=Path, metavar="FILE.png", help="where the picture goes (default: results/schedule-NAME.png)"
+    )
+    schedule.set_defaults(run=_schedule)
     return parser
 
 
@@ -183,6 +201,31 @@ def _experiment(options: argparse.Namespace) -> int:
     except (DataError, OSError, RuntimeError) as error:
         raise UserError(str(error)) from None
     return 0 if complete else 130
+
+
+def _schedule(options: argparse.Namespace) -> int:
+    try:
+        from fastopt.experiments import schedule
+    except ImportError as error:
+        raise _missing("schedule", error) from None
+    known = schedule.names()
+    if options.list:
+        for name in known:
+            print(f"{name:20}{schedule.summary(name)}")
+        return 0
+    if options.name not in known:
+        found = "no schedule was named" if options.name is None else f"unknown schedule {options.name!r}"
+        raise UserError(f"{found}; known are {', '.join(known)}")
+    if options.steps > MOST_STEPS:
+        raise UserError(f"--steps: a picture has at most {MOST_STEPS:,} steps, got {options.steps:,}")
+    out = Path("results", f"schedule-{options.name}.png") if options.out is None else options.out
+    if out.suffix.lower() != ".png":
+        raise UserError(f"--out: expected the name of a PNG file, such as {options.name}.png, got {str(out)!r}")
+    try:
+        schedule.main(options.name, options.steps, out)
+    except (ValueError, OSError) as error:
+        raise UserError(str(error)) from None
+    return 0
 
 
 def _verify(options: argparse.Namespace) -> int:

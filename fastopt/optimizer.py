@@ -25,7 +25,8 @@ _PROCESSING = ("weight_decay", "decoupled", "maximize", "gradient_scale", "clip_
 class Optimizer:
     """What all optimizers share; a subclass names its rule, its hyperparameters and how they become scalars.
 
-    Hyperparameters are attributes and may be changed between steps. Each name in the rule's state (`m`, `v`, `h`) is
+    Hyperparameters are attributes and may be changed between steps. One that is a number may also be a schedule
+    (`fastopt.schedules`) or any function of the step, counted from 1. Each name in the rule's state (`m`, `v`, `h`) is
     an attribute too: None before the first step, then a dict of arrays by key (or one array, where parameters are one
     array) whose values are the state itself. `iter` is the number of steps taken, `skipped` that of steps that
     `on_nonfinite="skip"` did not make. Pickle and `copy.deepcopy` keep
@@ -68,6 +69,7 @@ class Optimizer:
     _state = cast("State | None", None)
     _plan = cast("Plan | None", None)
     _report_plan = cast("Plan | None", None)
+    _scheduled = cast("tuple[str, ...]", ())
 
     def scalars(self, step: int) -> tuple[float, ...]:
         """The scalars of the rule's formula at a step, counted from 1."""
@@ -97,7 +99,7 @@ class Optimizer:
         TypeError
             if a dtype or a kind of value is not one of the above.
         ValueError
-            if shapes differ, a parameter is read-only, or arrays that are written overlap.
+            if shapes differ, a parameter is read-only, arrays that are written overlap, or a schedule leaves the range.
         KeyError
             if a gradient is missing, or a parameter was not there at the first step.
         FloatingPointError
@@ -115,10 +117,11 @@ class Optimizer:
             # A report has a plan of its own, in which the arrays of a FlatDict are told apart.
             which = "_report_plan" if report else "_plan"
             plan, step = getattr(self, which), self._steps + 1
+            settings = self._at(step) if self._scheduled else self
             if plan is None or not plan.accepts(params, grads):
                 rule = RULES[self.rule]
-                plan = Plan(type(self).__name__, rule, params, grads, self.start_values(), self._state, report)
-            scalars, options = self.scalars(step), self._options
+                plan = Plan(type(self).__name__, rule, params, grads, settings.start_values(), self._state, report)
+            scalars, options = settings.scalars(step), settings._options
             if self.on_nonfinite != "propagate" and not plan.finite():
                 if self.on_nonfinite == "raise":
                     plan.refuse_nonfinite(grads)
@@ -127,7 +130,7 @@ class Optimizer:
                 own["_skipped"] = self._skipped + 1
                 return nothing
             if options:
-                amounts = self._amounts(plan)
+                amounts = settings._amounts(plan)
                 scalars += tuple(amounts[option] for option in reversed(options))
             plan.stepped = False
             try:
@@ -191,7 +194,7 @@ class Optimizer:
         Raises
         ------
         CheckpointError
-            if a key is neither text nor a number nor a tuple of them.
+            if a key is neither text nor a number nor a tuple of them, or a hyperparameter is a Python function.
         RuntimeError
             in the middle of a step: in another thread, or in a signal handler, which should set a flag instead.
         OSError
@@ -250,8 +253,8 @@ class Optimizer:
     def _wanted_options(self) -> tuple[str, ...]:
         """The options of `fastopt.kernels.gradients` that the settings call for."""
         wanted = {
-            "scale": self.maximize or self.gradient_scale != 1 or self.clip_norm < math.inf,
-            "clip": self.clip_value < math.inf,
+            "scale": self.maximize or self.gradient_scale != 1 or self.clip_norm != math.inf,
+            "clip": self.clip_value != math.inf,
             "weight_decay": self.weight_decay != 0 and not self.decoupled,
             "decoupled_weight_decay": self.weight_decay != 0 and self.decoupled,
         }
@@ -289,6 +292,9 @@ class Optimizer:
             unset = value is None and name not in self.__dict__ and getattr(owner, name) is None
             if not unset:
                 value = checks.hyperparameter(owner.__name__, name, value)
+            if callable(value) or name in self._scheduled:
+                new = {name: value}
+                self.__dict__.update(new, _scheduled=self._scheduled_names(self.__dict__ | new))
         elif name in RULES[self.rule].state:
             checks.state_value(owner.__name__, name, value)
             self._state = self._plan = self._report_plan = None
@@ -298,6 +304,20 @@ class Optimizer:
         object.__setattr__(self, name, value)
         if name in _PROCESSING:
             self.__dict__["_options"] = self._wanted_options()
+
+    def _at(self, step: int) -> Optimizer:
+        """Something with the settings of a step as numbers, to compute scalars of."""
+        owner, own = type(self), self.__dict__
+        values = {name: checks.hyperparameter_at(owner.__name__, name, own[name], step) for name in own["_scheduled"]}
+        settings = object.__new__(owner)
+        settings.__dict__.update(own | values)
+        settings.__dict__["_options"] = settings._wanted_options()
+        return settings
+
+    @classmethod
+    def _scheduled_names(cls, settings: dict[str, Any]) -> tuple[str, ...]:
+        """Which settings are functions of the step; remembered, so that a step without any does not look."""
+        return tuple(name for name in cls._hyperparameters() if callable(settings.get(name)))
 
     @classmethod
     def _hyperparameters(cls) -> list[str]:

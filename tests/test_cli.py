@@ -178,7 +178,7 @@ def test_after_warmup_nothing_compiles(tmp_path):
     python(STEP_WITHOUT_COMPILING, NUMBA_CACHE_DIR=str(tmp_path))
 
 
-@pytest.mark.parametrize("command", ["train", "verify", "warmup"])
+@pytest.mark.parametrize("command", ["train", "verify", "warmup", "schedule"])
 def test_without_the_extra_a_sentence_says_what_to_install(command):
     code = f"import sys; sys.modules['rich'] = None; from fastopt.cli import main; sys.exit(main(['{command}']))"
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
