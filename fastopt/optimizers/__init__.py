@@ -9,11 +9,31 @@ from __future__ import annotations
 
 from fastopt.kernels import RULES
 from fastopt.optimizer import Optimizer
-from fastopt.optimizers.adagrad import AdaGrad, RMSProp, RMSprop
-from fastopt.optimizers.adam import Adam
-from fastopt.optimizers.descent import SGD, Momentum, Nesterov
+from fastopt.optimizers.adagrad import Adadelta, AdaGrad, RMSProp, RMSprop
+from fastopt.optimizers.adam import Adam, Adamax, AMSGrad, NAdam, RAdam
+from fastopt.optimizers.descent import SGD, Lion, Momentum, Nesterov, Signum
+from fastopt.optimizers.successors import AdaBelief, Adan, AdEMAMix, Yogi
 
-__all__ = ["SGD", "AdaGrad", "Adam", "Momentum", "Nesterov", "RMSProp", "RMSprop"]
+__all__ = [
+    "SGD",
+    "AMSGrad",
+    "AdEMAMix",
+    "AdaBelief",
+    "AdaGrad",
+    "Adadelta",
+    "Adam",
+    "Adamax",
+    "Adan",
+    "Lion",
+    "Momentum",
+    "NAdam",
+    "Nesterov",
+    "RAdam",
+    "RMSProp",
+    "RMSprop",
+    "Signum",
+    "Yogi",
+]
 
 _CLASSES: dict[str, type[Optimizer]] = {optimizer.rule: optimizer for optimizer in map(globals().__getitem__, __all__)}
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from fastopt.optimizer import Optimizer
 
-__all__ = ["AdaGrad", "RMSProp", "RMSprop"]
+__all__ = ["AdaGrad", "Adadelta", "RMSProp", "RMSprop"]
 
 
 @dataclass(eq=False)
@@ -95,3 +95,43 @@ class RMSProp(Optimizer):
 
 
 RMSprop = RMSProp
+
+
+@dataclass(eq=False)
+class Adadelta(Optimizer):
+    """Steps scaled by the root mean square of earlier steps over that of gradients.
+
+    `h = decay_rate h + (1 - decay_rate) g^2`, `x = sqrt(d + eps) / sqrt(h + eps) g`,
+    `d = decay_rate d + (1 - decay_rate) x^2`, `p = p - lr x`.
+
+    Parameters
+    ----------
+    lr : float, default 1
+        Learning rate, 0 or more.
+    decay_rate : float, default 0.9
+        The share of the running means that is kept at each step, in [0, 1].
+    eps : float, default 1e-6
+        Added under both roots, 0 or more; the first steps are about its root, and with 0 there are none.
+
+    State: `h` and `d`, the running means of squared gradients and of squared steps.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> params = {"W": np.array([1.0])}
+    >>> Adadelta(decay_rate=0.75, eps=0.01).update(params, {"W": np.array([5.0])})
+    >>> params["W"].round(6)
+    array([0.80016])
+
+    References
+    ----------
+    Zeiler, ADADELTA: an adaptive learning rate method, 2012, arXiv:1212.5701.
+    """
+
+    rule = "adadelta"
+    lr: float = 1.0
+    decay_rate: float = 0.9
+    eps: float = 1e-6
+
+    def scalars(self, step: int) -> tuple[float, ...]:
+        return self.lr, self.decay_rate, 1 - self.decay_rate, self.eps

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from fastopt.optimizer import Optimizer
 
-__all__ = ["SGD", "Momentum", "Nesterov"]
+__all__ = ["SGD", "Lion", "Momentum", "Nesterov", "Signum"]
 
 
 @dataclass(eq=False)
@@ -108,3 +108,78 @@ class Nesterov(Optimizer):
 
     def scalars(self, step: int) -> tuple[float, ...]:
         return self.momentum * self.momentum, (1 + self.momentum) * self.lr, self.momentum, self.lr
+
+
+@dataclass(eq=False)
+class Signum(Optimizer):
+    """The sign of a running mean: `m = m + (1 - beta1)(g - m)`, `p = p - lr sign(m)`.
+
+    Parameters
+    ----------
+    lr : float, default 0.001
+        Learning rate, 0 or more.
+    beta1 : float, default 0.9
+        The share of the running mean that is kept at each step, in [0, 1); 0 takes the sign of the gradient.
+
+    State: `m`, the running mean of the gradient. The sign of 0 is 0, that of NaN is NaN.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> params = {"W": np.array([1.0])}
+    >>> Signum(lr=0.25).update(params, {"W": np.array([5.0])})
+    >>> params["W"].round(6)
+    array([0.75])
+
+    References
+    ----------
+    Bernstein, Wang, Azizzadenesheli and Anandkumar, signSGD: compressed optimisation for non-convex problems, ICML
+    2018, arXiv:1802.04434.
+    """
+
+    rule = "signum"
+    lr: float = 0.001
+    beta1: float = 0.9
+
+    def scalars(self, step: int) -> tuple[float, ...]:
+        return self.lr, 1 - self.beta1, 0.0
+
+
+@dataclass(eq=False)
+class Lion(Optimizer):
+    """The sign of a mean that weighs the new gradient more than the running mean m does.
+
+    `p = p - lr sign(m + (1 - beta1)(g - m))`, then `m = m + (1 - beta2)(g - m)`. Every step moves by lr, so lr is
+    smaller than Adam's, by 3 to 10 times.
+
+    Parameters
+    ----------
+    lr : float, default 0.0001
+        Learning rate, 0 or more.
+    beta1 : float, default 0.9
+        The share of m in what the sign is taken of, in [0, 1).
+    beta2 : float, default 0.99
+        The share of the running mean that is kept at each step, in [0, 1).
+
+    State: `m`, the running mean of the gradient. The sign of 0 is 0, that of NaN is NaN.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> params = {"W": np.array([1.0])}
+    >>> Lion(lr=0.25).update(params, {"W": np.array([5.0])})
+    >>> params["W"].round(6)
+    array([0.75])
+
+    References
+    ----------
+    Chen et al., Symbolic discovery of optimization algorithms, NeurIPS 2023, arXiv:2302.06675.
+    """
+
+    rule = "lion"
+    lr: float = 0.0001
+    beta1: float = 0.9
+    beta2: float = 0.99
+
+    def scalars(self, step: int) -> tuple[float, ...]:
+        return self.lr, 1 - self.beta1, 1 - self.beta2, 0.0

@@ -9,9 +9,29 @@ normal number becomes zero, as in the compiled kernels; with `optimizer.flush = 
 fair comparison of times.
 """
 
-from fastopt.reference.adagrad import AdaGrad, RMSProp, RMSprop
-from fastopt.reference.adam import Adam
+from fastopt.reference.adagrad import Adadelta, AdaGrad, RMSProp, RMSprop
+from fastopt.reference.adam import Adam, Adamax, AMSGrad, NAdam, RAdam
 from fastopt.reference.base import Reference as Reference
-from fastopt.reference.descent import SGD, Momentum, Nesterov
+from fastopt.reference.descent import SGD, Lion, Momentum, Nesterov, Signum
+from fastopt.reference.successors import AdaBelief, Adan, AdEMAMix, Yogi
 
-__all__ = ["SGD", "AdaGrad", "Adam", "Momentum", "Nesterov", "RMSProp", "RMSprop"]
+__all__ = [
+    "SGD",
+    "AMSGrad",
+    "AdEMAMix",
+    "AdaBelief",
+    "AdaGrad",
+    "Adadelta",
+    "Adam",
+    "Adamax",
+    "Adan",
+    "Lion",
+    "Momentum",
+    "NAdam",
+    "Nesterov",
+    "RAdam",
+    "RMSProp",
+    "RMSprop",
+    "Signum",
+    "Yogi",
+]

@@ -8,7 +8,7 @@ import numpy as np
 
 from fastopt.reference.base import Array, Reference
 
-__all__ = ["AdaGrad", "RMSProp", "RMSprop"]
+__all__ = ["AdaGrad", "Adadelta", "RMSProp", "RMSprop"]
 
 
 @dataclass(eq=False)
@@ -49,3 +49,19 @@ class RMSProp(Reference):
 
 
 RMSprop = RMSProp
+
+
+@dataclass(eq=False)
+class Adadelta(Reference):
+    lr: float = 1.0
+    decay_rate: float = 0.9
+    eps: float = 1e-6
+    slots = ("h", "d")
+
+    def step(self, p: Array, g: Array, h: Array, d: Array) -> None:  # type: ignore[override]
+        h *= self.decay_rate
+        h += (1 - self.decay_rate) * g * g
+        x = np.sqrt(d + self.eps) * g / np.sqrt(h + self.eps)
+        d *= self.decay_rate
+        d += (1 - self.decay_rate) * x * x
+        p -= self.lr * x

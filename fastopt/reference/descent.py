@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from fastopt.reference.base import Array, Reference
 
-__all__ = ["SGD", "Momentum", "Nesterov"]
+__all__ = ["SGD", "Lion", "Momentum", "Nesterov", "Signum"]
 
 
 @dataclass(eq=False)
@@ -40,3 +42,26 @@ class Nesterov(Reference):
         p -= (1 + self.momentum) * self.lr * g
         v *= self.momentum
         v -= self.lr * g
+
+
+@dataclass(eq=False)
+class Signum(Reference):
+    lr: float = 0.001
+    beta1: float = 0.9
+    slots = ("m",)
+
+    def step(self, p: Array, g: Array, m: Array) -> None:  # type: ignore[override]
+        m += (1 - self.beta1) * (g - m)
+        p -= self.lr * np.sign(m)
+
+
+@dataclass(eq=False)
+class Lion(Reference):
+    lr: float = 0.0001
+    beta1: float = 0.9
+    beta2: float = 0.99
+    slots = ("m",)
+
+    def step(self, p: Array, g: Array, m: Array) -> None:  # type: ignore[override]
+        p -= self.lr * np.sign(m + (1 - self.beta1) * (g - m))
+        m += (1 - self.beta2) * (g - m)
