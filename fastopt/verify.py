@@ -23,6 +23,8 @@ VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("rmsprop", {"eps_root": 1e-7}),
     ("adam", {"form": "paper"}),
     ("adam", {"eps_root": 1e-8}),
+    ("radam", {"beta2": 0.9}),
+    ("ademamix", {"warmup": 10.0}),
 )
 
 

@@ -1,18 +1,41 @@
 """The update rules, each written once as a formula on scalars, and the machinery that compiles them."""
 
+from fastopt.kernels.adabelief import adabelief
+from fastopt.kernels.adadelta import adadelta
 from fastopt.kernels.adagrad import adagrad
 from fastopt.kernels.adam import adam
+from fastopt.kernels.adamax import adamax
+from fastopt.kernels.adan import adan
+from fastopt.kernels.ademamix import ademamix
+from fastopt.kernels.amsgrad import amsgrad
 from fastopt.kernels.build import Rule
+from fastopt.kernels.lion import lion
 from fastopt.kernels.momentum import momentum
+from fastopt.kernels.nadam import nadam
 from fastopt.kernels.nesterov import nesterov
+from fastopt.kernels.radam import radam
 from fastopt.kernels.rmsprop import rmsprop
 from fastopt.kernels.sgd import sgd
+from fastopt.kernels.signum import signum
+from fastopt.kernels.yogi import yogi
 
 RULES: dict[str, Rule] = {
     "sgd": Rule(sgd),
     "momentum": Rule(momentum, state=("v",)),
     "nesterov": Rule(nesterov, state=("v",)),
+    "signum": Rule(signum, state=("m",)),
+    "lion": Rule(lion, state=("m",)),
     "adagrad": Rule(adagrad, state=("h",)),
     "rmsprop": Rule(rmsprop, state=("h",)),
+    "adadelta": Rule(adadelta, state=("h", "d")),
     "adam": Rule(adam, state=("m", "v")),
+    "amsgrad": Rule(amsgrad, state=("m", "v", "v_max")),
+    "adamw": Rule(adam, state=("m", "v")),
+    "adamax": Rule(adamax, state=("m", "u")),
+    "nadam": Rule(nadam, state=("m", "v")),
+    "radam": Rule(radam, state=("m", "v")),
+    "adabelief": Rule(adabelief, state=("m", "s")),
+    "yogi": Rule(yogi, state=("m", "v")),
+    "ademamix": Rule(ademamix, state=("m", "slow", "v")),
+    "adan": Rule(adan, state=("m", "v", "n", "previous")),
 }

@@ -44,10 +44,34 @@ DEFAULTS = {
     "sgd": {"lr": 0.01},
     "momentum": {"lr": 0.01, "momentum": 0.9},
     "nesterov": {"lr": 0.01, "momentum": 0.9},
+    "signum": {"lr": 0.001, "beta1": 0.9},
+    "lion": {"lr": 0.0001, "beta1": 0.9, "beta2": 0.99},
     "adagrad": {"lr": 0.01, "eps": 1e-7, "initial_accumulator": 0.0},
     "rmsprop": {"lr": 0.01, "decay_rate": 0.99, "eps": 1e-7, "eps_root": 0.0},
+    "adadelta": {"lr": 1.0, "decay_rate": 0.9, "eps": 1e-6},
     "adam": {"lr": 0.001, "beta1": 0.9, "beta2": 0.999, "eps": 1e-7, "eps_root": 0.0, "form": "textbook"},
+    "amsgrad": {"lr": 0.001, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8},
+    "adamw": {
+        "lr": 0.001,
+        "beta1": 0.9,
+        "beta2": 0.999,
+        "eps": 1e-8,
+        "eps_root": 0.0,
+        "form": "paper",
+        "weight_decay": 0.01,
+    },  # fmt: skip
+    "adamax": {"lr": 0.002, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8},
+    "nadam": {"lr": 0.002, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "momentum_decay": 0.004},
+    "radam": {"lr": 0.001, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8},
+    "adabelief": {"lr": 0.001, "beta1": 0.9, "beta2": 0.999, "eps": 1e-16, "eps_root": 1e-16},
+    "yogi": {"lr": 0.01, "beta1": 0.9, "beta2": 0.999, "eps": 1e-3, "initial_accumulator": 1e-6},
+    "ademamix": {"lr": 0.001, "beta1": 0.9, "beta2": 0.999, "beta3": 0.9999, "alpha": 5.0, "eps": 1e-8, "warmup": 0.0},
+    "adan": {"lr": 0.001, "beta1": 0.98, "beta2": 0.92, "beta3": 0.99, "eps": 1e-8},
 }
+
+
+def test_every_rule_has_its_defaults_here():
+    assert list(DEFAULTS) == list(RULES)
 
 
 @pytest.mark.parametrize("rule", DEFAULTS)
@@ -180,14 +204,17 @@ def test_adagrad_with_an_initial_accumulator(rng):
     assert_same_bits(optimizer.h["W"], theta + g * g)
 
 
+ONLY_AT_THE_START = ("initial_accumulator",)
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_every_hyperparameter_may_be_changed_between_steps(rule):
     for name, value in DEFAULTS[rule].items():
-        if name in ("form", "initial_accumulator"):
+        if name in ("form", *ONLY_AT_THE_START):
             continue
 
         def change(optimizer, name=name, value=value):
-            setattr(optimizer, name, value * 0.5 + 0.1)
+            setattr(optimizer, name, 10.0 if name == "warmup" else value * 0.5 + 0.1)
 
         pair = Pair(rule)
         fast, plain = run(pair.fast, change=change), run(pair.plain, change=change)
@@ -241,6 +268,74 @@ def test_copies_go_on_by_themselves(rule, duplicate, rng):
         results.append(params)
     for key in ("a", "b"):
         assert_same_bits(results[0][key], results[1][key])
+
+
+def test_nadams_product_depends_on_the_step_and_the_settings_alone():
+    def mu(step, beta1, momentum_decay):
+        return beta1 * (1.0 - 0.5 * 0.96 ** (step * momentum_decay))
+
+    optimizer = fastopt.NAdam()
+    for step, beta1, momentum_decay in [
+        (1, 0.9, 0.004),
+        (7, 0.9, 0.004),
+        (3, 0.9, 0.004),
+        (3, 0.8, 0.004),
+        (9, 0.8, 0.1),
+    ]:
+        optimizer.beta1, optimizer.momentum_decay = beta1, momentum_decay
+        product = math.prod(mu(k, beta1, momentum_decay) for k in range(1, step + 1))
+        correction, now = math.sqrt(1.0 - 0.999**step), mu(step, beta1, momentum_decay)
+        for _ in "ab":  # a step that was skipped asks twice
+            assert optimizer.scalars(step)[0] == 0.002 * correction * (1.0 - now) / (1.0 - product)
+    optimizer.iter = 2**40
+    params = {"x": 1.0}
+    optimizer.update(params, {"x": 1.0})  # does not multiply for a day
+    assert 0.9 < params["x"] < 1.0
+
+
+# The papers, line by line, in pure Python on one number, where no other library has the same.
+
+
+def adan_of_the_paper(p, gradients, lr=0.001, beta1=0.02, beta2=0.08, beta3=0.01, eps=1e-8):
+    """Algorithm 1 with the bias corrections of the authors' code; the betas are the paper's, shares of the new."""
+    m = v = n = 0.0
+    for k, g in enumerate(gradients, start=1):
+        y = g - gradients[k - 2] if k > 1 else 0.0
+        m = (1 - beta1) * m + beta1 * g
+        v = (1 - beta2) * v + beta2 * y
+        n = (1 - beta3) * n + beta3 * (g + (1 - beta2) * y) ** 2
+        m_hat, v_hat, n_hat = (x / (1 - (1 - b) ** k) for x, b in ((m, beta1), (v, beta2), (n, beta3)))
+        p = p - lr / (math.sqrt(n_hat) + eps) * (m_hat + (1 - beta2) * v_hat)
+    return p
+
+
+def ademamix_of_the_paper(p, gradients, lr=0.01, beta1=0.9, beta2=0.999, beta3=0.99, alpha=5.0, eps=1e-8, warmup=20):
+    m1 = m2 = v = 0.0
+    for t, g in enumerate(gradients, start=1):
+        share, low, high = t / warmup, math.log(beta1), math.log(beta3)
+        alpha_t = min(share * alpha, alpha)
+        beta3_t = min(math.exp(low * high / ((1 - share) * high + share * low)), beta3) if share < 1 else beta3
+        m1 = beta1 * m1 + (1 - beta1) * g
+        m2 = beta3_t * m2 + (1 - beta3_t) * g
+        v = beta2 * v + (1 - beta2) * g**2
+        p = p - lr * (m1 / (1 - beta1**t) + alpha_t * m2) / (math.sqrt(v / (1 - beta2**t)) + eps)
+    return p
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "paper"),
+    [
+        (fastopt.Adan(), adan_of_the_paper),
+        (fastopt.AdEMAMix(lr=0.01, beta3=0.99, warmup=20), ademamix_of_the_paper),
+    ],
+    ids=["adan", "ademamix"],
+)
+def test_as_in_the_paper(optimizer, paper, rng):
+    params, gradients = {"x": 1.7}, (1.0 + rng.standard_normal(40)).tolist()
+    optimizer = copy.copy(optimizer)
+    for g in gradients:
+        optimizer.update(params, {"x": g})
+    assert params["x"] == pytest.approx(paper(1.7, gradients), rel=1e-13)
 
 
 SCRIPT = """

@@ -154,7 +154,12 @@ def test_saved_and_resumed(tmp_path):
     [
         ("weight_decay", -1, ValueError, r"Adam: weight_decay must be in \[0, inf\), got -1.0"),
         ("clip_norm", math.nan, ValueError, r"Adam: clip_norm must be in \[0, inf\], got nan"),
-        ("clip_value", "1", TypeError, r"Adam: clip_value must be a number in \[0, inf\] or a schedule, got '1' of type str"),
+        (
+            "clip_value",
+            "1",
+            TypeError,
+            r"Adam: clip_value must be a number in \[0, inf\] or a schedule, got '1' of type str",
+        ),
         ("maximize", 1, TypeError, "Adam: maximize must be True or False, got 1 of type int"),
         ("decoupled", None, TypeError, "Adam: decoupled must be True or False, got None of type NoneType"),
     ],

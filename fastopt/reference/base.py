@@ -1,13 +1,4 @@
-"""The same optimizers in plain NumPy, to read beside the formulas and to check the compiled ones against.
-
-Same names, same settings, same `update(params, grads)`, one NumPy expression per operation as in *Deep Learning from
-Scratch*. Every number that a compiled optimizer gives is equal to the last bit to what these give, in float64 and, as
-all scalars are Python floats, which NumPy takes in the dtype of the array, in float32.
-
-They do not check their input. The one thing added to the textbook is `flush`: a state value smaller than the smallest
-normal number becomes zero, as in the compiled kernels; with `optimizer.flush = False` the textbook stands alone, for a
-fair comparison of times.
-"""
+"""What all reference optimizers share: the walk over the parameters, and the flush of subnormal state."""
 
 from __future__ import annotations
 
@@ -19,8 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
-
-__all__ = ["SGD", "AdaGrad", "Adam", "Momentum", "Nesterov", "RMSProp", "RMSprop"]
 
 
 @dataclass(eq=False)
@@ -46,8 +35,9 @@ class Reference:
     def step(self, p: Array, g: Array, *state: Array) -> None:
         raise NotImplementedError
 
-    def start_value(self) -> float:
-        return 0.0
+    def start_values(self) -> dict[str, float]:
+        """The value before the first step of each state slot that does not start at zero."""
+        return {}
 
     def update(self, params: Any, grads: Any) -> None:
         """One step: writes `params` (a dict of arrays or numbers, or one array) and the state in place."""
@@ -60,7 +50,8 @@ class Reference:
         self.iter += 1
         for slot in self.slots:
             if getattr(self, slot) is None:
-                setattr(self, slot, {key: np.full_like(_array(p), self.start_value()) for key, p in params.items()})
+                start = self.start_values().get(slot, 0.0)
+                setattr(self, slot, {key: np.full_like(_array(p), start) for key, p in params.items()})
         seen = {
             key: np.asarray(grads[key]).astype(_array(params[key]).dtype, copy=False)
             for key in params
@@ -117,105 +108,3 @@ def _array(value: Any) -> Array:
     if isinstance(value, np.ndarray):
         return value
     return np.array(value, dtype=np.float32 if isinstance(value, np.float32) else np.float64)
-
-
-@dataclass(eq=False)
-class SGD(Reference):
-    lr: float = 0.01
-
-    def step(self, p: Array, g: Array) -> None:  # type: ignore[override]
-        p -= self.lr * g
-
-
-@dataclass(eq=False)
-class Momentum(Reference):
-    lr: float = 0.01
-    momentum: float = 0.9
-    slots = ("v",)
-
-    def step(self, p: Array, g: Array, v: Array) -> None:  # type: ignore[override]
-        v *= self.momentum
-        v -= self.lr * g
-        p += v
-
-
-@dataclass(eq=False)
-class Nesterov(Reference):
-    lr: float = 0.01
-    momentum: float = 0.9
-    slots = ("v",)
-
-    def step(self, p: Array, g: Array, v: Array) -> None:  # type: ignore[override]
-        p += self.momentum * self.momentum * v
-        p -= (1 + self.momentum) * self.lr * g
-        v *= self.momentum
-        v -= self.lr * g
-
-
-@dataclass(eq=False)
-class AdaGrad(Reference):
-    lr: float = 0.01
-    eps: float = 1e-7
-    initial_accumulator: float = 0.0
-    slots = ("h",)
-
-    def start_value(self) -> float:
-        return self.initial_accumulator
-
-    def step(self, p: Array, g: Array, h: Array) -> None:  # type: ignore[override]
-        h += g * g
-        p -= self.lr * g / (np.sqrt(h) + self.eps)
-
-
-@dataclass(eq=False)
-class RMSProp(Reference):
-    lr: float = 0.01
-    decay_rate: float = 0.99
-    eps: float = None  # type: ignore[assignment]
-    eps_root: float = 0.0
-    slots = ("h",)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.eps is None:
-            self.eps = 0.0 if self.eps_root else 1e-7
-
-    def step(self, p: Array, g: Array, h: Array) -> None:  # type: ignore[override]
-        h *= self.decay_rate
-        h += (1 - self.decay_rate) * g * g
-        if self.eps_root:
-            p -= self.lr * g / (np.sqrt(h + self.eps_root) + self.eps)
-        else:
-            p -= self.lr * g / (np.sqrt(h) + self.eps)
-
-
-RMSprop = RMSProp
-
-
-@dataclass(eq=False)
-class Adam(Reference):
-    lr: float = 0.001
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = None  # type: ignore[assignment]
-    eps_root: float = 0.0
-    form: str = "textbook"
-    slots = ("m", "v")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.eps is None:
-            self.eps = 0.0 if self.eps_root else 1e-8 if self.form == "paper" else 1e-7
-
-    def step(self, p: Array, g: Array, m: Array, v: Array) -> None:  # type: ignore[override]
-        t = self.iter
-        lr_t = self.lr * math.sqrt(1.0 - self.beta2**t) / (1.0 - self.beta1**t)
-        m += (1 - self.beta1) * (g - m)
-        v += (1 - self.beta2) * (g**2 - v)
-        if self.form == "textbook" and not self.eps_root:
-            p -= lr_t * m / (np.sqrt(v) + self.eps)
-        else:
-            # lr m_hat / (sqrt(v_hat + eps_root) + eps) with both sides of the fraction times sqrt(1 - beta2^t), which
-            # leaves one division per element instead of three
-            eps = self.eps * math.sqrt(1.0 - self.beta2**t) if self.form == "paper" else self.eps
-            p -= lr_t * m / (np.sqrt(v + self.eps_root * (1.0 - self.beta2**t)) + eps)

@@ -1,0 +1,42 @@
+"""The optimizers: hyperparameters with their defaults, and how they become the scalars of a formula.
+
+The defaults of SGD, Momentum, Nesterov, AdaGrad, RMSProp and Adam are those of *Deep Learning from Scratch* (O'Reilly
+Japan, 2016, chapter 6): a script that is moved over by changing its import takes the same path. The formulas are in
+`fastopt.kernels`, plain NumPy versions in `fastopt.reference`.
+"""
+
+from __future__ import annotations
+
+from fastopt.kernels import RULES
+from fastopt.optimizer import Optimizer
+from fastopt.optimizers.adagrad import Adadelta, AdaGrad, RMSProp, RMSprop
+from fastopt.optimizers.adam import Adam, Adamax, AdamW, AMSGrad, NAdam, RAdam
+from fastopt.optimizers.descent import SGD, Lion, Momentum, Nesterov, Signum
+from fastopt.optimizers.successors import AdaBelief, Adan, AdEMAMix, Yogi
+
+__all__ = [
+    "SGD",
+    "AMSGrad",
+    "AdEMAMix",
+    "AdaBelief",
+    "AdaGrad",
+    "Adadelta",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "Adan",
+    "Lion",
+    "Momentum",
+    "NAdam",
+    "Nesterov",
+    "RAdam",
+    "RMSProp",
+    "RMSprop",
+    "Signum",
+    "Yogi",
+]
+
+_CLASSES: dict[str, type[Optimizer]] = {optimizer.rule: optimizer for optimizer in map(globals().__getitem__, __all__)}
+
+OPTIMIZERS: dict[str, type[Optimizer]] = {rule: _CLASSES[rule] for rule in RULES}
+"""The optimizer of each rule, in the order of the registry."""

@@ -1,0 +1,137 @@
+"""AdaGrad and its kin: steps divided by a root of squared gradients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fastopt.optimizer import Optimizer
+
+__all__ = ["AdaGrad", "Adadelta", "RMSProp", "RMSprop"]
+
+
+@dataclass(eq=False)
+class AdaGrad(Optimizer):
+    """Adaptive gradient: `h = h + g^2`, `p = p - lr g / (sqrt(h) + eps)`.
+
+    Parameters
+    ----------
+    lr : float, default 0.01
+        Learning rate, 0 or more.
+    eps : float, default 1e-7
+        Added to the root, 0 or more.
+    initial_accumulator : float, default 0
+        The value of h before the first step, 0 or more; read at the first step.
+
+    State: `h`, the sum of squared gradients.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> params = {"W": np.array([1.0])}
+    >>> AdaGrad(lr=0.1, eps=0.0).update(params, {"W": np.array([5.0])})
+    >>> params["W"]
+    array([0.9])
+
+    References
+    ----------
+    Duchi, Hazan and Singer, Adaptive subgradient methods for online learning and stochastic optimization, Journal of
+    Machine Learning Research 12, 2011.
+    """
+
+    rule = "adagrad"
+    lr: float = 0.01
+    eps: float = 1e-7
+    initial_accumulator: float = 0.0
+
+    def start_values(self) -> dict[str, float]:
+        return {"h": self.initial_accumulator}
+
+    def scalars(self, step: int) -> tuple[float, ...]:
+        return self.lr, self.eps
+
+
+@dataclass(eq=False)
+class RMSProp(Optimizer):
+    """`h = decay_rate h + (1 - decay_rate) g^2`, `p = p - lr g / (sqrt(h + eps_root) + eps)`.
+
+    Parameters
+    ----------
+    lr : float, default 0.01
+        Learning rate, 0 or more.
+    decay_rate : float, default 0.99
+        The share of the running mean that is kept at each step, in [0, 1].
+    eps : float, default 1e-7, or 0 where `eps_root` is given
+        Added to the root, 0 or more. The default is chosen when the optimizer is made.
+    eps_root : float, default 0
+        Added under the root, 0 or more. `RMSProp(eps_root=1e-7)` is `p = p - lr g / sqrt(h + 1e-7)`.
+
+    State: `h`, the running mean of squared gradients.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> params = {"W": np.array([1.0])}
+    >>> RMSProp(decay_rate=0.75, eps=0.0).update(params, {"W": np.array([5.0])})
+    >>> params["W"]
+    array([0.98])
+
+    References
+    ----------
+    Tieleman and Hinton, Neural networks for machine learning, Coursera, lecture 6.5, 2012.
+    """
+
+    rule = "rmsprop"
+    lr: float = 0.01
+    decay_rate: float = 0.99
+    eps: float = None  # type: ignore[assignment]  # stands for the default that __post_init__ works out
+    eps_root: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.eps is None:
+            self.eps = 0.0 if self.eps_root else 1e-7
+
+    def scalars(self, step: int) -> tuple[float, ...]:
+        return self.lr, self.decay_rate, 1 - self.decay_rate, self.eps, self.eps_root
+
+
+RMSprop = RMSProp
+
+
+@dataclass(eq=False)
+class Adadelta(Optimizer):
+    """Steps scaled by the root mean square of earlier steps over that of gradients.
+
+    `h = decay_rate h + (1 - decay_rate) g^2`, `x = sqrt(d + eps) / sqrt(h + eps) g`,
+    `d = decay_rate d + (1 - decay_rate) x^2`, `p = p - lr x`.
+
+    Parameters
+    ----------
+    lr : float, default 1
+        Learning rate, 0 or more.
+    decay_rate : float, default 0.9
+        The share of the running means that is kept at each step, in [0, 1].
+    eps : float, default 1e-6
+        Added under both roots, 0 or more; the first steps are about its root, and with 0 there are none.
+
+    State: `h` and `d`, the running means of squared gradients and of squared steps.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> params = {"W": np.array([1.0])}
+    >>> Adadelta(decay_rate=0.75, eps=0.01).update(params, {"W": np.array([5.0])})
+    >>> params["W"].round(6)
+    array([0.80016])
+
+    References
+    ----------
+    Zeiler, ADADELTA: an adaptive learning rate method, 2012, arXiv:1212.5701.
+    """
+
+    rule = "adadelta"
+    lr: float = 1.0
+    decay_rate: float = 0.9
+    eps: float = 1e-6
+
+    def scalars(self, step: int) -> tuple[float, ...]:
+        return self.lr, self.decay_rate, 1 - self.decay_rate, self.eps

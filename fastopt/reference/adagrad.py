@@ -1,0 +1,67 @@
+"""AdaGrad and its kin, in plain NumPy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fastopt.reference.base import Array, Reference
+
+__all__ = ["AdaGrad", "Adadelta", "RMSProp", "RMSprop"]
+
+
+@dataclass(eq=False)
+class AdaGrad(Reference):
+    lr: float = 0.01
+    eps: float = 1e-7
+    initial_accumulator: float = 0.0
+    slots = ("h",)
+
+    def start_values(self) -> dict[str, float]:
+        return {"h": self.initial_accumulator}
+
+    def step(self, p: Array, g: Array, h: Array) -> None:  # type: ignore[override]
+        h += g * g
+        p -= self.lr * g / (np.sqrt(h) + self.eps)
+
+
+@dataclass(eq=False)
+class RMSProp(Reference):
+    lr: float = 0.01
+    decay_rate: float = 0.99
+    eps: float = None  # type: ignore[assignment]
+    eps_root: float = 0.0
+    slots = ("h",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.eps is None:
+            self.eps = 0.0 if self.eps_root else 1e-7
+
+    def step(self, p: Array, g: Array, h: Array) -> None:  # type: ignore[override]
+        h *= self.decay_rate
+        h += (1 - self.decay_rate) * g * g
+        if self.eps_root:
+            p -= self.lr * g / (np.sqrt(h + self.eps_root) + self.eps)
+        else:
+            p -= self.lr * g / (np.sqrt(h) + self.eps)
+
+
+RMSprop = RMSProp
+
+
+@dataclass(eq=False)
+class Adadelta(Reference):
+    lr: float = 1.0
+    decay_rate: float = 0.9
+    eps: float = 1e-6
+    slots = ("h", "d")
+
+    def step(self, p: Array, g: Array, h: Array, d: Array) -> None:  # type: ignore[override]
+        h *= self.decay_rate
+        h += (1 - self.decay_rate) * g * g
+        x = np.sqrt(d + self.eps) * g / np.sqrt(h + self.eps)
+        d *= self.decay_rate
+        d += (1 - self.decay_rate) * x * x
+        p -= self.lr * x

@@ -1,0 +1,126 @@
+"""Adam and its kin, in plain NumPy."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from fastopt.reference.base import Array, Reference
+
+__all__ = ["AMSGrad", "Adam", "AdamW", "Adamax", "NAdam", "RAdam"]
+
+
+@dataclass(eq=False)
+class Adam(Reference):
+    lr: float = 0.001
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = None  # type: ignore[assignment]
+    eps_root: float = 0.0
+    form: str = "textbook"
+    slots = ("m", "v")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.eps is None:
+            self.eps = 0.0 if self.eps_root else 1e-8 if self.form == "paper" else 1e-7
+
+    def step(self, p: Array, g: Array, m: Array, v: Array) -> None:  # type: ignore[override]
+        t = self.iter
+        lr_t = self.lr * math.sqrt(1.0 - self.beta2**t) / (1.0 - self.beta1**t)
+        m += (1 - self.beta1) * (g - m)
+        v += (1 - self.beta2) * (g**2 - v)
+        if self.form == "textbook" and not self.eps_root:
+            p -= lr_t * m / (np.sqrt(v) + self.eps)
+        else:
+            # lr m_hat / (sqrt(v_hat + eps_root) + eps) with both sides of the fraction times sqrt(1 - beta2^t), which
+            # leaves one division per element instead of three
+            eps = self.eps * math.sqrt(1.0 - self.beta2**t) if self.form == "paper" else self.eps
+            p -= lr_t * m / (np.sqrt(v + self.eps_root * (1.0 - self.beta2**t)) + eps)
+
+
+@dataclass(eq=False)
+class AdamW(Adam):
+    form: str = "paper"
+    weight_decay: float = field(default=0.01, kw_only=True)
+    decoupled: bool = field(default=True, kw_only=True, repr=False)
+
+
+@dataclass(eq=False)
+class AMSGrad(Reference):
+    lr: float = 0.001
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    slots = ("m", "v", "v_max")
+
+    def step(self, p: Array, g: Array, m: Array, v: Array, v_max: Array) -> None:  # type: ignore[override]
+        correction = math.sqrt(1.0 - self.beta2**self.iter)
+        m += (1 - self.beta1) * (g - m)
+        v += (1 - self.beta2) * (g * g - v)
+        np.maximum(v_max, v, out=v_max)
+        lr_t = self.lr * correction / (1.0 - self.beta1**self.iter)
+        p -= lr_t * m / (np.sqrt(v_max) + self.eps * correction)
+
+
+@dataclass(eq=False)
+class Adamax(Reference):
+    lr: float = 0.002
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    slots = ("m", "u")
+
+    def step(self, p: Array, g: Array, m: Array, u: Array) -> None:  # type: ignore[override]
+        m += (1 - self.beta1) * (g - m)
+        u *= self.beta2
+        np.maximum(u, np.abs(g) + self.eps, out=u)
+        p -= self.lr / (1.0 - self.beta1**self.iter) * m / u
+
+
+@dataclass(eq=False)
+class NAdam(Reference):
+    lr: float = 0.002
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    momentum_decay: float = 0.004
+    slots = ("m", "v")
+
+    def mu(self, step: int) -> float:
+        return self.beta1 * (1.0 - 0.5 * math.pow(0.96, step * self.momentum_decay))
+
+    def step(self, p: Array, g: Array, m: Array, v: Array) -> None:  # type: ignore[override]
+        t = self.iter
+        correction = math.sqrt(1.0 - self.beta2**t)
+        product = math.prod(self.mu(step) for step in range(1, t + 1))
+        mu, next_mu = self.mu(t), self.mu(t + 1)
+        m += (1 - self.beta1) * (g - m)
+        v += (1 - self.beta2) * (g * g - v)
+        gradient_step = self.lr * correction * (1.0 - mu) / (1.0 - product)
+        mean_step = self.lr * correction * next_mu / (1.0 - product * next_mu)
+        p -= (gradient_step * g + mean_step * m) / (np.sqrt(v) + self.eps * correction)
+
+
+@dataclass(eq=False)
+class RAdam(Reference):
+    lr: float = 0.001
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    slots = ("m", "v")
+
+    def step(self, p: Array, g: Array, m: Array, v: Array) -> None:  # type: ignore[override]
+        t = self.iter
+        m += (1 - self.beta1) * (g - m)
+        v += (1 - self.beta2) * (g * g - v)
+        lr_t = self.lr / (1.0 - self.beta1**t)
+        rho_inf = 2.0 / (1.0 - self.beta2) - 1.0
+        rho = rho_inf - 2.0 * t * self.beta2**t / (1.0 - self.beta2**t)
+        if rho > 5.0:
+            shape = (rho - 4.0) * (rho - 2.0) * rho_inf / ((rho_inf - 4.0) * (rho_inf - 2.0) * rho)
+            p -= lr_t * math.sqrt(shape * (1.0 - self.beta2**t)) * m / (np.sqrt(v) + self.eps)
+        else:
+            p -= lr_t * m

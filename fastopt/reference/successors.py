@@ -1,0 +1,101 @@
+"""Optimizers that change what Adam averages, in plain NumPy."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from fastopt.reference.base import Array, Reference
+
+__all__ = ["AdEMAMix", "AdaBelief", "Adan", "Yogi"]
+
+
+@dataclass(eq=False)
+class AdaBelief(Reference):
+    lr: float = 0.001
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-16
+    eps_root: float = 1e-16
+    slots = ("m", "s")
+
+    def step(self, p: Array, g: Array, m: Array, s: Array) -> None:  # type: ignore[override]
+        correction = math.sqrt(1.0 - self.beta2**self.iter)
+        m += (1 - self.beta1) * (g - m)
+        s += (1 - self.beta2) * ((g - m) * (g - m) - s)
+        s += self.eps_root
+        lr_t = self.lr * correction / (1.0 - self.beta1**self.iter)
+        p -= lr_t * m / (np.sqrt(s) + self.eps * correction)
+
+
+@dataclass(eq=False)
+class Yogi(Reference):
+    lr: float = 0.01
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-3
+    initial_accumulator: float = 1e-6
+    slots = ("m", "v")
+
+    def start_values(self) -> dict[str, float]:
+        return {"v": self.initial_accumulator}
+
+    def step(self, p: Array, g: Array, m: Array, v: Array) -> None:  # type: ignore[override]
+        correction = math.sqrt(1.0 - self.beta2**self.iter)
+        m += (1 - self.beta1) * (g - m)
+        v -= (1 - self.beta2) * np.sign(v - g * g) * (g * g)
+        lr_t = self.lr * correction / (1.0 - self.beta1**self.iter)
+        p -= lr_t * m / (np.sqrt(v) + self.eps * correction)
+
+
+@dataclass(eq=False)
+class AdEMAMix(Reference):
+    lr: float = 0.001
+    beta1: float = 0.9
+    beta2: float = 0.999
+    beta3: float = 0.9999
+    alpha: float = 5.0
+    eps: float = 1e-8
+    warmup: float = 0.0
+    slots = ("m", "slow", "v")
+
+    def step(self, p: Array, g: Array, m: Array, slow: Array, v: Array) -> None:  # type: ignore[override]
+        t = self.iter
+        alpha, beta3 = self.alpha, self.beta3
+        if t < self.warmup:
+            alpha *= t / self.warmup
+            # the memory in steps, -1 / log(beta), grows linearly from that of beta1 to that of beta3
+            first, last = (-1 / math.log(beta) if beta else 0.0 for beta in (self.beta1, self.beta3))
+            memory = (1 - t / self.warmup) * first + t / self.warmup * last
+            beta3 = min(math.exp(-1 / memory), beta3) if memory else 0.0
+        correction = math.sqrt(1.0 - self.beta2**t)
+        m += (1 - self.beta1) * (g - m)
+        slow += (1 - beta3) * (g - slow)
+        v += (1 - self.beta2) * (g * g - v)
+        fast_step = self.lr * correction / (1.0 - self.beta1**t)
+        p -= (fast_step * m + self.lr * correction * alpha * slow) / (np.sqrt(v) + self.eps * correction)
+
+
+@dataclass(eq=False)
+class Adan(Reference):
+    lr: float = 0.001
+    beta1: float = 0.98
+    beta2: float = 0.92
+    beta3: float = 0.99
+    eps: float = 1e-8
+    slots = ("m", "v", "n", "previous")
+
+    def step(self, p: Array, g: Array, m: Array, v: Array, n: Array, previous: Array) -> None:  # type: ignore[override]
+        t = self.iter
+        correction = math.sqrt(1.0 - self.beta3**t)
+        change = g - previous if t > 1 else np.zeros_like(g)
+        m += (1 - self.beta1) * (g - m)
+        v += (1 - self.beta2) * (change - v)
+        ahead = g + self.beta2 * change
+        n += (1 - self.beta3) * (ahead * ahead - n)
+        mean_step = self.lr * correction / (1.0 - self.beta1**t)
+        change_step = self.lr * correction * self.beta2 / (1.0 - self.beta2**t)
+        p -= (mean_step * m + change_step * v) / (np.sqrt(n) + self.eps * correction)
+        previous[...] = g

@@ -1,0 +1,21 @@
+"""AdaBelief (Zhuang et al., NeurIPS 2020, arXiv:2010.07468, Algorithm 2).
+
+    m_t = beta1 m_{t-1} + (1 - beta1) g_t
+    s_t = beta2 s_{t-1} + (1 - beta2) (g_t - m_t)^2 + eps_root
+    p_t = p_{t-1} - step_size m_t / (sqrt(s_t) + eps)
+
+State: m, the running mean of the gradient, and s, that of the squared distance between the two; eps_root is added to s
+itself, at every step. step_size = lr sqrt(1 - beta2^t) / (1 - beta1^t), and eps is multiplied by that root too, so that
+it stands beside the root of the corrected s.
+"""
+
+import math
+
+
+def adabelief(p, g, m, s, step_size, gradient_share, square_share, eps, eps_root):  # type: ignore[no-untyped-def]
+    m = m + gradient_share * (g - m)  # m_t; gradient_share = 1 - beta1
+    surprise = g - m
+    s = s + square_share * (surprise * surprise - s)
+    s = s + eps_root  # s_t; square_share = 1 - beta2
+    p = p - step_size * m / (math.sqrt(s) + eps)  # p_t
+    return p, m, s

@@ -1,0 +1,21 @@
+"""Adadelta (Zeiler, 2012, arXiv:1212.5701, Algorithm 1, with a learning rate).
+
+    h_t = decay_rate h_{t-1} + (1 - decay_rate) g_t^2
+    x_t = sqrt(d_{t-1} + eps) g_t / sqrt(h_t + eps)
+    d_t = decay_rate d_{t-1} + (1 - decay_rate) x_t^2
+    p_t = p_{t-1} - lr x_t
+
+State: h and d, the running means of squared gradients and of squared steps x.
+"""
+
+import math
+
+
+def adadelta(p, g, h, d, lr, decay_rate, new_share, eps):  # type: ignore[no-untyped-def]
+    h = decay_rate * h
+    h = h + new_share * g * g  # h_t; new_share = 1 - decay_rate
+    x = math.sqrt(d + eps) * g / math.sqrt(h + eps)  # x_t
+    d = decay_rate * d
+    d = d + new_share * x * x  # d_t
+    p = p - lr * x  # p_t
+    return p, h, d

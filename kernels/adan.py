@@ -1,0 +1,26 @@
+"""Adan (Xie et al., TPAMI 2024, arXiv:2208.06677, Algorithm 1, with bias corrections as in the authors' code).
+
+    y_t = g_t - g_{t-1}, at the first step 0
+    m_t = beta1 m_{t-1} + (1 - beta1) g_t
+    v_t = beta2 v_{t-1} + (1 - beta2) y_t
+    n_t = beta3 n_{t-1} + (1 - beta3) (g_t + beta2 y_t)^2
+    p_t = p_{t-1} - (mean_step m_t + change_step v_t) / (sqrt(n_t) + eps)
+
+The betas are the shares that are kept, 1 - beta in the paper. State: the running means m of the gradient, v of its
+change and n of the square of both, and the gradient itself. With c = sqrt(1 - beta3^t): mean_step = lr c /
+(1 - beta1^t), change_step = lr c beta2 / (1 - beta2^t), and eps is multiplied by c.
+"""
+
+import math
+
+
+def adan(  # type: ignore[no-untyped-def]
+    p, g, m, v, n, previous, mean_step, change_step, mean_share, change_share, square_share, beta2, eps, started, zero
+):
+    change = g - previous if started > zero else zero  # y_t
+    m = m + mean_share * (g - m)  # m_t; mean_share = 1 - beta1
+    v = v + change_share * (change - v)  # v_t; change_share = 1 - beta2
+    ahead = g + beta2 * change
+    n = n + square_share * (ahead * ahead - n)  # n_t; square_share = 1 - beta3
+    p = p - (mean_step * m + change_step * v) / (math.sqrt(n) + eps)  # p_t
+    return p, m, v, n, g

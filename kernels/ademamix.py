@@ -1,0 +1,21 @@
+"""AdEMAMix (Pagliardini, Ablin and Grangier, ICLR 2025, arXiv:2409.03137, Algorithm 1).
+
+    m_t = beta1 m_{t-1} + (1 - beta1) g_t
+    slow_t = beta3_t slow_{t-1} + (1 - beta3_t) g_t
+    v_t = beta2 v_{t-1} + (1 - beta2) g_t^2
+    p_t = p_{t-1} - (fast_step m_t + slow_step slow_t) / (sqrt(v_t) + eps)
+
+State: two running means of the gradient, of which the slow one is not corrected for its start at zero, and that of its
+square. With c = sqrt(1 - beta2^t): fast_step = lr c / (1 - beta1^t), slow_step = lr c alpha_t, and eps is multiplied by
+c, so that it stands beside the root of the corrected v.
+"""
+
+import math
+
+
+def ademamix(p, g, m, slow, v, fast_step, slow_step, fast_share, slow_share, square_share, eps):  # type: ignore[no-untyped-def]
+    m = m + fast_share * (g - m)  # m_t; fast_share = 1 - beta1
+    slow = slow + slow_share * (g - slow)  # slow_t; slow_share = 1 - beta3_t
+    v = v + square_share * (g * g - v)  # v_t; square_share = 1 - beta2
+    p = p - (fast_step * m + slow_step * slow) / (math.sqrt(v) + eps)  # p_t
+    return p, m, slow, v

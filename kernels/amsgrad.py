@@ -1,0 +1,21 @@
+"""AMSGrad (Reddi, Kale and Kumar, ICLR 2018, arXiv:1904.09237, Algorithm 2, with Adam's bias corrections).
+
+    m_t = beta1 m_{t-1} + (1 - beta1) g_t
+    v_t = beta2 v_{t-1} + (1 - beta2) g_t^2
+    v_max_t = max(v_max_{t-1}, v_t)
+    p_t = p_{t-1} - step_size m_t / (sqrt(v_max_t) + eps)
+
+State: m and v as in Adam, and the largest v so far. step_size = lr sqrt(1 - beta2^t) / (1 - beta1^t), and eps is
+multiplied by that root too, so that it stands beside the root of the corrected v_max.
+"""
+
+import math
+
+
+def amsgrad(p, g, m, v, v_max, step_size, gradient_share, square_share, eps):  # type: ignore[no-untyped-def]
+    m = m + gradient_share * (g - m)  # m_t; gradient_share = 1 - beta1
+    v = v + square_share * (g * g - v)  # v_t; square_share = 1 - beta2
+    # v_max_t; a NaN on either side compares false and stays, as in np.maximum
+    v_max = v_max if v_max >= v else (v if v_max == v_max else v_max)
+    p = p - step_size * m / (math.sqrt(v_max) + eps)  # p_t
+    return p, m, v, v_max

@@ -1,0 +1,16 @@
+"""Lion (Chen et al., Symbolic discovery of optimization algorithms, 2023, arXiv:2302.06675, Algorithm 2).
+
+    c_t = beta1 m_{t-1} + (1 - beta1) g_t
+    p_t = p_{t-1} - lr sign(c_t)
+    m_t = beta2 m_{t-1} + (1 - beta2) g_t
+
+State: m, the running mean of the gradient; the sign is taken of another mean, c, that weighs the new gradient more.
+"""
+
+
+def lion(p, g, m, lr, direction_share, gradient_share, zero):  # type: ignore[no-untyped-def]
+    c = m + direction_share * (g - m)  # c_t; direction_share = 1 - beta1
+    # p_t; c - c is 0 for zeros of both signs and NaN for NaN
+    p = p - (lr if c > zero else (-lr if c < zero else c - c))
+    m = m + gradient_share * (g - m)  # m_t; gradient_share = 1 - beta2
+    return p, m

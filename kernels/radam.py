@@ -1,0 +1,20 @@
+"""RAdam (Liu et al., ICLR 2020, arXiv:1908.03265, Algorithm 2).
+
+    m_t = beta1 m_{t-1} + (1 - beta1) g_t
+    v_t = beta2 v_{t-1} + (1 - beta2) g_t^2
+    p_t = p_{t-1} - step_size m_t / (sqrt(v_t) + eps)    once the variance of the step is tractable,
+    p_t = p_{t-1} - step_size m_t                        before
+
+State: m and v as in Adam. Which of the two it is depends on t and beta2 only, so it is a scalar, `rectified`, and so is
+the rectification, in step_size.
+"""
+
+import math
+
+
+def radam(p, g, m, v, step_size, gradient_share, square_share, eps, rectified, zero, one):  # type: ignore[no-untyped-def]
+    m = m + gradient_share * (g - m)  # m_t; gradient_share = 1 - beta1
+    v = v + square_share * (g * g - v)  # v_t; square_share = 1 - beta2
+    root = math.sqrt(v) + eps
+    p = p - step_size * m / (root if rectified > zero else one)  # p_t
+    return p, m, v

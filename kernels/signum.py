@@ -1,0 +1,14 @@
+"""Signum (Bernstein et al., signSGD, ICML 2018, arXiv:1802.04434, Algorithm 2).
+
+    m_t = beta1 m_{t-1} + (1 - beta1) g_t
+    p_t = p_{t-1} - lr sign(m_t)
+
+State: m, the running mean of the gradient.
+"""
+
+
+def signum(p, g, m, lr, gradient_share, zero):  # type: ignore[no-untyped-def]
+    m = m + gradient_share * (g - m)  # m_t; gradient_share = 1 - beta1
+    # p_t; m - m is 0 for zeros of both signs and NaN for NaN
+    p = p - (lr if m > zero else (-lr if m < zero else m - m))
+    return p, m

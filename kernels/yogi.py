@@ -1,0 +1,22 @@
+"""Yogi (Zaheer et al., Adaptive methods for nonconvex optimization, NeurIPS 2018, Algorithm 2).
+
+    m_t = beta1 m_{t-1} + (1 - beta1) g_t
+    v_t = v_{t-1} - (1 - beta2) sign(v_{t-1} - g_t^2) g_t^2
+    p_t = p_{t-1} - step_size m_t / (sqrt(v_t) + eps)
+
+State: m, the running mean of the gradient, and v, which follows its square in steps that do not grow with their
+distance. step_size = lr sqrt(1 - beta2^t) / (1 - beta1^t), and eps is multiplied by that root too, so that it stands
+beside the root of the corrected v.
+"""
+
+import math
+
+
+def yogi(p, g, m, v, step_size, gradient_share, square_share, eps):  # type: ignore[no-untyped-def]
+    m = m + gradient_share * (g - m)  # m_t; gradient_share = 1 - beta1
+    square = g * g
+    change = square_share * square  # square_share = 1 - beta2
+    # v_t; what is neither more nor less is equal, or NaN, or both infinite, whose difference is NaN
+    v = v - change if v > square else (v + change if v < square else v + (v - square))
+    p = p - step_size * m / (math.sqrt(v) + eps)  # p_t
+    return p, m, v
