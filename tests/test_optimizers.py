@@ -59,7 +59,7 @@ DEFAULTS = {
         "eps_root": 0.0,
         "form": "paper",
         "weight_decay": 0.01,
-    },  # fmt: skip
+    },
     "adamax": {"lr": 0.002, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8},
     "nadam": {"lr": 0.002, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "momentum_decay": 0.004},
     "radam": {"lr": 0.001, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8},
