@@ -18,10 +18,20 @@ def traffic2(p, g, a, b):
     return a, b, p + g
 
 
+def traffic3(p, g, a, b, c):
+    return a, b, c, p + g
+
+
+def traffic4(p, g, a, b, c, d):
+    return a, b, c, d, p + g
+
+
 LIMITS = {
     0: Rule(traffic0),
     1: Rule(traffic1, state=("a",)),
     2: Rule(traffic2, state=("a", "b")),
+    3: Rule(traffic3, state=("a", "b", "c")),
+    4: Rule(traffic4, state=("a", "b", "c", "d")),
 }
 """By the number of state slots."""
 
