@@ -51,8 +51,10 @@ def test_each_rule_with_everything_equals_its_reference(rule):
 @pytest.mark.parametrize("names", [pair for number in (1, 2) for pair in combinations(SETTINGS, number)])
 def test_each_setting_alone_and_each_two(names):
     settings = {name: SETTINGS[name] for name in names}
-    assert_equals_reference("momentum", settings, "float64")
-    changed = assert_equals_reference("momentum", settings, "float32", THREAD_COUNTS[-1])
+    if len(names) == 1:
+        assert_equals_reference("momentum", settings, "float64")
+        assert_equals_reference("momentum", settings, "float32", THREAD_COUNTS[-1])
+    changed = assert_equals_reference("momentum", settings, "float32")
     if names != ("decoupled",):
         assert not np.array_equal(changed["W"], assert_equals_reference("momentum", {}, "float32")["W"])
 
