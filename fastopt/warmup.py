@@ -10,6 +10,7 @@ from rich.progress import track
 
 from fastopt import info, plan, threads
 from fastopt.kernels import RULES
+from fastopt.optimizers import OPTIMIZERS
 
 
 def main() -> None:
@@ -18,8 +19,8 @@ def main() -> None:
     start = time.perf_counter()
     plan.compiled_scan()
     loops = (False, True) if threads.layer() else (False,)
-    kernels = list(product(RULES.values(), ("float32", "float64"), loops))
-    for rule, dtype, in_parallel in track(kernels, "compiling", console=console):
-        rule.kernel(dtype, in_parallel)
+    kernels = list(product(OPTIMIZERS.values(), ("float32", "float64"), loops))
+    for optimizer, dtype, in_parallel in track(kernels, "compiling", console=console):
+        RULES[optimizer.rule].kernel(dtype, in_parallel, "step", optimizer()._options)
     seconds = time.perf_counter() - start
     console.print(f"{len(kernels)} kernels in {seconds:.1f} s: {info.cache_folder()}", highlight=False, soft_wrap=True)

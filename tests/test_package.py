@@ -57,7 +57,7 @@ def test_the_wheel_holds_what_it_should(wheel):
     assert {name.split("/")[0].split("-")[0] for name in names} == {"fastopt"}
     for name in ("fastopt/py.typed", "fastopt/kernels/build.py", "fastopt/nn/mnist_subset/README.md", "fastopt/cli.py"):
         assert name in names
-    assert {f"fastopt/kernels/{rule}.py" for rule in RULES} <= set(names)
+    assert {f"fastopt/kernels/{rule.name}.py" for rule in RULES.values()} <= set(names)
     assert sum(name.endswith("ubyte.gz") for name in names) == 4
     assert not [name for name in names if "test" in name or "bench" in name or "__pycache__" in name]
 

@@ -20,9 +20,10 @@ def settings_of(rule):
     every = {
         name: schedules.Linear(getattr(OPTIMIZERS[rule](), name), 0.5 * getattr(OPTIMIZERS[rule](), name), 7)
         for name in OPTIMIZERS[rule]._hyperparameters()
-        if isinstance(getattr(OPTIMIZERS[rule](), name), float)
+        if isinstance(value := getattr(OPTIMIZERS[rule](), name), float) and value < math.inf
     }
-    return every | {"lr": schedules.Cosine(0.1, steps=12, warmup=3)}
+    shared = {"weight_decay": schedules.Linear(0.1, 0.0, 7), "clip_norm": schedules.Linear(2.0, 1.0, 7)}
+    return every | shared | {"lr": schedules.Cosine(0.1, steps=12, warmup=3)}
 
 
 def gradients(step):
