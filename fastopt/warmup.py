@@ -1,4 +1,4 @@
-"""Compiles every kernel into numba's disk cache: `fastopt warmup`."""
+"""Compiles the kernels of every optimizer into numba's disk cache: `fastopt warmup`."""
 
 from __future__ import annotations
 
