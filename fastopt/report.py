@@ -8,7 +8,7 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 
 from fastopt.flat import Array
-from fastopt.kernels.build import CHANGES, GRADIENTS, NONFINITE, PARAMETERS, ZEROS
+from fastopt.kernels.build import CHANGES, FIELDS, GRADIENTS, NONFINITE, PARAMETERS, ZEROS
 
 
 class Norms:
@@ -74,7 +74,7 @@ class Report(Norms):
 
     def __init__(self, keys: Sequence[Hashable], sizes: Sequence[int], sums: Array, skipped: bool) -> None:
         # One after the other: np.sum over the rows would do so as well, but does not promise it.
-        super().__init__(np.add.accumulate(sums, axis=0)[-1] if len(sums) else np.zeros(5), sum(sizes))
+        super().__init__(np.add.accumulate(sums, axis=0)[-1] if len(sums) else np.zeros(FIELDS), sum(sizes))
         self._parts = keys, sizes, sums
         self.skipped = skipped
         """Whether the step was not made, as `on_nonfinite="skip"` wants it."""
