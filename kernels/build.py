@@ -24,7 +24,7 @@ from numba import njit, prange
 from numba.core import config
 
 from fastopt.kernels import elements
-from fastopt.kernels.elements import addresses, cast, fetch_add, load, plus, put, squares, store
+from fastopt.kernels.elements import addresses, cast, fetch_add, load, plus, plus_square, put, squares, store
 from fastopt.kernels.gradients import OPTIONS
 
 FLAGS: dict[str, Any] = {
@@ -85,6 +85,7 @@ def tallied_span(table, starts, first, last, scalars):  # type: ignore[no-untype
     threads there are.
     """
     constants = cast(scalars, DTYPE)
+    zero, one = DTYPE(0), DTYPE(1)
     array = np.searchsorted(starts, first, side="right") - 1
     tally = table[len(starts) - 1, 0]
     while first < last:
@@ -92,17 +93,17 @@ def tallied_span(table, starts, first, last, scalars):  # type: ignore[no-untype
         end = min(last, starts[array + 1], (piece + 1) * PIECE)
         where = addresses(table, array, COLUMNS)
         gradients = parameters = changes = 0.0
-        zeros = strange = 0
+        zeros, strange = zero, 0
         for index in range(first - begin, end - begin):
             before = load(where, index, DTYPE)
             after = rule(*(before + constants))
             store(where, index, after)
             gradient, parameter = np.float64(before[1]), np.float64(after[0])
             change = parameter - np.float64(before[0])
-            gradients = plus(gradients, gradient * gradient)
-            parameters = plus(parameters, parameter * parameter)
-            changes = plus(changes, change * change)
-            zeros += gradient == 0
+            gradients = plus_square(gradients, gradient)
+            parameters = plus_square(parameters, parameter)
+            changes = plus_square(changes, change)
+            zeros = plus(zeros, one if before[1] == zero else zero)
         if not gradients < np.inf:
             for index in range(first - begin, end - begin):
                 strange += not abs(load(where, index, DTYPE)[1]) < np.inf
