@@ -16,10 +16,11 @@ from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
-from bench.cases import Step, array, checked_step, make, mlp
+from bench.cases import Step, array, checked_step, make, mlp, size_of
 from bench.limit import bytes_per_element
 from bench.test_loop import training_step
 from fastopt import threads
@@ -127,17 +128,20 @@ def dead() -> None:
 
 
 def extras() -> None:
-    """What `on_nonfinite` and a report cost; the textbook has neither."""
+    """What `on_nonfinite`, a report, clipping by norm and weight decay cost."""
+    decay = {"weight_decay": 0.01, "decoupled": True}
+    sides: dict[str, dict[str, Any]] = {"plain": {}, "on_nonfinite": {"on_nonfinite": "skip"}, "report": {}}
+    sides |= {"decay": decay, "clip_norm": {"clip_norm": 1.0}}
     for rule in ("sgd", "adam"):
         models = (array(30_000_000, "float32"), 15, 2), (mlp(784, 100, 100, 100, 100, 10), 60, 20)
         for params, turns, calls in (*models, (array(1_000_000, "float32"), 40, 20)):
             grads = {key: np.full_like(value, 1e-3) for key, value in params.items()}
             steps = []
-            for settings, wanted in (({}, {}), ({"on_nonfinite": "skip"}, {}), ({}, {"report": True})):
+            for name, settings in sides.items():
                 own = {key: value.copy() for key, value in params.items()}
+                wanted = {"report": True} if name == "report" else {}
                 steps.append(partial(make(rule, "fastopt", **settings).update, own, grads, **wanted))
-            size = sum(value.size for value in params.values())
-            report(f"{rule}, {size:,}", ["plain", "on_nonfinite", "report"], interleaved(steps, turns, calls))
+            report(f"{rule}, {size_of(params):,}", list(sides), interleaved(steps, turns, calls))
 
 
 PARTS: dict[str, Callable[[], None]] = {"kernel": kernel, "dict": dicts, "loop": loop, "dead": dead, "extras": extras}

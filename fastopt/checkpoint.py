@@ -118,9 +118,9 @@ def load_state_dict(optimizer: Any, saved: Any, strict: bool, source: str = "sta
                 view[...] = state[slot][key] if fits else optimizer._state.views[slot][key]
     new = {name: _copied(value) for name, value in settings.items() if name in known}
     new["_scheduled"] = optimizer._scheduled_names(optimizer.__dict__ | new)
-    new |= {"_steps": step, "_skipped": skipped, "_state": loaded, "_plan": None, "_report_plan": None}
+    new |= {"_steps": step, "_skipped": skipped, "_state": loaded}
+    new |= {"_plan": None, "_report_plan": None, "_options": None}
     optimizer.__dict__.update(new)  # all at once
-    optimizer.__dict__["_options"] = optimizer._wanted_options()
     missing, unexpected, reshaped = ([None if key is BARE else key for key in keys] for keys in mismatch[:3])
     return Mismatch(missing, unexpected, reshaped, mismatch.settings)
 

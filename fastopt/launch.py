@@ -62,7 +62,11 @@ class Launch:
     moved_bytes: int
     staged: list[Entry]
     kernels: dict[tuple[str, bool, tuple[str, ...]], Any] = field(default_factory=dict)
-    tally: Array | None = None  # float64[pieces and arrays, FIELDS]
+    tally: Array | None = None  # float64[pieces and arrays, FIELDS], a row for each piece of each array
+
+    def __post_init__(self) -> None:
+        # The first row of each array in the tally; its others follow.
+        self.rows = self.starts[:-1] // build.PIECE + np.arange(len(self.starts) - 1)
 
     def call(self, rule: Rule, which: str, options: tuple[str, ...] = ()) -> tuple[Any, Array, Array, int]:
         """Kernel and arguments but for the scalars; compiles the kernel at its first use."""
@@ -72,17 +76,10 @@ class Launch:
         if kernel is None:
             kernel = self.kernels[wanted] = rule.kernel(self.dtype, threads > 1, which, options)
         if which != "step" and self.tally is None:
-            # A row for each piece of each array; those of an array follow one another.
-            self.rows = self.starts[:-1] // build.PIECE + np.arange(len(self.starts) - 1)
             tally = np.zeros((self.starts[-1] // build.PIECE + len(self.starts), build.FIELDS))
             self.table[-1, 0] = tally.ctypes.data
             self.tally = tally  # last: Ctrl-C may come before, and the next call then does it all again
         return kernel, self.table, self.starts, threads
-
-    def sums(self) -> Array:
-        """The tally's sums for each array, float64[arrays, FIELDS]."""
-        assert self.tally is not None
-        return np.asarray(np.add.reduceat(self.tally, self.rows, axis=0))
 
     def fetch(self, params: Any) -> None:
         """Copies into the staged arrays what stands in `params`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, cast
@@ -18,8 +18,6 @@ from fastopt.plan import Plan
 from fastopt.report import Report
 from fastopt.state import State
 
-_PROCESSING = ("weight_decay", "decoupled", "maximize", "gradient_scale", "clip_value", "clip_norm")
-
 
 @dataclass(init=False, eq=False, repr=False)
 class Optimizer:
@@ -29,8 +27,7 @@ class Optimizer:
     (`fastopt.schedules`) or any function of the step, counted from 1. Each name in the rule's state (`m`, `v`, `h`) is
     an attribute too: None before the first step, then a dict of arrays by key (or one array, where parameters are one
     array) whose values are the state itself. `iter` is the number of steps taken, `skipped` that of steps that
-    `on_nonfinite="skip"` did not make. Pickle and `copy.deepcopy` keep
-    settings, state and step count.
+    `on_nonfinite="skip"` did not make. Pickle and `copy.deepcopy` keep settings, state and step count.
     """
 
     rule: ClassVar[str]
@@ -64,8 +61,8 @@ class Optimizer:
 
     _steps = 0
     _skipped = 0
-    _options: ClassVar[tuple[str, ...]] = ()
     # Not annotated, which would make hyperparameters of them.
+    _options = cast("tuple[str, ...] | None", None)  # what the settings call for; None: not worked out yet
     _state = cast("State | None", None)
     _plan = cast("Plan | None", None)
     _report_plan = cast("Plan | None", None)
@@ -119,9 +116,13 @@ class Optimizer:
             plan, step = getattr(self, which), self._steps + 1
             settings = self._at(step) if self._scheduled else self
             if plan is None or not plan.accepts(params, grads):
+                if plan is not None:  # the arrays of the other plan are of the past too, and should not be kept alive
+                    own["_plan"] = own["_report_plan"] = None
                 rule = RULES[self.rule]
                 plan = Plan(type(self).__name__, rule, params, grads, settings.start_values(), self._state, report)
             scalars, options = settings.scalars(step), settings._options
+            if options is None:
+                options = settings.__dict__["_options"] = settings._wanted_options()
             if self.on_nonfinite != "propagate" and not plan.finite():
                 if self.on_nonfinite == "raise":
                     plan.refuse_nonfinite(grads)
@@ -130,8 +131,7 @@ class Optimizer:
                 own["_skipped"] = self._skipped + 1
                 return nothing
             if options:
-                amounts = settings._amounts(plan)
-                scalars += tuple(amounts[option] for option in reversed(options))
+                scalars += tuple(AMOUNTS[option](settings, plan) for option in reversed(options))
             plan.stepped = False
             try:
                 plan.run(params, scalars, report, options)
@@ -237,18 +237,14 @@ class Optimizer:
         with self._not_stepping():
             return checkpoint.load(self, path, strict)
 
-    def _amounts(self, plan: Plan) -> dict[str, float]:
-        """What the options of `fastopt.kernels.gradients` take."""
+    def _scale(self, plan: Plan) -> float:
+        """The factor of the gradients: scale, direction, and clipping by norm."""
         scale = -self.gradient_scale if self.maximize else self.gradient_scale
         if self.clip_norm < math.inf:
             norm = plan.gradient_norm() * self.gradient_scale
-            scale = scale if norm <= self.clip_norm else scale * (self.clip_norm / norm)
-        return {
-            "scale": scale,
-            "clip": self.clip_value,
-            "weight_decay": self.weight_decay,
-            "decoupled_weight_decay": 1 - getattr(self, "lr", 1.0) * self.weight_decay,
-        }
+            if not norm <= self.clip_norm:
+                scale *= self.clip_norm / norm
+        return scale
 
     def _wanted_options(self) -> tuple[str, ...]:
         """The options of `fastopt.kernels.gradients` that the settings call for."""
@@ -295,6 +291,7 @@ class Optimizer:
             if callable(value) or name in self._scheduled:
                 new = {name: value}
                 self.__dict__.update(new, _scheduled=self._scheduled_names(self.__dict__ | new))
+            self.__dict__["_options"] = None
         elif name in RULES[self.rule].state:
             checks.state_value(owner.__name__, name, value)
             self._state = self._plan = self._report_plan = None
@@ -302,16 +299,13 @@ class Optimizer:
         elif name != "iter":
             raise AttributeError(checks.unknown_setting(owner.__name__, name, self._public_names()))
         object.__setattr__(self, name, value)
-        if name in _PROCESSING:
-            self.__dict__["_options"] = self._wanted_options()
 
     def _at(self, step: int) -> Optimizer:
         """Something with the settings of a step as numbers, to compute scalars of."""
         owner, own = type(self), self.__dict__
         values = {name: checks.hyperparameter_at(owner.__name__, name, own[name], step) for name in own["_scheduled"]}
         settings = object.__new__(owner)
-        settings.__dict__.update(own | values)
-        settings.__dict__["_options"] = settings._wanted_options()
+        settings.__dict__.update(own | values, _options=None)
         return settings
 
     @classmethod
@@ -346,3 +340,12 @@ class Optimizer:
             yield
         finally:
             del own["_stepping"]
+
+
+AMOUNTS: dict[str, Callable[[Optimizer, Plan], float]] = {
+    "scale": Optimizer._scale,
+    "clip": lambda settings, plan: settings.clip_value,
+    "weight_decay": lambda settings, plan: settings.weight_decay,
+    "decoupled_weight_decay": lambda settings, plan: 1 - settings.lr * settings.weight_decay,
+}
+"""What each option of `fastopt.kernels.gradients` takes at a step."""

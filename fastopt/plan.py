@@ -131,17 +131,17 @@ class Plan:
 
     def gradient_norm(self) -> float:
         """The norm of all gradients together; writes nothing."""
-        tallies = self._look("norm")
-        if not all(np.isfinite(tally[:, [TOTAL, REST]]).all() for tally in tallies):
-            return float(sum(tally[:, TOTAL].sum() for tally in tallies))  # infinity or NaN
+        sums = np.concatenate([_NO_SUMS, *self._look("norm")])[:, [TOTAL, REST]]
+        if not np.isfinite(sums).all():
+            return float(sums[:, TOTAL].sum())  # infinity or NaN
         try:
-            return math.sqrt(math.fsum(x for tally in tallies for x in tally[:, [TOTAL, REST]].ravel().tolist()))
+            return math.sqrt(math.fsum(sums.ravel().tolist()))  # rounded once, so in any order
         except OverflowError:
             return math.inf
 
     def _look(self, which: str) -> list[Array]:
         """Runs a kernel that only reads; returns its tallies."""
-        calls = [launch.call(self.rule, which) for launch in self._launches]
+        calls = [launch.call(build.NO_RULE, which) for launch in self._launches]
         if build.CHECK:
             check_addresses(self)
         for kernel, table, starts, threads in calls:
@@ -150,7 +150,8 @@ class Plan:
 
     def report(self) -> Report:
         """What the last `run` with a report did."""
-        return self._report(self._sums(), skipped=False)
+        tallies = [(launch.tally.copy(), launch.rows) for launch in self._launches if launch.tally is not None]
+        return Report(*self._reported, tallies, self._order, skipped=False)
 
     def report_of_nothing(self) -> Report:
         """The report of a step that is not made."""
@@ -162,7 +163,8 @@ class Plan:
                 gradient = _as_seen(given, entry.layout)
                 squares = [np.square(array, dtype=np.float64).sum() for array in (gradient, entry.array)]
                 rows.append([*squares, 0.0, np.sum(gradient == 0), np.sum(~np.isfinite(gradient))])
-        return self._report(np.array(rows, dtype=np.float64).reshape(-1, FIELDS), skipped=True)
+        in_order = np.arange(len(rows))
+        return Report(*self._reported, [(np.array(rows, np.float64), in_order)] if rows else [], in_order, skipped=True)
 
     def forget_gradients(self) -> None:
         """Lets go of the gradients of a step that is not made."""
@@ -178,21 +180,6 @@ class Plan:
                 raise FloatingPointError(checks.nonfinite(self.owner, self._name(key, "grads"), found))
         raise AssertionError("no gradient is NaN or infinite")
 
-    def _active(self) -> list[Entry]:
-        """The entries that are updated."""
-        return [entry for entry in self.entries if entry.row >= 0]
-
-    def _sums(self) -> Array:
-        """The sums of the last tally for each array that is updated, in the order of the entries."""
-        in_table = np.concatenate([_NO_SUMS, *(launch.sums() for launch in self._launches)])
-        rows = [entry.row for entry in self._active()]
-        return np.asarray(in_table[np.argsort(np.argsort(rows))] if rows else in_table)
-
-    def _report(self, sums: Array, skipped: bool) -> Report:
-        active = self._active()
-        keys = [None if entry.key is BARE else entry.key for entry in active]
-        return Report(keys, [entry.layout.size for entry in active], sums, skipped)
-
     def run(self, params: Any, scalars: tuple[float, ...], report: bool = False, options: tuple[str, ...] = ()) -> None:
         """Updates everything. Only the arrays that `accepts` or `__init__` checked are touched.
 
@@ -202,9 +189,8 @@ class Plan:
         """
         done = 0
         which = "report" if report else "step"
-        calls = [
-            launch.call(self.rule, which, options) for launch in self._launches
-        ]  # compiles before anything is written
+        # Compiles before anything is written.
+        calls = [launch.call(self.rule, which, options) for launch in self._launches]
         if build.CHECK:
             check_addresses(self)
         try:
@@ -321,6 +307,10 @@ class Plan:
                 )
             )
             row += 1  # for the tally
+        keys = [None if entry.key is BARE else entry.key for entry in active]
+        self._reported = keys, [entry.layout.size for entry in active]
+        # From the order of the launches to that of the keys.
+        self._order = np.argsort(np.argsort([entry.row for entry in active]))
 
     def _expect(self) -> None:
         """What `memory.scan` compares the arrays of a step with."""

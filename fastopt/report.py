@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
+from functools import cached_property
 
 import numpy as np
 
 from fastopt.flat import Array
-from fastopt.kernels.build import CHANGES, GRADIENTS, NONFINITE, PARAMETERS, ZEROS
+from fastopt.kernels.build import CHANGES, FIELDS, GRADIENTS, NONFINITE, PARAMETERS, ZEROS
 
 
 class Norms:
@@ -72,14 +73,33 @@ class Report(Norms):
     (0.0, False)
     """
 
-    def __init__(self, keys: Sequence[Hashable], sizes: Sequence[int], sums: Array, skipped: bool) -> None:
-        # One after the other: np.sum over the rows would do so as well, but does not promise it.
-        super().__init__(np.add.accumulate(sums, axis=0)[-1] if len(sums) else np.zeros(5), sum(sizes))
-        self._parts = keys, sizes, sums
+    def __init__(
+        self,
+        keys: Sequence[Hashable],
+        sizes: Sequence[int],
+        tallies: Sequence[tuple[Array, Array]],
+        order: Array,
+        skipped: bool,
+    ) -> None:
+        # The tallies of the launches, each with its arrays' first rows; added up when first asked for, so that a step
+        # costs no more than their copies. `order` leads from the launches' arrays to the keys.
+        self._keys, self._tallies, self._order = keys, tallies, order
+        self._sizes, self.size = sizes, sum(sizes)
         self.skipped = skipped
         """Whether the step was not made, as `on_nonfinite="skip"` wants it."""
+
+    @cached_property
+    def _sums_by_key(self) -> Array:
+        sums = [np.add.reduceat(tally, rows, axis=0) for tally, rows in self._tallies]
+        return np.asarray(np.concatenate([np.zeros((0, FIELDS)), *sums])[self._order])
+
+    @cached_property
+    def _sums(self) -> Array:  # type: ignore[override]  # read-only here
+        # One after the other: np.sum over the rows would do so as well, but does not promise it.
+        return np.asarray(np.add.accumulate(np.vstack([np.zeros(FIELDS), self._sums_by_key]), axis=0)[-1])
 
     @property
     def by_key(self) -> dict[Hashable, Norms]:
         """The norms of each array that was updated; a bare array's key is None."""
-        return {key: Norms(sums, size) for key, size, sums in zip(*self._parts, strict=True)}
+        rows = zip(self._keys, self._sums_by_key, self._sizes, strict=True)
+        return {key: Norms(sums, size) for key, sums, size in rows}

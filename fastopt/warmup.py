@@ -25,6 +25,6 @@ def main() -> None:
     plan.compiled_scan()
     wanted = kernels()
     for rule, dtype, in_parallel in track(wanted, "compiling", console=console):
-        RULES[rule].kernel(dtype, in_parallel, "step", OPTIMIZERS[rule]()._options)
+        RULES[rule].kernel(dtype, in_parallel, "step", OPTIMIZERS[rule]()._wanted_options())
     seconds = time.perf_counter() - start
     console.print(f"{len(wanted)} kernels in {seconds:.1f} s: {info.cache_folder()}", highlight=False, soft_wrap=True)

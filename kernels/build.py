@@ -24,7 +24,7 @@ from numba import njit, prange
 from numba.core import config
 
 from fastopt.kernels import elements
-from fastopt.kernels.elements import addresses, cast, fetch_add, load, plus, put, squares, store
+from fastopt.kernels.elements import addresses, cast, fetch_add, load, plus, plus_square, put, squares, store
 from fastopt.kernels.gradients import OPTIONS
 
 FLAGS: dict[str, Any] = {
@@ -49,7 +49,7 @@ CHECK = os.environ.get("FASTOPT_CHECK") == "1"
 # that are zero and that are not finite.
 GRADIENTS, PARAMETERS, CHANGES, ZEROS, NONFINITE = range(5)
 FIELDS = 5
-TOTAL, REST = 0, 1  # of a look at the norm
+TOTAL, REST = 0, 1  # those of the gradients' norm: a sum of squares, and what rounding took from it
 
 # What `span` and `with_option` find under these names in their globals; every compiled clone of them has its own.
 rule: Any = None  # the formula, compiled, with the options that are bound
@@ -85,6 +85,7 @@ def tallied_span(table, starts, first, last, scalars):  # type: ignore[no-untype
     threads there are.
     """
     constants = cast(scalars, DTYPE)
+    zero, one = DTYPE(0), DTYPE(1)
     array = np.searchsorted(starts, first, side="right") - 1
     tally = table[len(starts) - 1, 0]
     while first < last:
@@ -92,17 +93,17 @@ def tallied_span(table, starts, first, last, scalars):  # type: ignore[no-untype
         end = min(last, starts[array + 1], (piece + 1) * PIECE)
         where = addresses(table, array, COLUMNS)
         gradients = parameters = changes = 0.0
-        zeros = strange = 0
+        zeros, strange = zero, 0
         for index in range(first - begin, end - begin):
             before = load(where, index, DTYPE)
             after = rule(*(before + constants))
             store(where, index, after)
             gradient, parameter = np.float64(before[1]), np.float64(after[0])
             change = parameter - np.float64(before[0])
-            gradients = plus(gradients, gradient * gradient)
-            parameters = plus(parameters, parameter * parameter)
-            changes = plus(changes, change * change)
-            zeros += gradient == 0
+            gradients = plus_square(gradients, gradient)
+            parameters = plus_square(parameters, parameter)
+            changes = plus_square(changes, change)
+            zeros = plus(zeros, one if before[1] == zero else zero)
         if not gradients < np.inf:
             for index in range(first - begin, end - begin):
                 strange += not abs(load(where, index, DTYPE)[1]) < np.inf
@@ -125,10 +126,10 @@ def gradient_span(table, starts, first, last, scalars):  # type: ignore[no-untyp
     while first < last:
         begin, piece = starts[array], first // PIECE
         end = min(last, starts[array + 1], (piece + 1) * PIECE)
-        where = addresses(table, array, COLUMNS)
+        gradient = (table[array, 1],)
         total = zero
         for index in range(first - begin, end - begin):
-            total = plus(total, load(where, index, DTYPE)[1] * zero)  # NaN for NaN and infinity
+            total = plus(total, load(gradient, index, DTYPE)[0] * zero)  # NaN for NaN and infinity
         put(tally, FIELDS * (piece + array) + NONFINITE, np.float64(total != zero))
         first = end
         if end == starts[array + 1]:
@@ -183,11 +184,6 @@ def parallel(table, starts, threads, scalars):  # type: ignore[no-untyped-def]
 
 
 SPANS = {"step": span, "report": tallied_span, "look": gradient_span, "norm": norm_span}
-LOOKS = "look", "norm"  # only read gradients, and take no scalars
-
-
-def no_formula(p, g, *state):  # type: ignore[no-untyped-def]
-    """Stands for the rule where none is applied."""
 
 
 @dataclass(frozen=True)
@@ -209,8 +205,6 @@ class Rule:
     @cached_property
     def scalars(self) -> tuple[str, ...]:
         """The names of the formula's scalars."""
-        if self.formula is no_formula:
-            return ()
         return tuple(inspect.signature(self.formula).parameters)[2 + len(self.state) :]
 
     def kernel(
@@ -218,15 +212,13 @@ class Rule:
     ) -> Callable[[Any, Any, int, tuple[float, ...]], None]:
         """The compiled `serial` or `parallel` of this rule for `dtype` ("float32" or "float64").
 
-        which : "step"; "report", which fills the tally as well; "look", which only finds out whether all gradients
-            are finite; or "norm", which only adds up their squares
+        which : "step"; "report", which fills the tally as well; for `NO_RULE` "look", which only finds out whether
+            all gradients are finite, or "norm", which only adds up their squares
         options : the names of the functions of `gradients.OPTIONS` that go before the rule, in that order; the amount
             of the first is the last of the scalars
 
         Compiled, or loaded from numba's disk cache, at the first call and kept for the life of the process.
         """
-        if which in LOOKS:  # has nothing to do with the formula
-            self = Rule(no_formula, ("",) * len(self.state))
         if config.DISABLE_JIT or CHECK:
             from fastopt.kernels.interpreted import interpreted  # which needs this file
 
@@ -239,7 +231,7 @@ class Rule:
         """The numba dispatcher of a kernel, not compiled yet and without the disk cache (to inspect its code)."""
         loop = parallel if in_parallel else serial
         digest = _digest(self.formula, *(OPTIONS[name] for name in options))
-        name = "_".join((self.name, *options, str(len(self.state)), which, dtype, loop.__name__, digest))
+        name = "_".join((self.name, *options, which, dtype, loop.__name__, digest))
         # The inner functions carry it too: two cached kernels, compiled in two processes, may otherwise hold different
         # functions under one symbol, of which the loader takes the first for both.
         names = {
@@ -259,6 +251,14 @@ class Rule:
             numba.int64,
             numba.types.UniTuple(numba.float64, len(self.scalars) + len(options)),
         )
+
+
+def no_formula(p, g):  # type: ignore[no-untyped-def]
+    """Stands for a formula where none is applied."""
+
+
+NO_RULE = Rule(no_formula)
+"""For the kernels that only look at gradients, which are the same for all rules."""
 
 
 def _clone(function: Any, name: str, names: dict[str, Any]) -> Any:

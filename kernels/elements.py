@@ -112,6 +112,17 @@ def plus(typingctx: Any, total: Any, value: Any) -> Any:
     return total(total, total), codegen
 
 
+@intrinsic
+def plus_square(typingctx: Any, total: Any, value: Any) -> Any:
+    """The sum of a float64 and the square of another, which LLVM may reorder, and round once where there is FMA."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        total, value = args
+        return builder.fadd(total, builder.fmul(value, value, flags=("contract",)), flags=("reassoc", "contract"))
+
+    return total(total, total), codegen
+
+
 # `squares` adds up element k of a run in lane k % LANES of these vectors.
 VECTOR, VECTORS = 8, 4
 LANES = VECTOR * VECTORS

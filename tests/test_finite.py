@@ -1,6 +1,8 @@
 """Gradients that are not finite, and the report of a step."""
 
 import copy
+import math
+import pickle
 
 import numpy as np
 import pytest
@@ -159,6 +161,17 @@ def test_reports_are_the_same_bits_for_any_number_of_threads(rule, dtype):
             report = [optimizer.update(params, gradients(params, step), report=True) for step in range(3)][-1]
         found.append([report._sums.tobytes(), *(norms._sums.tobytes() for norms in report.by_key.values())])
     assert all(sums == found[0] for sums in found)
+
+
+def test_a_report_is_of_its_own_step():
+    """It is added up when first read, of numbers that later steps leave alone."""
+    params, optimizer = {"W": np.zeros(3)}, fastopt.SGD(lr=1.0)
+    first = optimizer.update(params, {"W": np.full(3, 2.0)}, report=True)
+    kept = pickle.dumps(first)
+    second = optimizer.update(params, {"W": np.zeros(3)}, report=True)
+    for report in (first, pickle.loads(kept)):
+        assert report.update_norm == pytest.approx(math.sqrt(12)) and report.zero_share == 0
+    assert second.update_norm == 0 and second.zero_share == 1
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -2,6 +2,7 @@
 
 import gc
 import tracemalloc
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,19 @@ def test_memory_does_not_grow(rule):
         optimizer.update(params, grads)
     tracemalloc.stop()
     assert 0 < traced[0] and traced[1] - traced[0] < 500, f"{traced[1] - traced[0]} blocks more after 1500 steps"
+
+
+def test_replaced_arrays_are_let_go():
+    """A report has addresses of its own, which must not keep arrays of the past alive until the next report."""
+    optimizer = OPTIMIZERS["adam"]()
+    params, grads = {"W": np.ones(1000)}, {"W": np.ones(1000)}
+    optimizer.update(params, grads, report=True)
+    optimizer.update(params, grads)
+    replaced = weakref.ref(params["W"])
+    params["W"] = params["W"].copy()
+    optimizer.update(params, grads)
+    gc.collect()
+    assert replaced() is None
 
 
 SOAK = """

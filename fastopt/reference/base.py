@@ -17,6 +17,7 @@ class Reference:
     """Walks over the parameters; a subclass says in `step` what happens to one array and its state, in place."""
 
     slots: ClassVar[tuple[str, ...]] = ()
+    lr: float = 0.01
     weight_decay: float = field(default=0.0, kw_only=True, repr=False)
     decoupled: bool = field(default=False, kw_only=True, repr=False)
     maximize: bool = field(default=False, kw_only=True, repr=False)
@@ -85,7 +86,7 @@ class Reference:
             g = np.where(g < -self.clip_value, -self.clip_value, np.where(g > self.clip_value, self.clip_value, g))
             g = g.astype(p.dtype, copy=False)
         if self.weight_decay and self.decoupled:
-            p *= 1 - vars(self)["lr"] * self.weight_decay
+            p *= 1 - self.lr * self.weight_decay
         elif self.weight_decay:
             g = g + self.weight_decay * p
         return g
