@@ -176,12 +176,13 @@ def limit_step(slots: int, params: Arrays, grads: Arrays) -> Step:
     """The same-traffic kernel over the first array, on the threads that an optimizer would get."""
     (p,), (g,) = params.values(), grads.values()
     state = memory.arena(p.size, p.dtype, slots)
-    table = np.array([[x.ctypes.data for x in (p, g, *state)]], dtype=np.int64)
+    scalars = np.zeros(1)  # of which the formula reads none
+    table = np.array([[x.ctypes.data for x in (p, g, *state, scalars)]], dtype=np.int64)
     starts = np.array([0, p.size], dtype=np.int64)
     count = threads.threads_for(p.nbytes * (3 + 2 * slots))
     kernel = LIMITS[slots].kernel(p.dtype.name, count > 1)
-    alive = (p, g, state)
-    return lambda: kernel(table, starts, count, ()) if alive else None
+    alive = (p, g, state, scalars)
+    return lambda: kernel(table, starts, count) if alive else None
 
 
 @lru_cache(maxsize=4)

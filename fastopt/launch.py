@@ -56,7 +56,7 @@ class Entry:
 class Launch:
     """Arrays of one dtype, no two the same, that one kernel call updates."""
 
-    table: Array  # int64[arrays + 1, 2 + state slots], the last row for the address of the tally
+    table: Array  # int64[arrays + 1, 3 + state slots], the last row for the address of the tally
     starts: Array  # int64[arrays + 1]
     dtype: str
     moved_bytes: int
@@ -69,7 +69,7 @@ class Launch:
         self.rows = self.starts[:-1] // build.PIECE + np.arange(len(self.starts) - 1)
 
     def call(self, rule: Rule, which: str, options: tuple[str, ...] = ()) -> tuple[Any, Array, Array, int]:
-        """Kernel and arguments but for the scalars; compiles the kernel at its first use."""
+        """Kernel and arguments; compiles the kernel at its first use."""
         threads = threads_for(self.moved_bytes)
         wanted = which, threads > 1, options
         kernel = self.kernels.get(wanted)
@@ -123,13 +123,14 @@ def check_addresses(plan: Any) -> None:
         size = entry.layout.size * entry.layout.dtype.itemsize
         owners = [[entry.array if entry.staged is None else entry.staged]]
         owners += [[array for array in (plan._scratch.get(number), plan._gradients[number]) if _is_array(array)]]
-        owners += [plan.state.blocks] * (plan._table.shape[1] - 2)
+        owners += [plan.state.blocks] * (plan._table.shape[1] - 3) + [[plan._scalars]]
         for column, (address, arrays) in enumerate(zip(plan._table[entry.row].tolist(), owners, strict=True)):
             places = [byte_bounds(array) for array in arrays if column == 1 or array.flags.writeable]
-            if size and not any(low <= address and address + size <= high for low, high in places):
+            most = plan._scalars[0].nbytes if column == plan._table.shape[1] - 1 else size
+            if size and not any(low <= address and address + most <= high for low, high in places):
                 raise RuntimeError(
                     f"{plan.owner}: the address {address:#x} in column {column} of params[{entry.key!r}] is not that "
-                    f"of {size} bytes of a live array; please report this error"
+                    f"of {most} bytes of a live array; please report this error"
                 )
     for launch in plan._launches:
         if launch.tally is not None and launch.table[-1, 0] != launch.tally.ctypes.data:

@@ -134,7 +134,7 @@ class Optimizer:
                 scalars += tuple(AMOUNTS[option](settings, plan) for option in reversed(options))
             plan.stepped = False
             try:
-                plan.run(params, scalars, report, options)
+                plan.run(params, [scalars], report, options)
             finally:
                 if plan.stepped:  # also where Ctrl-C came during the step, which is then complete
                     own.update({which: plan, "_steps": step, "_state": plan.state if plan.state.slots else None})

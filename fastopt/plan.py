@@ -7,6 +7,7 @@ compiled look at both lists (`memory.scan`), which also takes up the gradients' 
 from __future__ import annotations
 
 import math
+import struct
 from collections import Counter
 from collections.abc import Hashable, Mapping
 from functools import cache
@@ -20,6 +21,7 @@ from fastopt import checks
 from fastopt.flat import Array, FlatDict
 from fastopt.kernels import build, memory
 from fastopt.kernels.build import FIELDS, NONFINITE, REST, TOTAL, Rule
+from fastopt.kernels.gradients import OPTIONS
 from fastopt.launch import BARE, Entry, Launch, check_addresses, share_memory
 from fastopt.report import Report
 from fastopt.state import Layout, State, layout_of, lies_in
@@ -145,7 +147,7 @@ class Plan:
         if build.CHECK:
             check_addresses(self)
         for kernel, table, starts, threads in calls:
-            kernel(table, starts, threads, ())
+            kernel(table, starts, threads)
         return [launch.tally for launch in self._launches if launch.tally is not None]
 
     def report(self) -> Report:
@@ -180,8 +182,10 @@ class Plan:
                 raise FloatingPointError(checks.nonfinite(self.owner, self._name(key, "grads"), found))
         raise AssertionError("no gradient is NaN or infinite")
 
-    def run(self, params: Any, scalars: tuple[float, ...], report: bool = False, options: tuple[str, ...] = ()) -> None:
+    def run(self, params: Any, scalars: list[tuple[float, ...]], report: bool, options: tuple[str, ...] = ()) -> None:
         """Updates everything. Only the arrays that `accepts` or `__init__` checked are touched.
+
+        scalars : for each part those of the formula, then the amounts of the options
 
         `stepped`, which the caller has set to False, stays so as long as nothing was written. After that the step is
         finished whatever comes: CPython raises KeyboardInterrupt after a call or at the start of a function, so never
@@ -191,6 +195,8 @@ class Plan:
         which = "report" if report else "step"
         # Compiles before anything is written.
         calls = [launch.call(self.rule, which, options) for launch in self._launches]
+        for part, values in enumerate(scalars):
+            struct.pack_into(f"{len(values)}d", self._scalars.data, part * self._scalars.strides[0], *values)
         if build.CHECK:
             check_addresses(self)
         try:
@@ -199,7 +205,7 @@ class Plan:
                     launch.fetch(params)
                 done += 1
                 self.stepped = True
-                kernel(table, starts, threads, scalars)
+                kernel(table, starts, threads)
                 if launch.staged:
                     launch.put_back(params)
             self.stepped = True
@@ -208,7 +214,7 @@ class Plan:
                 self._launches[done - 1].put_back(params)
                 for launch, (kernel, table, starts, threads) in zip(self._launches[done:], calls[done:], strict=True):
                     launch.fetch(params)
-                    kernel(table, starts, threads, scalars)
+                    kernel(table, starts, threads)
                     launch.put_back(params)
             raise
         finally:
@@ -285,7 +291,8 @@ class Plan:
             waves[entry.identity] += 1
             if not _is_direct(entry):
                 entry.staged = entry.layout.empty()
-        self._table = np.zeros((len(active) + len(groups), 2 + slots), dtype=np.int64)
+        self._table = np.zeros((len(active) + len(groups), 3 + slots), dtype=np.int64)
+        self._scalars = np.zeros((1, len(self.rule.scalars) + len(OPTIONS)))
         self._launches: list[Launch] = []
         row = 0
         for wave, dtype in sorted(groups, key=lambda group: group[0]):
@@ -294,7 +301,7 @@ class Plan:
             for entry in group:
                 entry.row = row
                 self._table[row, 0] = (entry.array if entry.staged is None else entry.staged).ctypes.data
-                self._table[row, 2:] = self._state_addresses(entry)
+                self._table[row, 2:] = *self._state_addresses(entry), self._scalars[0].ctypes.data
                 row += 1
             sizes = [entry.layout.size for entry in group]
             self._launches.append(

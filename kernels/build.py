@@ -24,7 +24,7 @@ from numba import njit, prange
 from numba.core import config
 
 from fastopt.kernels import elements
-from fastopt.kernels.elements import addresses, cast, fetch_add, load, plus, plus_square, put, squares, store
+from fastopt.kernels.elements import addresses, fetch_add, load, numbers, plus, plus_square, put, squares, store
 from fastopt.kernels.gradients import OPTIONS
 
 FLAGS: dict[str, Any] = {
@@ -55,7 +55,8 @@ TOTAL, REST = 0, 1  # those of the gradients' norm: a sum of squares, and what r
 rule: Any = None  # the formula, compiled, with the options that are bound
 option: Any = None  # a function of gradients.py, compiled
 DTYPE: Any = None  # np.float32 or np.float64
-COLUMNS: Any = None  # a tuple as long as a row of the table
+COLUMNS: Any = None  # a tuple as long as parameter, gradient and state slots
+SCALARS: Any = None  # a tuple as long as the scalars and amounts
 
 
 def with_option(p, g, *rest):  # type: ignore[no-untyped-def]
@@ -64,27 +65,26 @@ def with_option(p, g, *rest):  # type: ignore[no-untyped-def]
     return rule(p, g, *rest[:-1])
 
 
-def span(table, starts, first, last, scalars):  # type: ignore[no-untyped-def]
+def span(table, starts, first, last):  # type: ignore[no-untyped-def]
     """Applies the rule to elements `first` to `last` of all arrays, counted through as if they were one."""
-    constants = cast(scalars, DTYPE)
     array = np.searchsorted(starts, first, side="right") - 1
     while first < last:
         begin = starts[array]
         end = min(last, starts[array + 1])
         where = addresses(table, array, COLUMNS)
+        constants = numbers(table[array, -1], SCALARS, DTYPE)
         for index in range(first - begin, end - begin):
             store(where, index, rule(*(load(where, index, DTYPE) + constants)))
         first = end
         array += 1
 
 
-def tallied_span(table, starts, first, last, scalars):  # type: ignore[no-untyped-def]
+def tallied_span(table, starts, first, last):  # type: ignore[no-untyped-def]
     """`span`, which also adds up what a report of the step needs, one row of the tally per array and piece.
 
     The table's last row holds the address of the tally. Sums over a piece are added up in one order, however many
     threads there are.
     """
-    constants = cast(scalars, DTYPE)
     zero, one = DTYPE(0), DTYPE(1)
     array = np.searchsorted(starts, first, side="right") - 1
     tally = table[len(starts) - 1, 0]
@@ -92,6 +92,7 @@ def tallied_span(table, starts, first, last, scalars):  # type: ignore[no-untype
         begin, piece = starts[array], first // PIECE
         end = min(last, starts[array + 1], (piece + 1) * PIECE)
         where = addresses(table, array, COLUMNS)
+        constants = numbers(table[array, -1], SCALARS, DTYPE)
         gradients = parameters = changes = 0.0
         zeros, strange = zero, 0
         for index in range(first - begin, end - begin):
@@ -118,7 +119,7 @@ def tallied_span(table, starts, first, last, scalars):  # type: ignore[no-untype
             array += 1
 
 
-def gradient_span(table, starts, first, last, scalars):  # type: ignore[no-untyped-def]
+def gradient_span(table, starts, first, last):  # type: ignore[no-untyped-def]
     """Writes to the tally whether there is a gradient that is not finite, and nothing else."""
     zero = DTYPE(0)
     array = np.searchsorted(starts, first, side="right") - 1
@@ -136,7 +137,7 @@ def gradient_span(table, starts, first, last, scalars):  # type: ignore[no-untyp
             array += 1
 
 
-def norm_span(table, starts, first, last, scalars):  # type: ignore[no-untyped-def]
+def norm_span(table, starts, first, last):  # type: ignore[no-untyped-def]
     """Writes to the tally the sum of squares of the gradients and what rounding took from it, and nothing else."""
     array = np.searchsorted(starts, first, side="right") - 1
     tally = table[len(starts) - 1, 0]
@@ -151,19 +152,19 @@ def norm_span(table, starts, first, last, scalars):  # type: ignore[no-untyped-d
             array += 1
 
 
-def serial(table, starts, threads, scalars):  # type: ignore[no-untyped-def]
+def serial(table, starts, threads):  # type: ignore[no-untyped-def]
     """Applies the rule to every element of every array.
 
-    table : int64[arrays + 1, 2 + state slots], the addresses of parameter, gradient and state; of the last row the
+    table : int64[arrays + 1, 3 + state slots], the addresses of parameter, gradient, state and the array's scalars:
+        float64, those of the rule in the order of the formula, then the amounts of the options. Of the last row the
         first element is the address of the tally, if there is one
     starts : int64[arrays + 1], the running sum of the array sizes
     threads : 1
-    scalars : float64 tuple, the rule's scalars in the order of the formula
     """
-    span(table, starts, 0, starts[-1], scalars)
+    span(table, starts, 0, starts[-1])
 
 
-def parallel(table, starts, threads, scalars):  # type: ignore[no-untyped-def]
+def parallel(table, starts, threads):  # type: ignore[no-untyped-def]
     """The same on several threads.
 
     The elements are cut into as many equal shares as threads. A thread works through its own share, the same at every
@@ -179,9 +180,12 @@ def parallel(table, starts, threads, scalars):  # type: ignore[no-untyped-def]
             begin, end = pieces * share // threads, pieces * (share + 1) // threads
             piece = begin + fetch_add(taken, share * LINE)
             while piece < end:
-                span(table, starts, piece * PIECE, min(piece * PIECE + PIECE, total), scalars)
+                span(table, starts, piece * PIECE, min(piece * PIECE + PIECE, total))
                 piece = begin + fetch_add(taken, share * LINE)
 
+
+SIGNATURE = numba.types.Array(numba.int64, 2, "C"), numba.types.Array(numba.int64, 1, "C"), numba.int64
+"""The argument types of every kernel."""
 
 SPANS = {"step": span, "report": tallied_span, "look": gradient_span, "norm": norm_span}
 
@@ -209,7 +213,7 @@ class Rule:
 
     def kernel(
         self, dtype: str, in_parallel: bool, which: str = "step", options: tuple[str, ...] = ()
-    ) -> Callable[[Any, Any, int, tuple[float, ...]], None]:
+    ) -> Callable[[Any, Any, int], None]:
         """The compiled `serial` or `parallel` of this rule for `dtype` ("float32" or "float64").
 
         which : "step"; "report", which fills the tally as well; for `NO_RULE` "look", which only finds out whether
@@ -238,19 +242,11 @@ class Rule:
             "rule": composed(self.formula, options, name, njit(**FLAGS)),
             "DTYPE": getattr(np, dtype),
             "COLUMNS": (0,) * (2 + len(self.state)),
+            "SCALARS": (0,) * (len(self.scalars) + len(options)),
         }
         names = {"span": njit(**FLAGS)(_clone(SPANS[which], f"span_{name}", names))}
         # numba's disk cache takes this name as its key. It knows nothing of callees and globals, hence the digest.
         return njit(parallel=in_parallel, **FLAGS)(_clone(loop, name, names))
-
-    def signature(self, options: tuple[str, ...] = ()) -> tuple[Any, ...]:
-        """The argument types of every kernel of this rule."""
-        return (
-            numba.types.Array(numba.int64, 2, "C"),
-            numba.types.Array(numba.int64, 1, "C"),
-            numba.int64,
-            numba.types.UniTuple(numba.float64, len(self.scalars) + len(options)),
-        )
 
 
 def no_formula(p, g):  # type: ignore[no-untyped-def]
@@ -282,7 +278,7 @@ def composed(formula: Any, options: tuple[str, ...], name: str, compile: Callabl
 def _kernel(
     rule: Rule, dtype: str, in_parallel: bool, which: str, options: tuple[str, ...]
 ) -> tuple[Callable[..., None], Exception | None]:
-    return _compiled(lambda: rule.dispatcher(dtype, in_parallel, which, options), rule.signature(options))
+    return _compiled(lambda: rule.dispatcher(dtype, in_parallel, which, options), SIGNATURE)
 
 
 @cache

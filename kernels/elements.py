@@ -36,12 +36,13 @@ def peek(typingctx: Any, address: Any) -> Any:
 
 @intrinsic
 def addresses(typingctx: Any, table: Any, row: Any, columns: Any) -> Any:
-    """Row `row` of the int64 table as a tuple; `columns` is a tuple of that length."""
+    """The first elements of row `row` of the int64 table as a tuple; `columns` is a tuple of that length."""
     result = types.UniTuple(types.int64, len(columns))
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         array = cgutils.create_struct_proxy(table)(context, builder, args[0])
-        start = builder.gep(array.data, [builder.mul(args[1], ir.Constant(_INT64, len(columns)))])
+        _, width = cgutils.unpack_tuple(builder, array.shape)
+        start = builder.gep(array.data, [builder.mul(args[1], width)])
         values = [builder.load(builder.gep(start, [ir.Constant(_INT64, k)])) for k in range(len(columns))]
         return context.make_tuple(builder, result, values)
 
@@ -90,16 +91,16 @@ def store(typingctx: Any, where: Any, index: Any, values: Any) -> Any:
 
 
 @intrinsic
-def cast(typingctx: Any, values: Any, dtype: Any) -> Any:
-    """A tuple of float64 scalars in the arrays' dtype."""
-    result = types.UniTuple(dtype.dtype, len(values))
+def numbers(typingctx: Any, address: Any, like: Any, dtype: Any) -> Any:
+    """The float64 numbers at an address as a tuple in the arrays' dtype, as many as the tuple `like` has elements."""
+    result = types.UniTuple(dtype.dtype, len(like))
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        scalars = cgutils.unpack_tuple(builder, args[0])
-        converted = [context.cast(builder, scalar, types.float64, dtype.dtype) for scalar in scalars]
-        return context.make_tuple(builder, result, converted)
+        places = [_element(builder, args[0], ir.Constant(_INT64, k), ir.DoubleType()) for k in range(len(like))]
+        values = [context.cast(builder, builder.load(place), types.float64, dtype.dtype) for place in places]
+        return context.make_tuple(builder, result, values)
 
-    return result(values, dtype), codegen
+    return result(types.int64, like, dtype), codegen
 
 
 @intrinsic

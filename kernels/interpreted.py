@@ -18,14 +18,15 @@ def interpreted(rule: Rule, dtype: str, which: str, options: tuple[str, ...] = (
     """
     number = np.dtype(dtype).type
     tiny = np.finfo(number).tiny
+    scalars = ctypes.c_double * (len(rule.scalars) + len(options))
     formula = composed(rule.formula, options, rule.name, lambda function: function)
 
     @np.errstate(all="ignore")
-    def kernel(table: Any, starts: Any, threads: int, scalars: tuple[float, ...]) -> None:
-        constants = [number(scalar) for scalar in scalars]
+    def kernel(table: Any, starts: Any, threads: int) -> None:
         for number_of_array, size in enumerate(np.diff(starts).tolist()):
             memory = ctypes.c_float * size if number is np.float32 else ctypes.c_double * size
-            arrays = [np.ctypeslib.as_array(memory.from_address(int(at))) for at in table[number_of_array]]
+            arrays = [np.ctypeslib.as_array(memory.from_address(int(at))) for at in table[number_of_array, :-1]]
+            constants = [number(x) for x in scalars.from_address(int(table[number_of_array, -1]))]
             before = arrays[0].astype(np.float64)
             for index in range(size if which in ("step", "report") else 0):
                 p, *state = formula(*(array[index] for array in arrays), *constants)

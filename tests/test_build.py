@@ -29,7 +29,7 @@ def machine_code(rule, dtype, parallel):
     """
     dispatcher = RULES[rule].dispatcher(dtype, parallel)
     dispatcher.enable_caching()
-    dispatcher.compile(RULES[rule].signature())
+    dispatcher.compile(build.SIGNATURE)
     (overload,) = dispatcher.overloads.values()
     return str(overload.library._get_module_for_linking())
 
@@ -82,10 +82,11 @@ def test_any_number_of_state_slots_and_arrays(formula, dtype, count, rng):
     sizes = [3, 0, 1000, 64, 1, 5000, 0]
     arrays = [[rng.standard_normal(size).astype(dtype) for _ in range(2 + slots)] for size in sizes]
     expected = [formula(*columns, np.dtype(dtype).type(0.1)) for columns in arrays]
-    table = np.array([[x.ctypes.data for x in columns] for columns in arrays])
+    scalars = np.array([0.1])
+    table = np.array([[x.ctypes.data for x in (*columns, scalars)] for columns in arrays])
     starts = np.concatenate(([0], np.cumsum(sizes)))
     gradients = [columns[1].copy() for columns in arrays]
-    rule.kernel(dtype, count > 1)(table, starts, count, (0.1,))
+    rule.kernel(dtype, count > 1)(table, starts, count)
     for (p, g, *state), (new_p, *new_state), before in zip(arrays, expected, gradients, strict=True):
         assert_same_bits(p, new_p)
         assert_same_bits(g, before)
@@ -94,9 +95,9 @@ def test_any_number_of_state_slots_and_arrays(formula, dtype, count, rng):
 
 
 def test_no_elements_at_all():
-    empty = np.zeros((0, 2), dtype=np.int64)
+    empty = np.zeros((0, 3), dtype=np.int64)
     for parallel in (False, True):
-        RULES["sgd"].kernel("float32", parallel)(empty, np.zeros(1, dtype=np.int64), 2 if parallel else 1, (0.1,))
+        RULES["sgd"].kernel("float32", parallel)(empty, np.zeros(1, dtype=np.int64), 2 if parallel else 1)
 
 
 def test_nothing_compiles_at_import():
@@ -210,7 +211,7 @@ def test_every_function_of_a_kernel_has_a_name_of_its_own(which, parallel):
     """numba numbers functions anew in each process, so cached kernels may otherwise hold different ones by one name."""
     rule = RULES["adagrad"]
     dispatcher = rule.dispatcher("float32", parallel, which)
-    dispatcher.compile(rule.signature())
+    dispatcher.compile(build.SIGNATURE)
     (overload,) = dispatcher.overloads.values()
     names = re.findall(r'^define [^@]*@"?([^"( ]+)', overload.library.get_llvm_str(), re.M)
     ours = [name for name in names if "fastopt" in name]
