@@ -21,6 +21,7 @@ import numpy as np
 
 from fastopt import checks
 from fastopt.flat import Array
+from fastopt.groups import PREDICATES, Groups
 from fastopt.kernels import RULES
 from fastopt.launch import BARE
 from fastopt.schedules import Schedule, from_dict, to_dict
@@ -84,7 +85,7 @@ def load_state_dict(optimizer: Any, saved: Any, strict: bool, source: str = "sta
             f"{owner}: {source} holds the state of rule {saved['rule']!r}, expected {optimizer.rule!r}; load it into "
             "an optimizer of that rule"
         )
-    settings = _settings(owner, saved["hyperparameters"], source)
+    settings = _settings(type(optimizer), saved["hyperparameters"], source)
     state = _state(owner, saved["state"], RULES[optimizer.rule].state, source)
     try:
         step = checks.step_count(owner, saved["step"])
@@ -126,18 +127,20 @@ def load_state_dict(optimizer: Any, saved: Any, strict: bool, source: str = "sta
 
 
 def _copied(setting: Any) -> Any:
-    """A schedule that is told of values is copied as arrays are; other functions cannot be."""
-    return copy.deepcopy(setting) if isinstance(setting, Schedule) else setting
+    """A schedule that is told of values is copied as arrays are, and so are groups; other functions cannot be."""
+    return copy.deepcopy(setting) if isinstance(setting, Schedule | Groups) else setting
 
 
-def _settings(owner: str, settings: Any, source: str) -> dict[str, Any]:
+def _settings(kind: type, settings: Any, source: str) -> dict[str, Any]:
+    owner = kind.__name__
     if not isinstance(settings, Mapping):
         raise CheckpointError(f"{owner}: hyperparameters in {source} are {type(settings).__name__}, expected a dict")
     try:
-        return {
+        checked = {
             str(name): checks.hyperparameter(owner, name, value) if checks.is_hyperparameter(name) else value
             for name, value in settings.items()
         }
+        return checked | {"groups": Groups(kind, checked["groups"])} if "groups" in checked else checked
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{source}: {error}") from None
 
@@ -248,7 +251,11 @@ def _pack(owner: str, saved: dict[str, Any]) -> tuple[dict[str, Array], dict[str
             for encoded, array in zip(keys, value.values(), strict=True):
                 tensors[f"{slot}/{json.dumps(encoded)}"] = np.ascontiguousarray(array).reshape(array.shape)
             fortran = [number for number, array in enumerate(value.values()) if layout_of(array).order == "F"]
-    hyperparameters = {name: _plain(owner, name, value) for name, value in saved["hyperparameters"].items()}
+    settings = dict(saved["hyperparameters"])
+    groups = _plain_groups(owner, settings.pop("groups"))
+    hyperparameters = {name: _plain(owner, name, value) for name, value in settings.items()}
+    if groups:  # files without any stay readable for versions that know none
+        hyperparameters["groups"] = groups
     metadata = {
         "format": str(FORMAT),
         "fastopt": __version__,
@@ -261,7 +268,7 @@ def _pack(owner: str, saved: dict[str, Any]) -> tuple[dict[str, Array], dict[str
     }
     if len(metadata["hyperparameters"]) > LONGEST:
         raise CheckpointError(
-            f"{owner}: the schedules of its hyperparameters are too long for a file; make them shorter"
+            f"{owner}: the groups or schedules of its hyperparameters are too long for a file; make them shorter"
         )
     return tensors, {**metadata, "checksum": _checksum(tensors, metadata)}
 
@@ -324,11 +331,34 @@ def _plain(owner: str, name: str, value: Any) -> Any:
         ) from None
 
 
+def _plain_groups(owner: str, groups: Groups) -> list[Any]:
+    """Groups as JSON can write them: of each whether it is a predicate, its selector and its settings."""
+    plain = []
+    for selector, group in groups.items():
+        names = [name for name, predicate in PREDICATES.items() if predicate is selector]
+        if callable(selector) and not names:
+            raise CheckpointError(
+                f"{owner}: groups[{selector!r:.100}] is selected by a function, and a file holds no code; name its "
+                f"keys, or use one of {', '.join(PREDICATES)} in fastopt.groups"
+            )
+        settings = {name: _plain(owner, f"groups[{selector!r}][{name!r}]", value) for name, value in group.items()}
+        plain.append([bool(names), names[0] if names else _encoded(owner, selector), settings])
+    return plain
+
+
 def _with_schedules(settings: Any) -> Any:
     """What `_plain` was given."""
     if not isinstance(settings, dict):
         return settings
-    return {name: from_dict(value) if isinstance(value, dict) else value for name, value in settings.items()}
+    found: dict[str, Any] = {
+        name: from_dict(value) if isinstance(value, dict) else value for name, value in settings.items()
+    }
+    if "groups" in found:
+        found["groups"] = {
+            PREDICATES[selector] if predicate else _decoded(selector): _with_schedules(own)
+            for predicate, selector, own in found["groups"]
+        }
+    return found
 
 
 def _checksum(tensors: dict[str, Array], metadata: dict[str, str]) -> str:

@@ -39,7 +39,7 @@ RANGES: dict[str, tuple[float, float, bool]] = {
     "clip_norm": (0.0, math.inf, True),
 }
 
-SWITCHES = ("decoupled", "maximize")
+SWITCHES = ("decoupled", "maximize", "frozen")
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "form": ("textbook", "paper"),
@@ -89,6 +89,35 @@ def _in_range(owner: str, name: str, called: str, value: Any, otherwise: str = "
 
 def unknown_setting(owner: str, name: str, known: Iterable[str]) -> str:
     return f"{owner} has no setting {name!r}; it has {', '.join(known)}"
+
+
+def groups(owner: str, value: Any) -> str:
+    return (
+        f"{owner}: groups must be a dict such as {{'b*': {{'weight_decay': 0.0}}}}, got {value!r:.200} of type "
+        f"{type(value).__name__}"
+    )
+
+
+def group_settings(owner: str, selector: Any, value: Any) -> str:
+    return (
+        f"{owner}: the settings of groups[{selector!r}] must be a dict such as {{'lr': 0.001}}, got {value!r:.200} of "
+        f"type {type(value).__name__}"
+    )
+
+
+def no_group_setting(owner: str, selector: Any, name: Any, known: Iterable[str]) -> str:
+    return f"{owner}: groups[{selector!r}] cannot have {name!r}; a group can have {', '.join(known)}"
+
+
+def read_at_the_start(owner: str, names: Iterable[str]) -> str:
+    return (
+        f"{owner}: of {', '.join(names)} in groups one is read at the first step, for all parameters; set it for the "
+        "optimizer instead"
+    )
+
+
+def empty_group(owner: str, selector: Any, keys: Iterable[Hashable]) -> str:
+    return f"{owner}: groups[{selector!r}] selects none of the parameters, which are {_names(keys)}; correct its name"
 
 
 def step_count(owner: str, value: Any, name: str = "iter") -> int:

@@ -35,6 +35,7 @@ class Entry:
     array: Array  # as an array
     layout: Layout
     row: int = -1  # its row in the table, -1 if its gradient is None
+    part: int = 0  # its row of scalars
     staged: Array | None = None  # a contiguous copy to work on where the parameter itself cannot be
 
     def __post_init__(self) -> None:

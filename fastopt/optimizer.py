@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, cast
 
 from fastopt import checkpoint, checks
+from fastopt.groups import Groups
 from fastopt.kernels import RULES
 from fastopt.kernels.gradients import OPTIONS
 from fastopt.launch import BARE
@@ -58,6 +59,10 @@ class Optimizer:
     clip_norm: float = field(default=math.inf, kw_only=True, repr=False)
     """The largest norm of all gradients together, after scale: one larger is scaled down to it. Costs one read of the
     gradients."""
+
+    groups: Any = field(default=None, kw_only=True, repr=False)
+    """Settings of a part of the parameters: `{"b*": {"weight_decay": 0.0}, "embedding": {"frozen": True}}`. See
+    `fastopt.Groups`, which this becomes; `optimizer.groups["b*"]["lr"] = 0.1` changes one between steps."""
 
     _steps = 0
     _skipped = 0
@@ -114,15 +119,18 @@ class Optimizer:
             # A report has a plan of its own, in which the arrays of a FlatDict are told apart.
             which = "_report_plan" if report else "_plan"
             plan, step = getattr(self, which), self._steps + 1
-            settings = self._at(step) if self._scheduled else self
-            if plan is None or not plan.accepts(params, grads):
+            settings, groups = self._at(step) if self._scheduled else self, self.groups
+            if plan is None or not plan.accepts(params, grads, groups):
                 if plan is not None:  # the arrays of the other plan are of the past too, and should not be kept alive
                     own["_plan"] = own["_report_plan"] = None
-                rule = RULES[self.rule]
-                plan = Plan(type(self).__name__, rule, params, grads, settings.start_values(), self._state, report)
-            scalars, options = settings.scalars(step), settings._options
+                rule, start = RULES[self.rule], settings.start_values()
+                plan = Plan(type(self).__name__, rule, params, grads, start, self._state, report, groups)
+            parts, options = [settings], settings._options
+            if groups:
+                parts, options = self._parts(plan, step)
             if options is None:
                 options = settings.__dict__["_options"] = settings._wanted_options()
+            scalars = [part.scalars(step) for part in parts]
             if self.on_nonfinite != "propagate" and not plan.finite():
                 if self.on_nonfinite == "raise":
                     plan.refuse_nonfinite(grads)
@@ -131,10 +139,13 @@ class Optimizer:
                 own["_skipped"] = self._skipped + 1
                 return nothing
             if options:
-                scalars += tuple(AMOUNTS[option](settings, plan) for option in reversed(options))
+                scale = settings._scale(plan) if "scale" in options else 1.0
+                for number, part in enumerate(parts):
+                    amounts = (scale if option == "scale" else AMOUNTS[option](part) for option in reversed(options))
+                    scalars[number] += tuple(amounts)
             plan.stepped = False
             try:
-                plan.run(params, [scalars], report, options)
+                plan.run(params, scalars, report, options)
             finally:
                 if plan.stepped:  # also where Ctrl-C came during the step, which is then complete
                     own.update({which: plan, "_steps": step, "_state": plan.state if plan.state.slots else None})
@@ -283,6 +294,8 @@ class Optimizer:
         owner = type(self)
         if name.startswith("_"):
             pass
+        elif name == "groups":
+            value = Groups(owner, value)
         elif name in self._hyperparameters():
             # A default of None is worked out by __post_init__.
             unset = value is None and name not in self.__dict__ and getattr(owner, name) is None
@@ -300,13 +313,25 @@ class Optimizer:
             raise AttributeError(checks.unknown_setting(owner.__name__, name, self._public_names()))
         object.__setattr__(self, name, value)
 
-    def _at(self, step: int) -> Optimizer:
-        """Something with the settings of a step as numbers, to compute scalars of."""
-        owner, own = type(self), self.__dict__
-        values = {name: checks.hyperparameter_at(owner.__name__, name, own[name], step) for name in own["_scheduled"]}
-        settings = object.__new__(owner)
-        settings.__dict__.update(own | values, _options=None)
+    def _at(self, step: int, own: dict[str, Any] | None = None) -> Optimizer:
+        """Something with the settings of a step as numbers, to compute scalars of; `own` are those of a part."""
+        owner, settings = type(self), object.__new__(type(self))
+        mine = settings.__dict__
+        mine.update(self.__dict__, _options=None, **own or {})
+        for name in {*self._scheduled, *(own or ())}:
+            if callable(mine[name]):
+                mine[name] = checks.hyperparameter_at(owner.__name__, name, mine[name], step)
         return settings
+
+    def _parts(self, plan: Plan, step: int) -> tuple[list[Optimizer], tuple[str, ...]]:
+        """The settings of each part of a plan, and the options that some of them call for."""
+        owns = [self.groups.settings_of(part) for part in plan.parts]
+        parts = [self._at(step, own) for own in owns]
+        for own, part in zip(owns, parts, strict=True):
+            if self._steps == 0 and part.start_values() != parts[0].start_values():
+                raise ValueError(checks.read_at_the_start(type(self).__name__, own))
+        wanted = {option for part in parts for option in part._wanted_options()}
+        return parts, tuple(option for option in OPTIONS if option in wanted)
 
     @classmethod
     def _scheduled_names(cls, settings: dict[str, Any]) -> tuple[str, ...]:
@@ -342,10 +367,10 @@ class Optimizer:
             del own["_stepping"]
 
 
-AMOUNTS: dict[str, Callable[[Optimizer, Plan], float]] = {
-    "scale": Optimizer._scale,
-    "clip": lambda settings, plan: settings.clip_value,
-    "weight_decay": lambda settings, plan: settings.weight_decay,
-    "decoupled_weight_decay": lambda settings, plan: 1 - settings.lr * settings.weight_decay,
+AMOUNTS: dict[str, Callable[[Optimizer], float]] = {
+    "clip": lambda settings: settings.clip_value,
+    "weight_decay": lambda settings: 0.0 if settings.decoupled else settings.weight_decay,
+    "decoupled_weight_decay": lambda settings: 1 - settings.lr * settings.weight_decay if settings.decoupled else 1.0,
 }
-"""What each option of `fastopt.kernels.gradients` takes at a step."""
+"""What each option of `fastopt.kernels.gradients` takes at a step, with settings that do not call for it one that does
+nothing; "scale" is the same for all parameters."""

@@ -19,6 +19,7 @@ from numpy.lib.array_utils import byte_bounds
 
 from fastopt import checks
 from fastopt.flat import Array, FlatDict
+from fastopt.groups import NO_GROUPS, Groups, Part
 from fastopt.kernels import build, memory
 from fastopt.kernels.build import FIELDS, NONFINITE, REST, TOTAL, Rule
 from fastopt.kernels.gradients import OPTIONS
@@ -48,6 +49,7 @@ class Plan:
     start_values : {state slot: value at the start}
     state : the optimizer's state, None before the first step or where the rule has none
     by_key : whether the arrays of a FlatDict are walked one by one, for a report on each
+    groups : the groups that the parameters are divided by
     """
 
     def __init__(
@@ -59,10 +61,13 @@ class Plan:
         start_values: dict[str, float],
         state: State | None,
         by_key: bool = False,
+        groups: Groups | None = None,
     ) -> None:
         checks.container(owner, params, grads)
         self.owner = owner
         self.rule = rule
+        self.arrangement = groups.arrangement() if groups else ()
+        by_key = by_key or bool(groups)
         self.wanted_mode = self.mode = mode_of(params, grads)
         self.keys: list[Hashable] = [BARE] if self.mode == "array" else list(params)
         values = [params] if self.mode == "array" else list(params.values())
@@ -89,6 +94,10 @@ class Plan:
         elif self.mode == "flat":
             self.mode = "dict"
 
+        self.parts: list[Part] = [NO_GROUPS]
+        self._frozen: set[Hashable] = set()
+        if groups:
+            self._divide(groups)
         _, gradients = self._lists(params, grads) or self._missing(grads)
         active = [entry for entry, gradient in zip(self.entries, gradients, strict=True) if gradient is not None]
         self.written = self._written_memory(active)
@@ -102,10 +111,12 @@ class Plan:
 
     # -- every step ---------------------------------------------------------------------------------------------------
 
-    def accepts(self, params: Any, grads: Any) -> bool:
+    def accepts(self, params: Any, grads: Any, groups: Groups | None = None) -> bool:
         """Whether the plan fits these arguments; if so, it has taken up the gradients. Errors are raised."""
         scan = self._scan
         if scan is None or mode_of(params, grads) != self.wanted_mode:
+            return False
+        if (groups and groups.arrangement() != self.arrangement) or (self.arrangement and not groups):
             return False
         lists = self._lists(params, grads)
         if lists is None:
@@ -176,6 +187,8 @@ class Plan:
         """Raises the error that names the first gradient with NaN or infinity."""
         self._gradients = []
         for key in self.keys:
+            if key in self._frozen:
+                continue
             gradient = grads if key is BARE else grads[key]
             found = _as_seen(0.0 if gradient is None else gradient, self.state.layouts[key])
             if not np.isfinite(found).all():
@@ -225,9 +238,11 @@ class Plan:
         if self.mode == "flat":
             return [params.buffer], [grads.buffer]
         if self.mode == "array":
-            return [params], [grads]
+            return [params], [None if self._frozen else grads]
         if list(params) != self.keys:
             return None
+        if self._frozen:
+            grads = {**grads, **dict.fromkeys(self._frozen)}
         if list(grads) == self.keys:
             return list(params.values()), list(grads.values())
         try:
@@ -237,8 +252,22 @@ class Plan:
 
     # -- making the plan ----------------------------------------------------------------------------------------------
 
+    def _divide(self, groups: Groups) -> None:
+        """Finds the part that each parameter belongs to, and which are frozen."""
+        for entry in self.entries:
+            part = groups.part_of(None if entry.key is BARE else entry.key, entry.array)
+            if groups.settings_of(part).get("frozen"):
+                self._frozen.add(entry.key)
+            if part not in self.parts:
+                self.parts.append(part)
+            entry.part = self.parts.index(part)
+        used = {number for part in self.parts for number in part}
+        for number, selector in enumerate(groups):
+            if number not in used and not callable(selector):
+                raise ValueError(checks.empty_group(self.owner, selector, self.keys))
+
     def _missing(self, grads: Any) -> Any:
-        key = next(key for key in self.keys if key not in grads)
+        key = next(key for key in self.keys if key not in grads and key not in self._frozen)
         raise KeyError(checks.missing_gradient(self.owner, key, grads))
 
     def _name(self, key: Hashable, which: str = "params") -> str:
@@ -292,7 +321,7 @@ class Plan:
             if not _is_direct(entry):
                 entry.staged = entry.layout.empty()
         self._table = np.zeros((len(active) + len(groups), 3 + slots), dtype=np.int64)
-        self._scalars = np.zeros((1, len(self.rule.scalars) + len(OPTIONS)))
+        self._scalars = np.zeros((len(self.parts), len(self.rule.scalars) + len(OPTIONS)))
         self._launches: list[Launch] = []
         row = 0
         for wave, dtype in sorted(groups, key=lambda group: group[0]):
@@ -301,7 +330,7 @@ class Plan:
             for entry in group:
                 entry.row = row
                 self._table[row, 0] = (entry.array if entry.staged is None else entry.staged).ctypes.data
-                self._table[row, 2:] = *self._state_addresses(entry), self._scalars[0].ctypes.data
+                self._table[row, 2:] = *self._state_addresses(entry), self._scalars[entry.part :].ctypes.data
                 row += 1
             sizes = [entry.layout.size for entry in group]
             self._launches.append(

@@ -21,8 +21,8 @@ def clip(p, g, amount):  # type: ignore[no-untyped-def]
 
 
 def weight_decay(p, g, amount):  # type: ignore[no-untyped-def]
-    """Weight decay as the gradient of an L2 penalty."""
-    return p, g + amount * p
+    """Weight decay as the gradient of an L2 penalty; without any the gradient is left alone, to the sign of a zero."""
+    return p, g + amount * p if amount else g
 
 
 def decoupled_weight_decay(p, g, amount):  # type: ignore[no-untyped-def]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any, ClassVar
 
 import numpy as np
@@ -24,6 +26,7 @@ class Reference:
     gradient_scale: float = field(default=1.0, kw_only=True, repr=False)
     clip_value: float = field(default=math.inf, kw_only=True, repr=False)
     clip_norm: float = field(default=math.inf, kw_only=True, repr=False)
+    groups: Any = field(default=None, kw_only=True, repr=False)
 
     # Not annotated, which would make settings of them.
     flush = True
@@ -53,22 +56,32 @@ class Reference:
             if getattr(self, slot) is None:
                 start = self.start_values().get(slot, 0.0)
                 setattr(self, slot, {key: np.full_like(_array(p), start) for key, p in params.items()})
+        parts = {key: self._part(key, _array(p)) for key, p in params.items()}
         seen = {
             key: np.asarray(grads[key]).astype(_array(params[key]).dtype, copy=False)
             for key in params
-            if grads[key] is not None
+            if not getattr(parts[key], "frozen", False) and grads[key] is not None
         }
         scale = self._scale(seen)
         for key in seen:
             p = _array(params[key])
-            g = self._processed(p, seen[key], scale)
+            g = parts[key]._processed(p, seen[key], scale)
             state = [getattr(self, slot)[key] for slot in self.slots]
-            self.step(p, g, *state)
+            parts[key].step(p, g, *state)
             if self.flush:
                 for x in state:
                     x[np.abs(x) < np.finfo(x.dtype).tiny] *= 0  # zero of the same sign
             if not isinstance(params[key], np.ndarray):
                 params[key] = p[()] if isinstance(params[key], np.floating) else p.item()
+
+    def _part(self, key: Any, p: Array) -> Reference:
+        """A copy with the settings of the groups that an array belongs to."""
+        part = self
+        for selector, settings in (self.groups or {}).items():
+            if selector(key, p) if callable(selector) else key == selector or fnmatchcase(str(key), str(selector)):
+                part = copy.copy(part)
+                vars(part).update(settings)
+        return part
 
     def _scale(self, grads: dict[Any, Array]) -> float:
         scale = -self.gradient_scale if self.maximize else self.gradient_scale

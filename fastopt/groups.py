@@ -1,0 +1,85 @@
+"""Settings for a part of the parameters."""
+
+from __future__ import annotations
+
+from collections import UserDict
+from collections.abc import Callable, Hashable, Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+from fastopt import checks
+from fastopt.flat import Array
+
+Part = tuple[int, ...]
+"""The numbers of the groups that an array belongs to, in their order; arrays of one part have the same settings."""
+
+NO_GROUPS: Part = ()
+
+
+def is_vector(key: Hashable, array: Array) -> bool:
+    """Whether an array has fewer than two dimensions, as biases and the scales of normalizations have."""
+    return array.ndim < 2
+
+
+NO_DECAY_ON_VECTORS: Mapping[Any, Mapping[str, Any]] = {is_vector: {"weight_decay": 0.0}}
+"""Groups in which arrays of fewer than two dimensions do not decay."""
+
+PREDICATES: dict[str, Callable[[Hashable, Array], bool]] = {"is_vector": is_vector}
+"""Those that a checkpoint may name."""
+
+FOR_ALL = ("on_nonfinite", "gradient_scale", "maximize", "clip_norm", "groups")
+"""Settings that are of all parameters together."""
+
+
+class Group(UserDict[str, Any]):
+    """The settings that a group has to itself; may be changed between steps."""
+
+    def __init__(self, owner: type, selector: Any, settings: Any) -> None:
+        self.owner, self.selector = owner, selector
+        if not isinstance(settings, Mapping):
+            raise TypeError(checks.group_settings(owner.__name__, selector, settings))
+        super().__init__(settings)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        owner: Any = self.owner
+        known = [*(name for name in owner._hyperparameters() if name not in FOR_ALL), "frozen"]
+        if name not in known:
+            raise ValueError(checks.no_group_setting(owner.__name__, self.selector, name, known))
+        super().__setitem__(name, checks.hyperparameter(owner.__name__, name, value))
+
+
+class Groups(UserDict[Any, Group]):
+    """Groups by what selects them; where several select an array, settings of later ones count.
+
+    owner : the class of the optimizer
+    groups : {selector: {setting: value}}; a selector is a key, a pattern of keys such as "b*" (of `fnmatch`), or a
+        function `(key, array) -> bool`
+    """
+
+    def __init__(self, owner: type, groups: Any = None) -> None:
+        self.owner = owner
+        if groups is not None and not isinstance(groups, Mapping):
+            raise TypeError(checks.groups(owner.__name__, groups))
+        super().__init__(groups)
+
+    def __setitem__(self, selector: Any, settings: Any) -> None:
+        super().__setitem__(selector, Group(self.owner, selector, settings))
+
+    def part_of(self, key: Hashable, array: Array) -> Part:
+        return tuple(number for number, selector in enumerate(self) if selects(selector, key, array))
+
+    def settings_of(self, part: Part) -> dict[str, Any]:
+        """What a part has to itself."""
+        groups = list(self.values())
+        return {name: value for number in part for name, value in groups[number].items()}
+
+    def arrangement(self) -> tuple[Any, ...]:
+        """What decides which arrays are updated, and in which parts."""
+        return tuple((selector, group.get("frozen")) for selector, group in self.items())
+
+
+def selects(selector: Any, key: Hashable, array: Array) -> bool:
+    """Whether a selector selects an array."""
+    if callable(selector):
+        return bool(selector(key, array))
+    return key == selector or (isinstance(key, str) and isinstance(selector, str) and fnmatchcase(key, selector))

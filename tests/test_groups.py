@@ -1,0 +1,186 @@
+"""Settings for a part of the parameters: one launch, and the reference's bits."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+
+import fastopt
+from fastopt import reference, threads
+from fastopt.groups import is_vector
+from fastopt.optimizers import OPTIMIZERS
+from fastopt.schedules import Linear
+from tests.conftest import ONE_OF_EACH_KIND, THREAD_COUNTS, Pair, assert_same_bits
+
+SHAPES = {"W1": (130, 70), "b1": (70,), "W2": (70, 10), "b2": (10,), "scale": (), "none": (0,)}
+
+
+def model(dtype="float32", seed=0):
+    rng = np.random.default_rng(seed)
+    return {key: np.asarray(rng.standard_normal(shape)).astype(dtype) for key, shape in SHAPES.items()}
+
+
+def assert_equals_reference(rule, groups, dtype="float32", count=1, flat=False, steps=4, **settings):
+    pair, fast = Pair(rule, groups=groups, **settings), model(dtype)
+    plain = copy.deepcopy(fast)
+    fast = fastopt.flatten(fast) if flat else fast
+    with threads.exactly(count):
+        for step in range(steps):
+            grads = model(dtype, step + 1)
+            pair.update(fast, plain, fastopt.flatten(grads) if flat else grads)
+    for key in fast:
+        assert_same_bits(fast[key], plain[key])
+    pair.assert_same_state()
+    return fast
+
+
+@pytest.mark.parametrize("rule", OPTIMIZERS)
+def test_each_rule_with_groups_equals_its_reference(rule):
+    groups = {"b*": {"lr": 0.02, "weight_decay": 0.0}, "W2": {"clip_value": 0.1}, "scale": {"frozen": True}}
+    assert_equals_reference(rule, groups, weight_decay=0.1)
+
+
+@pytest.mark.parametrize("flat", [False, True])
+@pytest.mark.parametrize("count", THREAD_COUNTS[:2])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_in_each_way_of_stepping(dtype, count, flat):
+    groups = {
+        is_vector: {"weight_decay": 0.0},
+        "W?": {"lr": 0.1, "decoupled": True},
+        "b2": {"lr": 0.2, "weight_decay": 0.3},
+        lambda key, array: array.size > 5000: {"momentum": 0.5},
+    }
+    assert_equals_reference("momentum", groups, dtype, count, flat, weight_decay=0.2, clip_norm=0.5, maximize=True)
+
+
+def test_what_a_group_does():
+    params = {"W": np.array([[8.0]]), "b": np.array([8.0]), "frozen": np.array([8.0])}
+    grads = {"W": np.array([[1.0]]), "b": np.array([1.0])}  # none is needed for what is frozen
+    optimizer = fastopt.SGD(lr=0.5, weight_decay=0.5, groups=fastopt.NO_DECAY_ON_VECTORS)
+    optimizer.groups["frozen"] = {"frozen": True}
+    optimizer.update(params, grads)
+    assert [float(value.item()) for value in params.values()] == [5.5, 7.5, 8.0]
+    optimizer.groups["frozen"]["frozen"] = False
+    with pytest.raises(KeyError, match="frozen"):
+        optimizer.update(params, grads)
+    optimizer.update(params, {**grads, "frozen": np.ones(1)})
+    assert params["frozen"] == 7.5
+    optimizer.groups[is_vector]["lr"] = 0.0
+    optimizer.update(params, {**grads, "frozen": np.ones(1)})
+    assert params["frozen"] == 7.5 and params["b"] == 7.0
+    optimizer.groups = None
+    optimizer.update(params, {**grads, "frozen": np.zeros(1)})
+    assert params["frozen"] == 7.5 * 0.75
+
+
+def test_later_groups_win_and_schedules_run_in_groups():
+    params = {"a": np.zeros(1), "b": np.zeros(1)}
+    optimizer = fastopt.SGD(lr=1.0, groups={"*": {"lr": 0.5}, "b": {"lr": Linear(4.0, 0.0, steps=2)}})
+    found = []
+    for _ in range(3):
+        optimizer.update(params, {"a": -np.ones(1), "b": -np.ones(1)})
+        found.append((params["a"].item(), params["b"].item()))
+    schedule = Linear(4.0, 0.0, steps=2)
+    assert found == [(0.5 * n, sum(schedule(step) for step in range(1, n + 1))) for n in (1, 2, 3)]
+
+
+def test_one_launch_for_each_dtype():
+    optimizer = fastopt.Adam(groups={"b*": {"lr": 0.1}, "W1": {"weight_decay": 0.1}})
+    params = model()
+    optimizer.update(params, model(seed=1))
+    assert len(optimizer._plan._launches) == 1 and optimizer._plan._scalars.shape[0] == 3
+    plan = optimizer._plan
+    optimizer.groups["b*"]["lr"] = 0.2
+    optimizer.update(params, model(seed=2))
+    assert optimizer._plan is plan, "a new number needs no new plan"
+
+
+def test_frozen_arrays_stay_as_they_are_whatever_their_gradient():
+    for settings in ({}, {"on_nonfinite": "raise"}, {"clip_norm": 1.0}):
+        params, grads = model(), model(seed=1)
+        grads["W1"][:] = np.nan
+        optimizer = fastopt.Adam(groups={"W1": {"frozen": True}}, **settings)
+        report = optimizer.update(params, grads, report=True)
+        assert_same_bits(params["W1"], model()["W1"])
+        assert "W1" not in report.by_key and np.isfinite(params["W2"]).all()
+    bare = np.ones(3)
+    fastopt.SGD(groups={lambda key, array: True: {"frozen": True}}).update(bare, np.ones(3))
+    assert (bare == 1).all()
+
+
+def test_decay_in_one_group_leaves_the_bits_of_others_alone():
+    with_decay = fastopt.SGD(lr=0.1, groups={"a": {"weight_decay": 0.1}})
+    params = {"a": np.ones(4), "b": np.array([-0.0, np.inf, np.nan, 1e-310])}
+    grads = {"a": np.ones(4), "b": np.array([-0.0, -0.0, 1.0, -0.0])}
+    alone = {"b": params["b"].copy()}
+    with_decay.update(params, grads)
+    fastopt.SGD(lr=0.1).update(alone, {"b": grads["b"]})
+    assert_same_bits(params["b"], alone["b"])
+
+
+@pytest.mark.parametrize("rule", ONE_OF_EACH_KIND)
+def test_saved_copied_and_pickled(rule, tmp_path):
+    groups = {"b*": {"lr": Linear(0.1, 0.0, steps=9)}, is_vector: {"weight_decay": 0.0}, ("a", 1): {"frozen": True}}
+    optimizer = OPTIMIZERS[rule](weight_decay=0.01, groups=groups)
+    params = {**model(), ("a", 1): np.ones(3)}
+    for step in range(2):
+        optimizer.update(params, {**model(seed=step), ("a", 1): None})
+    optimizer.save(tmp_path / "file")
+    loaded = OPTIMIZERS[rule]()
+    loaded.load(tmp_path / "file")
+    other = OPTIMIZERS[rule]()
+    other.load_state_dict(optimizer.state_dict())
+    for again in (loaded, other, copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))):
+        assert again.groups == optimizer.groups and again.groups is not optimizer.groups
+        continued = copy.deepcopy(params)
+        expected = copy.deepcopy(params)
+        copy.deepcopy(optimizer).update(expected, {**model(seed=7), ("a", 1): None})
+        again.update(continued, {**model(seed=7), ("a", 1): None})
+        for key in params:
+            assert_same_bits(continued[key], expected[key])
+    again.groups["b*"]["lr"] = 0.0
+    assert callable(optimizer.groups["b*"]["lr"])
+
+
+@pytest.mark.parametrize(
+    ("groups", "error", "words"),
+    [
+        ([("b*", {})], TypeError, "Adam: groups must be a dict such as"),
+        ({"b*": 0.1}, TypeError, r"Adam: the settings of groups\['b\*'\] must be a dict such as"),
+        ({"b*": {"clip_norm": 1.0}}, ValueError, r"Adam: groups\['b\*'\] cannot have 'clip_norm'; a group can have lr"),
+        ({"b*": {"lr": -1.0}}, ValueError, r"Adam: lr must be in \[0, inf\), got -1.0"),
+        ({"b*": {"frozen": 1}}, TypeError, "Adam: frozen must be True or False, got 1 of type int"),
+    ],
+)
+def test_bad_groups(groups, error, words):
+    optimizer = fastopt.Adam(groups={"W1": {"lr": 0.1}})
+    with pytest.raises(error, match=words):
+        optimizer.groups = groups
+    assert list(optimizer.groups) == ["W1"]
+    with pytest.raises(error, match=words):
+        fastopt.Adam(groups=groups)
+
+
+def test_bad_groups_are_found_before_anything_is_written(tmp_path):
+    for groups, words in (
+        ({"c*": {"lr": 0.1}}, r"Adam.*groups\['c\*'\] selects none of the parameters, which are 'W1'"),
+        ({"b1": {"lr": lambda step: 2.0 - step}}, "lr at step 5 must be in"),
+    ):
+        params, optimizer = model(), fastopt.Adam(groups=groups)
+        optimizer.iter = 4
+        with pytest.raises(ValueError, match=words):
+            optimizer.update(params, model(seed=1))
+        assert optimizer.iter == 4 and optimizer.m is None
+        for key, value in model().items():
+            assert_same_bits(params[key], value)
+    with pytest.raises(ValueError, match="of initial_accumulator in groups one is read at the first step"):
+        fastopt.AdaGrad(groups={"b1": {"initial_accumulator": 1.0}}).update(model(), model(seed=1))
+    with pytest.raises(fastopt.CheckpointError, match="is selected by a function, and a file holds no code"):
+        fastopt.SGD(groups={lambda key, array: True: {"lr": 0.1}}).save(tmp_path / "file")
+
+
+def test_the_reference_takes_groups_too():
+    params = {"W": np.ones((1, 1)), "b": np.ones(1)}
+    reference.SGD(lr=1.0, groups={"b": {"lr": 0.5}}).update(params, {"W": np.ones((1, 1)), "b": np.ones(1)})
+    assert params["W"] == 0 and params["b"] == 0.5
