@@ -21,6 +21,7 @@ DTYPES = ("float32", "float64")
 VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("adagrad", {"initial_accumulator": 1e-4, "eps": 1e-4}),
     ("rmsprop", {"eps_root": 1e-7}),
+    ("centred_rmsprop", {"eps_root": 1e-4, "eps": 0.0, "momentum": 0.9}),
     ("adam", {"form": "paper"}),
     ("adam", {"eps_root": 1e-8}),
     ("radam", {"beta2": 0.9}),

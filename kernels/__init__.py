@@ -9,12 +9,14 @@ from fastopt.kernels.adan import adan
 from fastopt.kernels.ademamix import ademamix
 from fastopt.kernels.amsgrad import amsgrad
 from fastopt.kernels.build import Rule
+from fastopt.kernels.centred_rmsprop import centred_rmsprop
 from fastopt.kernels.lion import lion
 from fastopt.kernels.momentum import momentum
 from fastopt.kernels.nadam import nadam
 from fastopt.kernels.nesterov import nesterov
 from fastopt.kernels.radam import radam
 from fastopt.kernels.rmsprop import rmsprop
+from fastopt.kernels.rmsprop_momentum import rmsprop_momentum
 from fastopt.kernels.sgd import sgd
 from fastopt.kernels.signum import signum
 from fastopt.kernels.yogi import yogi
@@ -27,6 +29,8 @@ RULES: dict[str, Rule] = {
     "lion": Rule(lion, state=("m",)),
     "adagrad": Rule(adagrad, state=("h",)),
     "rmsprop": Rule(rmsprop, state=("h",)),
+    "rmsprop_momentum": Rule(rmsprop_momentum, state=("h", "v")),
+    "centred_rmsprop": Rule(centred_rmsprop, state=("h", "m", "v")),
     "adadelta": Rule(adadelta, state=("h", "d")),
     "adam": Rule(adam, state=("m", "v")),
     "amsgrad": Rule(amsgrad, state=("m", "v", "v_max")),

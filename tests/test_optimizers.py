@@ -48,6 +48,8 @@ DEFAULTS = {
     "lion": {"lr": 0.0001, "beta1": 0.9, "beta2": 0.99},
     "adagrad": {"lr": 0.01, "eps": 1e-7, "initial_accumulator": 0.0},
     "rmsprop": {"lr": 0.01, "decay_rate": 0.99, "eps": 1e-7, "eps_root": 0.0},
+    "rmsprop_momentum": {"lr": 0.01, "decay_rate": 0.99, "eps": 1e-7, "eps_root": 0.0, "momentum": 0.9},
+    "centred_rmsprop": {"lr": 0.01, "decay_rate": 0.99, "eps": 1e-7, "eps_root": 0.0, "momentum": 0.0},
     "adadelta": {"lr": 1.0, "decay_rate": 0.9, "eps": 1e-6},
     "adam": {"lr": 0.001, "beta1": 0.9, "beta2": 0.999, "eps": 1e-7, "eps_root": 0.0, "form": "textbook"},
     "amsgrad": {"lr": 0.001, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8},
@@ -194,6 +196,17 @@ def test_rmsprop_with_eps_inside_the_root(rng):
         h = 0.99 * h + (1 - 0.99) * g * g
         p = p - 0.01 * g / np.sqrt(h + 0.5)
     assert_same_bits(params["W"], p)
+
+
+def test_centred_rmsprop_without_any_deviation():
+    """h - m^2 of a constant gradient goes to zero, and rounding makes it negative now and then."""
+    params, negative = {"W": np.linspace(0.1, 9, 500)}, 0
+    optimizer, g = fastopt.CentredRMSProp(decay_rate=0.5, eps=1.0), params["W"].copy()
+    for _ in range(100):
+        optimizer.update(params, {"W": g})
+        negative += np.sum(optimizer.h["W"] < np.square(optimizer.m["W"]))
+    assert negative and np.isfinite(params["W"]).all()
+    np.testing.assert_allclose(optimizer.v["W"], g, rtol=1e-6)
 
 
 def test_adagrad_with_an_initial_accumulator(rng):

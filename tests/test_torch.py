@@ -31,6 +31,20 @@ CASES = {
         lambda p: torch.optim.RMSprop([p], lr=0.1, alpha=0.99, eps=1e-7),
         {"h": lambda state: state["square_avg"]},
     ),
+    "rmsprop_momentum": (
+        lambda: fastopt.RMSPropMomentum(lr=0.1),
+        lambda p: torch.optim.RMSprop([p], lr=0.1, alpha=0.99, eps=1e-7, momentum=0.9),
+        {"h": lambda state: state["square_avg"], "v": lambda state: state["momentum_buffer"]},
+    ),
+    "centred_rmsprop": (
+        lambda: fastopt.CentredRMSProp(lr=0.1, eps=0.01, momentum=0.5),
+        lambda p: torch.optim.RMSprop([p], lr=0.1, alpha=0.99, eps=0.01, momentum=0.5, centered=True),
+        {
+            "h": lambda state: state["square_avg"],
+            "m": lambda state: state["grad_avg"],
+            "v": lambda state: state["momentum_buffer"],
+        },
+    ),
     "adadelta": (
         lambda: fastopt.Adadelta(),
         lambda p: torch.optim.Adadelta([p]),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from fastopt.kernels import RULES
 from fastopt.optimizer import Optimizer
-from fastopt.optimizers.adagrad import Adadelta, AdaGrad, RMSProp, RMSprop
+from fastopt.optimizers.adagrad import Adadelta, AdaGrad, CentredRMSProp, RMSProp, RMSprop, RMSPropMomentum
 from fastopt.optimizers.adam import Adam, Adamax, AdamW, AMSGrad, NAdam, RAdam
 from fastopt.optimizers.descent import SGD, Lion, Momentum, Nesterov, Signum
 from fastopt.optimizers.successors import AdaBelief, Adan, AdEMAMix, Yogi
@@ -25,12 +25,14 @@ __all__ = [
     "AdamW",
     "Adamax",
     "Adan",
+    "CentredRMSProp",
     "Lion",
     "Momentum",
     "NAdam",
     "Nesterov",
     "RAdam",
     "RMSProp",
+    "RMSPropMomentum",
     "RMSprop",
     "Signum",
     "Yogi",

@@ -9,7 +9,7 @@ normal number becomes zero, as in the compiled kernels; with `optimizer.flush = 
 fair comparison of times.
 """
 
-from fastopt.reference.adagrad import Adadelta, AdaGrad, RMSProp, RMSprop
+from fastopt.reference.adagrad import Adadelta, AdaGrad, CentredRMSProp, RMSProp, RMSprop, RMSPropMomentum
 from fastopt.reference.adam import Adam, Adamax, AdamW, AMSGrad, NAdam, RAdam
 from fastopt.reference.base import Reference as Reference
 from fastopt.reference.descent import SGD, Lion, Momentum, Nesterov, Signum
@@ -26,12 +26,14 @@ __all__ = [
     "AdamW",
     "Adamax",
     "Adan",
+    "CentredRMSProp",
     "Lion",
     "Momentum",
     "NAdam",
     "Nesterov",
     "RAdam",
     "RMSProp",
+    "RMSPropMomentum",
     "RMSprop",
     "Signum",
     "Yogi",
