@@ -22,7 +22,9 @@ DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 # (lowest, highest, whether the highest itself is allowed) by the name of the hyperparameter
 RANGES: dict[str, tuple[float, float, bool]] = {
     "lr": (0.0, math.inf, False),
+    "lr_decay": (0.0, math.inf, False),
     "momentum": (0.0, 1.0, True),
+    "dampening": (0.0, 1.0, True),
     "decay_rate": (0.0, 1.0, True),
     "beta1": (0.0, 1.0, False),
     "beta2": (0.0, 1.0, False),

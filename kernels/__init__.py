@@ -18,6 +18,8 @@ from fastopt.kernels.radam import radam
 from fastopt.kernels.rmsprop import rmsprop
 from fastopt.kernels.rmsprop_momentum import rmsprop_momentum
 from fastopt.kernels.sgd import sgd
+from fastopt.kernels.sgd_momentum import sgd_momentum
+from fastopt.kernels.sgd_nesterov import sgd_nesterov
 from fastopt.kernels.signum import signum
 from fastopt.kernels.yogi import yogi
 
@@ -25,6 +27,8 @@ RULES: dict[str, Rule] = {
     "sgd": Rule(sgd),
     "momentum": Rule(momentum, state=("v",)),
     "nesterov": Rule(nesterov, state=("v",)),
+    "sgd_momentum": Rule(sgd_momentum, state=("v",)),
+    "sgd_nesterov": Rule(sgd_nesterov, state=("v",)),
     "signum": Rule(signum, state=("m",)),
     "lion": Rule(lion, state=("m",)),
     "adagrad": Rule(adagrad, state=("h",)),

@@ -44,9 +44,11 @@ DEFAULTS = {
     "sgd": {"lr": 0.01},
     "momentum": {"lr": 0.01, "momentum": 0.9},
     "nesterov": {"lr": 0.01, "momentum": 0.9},
+    "sgd_momentum": {"lr": 0.01, "momentum": 0.9, "dampening": 0.0},
+    "sgd_nesterov": {"lr": 0.01, "momentum": 0.9},
     "signum": {"lr": 0.001, "beta1": 0.9},
     "lion": {"lr": 0.0001, "beta1": 0.9, "beta2": 0.99},
-    "adagrad": {"lr": 0.01, "eps": 1e-7, "initial_accumulator": 0.0},
+    "adagrad": {"lr": 0.01, "eps": 1e-7, "initial_accumulator": 0.0, "lr_decay": 0.0},
     "rmsprop": {"lr": 0.01, "decay_rate": 0.99, "eps": 1e-7, "eps_root": 0.0},
     "rmsprop_momentum": {"lr": 0.01, "decay_rate": 0.99, "eps": 1e-7, "eps_root": 0.0, "momentum": 0.9},
     "centred_rmsprop": {"lr": 0.01, "decay_rate": 0.99, "eps": 1e-7, "eps_root": 0.0, "momentum": 0.0},
@@ -196,6 +198,16 @@ def test_rmsprop_with_eps_inside_the_root(rng):
         h = 0.99 * h + (1 - 0.99) * g * g
         p = p - 0.01 * g / np.sqrt(h + 0.5)
     assert_same_bits(params["W"], p)
+
+
+@pytest.mark.parametrize(("textbook", "pytorch"), [("momentum", "sgd_momentum"), ("nesterov", "sgd_nesterov")])
+def test_both_forms_of_momentum_go_one_way_until_lr_changes(textbook, pytorch):
+    def lower(optimizer):
+        optimizer.lr = 0.001
+
+    first, second = OPTIMIZERS[textbook], OPTIMIZERS[pytorch]
+    np.testing.assert_allclose(run(first()), run(second()), rtol=1e-13, atol=1e-13)
+    assert np.abs(run(first(), change=lower) - run(second(), change=lower)).max() > 0.01
 
 
 def test_centred_rmsprop_without_any_deviation():

@@ -21,9 +21,19 @@ CASES = {
         lambda p: torch.optim.SGD([p], lr=0.1, momentum=0.9, nesterov=True),
         {"v": lambda state: -0.1 * state["momentum_buffer"]},
     ),
+    "sgd_momentum": (
+        lambda: fastopt.SGDMomentum(lr=0.1, dampening=0.3),
+        lambda p: torch.optim.SGD([p], lr=0.1, momentum=0.9, dampening=0.3),
+        {"v": lambda state: state["momentum_buffer"]},
+    ),
+    "sgd_nesterov": (
+        lambda: fastopt.SGDNesterov(lr=0.1),
+        lambda p: torch.optim.SGD([p], lr=0.1, momentum=0.9, nesterov=True),
+        {"v": lambda state: state["momentum_buffer"]},
+    ),
     "adagrad": (
-        lambda: fastopt.AdaGrad(lr=0.1, eps=1e-7, initial_accumulator=0.01),
-        lambda p: torch.optim.Adagrad([p], lr=0.1, eps=1e-7, initial_accumulator_value=0.01),
+        lambda: fastopt.AdaGrad(lr=0.1, eps=1e-7, initial_accumulator=0.01, lr_decay=0.1),
+        lambda p: torch.optim.Adagrad([p], lr=0.1, eps=1e-7, initial_accumulator_value=0.01, lr_decay=0.1),
         {"h": lambda state: state["sum"]},
     ),
     "rmsprop": (

@@ -11,7 +11,7 @@ from fastopt.kernels import RULES
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers.adagrad import Adadelta, AdaGrad, CentredRMSProp, RMSProp, RMSprop, RMSPropMomentum
 from fastopt.optimizers.adam import Adam, Adamax, AdamW, AMSGrad, NAdam, RAdam
-from fastopt.optimizers.descent import SGD, Lion, Momentum, Nesterov, Signum
+from fastopt.optimizers.descent import SGD, Lion, Momentum, Nesterov, SGDMomentum, SGDNesterov, Signum
 from fastopt.optimizers.successors import AdaBelief, Adan, AdEMAMix, Yogi
 
 __all__ = [
@@ -34,6 +34,8 @@ __all__ = [
     "RMSProp",
     "RMSPropMomentum",
     "RMSprop",
+    "SGDMomentum",
+    "SGDNesterov",
     "Signum",
     "Yogi",
 ]

@@ -11,7 +11,7 @@ __all__ = ["AdaGrad", "Adadelta", "CentredRMSProp", "RMSProp", "RMSPropMomentum"
 
 @dataclass(eq=False)
 class AdaGrad(Optimizer):
-    """Adaptive gradient: `h = h + g^2`, `p = p - lr g / (sqrt(h) + eps)`.
+    """Adaptive gradient: `h = h + g^2`, `p = p - lr_t g / (sqrt(h) + eps)`, `lr_t = lr / (1 + (t - 1) lr_decay)`.
 
     Parameters
     ----------
@@ -21,6 +21,8 @@ class AdaGrad(Optimizer):
         Added to the root, 0 or more.
     initial_accumulator : float, default 0
         The value of h before the first step, 0 or more; read at the first step.
+    lr_decay : float, default 0
+        How fast lr_t falls with the number t of the step, 0 or more, as in PyTorch; with 0 it is lr.
 
     State: `h`, the sum of squared gradients.
 
@@ -42,12 +44,13 @@ class AdaGrad(Optimizer):
     lr: float = 0.01
     eps: float = 1e-7
     initial_accumulator: float = 0.0
+    lr_decay: float = 0.0
 
     def start_values(self) -> dict[str, float]:
         return {"h": self.initial_accumulator}
 
     def scalars(self, step: int) -> tuple[float, ...]:
-        return self.lr, self.eps
+        return self.lr / (1 + (step - 1) * self.lr_decay), self.eps
 
 
 @dataclass(eq=False)

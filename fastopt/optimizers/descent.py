@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from fastopt.optimizer import Optimizer
 
-__all__ = ["SGD", "Lion", "Momentum", "Nesterov", "Signum"]
+__all__ = ["SGD", "Lion", "Momentum", "Nesterov", "SGDMomentum", "SGDNesterov", "Signum"]
 
 
 @dataclass(eq=False)
@@ -108,6 +108,84 @@ class Nesterov(Optimizer):
 
     def scalars(self, step: int) -> tuple[float, ...]:
         return self.momentum * self.momentum, (1 + self.momentum) * self.lr, self.momentum, self.lr
+
+
+@dataclass(eq=False)
+class SGDMomentum(Optimizer):
+    """Momentum in PyTorch's form: `v = momentum v + (1 - dampening) g`, at the first step `v = g`, and `p = p - lr v`.
+
+    Without dampening it goes the way of `Momentum` as long as lr stays what it is. A new lr counts here at once for the
+    whole velocity, in `Momentum` only for what is added to it from then on.
+
+    Parameters
+    ----------
+    lr : float, default 0.01
+        Learning rate, 0 or more.
+    momentum : float, default 0.9
+        The share of the velocity that is kept at each step, in [0, 1].
+    dampening : float, default 0
+        The share of a gradient that does not go into the velocity, in [0, 1]; the first goes in as it is.
+
+    State: `v`, the velocity, without lr.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> params, optimizer = {"W": np.array([1.0])}, SGDMomentum(lr=0.5, momentum=0.5, dampening=0.5)
+    >>> for _ in range(2):
+    ...     optimizer.update(params, {"W": np.array([1.0])})
+    >>> params["W"], optimizer.v["W"]
+    (array([0.]), array([1.]))
+
+    References
+    ----------
+    Sutskever, Martens, Dahl and Hinton, On the importance of initialization and momentum in deep learning, ICML 2013.
+    """
+
+    rule = "sgd_momentum"
+    lr: float = 0.01
+    momentum: float = 0.9
+    dampening: float = 0.0
+
+    def scalars(self, step: int) -> tuple[float, ...]:
+        return self.lr, self.momentum, 1.0 if step == 1 else 1 - self.dampening
+
+
+@dataclass(eq=False)
+class SGDNesterov(Optimizer):
+    """Nesterov's momentum in PyTorch's form: `v = momentum v + g`, `p = p - lr (g + momentum v)`.
+
+    It goes the way of `Nesterov` as long as lr stays what it is. A new lr counts here at once for the whole velocity,
+    in `Nesterov` only for what is added to it from then on.
+
+    Parameters
+    ----------
+    lr : float, default 0.01
+        Learning rate, 0 or more.
+    momentum : float, default 0.9
+        The share of the velocity that is kept at each step, in [0, 1].
+
+    State: `v`, the velocity, without lr.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> params = {"W": np.array([1.0])}
+    >>> SGDNesterov(lr=0.5, momentum=0.5).update(params, {"W": np.array([1.0])})
+    >>> params["W"]
+    array([0.25])
+
+    References
+    ----------
+    Sutskever, Martens, Dahl and Hinton, On the importance of initialization and momentum in deep learning, ICML 2013.
+    """
+
+    rule = "sgd_nesterov"
+    lr: float = 0.01
+    momentum: float = 0.9
+
+    def scalars(self, step: int) -> tuple[float, ...]:
+        return self.lr, self.momentum
 
 
 @dataclass(eq=False)

@@ -12,7 +12,7 @@ fair comparison of times.
 from fastopt.reference.adagrad import Adadelta, AdaGrad, CentredRMSProp, RMSProp, RMSprop, RMSPropMomentum
 from fastopt.reference.adam import Adam, Adamax, AdamW, AMSGrad, NAdam, RAdam
 from fastopt.reference.base import Reference as Reference
-from fastopt.reference.descent import SGD, Lion, Momentum, Nesterov, Signum
+from fastopt.reference.descent import SGD, Lion, Momentum, Nesterov, SGDMomentum, SGDNesterov, Signum
 from fastopt.reference.successors import AdaBelief, Adan, AdEMAMix, Yogi
 
 __all__ = [
@@ -35,6 +35,8 @@ __all__ = [
     "RMSProp",
     "RMSPropMomentum",
     "RMSprop",
+    "SGDMomentum",
+    "SGDNesterov",
     "Signum",
     "Yogi",
 ]

@@ -17,6 +17,7 @@ class AdaGrad(Reference):
     lr: float = 0.01
     eps: float = 1e-7
     initial_accumulator: float = 0.0
+    lr_decay: float = 0.0
     slots = ("h",)
 
     def start_values(self) -> dict[str, float]:
@@ -24,7 +25,7 @@ class AdaGrad(Reference):
 
     def step(self, p: Array, g: Array, h: Array) -> None:  # type: ignore[override]
         h += g * g
-        p -= self.lr * g / (np.sqrt(h) + self.eps)
+        p -= self.lr / (1 + (self.iter - 1) * self.lr_decay) * g / (np.sqrt(h) + self.eps)
 
 
 @dataclass(eq=False)

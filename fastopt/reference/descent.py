@@ -8,7 +8,7 @@ import numpy as np
 
 from fastopt.reference.base import Array, Reference
 
-__all__ = ["SGD", "Lion", "Momentum", "Nesterov", "Signum"]
+__all__ = ["SGD", "Lion", "Momentum", "Nesterov", "SGDMomentum", "SGDNesterov", "Signum"]
 
 
 @dataclass(eq=False)
@@ -42,6 +42,31 @@ class Nesterov(Reference):
         p -= (1 + self.momentum) * self.lr * g
         v *= self.momentum
         v -= self.lr * g
+
+
+@dataclass(eq=False)
+class SGDMomentum(Reference):
+    lr: float = 0.01
+    momentum: float = 0.9
+    dampening: float = 0.0
+    slots = ("v",)
+
+    def step(self, p: Array, g: Array, v: Array) -> None:  # type: ignore[override]
+        v *= self.momentum
+        v += g if self.iter == 1 else (1 - self.dampening) * g
+        p -= self.lr * v
+
+
+@dataclass(eq=False)
+class SGDNesterov(Reference):
+    lr: float = 0.01
+    momentum: float = 0.9
+    slots = ("v",)
+
+    def step(self, p: Array, g: Array, v: Array) -> None:  # type: ignore[override]
+        v *= self.momentum
+        v += g
+        p -= self.lr * (g + self.momentum * v)
 
 
 @dataclass(eq=False)
