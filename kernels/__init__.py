@@ -8,6 +8,7 @@ from fastopt.kernels.adamax import adamax
 from fastopt.kernels.adan import adan
 from fastopt.kernels.ademamix import ademamix
 from fastopt.kernels.amsgrad import amsgrad
+from fastopt.kernels.asgd import asgd
 from fastopt.kernels.build import Rule
 from fastopt.kernels.centred_rmsprop import centred_rmsprop
 from fastopt.kernels.lion import lion
@@ -17,6 +18,7 @@ from fastopt.kernels.nesterov import nesterov
 from fastopt.kernels.radam import radam
 from fastopt.kernels.rmsprop import rmsprop
 from fastopt.kernels.rmsprop_momentum import rmsprop_momentum
+from fastopt.kernels.rprop import rprop
 from fastopt.kernels.sgd import sgd
 from fastopt.kernels.sgd_momentum import sgd_momentum
 from fastopt.kernels.sgd_nesterov import sgd_nesterov
@@ -29,6 +31,8 @@ RULES: dict[str, Rule] = {
     "nesterov": Rule(nesterov, state=("v",)),
     "sgd_momentum": Rule(sgd_momentum, state=("v",)),
     "sgd_nesterov": Rule(sgd_nesterov, state=("v",)),
+    "asgd": Rule(asgd, state=("average",)),
+    "rprop": Rule(rprop, state=("previous", "step_size")),
     "signum": Rule(signum, state=("m",)),
     "lion": Rule(lion, state=("m",)),
     "adagrad": Rule(adagrad, state=("h",)),

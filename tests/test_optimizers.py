@@ -46,6 +46,8 @@ DEFAULTS = {
     "nesterov": {"lr": 0.01, "momentum": 0.9},
     "sgd_momentum": {"lr": 0.01, "momentum": 0.9, "dampening": 0.0},
     "sgd_nesterov": {"lr": 0.01, "momentum": 0.9},
+    "asgd": {"lr": 0.01, "lambd": 1e-4, "alpha": 0.75, "t0": 1e6},
+    "rprop": {"lr": 0.01, "eta_minus": 0.5, "eta_plus": 1.2, "min_step_size": 1e-6, "max_step_size": 50.0},
     "signum": {"lr": 0.001, "beta1": 0.9},
     "lion": {"lr": 0.0001, "beta1": 0.9, "beta2": 0.99},
     "adagrad": {"lr": 0.01, "eps": 1e-7, "initial_accumulator": 0.0, "lr_decay": 0.0},
@@ -229,17 +231,20 @@ def test_adagrad_with_an_initial_accumulator(rng):
     assert_same_bits(optimizer.h["W"], theta + g * g)
 
 
-ONLY_AT_THE_START = ("initial_accumulator",)
+ONLY_AT_THE_START = {("adagrad", "initial_accumulator"), ("yogi", "initial_accumulator"), ("rprop", "lr")}
+ONLY_IN_THE_STATE = {("asgd", "t0")}
+# Where half of the default and 0.1 is out of range, or as good as the default.
+OTHER_VALUES = {"warmup": 10.0, "eta_plus": 1.1, "max_step_size": 0.002}
 
 
 @pytest.mark.parametrize("rule", RULES)
 def test_every_hyperparameter_may_be_changed_between_steps(rule):
     for name, value in DEFAULTS[rule].items():
-        if name in ("form", *ONLY_AT_THE_START):
+        if name == "form" or (rule, name) in ONLY_AT_THE_START | ONLY_IN_THE_STATE:
             continue
 
         def change(optimizer, name=name, value=value):
-            setattr(optimizer, name, 10.0 if name == "warmup" else value * 0.5 + 0.1)
+            setattr(optimizer, name, OTHER_VALUES.get(name, value * 0.5 + 0.1))
 
         pair = Pair(rule)
         fast, plain = run(pair.fast, change=change), run(pair.plain, change=change)

@@ -18,7 +18,7 @@ from tests.conftest import assert_same_bits
 def settings_of(rule):
     """Every float hyperparameter of a rule as a schedule."""
     every = {
-        name: schedules.Linear(getattr(OPTIMIZERS[rule](), name), 0.5 * getattr(OPTIMIZERS[rule](), name), 7)
+        name: schedules.Linear(getattr(OPTIMIZERS[rule](), name), 0.9 * getattr(OPTIMIZERS[rule](), name), 7)
         for name in OPTIMIZERS[rule]._hyperparameters()
         if isinstance(value := getattr(OPTIMIZERS[rule](), name), float) and value < math.inf
     }

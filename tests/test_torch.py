@@ -31,6 +31,16 @@ CASES = {
         lambda p: torch.optim.SGD([p], lr=0.1, momentum=0.9, nesterov=True),
         {"v": lambda state: state["momentum_buffer"]},
     ),
+    "asgd": (
+        lambda: fastopt.ASGD(lr=0.1, lambd=0.01, alpha=0.5, t0=10),
+        lambda p: torch.optim.ASGD([p], lr=0.1, lambd=0.01, alpha=0.5, t0=10),
+        {"average": lambda state: state["ax"]},
+    ),
+    "rprop": (
+        lambda: fastopt.Rprop(lr=0.1, min_step_size=0.01, max_step_size=0.3),
+        lambda p: torch.optim.Rprop([p], lr=0.1, step_sizes=(0.01, 0.3)),
+        {"previous": lambda state: state["prev"], "step_size": lambda state: state["step_size"]},
+    ),
     "adagrad": (
         lambda: fastopt.AdaGrad(lr=0.1, eps=1e-7, initial_accumulator=0.01, lr_decay=0.1),
         lambda p: torch.optim.Adagrad([p], lr=0.1, eps=1e-7, initial_accumulator_value=0.01, lr_decay=0.1),

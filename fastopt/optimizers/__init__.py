@@ -11,10 +11,11 @@ from fastopt.kernels import RULES
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers.adagrad import Adadelta, AdaGrad, CentredRMSProp, RMSProp, RMSprop, RMSPropMomentum
 from fastopt.optimizers.adam import Adam, Adamax, AdamW, AMSGrad, NAdam, RAdam
-from fastopt.optimizers.descent import SGD, Lion, Momentum, Nesterov, SGDMomentum, SGDNesterov, Signum
+from fastopt.optimizers.descent import ASGD, SGD, Lion, Momentum, Nesterov, Rprop, SGDMomentum, SGDNesterov, Signum
 from fastopt.optimizers.successors import AdaBelief, Adan, AdEMAMix, Yogi
 
 __all__ = [
+    "ASGD",
     "SGD",
     "AMSGrad",
     "AdEMAMix",
@@ -34,6 +35,7 @@ __all__ = [
     "RMSProp",
     "RMSPropMomentum",
     "RMSprop",
+    "Rprop",
     "SGDMomentum",
     "SGDNesterov",
     "Signum",

@@ -12,10 +12,11 @@ fair comparison of times.
 from fastopt.reference.adagrad import Adadelta, AdaGrad, CentredRMSProp, RMSProp, RMSprop, RMSPropMomentum
 from fastopt.reference.adam import Adam, Adamax, AdamW, AMSGrad, NAdam, RAdam
 from fastopt.reference.base import Reference as Reference
-from fastopt.reference.descent import SGD, Lion, Momentum, Nesterov, SGDMomentum, SGDNesterov, Signum
+from fastopt.reference.descent import ASGD, SGD, Lion, Momentum, Nesterov, Rprop, SGDMomentum, SGDNesterov, Signum
 from fastopt.reference.successors import AdaBelief, Adan, AdEMAMix, Yogi
 
 __all__ = [
+    "ASGD",
     "SGD",
     "AMSGrad",
     "AdEMAMix",
@@ -35,6 +36,7 @@ __all__ = [
     "RMSProp",
     "RMSPropMomentum",
     "RMSprop",
+    "Rprop",
     "SGDMomentum",
     "SGDNesterov",
     "Signum",
