@@ -30,6 +30,7 @@ VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("adam", {"eps_root": 1e-8}),
     ("radam", {"beta2": 0.9}),
     ("ademamix", {"warmup": 10.0}),
+    ("schedule_free_sgd", {"warmup": 10.0}),
 )
 
 

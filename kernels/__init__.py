@@ -19,6 +19,8 @@ from fastopt.kernels.radam import radam
 from fastopt.kernels.rmsprop import rmsprop
 from fastopt.kernels.rmsprop_momentum import rmsprop_momentum
 from fastopt.kernels.rprop import rprop
+from fastopt.kernels.schedule_free_adamw import schedule_free_adamw
+from fastopt.kernels.schedule_free_sgd import schedule_free_sgd
 from fastopt.kernels.sgd import sgd
 from fastopt.kernels.sgd_momentum import sgd_momentum
 from fastopt.kernels.sgd_nesterov import sgd_nesterov
@@ -50,4 +52,6 @@ RULES: dict[str, Rule] = {
     "yogi": Rule(yogi, state=("m", "v")),
     "ademamix": Rule(ademamix, state=("m", "slow", "v")),
     "adan": Rule(adan, state=("m", "v", "n", "previous")),
+    "schedule_free_sgd": Rule(schedule_free_sgd, state=("offset",)),
+    "schedule_free_adamw": Rule(schedule_free_adamw, state=("v", "offset")),
 }

@@ -13,6 +13,7 @@ from fastopt.reference.adagrad import Adadelta, AdaGrad, CentredRMSProp, RMSProp
 from fastopt.reference.adam import Adam, Adamax, AdamW, AMSGrad, NAdam, RAdam
 from fastopt.reference.base import Reference as Reference
 from fastopt.reference.descent import ASGD, SGD, Lion, Momentum, Nesterov, Rprop, SGDMomentum, SGDNesterov, Signum
+from fastopt.reference.schedule_free import ScheduleFreeAdamW, ScheduleFreeSGD
 from fastopt.reference.successors import AdaBelief, Adan, AdEMAMix, Yogi
 
 __all__ = [
@@ -39,6 +40,8 @@ __all__ = [
     "Rprop",
     "SGDMomentum",
     "SGDNesterov",
+    "ScheduleFreeAdamW",
+    "ScheduleFreeSGD",
     "Signum",
     "Yogi",
 ]

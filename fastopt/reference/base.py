@@ -84,10 +84,12 @@ class Reference:
         if self.clip_value < math.inf:
             g = np.where(g < -self.clip_value, -self.clip_value, np.where(g > self.clip_value, self.clip_value, g))
             g = g.astype(p.dtype, copy=False)
-        if self.weight_decay and self.decoupled:
-            p *= 1 - vars(self)["lr"] * self.weight_decay
-        elif self.weight_decay:
-            g = g + self.weight_decay * p
+        return self._decayed(p, g) if self.weight_decay else g
+
+    def _decayed(self, p: Array, g: Array) -> Array:
+        if not self.decoupled:
+            return g + self.weight_decay * p
+        p *= 1 - vars(self)["lr"] * self.weight_decay
         return g
 
 
