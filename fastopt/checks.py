@@ -35,6 +35,7 @@ RANGES: dict[str, tuple[float, float, bool]] = {
     "eta_plus": (1.0, math.inf, False),
     "min_step_size": (0.0, math.inf, False),
     "max_step_size": (0.0, math.inf, False),
+    "gamma": (0.0, math.inf, False),
     "alpha": (0.0, math.inf, False),
     "momentum_decay": (0.0, math.inf, False),
     "warmup": (0.0, math.inf, False),

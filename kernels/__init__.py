@@ -25,6 +25,7 @@ from fastopt.kernels.sgd import sgd
 from fastopt.kernels.sgd_momentum import sgd_momentum
 from fastopt.kernels.sgd_nesterov import sgd_nesterov
 from fastopt.kernels.signum import signum
+from fastopt.kernels.sophia import sophia
 from fastopt.kernels.yogi import yogi
 
 RULES: dict[str, Rule] = {
@@ -52,6 +53,7 @@ RULES: dict[str, Rule] = {
     "yogi": Rule(yogi, state=("m", "v")),
     "ademamix": Rule(ademamix, state=("m", "slow", "v")),
     "adan": Rule(adan, state=("m", "v", "n", "previous")),
+    "sophia": Rule(sophia, state=("m", "h")),
     "schedule_free_sgd": Rule(schedule_free_sgd, state=("offset",)),
     "schedule_free_adamw": Rule(schedule_free_adamw, state=("v", "offset")),
 }

@@ -108,7 +108,17 @@ CASES = {
 
 
 # In tests/test_peers.py, beside optax, or in tests/test_optimizers.py, beside the lines of the paper.
-ELSEWHERE = ("signum", "lion", "adabelief", "yogi", "ademamix", "adan", "schedule_free_sgd", "schedule_free_adamw")
+ELSEWHERE = (
+    "signum",
+    "lion",
+    "adabelief",
+    "yogi",
+    "ademamix",
+    "adan",
+    "sophia",
+    "schedule_free_sgd",
+    "schedule_free_adamw",
+)
 
 
 @pytest.fixture

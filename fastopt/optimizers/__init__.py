@@ -13,6 +13,7 @@ from fastopt.optimizers.adagrad import Adadelta, AdaGrad, CentredRMSProp, RMSPro
 from fastopt.optimizers.adam import Adam, Adamax, AdamW, AMSGrad, NAdam, RAdam
 from fastopt.optimizers.descent import ASGD, SGD, Lion, Momentum, Nesterov, Rprop, SGDMomentum, SGDNesterov, Signum
 from fastopt.optimizers.schedule_free import ScheduleFreeAdamW, ScheduleFreeSGD
+from fastopt.optimizers.sophia import Sophia
 from fastopt.optimizers.successors import AdaBelief, Adan, AdEMAMix, Yogi
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "ScheduleFreeAdamW",
     "ScheduleFreeSGD",
     "Signum",
+    "Sophia",
     "Yogi",
 ]
 

@@ -14,6 +14,7 @@ from fastopt.reference.adam import Adam, Adamax, AdamW, AMSGrad, NAdam, RAdam
 from fastopt.reference.base import Reference as Reference
 from fastopt.reference.descent import ASGD, SGD, Lion, Momentum, Nesterov, Rprop, SGDMomentum, SGDNesterov, Signum
 from fastopt.reference.schedule_free import ScheduleFreeAdamW, ScheduleFreeSGD
+from fastopt.reference.sophia import Sophia
 from fastopt.reference.successors import AdaBelief, Adan, AdEMAMix, Yogi
 
 __all__ = [
@@ -43,5 +44,6 @@ __all__ = [
     "ScheduleFreeAdamW",
     "ScheduleFreeSGD",
     "Signum",
+    "Sophia",
     "Yogi",
 ]
