@@ -14,8 +14,8 @@ from fastopt.kernels.build import CHANGES, GRADIENTS, NONFINITE, PARAMETERS, ZER
 class Norms:
     """Norms of gradient, parameter and update of one array, or of all together.
 
-    Norms are Euclidean, added up in an order that does not depend on the number of threads; those of float32 arrays
-    are true to 6 digits. In float64 gradients beyond 1e154 make them infinite.
+    Norms are Euclidean, added up in float64 in an order that does not depend on the number of threads; in float64
+    gradients beyond 1e154 make them infinite.
     """
 
     def __init__(self, sums: Array, size: int) -> None:

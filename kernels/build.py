@@ -51,9 +51,6 @@ GRADIENTS, PARAMETERS, CHANGES, ZEROS, NONFINITE = range(5)
 FIELDS = 5
 TOTAL, REST = 0, 1  # of a look at the norm
 
-# Below this a sum of float32 squares may lack what was too small to be squared.
-SMALL = 1e-20
-
 # What `span` and `with_option` find under these names in their globals; every compiled clone of them has its own.
 rule: Any = None  # the formula, compiled, with the options that are bound
 option: Any = None  # a function of gradients.py, compiled
@@ -85,48 +82,34 @@ def tallied_span(table, starts, first, last, scalars):  # type: ignore[no-untype
     """`span`, which also adds up what a report of the step needs, one row of the tally per array and piece.
 
     The table's last row holds the address of the tally. Sums over a piece are added up in one order, however many
-    threads there are. In the cache arithmetic is what a report costs, so float32 squares are added up in float32,
-    twice as many at a time as in float64, and once more in float64 where that is out of range.
+    threads there are.
     """
     constants = cast(scalars, DTYPE)
-    zero, one = DTYPE(0), DTYPE(1)
-    replaced = np.empty(PIECE, DTYPE)
     array = np.searchsorted(starts, first, side="right") - 1
     tally = table[len(starts) - 1, 0]
     while first < last:
         begin, piece = starts[array], first // PIECE
         end = min(last, starts[array + 1], (piece + 1) * PIECE)
         where = addresses(table, array, COLUMNS)
-        gradients = parameters = changes = zeros = zero
-        strange = 0
-        for place in range(end - first):
-            index = first - begin + place
+        gradients = parameters = changes = 0.0
+        zeros = strange = 0
+        for index in range(first - begin, end - begin):
             before = load(where, index, DTYPE)
             after = rule(*(before + constants))
             store(where, index, after)
-            gradients = plus(gradients, before[1] * before[1])
-            parameters = plus(parameters, after[0] * after[0])
-            replaced[place] = before[0]
-            change = after[0] - before[0]
+            gradient, parameter = np.float64(before[1]), np.float64(after[0])
+            change = parameter - np.float64(before[0])
+            gradients = plus(gradients, gradient * gradient)
+            parameters = plus(parameters, parameter * parameter)
             changes = plus(changes, change * change)
-            zeros = plus(zeros, one if before[1] == zero else zero)
-        sums = np.float64(gradients), np.float64(parameters), np.float64(changes)
-        if not (min(sums) > SMALL and sums[0] + sums[1] + sums[2] < np.inf):
-            gradient_squares = parameter_squares = change_squares = 0.0
-            for place in range(end - first):
-                index = first - begin + place
-                values = load(where, index, DTYPE)
-                parameter, gradient = np.float64(values[0]), np.float64(values[1])
-                gradient_squares = plus(gradient_squares, gradient * gradient)
-                parameter_squares = plus(parameter_squares, parameter * parameter)
-                difference = parameter - np.float64(replaced[place])
-                change_squares = plus(change_squares, difference * difference)
-                strange += not abs(gradient) < np.inf
-            sums = np.float64(gradient_squares), np.float64(parameter_squares), np.float64(change_squares)
+            zeros += gradient == 0
+        if not gradients < np.inf:
+            for index in range(first - begin, end - begin):
+                strange += not abs(load(where, index, DTYPE)[1]) < np.inf
         row = FIELDS * (piece + array)
-        put(tally, row + GRADIENTS, sums[0])
-        put(tally, row + PARAMETERS, sums[1])
-        put(tally, row + CHANGES, sums[2])
+        put(tally, row + GRADIENTS, gradients)
+        put(tally, row + PARAMETERS, parameters)
+        put(tally, row + CHANGES, changes)
         put(tally, row + ZEROS, np.float64(zeros))
         put(tally, row + NONFINITE, np.float64(strange))
         first = end
