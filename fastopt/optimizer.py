@@ -328,7 +328,7 @@ class Optimizer:
         owns = [self.groups.settings_of(part) for part in plan.parts]
         parts = [self._at(step, own) for own in owns]
         for own, part in zip(owns, parts, strict=True):
-            if self._steps == 0 and part.start_values() != parts[0].start_values():
+            if self._state is None and part.start_values() != parts[0].start_values():
                 raise ValueError(checks.read_at_the_start(type(self).__name__, own))
         wanted = {option for part in parts for option in part._wanted_options()}
         return parts, tuple(option for option in OPTIONS if option in wanted)
