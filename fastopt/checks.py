@@ -46,6 +46,8 @@ RANGES: dict[str, tuple[float, float, bool]] = {
     "gradient_scale": (0.0, math.inf, False),
     "clip_value": (0.0, math.inf, True),
     "clip_norm": (0.0, math.inf, True),
+    "clip_array_norm": (0.0, math.inf, True),
+    "trust_coefficient": (0.0, math.inf, False),
 }
 
 SWITCHES = ("decoupled", "maximize", "frozen")
@@ -123,6 +125,10 @@ def read_at_the_start(owner: str, names: Iterable[str]) -> str:
         f"{owner}: of {', '.join(names)} in groups one is read at the first step, for all parameters; set it for the "
         "optimizer instead"
     )
+
+
+def same_array(owner: str, name: str) -> str:
+    return f"{owner}: {name} is also there under another key; a rule that needs norms must have each array once"
 
 
 def empty_group(owner: str, selector: Any, keys: Iterable[Hashable]) -> str:

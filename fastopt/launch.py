@@ -11,7 +11,7 @@ import numpy as np
 from numpy.lib.array_utils import byte_bounds
 
 from fastopt.flat import Array
-from fastopt.kernels import build
+from fastopt.kernels import loops
 from fastopt.kernels.build import Rule
 from fastopt.state import Layout
 from fastopt.threads import threads_for
@@ -62,12 +62,13 @@ class Launch:
     dtype: str
     moved_bytes: int
     staged: list[Entry]
+    parts: list[int]  # the row of scalars of each array
     kernels: dict[tuple[str, bool, tuple[str, ...]], Any] = field(default_factory=dict)
     tally: Array | None = None  # float64[pieces and arrays, FIELDS], a row for each piece of each array
 
     def __post_init__(self) -> None:
         # The first row of each array in the tally; its others follow.
-        self.rows = self.starts[:-1] // build.PIECE + np.arange(len(self.starts) - 1)
+        self.rows = self.starts[:-1] // loops.PIECE + np.arange(len(self.starts) - 1)
 
     def call(self, rule: Rule, which: str, options: tuple[str, ...] = ()) -> tuple[Any, Array, Array, int]:
         """Kernel and arguments; compiles the kernel at its first use."""
@@ -77,7 +78,7 @@ class Launch:
         if kernel is None:
             kernel = self.kernels[wanted] = rule.kernel(self.dtype, threads > 1, which, options)
         if which != "step" and self.tally is None:
-            tally = np.zeros((self.starts[-1] // build.PIECE + len(self.starts), build.FIELDS))
+            tally = np.zeros((self.starts[-1] // loops.PIECE + len(self.starts), loops.FIELDS))
             self.table[-1, 0] = tally.ctypes.data
             self.tally = tally  # last: Ctrl-C may come before, and the next call then does it all again
         return kernel, self.table, self.starts, threads

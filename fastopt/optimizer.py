@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, cast
 
-from fastopt import checkpoint, checks
-from fastopt.groups import Groups
+from fastopt import amounts, checkpoint, checks
+from fastopt.groups import NO_GROUPS, Groups
 from fastopt.kernels import RULES
 from fastopt.kernels.gradients import OPTIONS
 from fastopt.launch import BARE
@@ -60,6 +60,9 @@ class Optimizer:
     """The largest norm of all gradients together, after scale: one larger is scaled down to it. Costs one read of the
     gradients."""
 
+    clip_array_norm: float = field(default=math.inf, kw_only=True, repr=False)
+    """The largest norm of the gradient of each array, after scale and `clip_norm`."""
+
     groups: Any = field(default=None, kw_only=True, repr=False)
     """Settings of a part of the parameters: `{"b*": {"weight_decay": 0.0}, "embedding": {"frozen": True}}`. See
     `fastopt.Groups`, which this becomes; `optimizer.groups["b*"]["lr"] = 0.1` changes one between steps."""
@@ -75,6 +78,10 @@ class Optimizer:
 
     def scalars(self, step: int) -> tuple[float, ...]:
         """The scalars of the rule's formula at a step, counted from 1."""
+        raise NotImplementedError
+
+    def ratio(self, one: float, other: float, size: int) -> float:
+        """What the norms of the two measures of an array of `size` elements come to, for a rule that has measures."""
         raise NotImplementedError
 
     def start_values(self) -> dict[str, float]:
@@ -120,15 +127,16 @@ class Optimizer:
             which = "_report_plan" if report else "_plan"
             plan, step = getattr(self, which), self._steps + 1
             settings, groups = self._at(step) if self._scheduled else self, self.groups
-            if plan is None or not plan.accepts(params, grads, groups):
+            by_array = settings._is_by_array()
+            if plan is None or not plan.accepts(params, grads, groups, by_array):
                 if plan is not None:  # the arrays of the other plan are of the past too, and should not be kept alive
                     own["_plan"] = own["_report_plan"] = None
                 rule, start = RULES[self.rule], settings.start_values()
-                plan = Plan(type(self).__name__, rule, params, grads, start, self._state, report, groups)
+                plan = Plan(type(self).__name__, rule, params, grads, start, self._state, report, groups, by_array)
             parts, options = [settings], settings._options
-            if groups:
+            if groups or by_array:
                 parts, options = self._parts(plan, step)
-            if options is None:
+            elif options is None:
                 options = settings.__dict__["_options"] = settings._wanted_options()
             scalars = [part.scalars(step) for part in parts]
             if self.on_nonfinite != "propagate" and not plan.finite():
@@ -138,11 +146,8 @@ class Optimizer:
                 plan.forget_gradients()
                 own["_skipped"] = self._skipped + 1
                 return nothing
-            if options:
-                scale = settings._scale(plan) if "scale" in options else 1.0
-                for number, part in enumerate(parts):
-                    amounts = (scale if option == "scale" else AMOUNTS[option](part) for option in reversed(options))
-                    scalars[number] += tuple(amounts)
+            if options or by_array:
+                scalars = amounts.added(settings, plan, params, parts, scalars, options)
             plan.stepped = False
             try:
                 plan.run(params, scalars, report, options)
@@ -248,19 +253,13 @@ class Optimizer:
         with self._not_stepping():
             return checkpoint.load(self, path, strict)
 
-    def _scale(self, plan: Plan) -> float:
-        """The factor of the gradients: scale, direction, and clipping by norm."""
-        scale = -self.gradient_scale if self.maximize else self.gradient_scale
-        if self.clip_norm < math.inf:
-            norm = plan.gradient_norm() * self.gradient_scale
-            if not norm <= self.clip_norm:
-                scale *= self.clip_norm / norm
-        return scale
-
     def _wanted_options(self) -> tuple[str, ...]:
         """The options of `fastopt.kernels.gradients` that the settings call for."""
         wanted = {
-            "scale": self.maximize or self.gradient_scale != 1 or self.clip_norm != math.inf,
+            "scale": self.maximize
+            or self.gradient_scale != 1
+            or self.clip_norm != math.inf
+            or self.clip_array_norm != math.inf,
             "clip": self.clip_value != math.inf,
             "weight_decay": self.weight_decay != 0 and not self.decoupled,
             "decoupled_weight_decay": self.weight_decay != 0 and self.decoupled,
@@ -323,15 +322,20 @@ class Optimizer:
                 mine[name] = checks.hyperparameter_at(owner.__name__, name, mine[name], step)
         return settings
 
+    def _is_by_array(self) -> bool:
+        """Whether norms of each array are needed."""
+        if RULES[self.rule].measure or self.clip_array_norm != math.inf:
+            return True
+        return any("clip_array_norm" in group for group in self.groups.values())
+
     def _parts(self, plan: Plan, step: int) -> tuple[list[Optimizer], tuple[str, ...]]:
         """The settings of each part of a plan, and the options that some of them call for."""
-        owns = [self.groups.settings_of(part) for part in plan.parts]
-        parts = [self._at(step, own) for own in owns]
-        for own, part in zip(owns, parts, strict=True):
-            if self._state is None and part.start_values() != parts[0].start_values():
-                raise ValueError(checks.read_at_the_start(type(self).__name__, own))
-        wanted = {option for part in parts for option in part._wanted_options()}
-        return parts, tuple(option for option in OPTIONS if option in wanted)
+        distinct = {part: self._at(step, self.groups.settings_of(part)) for part in (NO_GROUPS, *plan.parts)}
+        for part, settings in distinct.items():
+            if self._state is None and settings.start_values() != distinct[NO_GROUPS].start_values():
+                raise ValueError(checks.read_at_the_start(type(self).__name__, self.groups.settings_of(part)))
+        wanted = {option for settings in distinct.values() for option in settings._wanted_options()}
+        return [distinct[part] for part in plan.parts], tuple(option for option in OPTIONS if option in wanted)
 
     @classmethod
     def _scheduled_names(cls, settings: dict[str, Any]) -> tuple[str, ...]:
@@ -365,12 +369,3 @@ class Optimizer:
             yield
         finally:
             del own["_stepping"]
-
-
-AMOUNTS: dict[str, Callable[[Optimizer], float]] = {
-    "clip": lambda settings: settings.clip_value,
-    "weight_decay": lambda settings: 0.0 if settings.decoupled else settings.weight_decay,
-    "decoupled_weight_decay": lambda settings: 1 - settings.lr * settings.weight_decay if settings.decoupled else 1.0,
-}
-"""What each option of `fastopt.kernels.gradients` takes at a step, with settings that do not call for it one that does
-nothing; "scale" is the same for all parameters."""

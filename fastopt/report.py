@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from fastopt.flat import Array
-from fastopt.kernels.build import CHANGES, FIELDS, GRADIENTS, NONFINITE, PARAMETERS, ZEROS
+from fastopt.kernels.loops import CHANGES, FIELDS, GRADIENTS, NONFINITE, PARAMETERS, ZEROS
 
 
 class Norms:

@@ -8,9 +8,10 @@ from itertools import product
 from rich.console import Console
 from rich.progress import track
 
-from fastopt import info, plan, threads
+from fastopt import info, threads
 from fastopt.kernels import RULES
 from fastopt.optimizers import OPTIMIZERS
+from fastopt.table import compiled_scan
 
 
 def kernels() -> list[tuple[str, str, bool]]:
@@ -22,7 +23,7 @@ def main() -> None:
     """Compiles with a progress bar and says where the kernels are."""
     console = Console()
     start = time.perf_counter()
-    plan.compiled_scan()
+    compiled_scan()
     wanted = kernels()
     for rule, dtype, in_parallel in track(wanted, "compiling", console=console):
         RULES[rule].kernel(dtype, in_parallel, "step", OPTIMIZERS[rule]()._wanted_options())

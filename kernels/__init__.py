@@ -11,6 +11,8 @@ from fastopt.kernels.amsgrad import amsgrad
 from fastopt.kernels.asgd import asgd
 from fastopt.kernels.build import Rule
 from fastopt.kernels.centred_rmsprop import centred_rmsprop
+from fastopt.kernels.lamb import lamb, lamb_measure
+from fastopt.kernels.lars import lars, lars_measure
 from fastopt.kernels.lion import lion
 from fastopt.kernels.momentum import momentum
 from fastopt.kernels.nadam import nadam
@@ -26,6 +28,7 @@ from fastopt.kernels.sgd_momentum import sgd_momentum
 from fastopt.kernels.sgd_nesterov import sgd_nesterov
 from fastopt.kernels.signum import signum
 from fastopt.kernels.sophia import sophia
+from fastopt.kernels.stable_adamw import stable_adamw, stable_adamw_measure
 from fastopt.kernels.yogi import yogi
 
 RULES: dict[str, Rule] = {
@@ -56,4 +59,7 @@ RULES: dict[str, Rule] = {
     "sophia": Rule(sophia, state=("m", "h")),
     "schedule_free_sgd": Rule(schedule_free_sgd, state=("offset",)),
     "schedule_free_adamw": Rule(schedule_free_adamw, state=("v", "offset")),
+    "lars": Rule(lars, state=("v",), measure=lars_measure),
+    "lamb": Rule(lamb, state=("m", "v"), measure=lamb_measure),
+    "stable_adamw": Rule(stable_adamw, state=("m", "v"), measure=stable_adamw_measure),
 }

@@ -20,12 +20,21 @@ from typing import Any
 
 import numba
 import numpy as np
-from numba import njit, prange
+from numba import njit
 from numba.core import config
 
-from fastopt.kernels import elements
-from fastopt.kernels.elements import addresses, fetch_add, load, numbers, plus, plus_square, put, squares, store
+from fastopt.kernels import elements, loops
 from fastopt.kernels.gradients import OPTIONS
+from fastopt.kernels.loops import (
+    gradient_span,
+    measured_span,
+    norm_span,
+    parallel,
+    serial,
+    span,
+    tallied_span,
+    with_option,
+)
 
 FLAGS: dict[str, Any] = {
     # Division as in NumPy. "python" checks every divisor for zero and leaves the loop scalar: 2.34 against 0.31 ns
@@ -35,159 +44,19 @@ FLAGS: dict[str, Any] = {
     "nogil": True,
 }
 
-# Threads take the elements in pieces of this many: long enough that taking one (some 20 ns) costs nothing, short enough
-# that no thread waits long for another.
-PIECE = 8192
-
-# Counters of different threads stand a cache line apart.
-LINE = 8
-
 # FASTOPT_CHECK=1: every address is looked at before a launch, and kernels run in pure Python, to find memory errors.
 CHECK = os.environ.get("FASTOPT_CHECK") == "1"
-
-# Columns of a tally: sums of squares of gradients, of new parameters and of their changes, then numbers of gradients
-# that are zero and that are not finite.
-GRADIENTS, PARAMETERS, CHANGES, ZEROS, NONFINITE = range(5)
-FIELDS = 5
-TOTAL, REST = 0, 1  # those of the gradients' norm: a sum of squares, and what rounding took from it
-
-# What `span` and `with_option` find under these names in their globals; every compiled clone of them has its own.
-rule: Any = None  # the formula, compiled, with the options that are bound
-option: Any = None  # a function of gradients.py, compiled
-DTYPE: Any = None  # np.float32 or np.float64
-COLUMNS: Any = None  # a tuple as long as parameter, gradient and state slots
-SCALARS: Any = None  # a tuple as long as the scalars and amounts
-
-
-def with_option(p, g, *rest):  # type: ignore[no-untyped-def]
-    """A rule with an option before it, whose amount stands behind the rule's scalars."""
-    p, g = option(p, g, rest[-1])
-    return rule(p, g, *rest[:-1])
-
-
-def span(table, starts, first, last):  # type: ignore[no-untyped-def]
-    """Applies the rule to elements `first` to `last` of all arrays, counted through as if they were one."""
-    array = np.searchsorted(starts, first, side="right") - 1
-    while first < last:
-        begin = starts[array]
-        end = min(last, starts[array + 1])
-        where = addresses(table, array, COLUMNS)
-        constants = numbers(table[array, -1], SCALARS, DTYPE)
-        for index in range(first - begin, end - begin):
-            store(where, index, rule(*(load(where, index, DTYPE) + constants)))
-        first = end
-        array += 1
-
-
-def tallied_span(table, starts, first, last):  # type: ignore[no-untyped-def]
-    """`span`, which also adds up what a report of the step needs, one row of the tally per array and piece.
-
-    The table's last row holds the address of the tally. Sums over a piece are added up in one order, however many
-    threads there are.
-    """
-    zero, one = DTYPE(0), DTYPE(1)
-    array = np.searchsorted(starts, first, side="right") - 1
-    tally = table[len(starts) - 1, 0]
-    while first < last:
-        begin, piece = starts[array], first // PIECE
-        end = min(last, starts[array + 1], (piece + 1) * PIECE)
-        where = addresses(table, array, COLUMNS)
-        constants = numbers(table[array, -1], SCALARS, DTYPE)
-        gradients = parameters = changes = 0.0
-        zeros, strange = zero, 0
-        for index in range(first - begin, end - begin):
-            before = load(where, index, DTYPE)
-            after = rule(*(before + constants))
-            store(where, index, after)
-            gradient, parameter = np.float64(before[1]), np.float64(after[0])
-            change = parameter - np.float64(before[0])
-            gradients = plus_square(gradients, gradient)
-            parameters = plus_square(parameters, parameter)
-            changes = plus_square(changes, change)
-            zeros = plus(zeros, one if before[1] == zero else zero)
-        if not gradients < np.inf:
-            for index in range(first - begin, end - begin):
-                strange += not abs(load(where, index, DTYPE)[1]) < np.inf
-        row = FIELDS * (piece + array)
-        put(tally, row + GRADIENTS, gradients)
-        put(tally, row + PARAMETERS, parameters)
-        put(tally, row + CHANGES, changes)
-        put(tally, row + ZEROS, np.float64(zeros))
-        put(tally, row + NONFINITE, np.float64(strange))
-        first = end
-        if end == starts[array + 1]:
-            array += 1
-
-
-def gradient_span(table, starts, first, last):  # type: ignore[no-untyped-def]
-    """Writes to the tally whether there is a gradient that is not finite, and nothing else."""
-    zero = DTYPE(0)
-    array = np.searchsorted(starts, first, side="right") - 1
-    tally = table[len(starts) - 1, 0]
-    while first < last:
-        begin, piece = starts[array], first // PIECE
-        end = min(last, starts[array + 1], (piece + 1) * PIECE)
-        gradient = (table[array, 1],)
-        total = zero
-        for index in range(first - begin, end - begin):
-            total = plus(total, load(gradient, index, DTYPE)[0] * zero)  # NaN for NaN and infinity
-        put(tally, FIELDS * (piece + array) + NONFINITE, np.float64(total != zero))
-        first = end
-        if end == starts[array + 1]:
-            array += 1
-
-
-def norm_span(table, starts, first, last):  # type: ignore[no-untyped-def]
-    """Writes to the tally the sum of squares of the gradients and what rounding took from it, and nothing else."""
-    array = np.searchsorted(starts, first, side="right") - 1
-    tally = table[len(starts) - 1, 0]
-    while first < last:
-        begin, piece = starts[array], first // PIECE
-        end = min(last, starts[array + 1], (piece + 1) * PIECE)
-        total, rest = squares(table[array, 1], first - begin, end - begin, DTYPE)
-        put(tally, FIELDS * (piece + array) + TOTAL, total)
-        put(tally, FIELDS * (piece + array) + REST, rest)
-        first = end
-        if end == starts[array + 1]:
-            array += 1
-
-
-def serial(table, starts, threads):  # type: ignore[no-untyped-def]
-    """Applies the rule to every element of every array.
-
-    table : int64[arrays + 1, 3 + state slots], the addresses of parameter, gradient, state and the array's scalars:
-        float64, those of the rule in the order of the formula, then the amounts of the options. Of the last row the
-        first element is the address of the tally, if there is one
-    starts : int64[arrays + 1], the running sum of the array sizes
-    threads : 1
-    """
-    span(table, starts, 0, starts[-1])
-
-
-def parallel(table, starts, threads):  # type: ignore[no-untyped-def]
-    """The same on several threads.
-
-    The elements are cut into as many equal shares as threads. A thread works through its own share, the same at every
-    step, so that its part of the model stays in its core's cache; then it helps with the others'. A core that BLAS's
-    threads still hold, spinning, therefore delays a step by one piece and not by a whole share.
-    """
-    total = starts[-1]
-    pieces = (total + PIECE - 1) // PIECE
-    taken = np.zeros(threads * LINE, dtype=np.int64)
-    for thread in prange(threads):
-        for turn in range(threads):
-            share = (thread + turn) % threads
-            begin, end = pieces * share // threads, pieces * (share + 1) // threads
-            piece = begin + fetch_add(taken, share * LINE)
-            while piece < end:
-                span(table, starts, piece * PIECE, min(piece * PIECE + PIECE, total))
-                piece = begin + fetch_add(taken, share * LINE)
-
 
 SIGNATURE = numba.types.Array(numba.int64, 2, "C"), numba.types.Array(numba.int64, 1, "C"), numba.int64
 """The argument types of every kernel."""
 
-SPANS = {"step": span, "report": tallied_span, "look": gradient_span, "norm": norm_span}
+SPANS = {
+    "step": span,
+    "report": tallied_span,
+    "measure": measured_span,
+    "look": gradient_span,
+    "norm": norm_span,
+}
 
 
 @dataclass(frozen=True)
@@ -197,10 +66,18 @@ class Rule:
     formula : `(p, g, *state, *scalars) -> (p, *state)` on plain numbers; numeric literals are not allowed (they would
         make float32 arithmetic float64), `math` functions are.
     state : the names of the state slots, in the order of the formula.
+    measure : for a rule that needs norms of each array: a formula that takes the same but for the last scalar and
+        returns two numbers. What their norms come to is the last scalar.
     """
 
     formula: Callable[..., Any]
     state: tuple[str, ...] = ()
+    measure: Callable[..., Any] | None = None
+
+    @property
+    def measuring(self) -> Rule | None:
+        """The rule of the pass over memory that goes before the step, and writes nothing."""
+        return Rule(self.measure, self.state) if self.measure else None
 
     @property
     def name(self) -> str:
@@ -216,8 +93,9 @@ class Rule:
     ) -> Callable[[Any, Any, int], None]:
         """The compiled `serial` or `parallel` of this rule for `dtype` ("float32" or "float64").
 
-        which : "step"; "report", which fills the tally as well; for `NO_RULE` "look", which only finds out whether
-            all gradients are finite, or "norm", which only adds up their squares
+        which : "step"; "report", which fills the tally as well; for a measuring rule "measure", which only adds up
+            the squares of its results; for `NO_RULE` "look", which only finds out whether all gradients are finite, or
+            "norm", which only adds up their squares
         options : the names of the functions of `gradients.OPTIONS` that go before the rule, in that order; the amount
             of the first is the last of the scalars
 
@@ -267,11 +145,21 @@ def _clone(function: Any, name: str, names: dict[str, Any]) -> Any:
 
 def composed(formula: Any, options: tuple[str, ...], name: str, compile: Callable[[Any], Any]) -> Any:
     """The formula with the options before it; what `name` is for, see `dispatcher`."""
-    inner = compile(_clone(formula, f"rule_{name}", {}))
+    inner = compile(_clone(formula, f"rule_{name}", _helpers(formula, name, compile)))
     for which in reversed(options):  # the last one applied lies innermost
         names = {"rule": inner, "option": compile(_clone(OPTIONS[which], f"{which}_{name}", {}))}
         inner = compile(_clone(with_option, f"with_{which}_{name}", names))
     return inner
+
+
+def _helpers(function: Any, name: str, compile: Callable[[Any], Any]) -> dict[str, Any]:
+    """The plain functions that a function calls, compiled under names of their own."""
+    called = inspect.getclosurevars(function).globals
+    return {
+        helper: compile(_clone(value, f"{helper}_{name}", _helpers(value, name, compile)))
+        for helper, value in called.items()
+        if isinstance(value, types.FunctionType)
+    }
 
 
 @cache
@@ -288,13 +176,8 @@ def compiled(function: Callable[..., Any], *signature: Any) -> Callable[..., Any
     Serial, holding the GIL, through the disk cache.
     """
     flags = {**FLAGS, "nogil": False}
-    called = inspect.getclosurevars(function).globals
-    helpers = {
-        name: njit(**flags)(_clone(value, f"{name}_{_digest(value)}", {}))
-        for name, value in called.items()
-        if isinstance(value, types.FunctionType)
-    }
-    clone = _clone(function, f"{function.__name__}_{_digest(function)}", helpers)
+    digest = _digest(function)
+    clone = _clone(function, f"{function.__name__}_{digest}", _helpers(function, digest, njit(**flags)))
     entry_point, problem = _compiled(lambda: njit(**flags)(clone), signature)
     _say_once(problem)
     return entry_point
@@ -347,7 +230,9 @@ def _say_once(problem: Exception | None) -> None:
 @cache
 def _machinery() -> str:
     """What the machine code of every kernel depends on besides the formula."""
-    files = [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in (__file__, elements.__file__)]
+    files = [
+        hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in (__file__, elements.__file__, loops.__file__)
+    ]
     # Settings of numba's that change the code but are not in the key of its cache (numba #10821).
     settings = [getattr(config, name, None) for name in ("OPT", "BOUNDSCHECK", "LOOP_VECTORIZE", "SLP_VECTORIZE")]
     return repr((version("fastopt"), FLAGS, files, settings))

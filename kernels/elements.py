@@ -124,14 +124,14 @@ def plus_square(typingctx: Any, total: Any, value: Any) -> Any:
     return total(total, total), codegen
 
 
-# `squares` adds up element k of a run in lane k % LANES of these vectors.
+# `add_squares` adds up element k of a run in lane k % LANES of these vectors.
 VECTOR, VECTORS = 8, 4
 LANES = VECTOR * VECTORS
 
 
 @intrinsic
-def squares(typingctx: Any, address: Any, first: Any, last: Any, dtype: Any) -> Any:
-    """The sum of the float64 squares of elements `first` to `last` of an array, and what rounding took from it.
+def add_squares(typingctx: Any, total: Any, rest: Any, address: Any, first: Any, last: Any, dtype: Any) -> Any:
+    """Adds the float64 squares of elements `first` to `last` of an array to a sum and what rounding took from it.
 
     The two together are exact to about 100 bits (Knuth's two-sum in each lane), so that the number nearest to the sum
     over a whole model is the same in whatever order it is added up. LLVM would not vectorise the loop, whose additions
@@ -140,7 +140,7 @@ def squares(typingctx: Any, address: Any, first: Any, last: Any, dtype: Any) -> 
     pair = types.UniTuple(types.float64, 2)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        start, first, last, _ = args
+        total, rest, start, first, last, _ = args
         element, double = context.get_value_type(dtype.dtype), ir.DoubleType()
         wide, narrow = ir.VectorType(double, VECTOR), ir.VectorType(element, VECTOR)
         bytes_each = dtype.dtype.bitwidth // 8
@@ -160,7 +160,7 @@ def squares(typingctx: Any, address: Any, first: Any, last: Any, dtype: Any) -> 
         lanes = [
             [cgutils.alloca_once_value(builder, ir.Constant(wide, None)) for _ in range(2)] for _ in range(VECTORS)
         ]
-        tail = [cgutils.alloca_once_value(builder, ir.Constant(double, 0.0)) for _ in range(2)]
+        tail = [cgutils.alloca_once_value(builder, value) for value in (total, rest)]
         count = builder.sub(last, first)
         whole = builder.sub(count, builder.srem(count, ir.Constant(_INT64, LANES)))
         middle = builder.add(first, whole)
@@ -182,7 +182,7 @@ def squares(typingctx: Any, address: Any, first: Any, last: Any, dtype: Any) -> 
                 rest = builder.fadd(rest, more)
         return context.make_tuple(builder, pair, (total, rest))
 
-    return pair(address, types.int64, types.int64, dtype), codegen
+    return pair(total, rest, address, types.int64, types.int64, dtype), codegen
 
 
 @intrinsic

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from fastopt.kernels.build import FIELDS, PIECE, REST, Rule, composed
+from fastopt.kernels.build import Rule, composed
+from fastopt.kernels.loops import FIELDS, PIECE, REST, SECOND_REST, SECOND_TOTAL, TOTAL
 
 
 def interpreted(rule: Rule, dtype: str, which: str, options: tuple[str, ...] = ()) -> Callable[..., None]:
@@ -33,10 +35,19 @@ def interpreted(rule: Rule, dtype: str, which: str, options: tuple[str, ...] = (
                 arrays[0][index] = p
                 for array, value in zip(arrays[2:], state, strict=True):
                     array[index] = value if not abs(value) < tiny else value * 0
-            if which != "step":
-                row = int(starts[number_of_array]) // PIECE + number_of_array
-                cells = (ctypes.c_double * FIELDS).from_address(int(table[-1, 0]) + 8 * FIELDS * row)
-                parameter, gradient = (array.astype(np.float64) for array in arrays[:2])
+            if which == "step":
+                continue
+            row = int(starts[number_of_array]) // PIECE + number_of_array
+            cells = (ctypes.c_double * FIELDS).from_address(int(table[-1, 0]) + 8 * FIELDS * row)
+            parameter, gradient = (array.astype(np.float64) for array in arrays[:2])
+            if which == "norm":
+                cells[TOTAL], cells[REST] = _squares(gradient)
+            elif which == "measure":
+                measures = [formula(*(array[index] for array in arrays), *constants) for index in range(size)]
+                one, other = np.array(measures, np.float64).reshape(-1, 2).T
+                cells[TOTAL], cells[REST] = _squares(one)
+                cells[SECOND_TOTAL], cells[SECOND_REST] = _squares(other)
+            else:
                 cells[:] = [
                     float((gradient**2).sum()),
                     float((parameter**2).sum()),
@@ -44,7 +55,15 @@ def interpreted(rule: Rule, dtype: str, which: str, options: tuple[str, ...] = (
                     int((gradient == 0).sum()),
                     int((~np.isfinite(gradient)).sum()),
                 ]
-                if which == "norm":
-                    cells[REST] = 0.0
 
     return kernel
+
+
+def _squares(values: Any) -> tuple[float, float]:
+    """The sum of squares, and what rounding took from it."""
+    squares = (values**2).tolist()
+    total = sum(squares)
+    if not math.isfinite(total):
+        return total, 0.0
+    total = math.fsum(squares)
+    return total, math.fsum([*squares, -total])

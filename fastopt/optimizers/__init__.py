@@ -12,12 +12,15 @@ from fastopt.optimizer import Optimizer
 from fastopt.optimizers.adagrad import Adadelta, AdaGrad, CentredRMSProp, RMSProp, RMSprop, RMSPropMomentum
 from fastopt.optimizers.adam import Adam, Adamax, AdamW, AMSGrad, NAdam, RAdam
 from fastopt.optimizers.descent import ASGD, SGD, Lion, Momentum, Nesterov, Rprop, SGDMomentum, SGDNesterov, Signum
+from fastopt.optimizers.layerwise import LAMB, LARS, StableAdamW
 from fastopt.optimizers.schedule_free import ScheduleFreeAdamW, ScheduleFreeSGD
 from fastopt.optimizers.sophia import Sophia
 from fastopt.optimizers.successors import AdaBelief, Adan, AdEMAMix, Yogi
 
 __all__ = [
     "ASGD",
+    "LAMB",
+    "LARS",
     "SGD",
     "AMSGrad",
     "AdEMAMix",
@@ -44,6 +47,7 @@ __all__ = [
     "ScheduleFreeSGD",
     "Signum",
     "Sophia",
+    "StableAdamW",
     "Yogi",
 ]
 

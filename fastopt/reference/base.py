@@ -26,6 +26,7 @@ class Reference:
     gradient_scale: float = field(default=1.0, kw_only=True, repr=False)
     clip_value: float = field(default=math.inf, kw_only=True, repr=False)
     clip_norm: float = field(default=math.inf, kw_only=True, repr=False)
+    clip_array_norm: float = field(default=math.inf, kw_only=True, repr=False)
     groups: Any = field(default=None, kw_only=True, repr=False)
 
     # Not annotated, which would make settings of them.
@@ -100,6 +101,10 @@ class Reference:
 
     def _processed(self, p: Array, g: Array, scale: float) -> Array:
         """The gradient that the rule sees; writes p where weight decay is decoupled."""
+        if self.clip_array_norm < math.inf:
+            norm = global_norm({None: g}) * abs(scale)
+            if not norm <= self.clip_array_norm:
+                scale = scale * (self.clip_array_norm / norm)
         if scale != 1:
             g = g * scale
         if self.clip_value < math.inf:

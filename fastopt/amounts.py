@@ -1,0 +1,59 @@
+"""What the options of `fastopt.kernels.gradients` take at a step, and what norms of arrays come to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from fastopt.plan import Plan
+
+# With settings that do not call for an option it takes what does nothing: another part may call for it.
+AMOUNTS: dict[str, Callable[[Any], float]] = {
+    "clip": lambda settings: settings.clip_value,
+    "weight_decay": lambda settings: 0.0 if settings.decoupled else settings.weight_decay,
+    "decoupled_weight_decay": lambda settings: 1 - settings.lr * settings.weight_decay if settings.decoupled else 1.0,
+}
+"""Of the settings of a part; "scale" needs norms."""
+
+
+def added(
+    settings: Any,
+    plan: Plan,
+    params: Any,
+    parts: list[Any],
+    scalars: list[tuple[float, ...]],
+    options: tuple[str, ...],
+) -> list[tuple[float, ...]]:
+    """The scalars of each part of a plan with the ratio of its norms, where the rule has measures, and its amounts."""
+    amounts = _amounts(settings, plan, parts, options)
+    rows = [own + more for own, more in zip(scalars, amounts, strict=True)]
+    if plan.rule.measure is None:
+        return rows
+    norms = plan.measures(params, rows, options)
+    ratios = [part.ratio(*norms[row]) if row in norms else 0.0 for row, part in enumerate(parts)]
+    return [(*own, ratio, *more) for own, ratio, more in zip(scalars, ratios, amounts, strict=True)]
+
+
+def _amounts(settings: Any, plan: Plan, parts: list[Any], options: tuple[str, ...]) -> list[tuple[float, ...]]:
+    """That of the last option first."""
+    scales = [_scale(settings, plan) if "scale" in options else 1.0] * len(parts)
+    if any(part.clip_array_norm < math.inf for part in parts):
+        for row, norm in plan.gradient_norms().items():
+            most, scaled = parts[row].clip_array_norm, norm * abs(scales[row])
+            if not scaled <= most:
+                scales[row] *= most / scaled
+    return [
+        tuple(scale if option == "scale" else AMOUNTS[option](part) for option in reversed(options))
+        for part, scale in zip(parts, scales, strict=True)
+    ]
+
+
+def _scale(settings: Any, plan: Plan) -> float:
+    """The factor of all gradients: scale, direction, and clipping by their norm."""
+    scale = -settings.gradient_scale if settings.maximize else settings.gradient_scale
+    if settings.clip_norm < math.inf:
+        norm = plan.gradient_norm() * settings.gradient_scale
+        if not norm <= settings.clip_norm:
+            scale *= settings.clip_norm / norm
+    return float(scale)

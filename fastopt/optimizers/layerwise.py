@@ -1,0 +1,170 @@
+"""Optimizers whose steps depend on norms of each array; a read of what is needed for them goes before the step."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from fastopt.optimizer import Optimizer
+
+__all__ = ["LAMB", "LARS", "StableAdamW"]
+
+
+@dataclass(eq=False)
+class LARS(Optimizer):
+    """Momentum whose learning rate is, for each array, in proportion to the norm of the array by that of its gradient.
+
+    `v = momentum v + lr trust_coefficient |p| / (|g| + eps) g` and `p = p - v`; where a norm is zero, `v = momentum v +
+    lr g`. `weight_decay`, where it is set, has been added to g.
+
+    Parameters
+    ----------
+    lr : float, default 0.1
+        Learning rate, 0 or more.
+    momentum : float, default 0.9
+        The share of v that is kept at each step, in [0, 1].
+    trust_coefficient : float, default 0.001
+        The share of an array's norm that a step with lr 1 changes, 0 or more.
+    eps : float, default 0
+        Added to the norm of the gradient, 0 or more.
+
+    State: `v`, what was last taken from the parameters.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> params = {"W": np.array([3.0, 4.0])}
+    >>> LARS(lr=1.0, trust_coefficient=0.1).update(params, {"W": np.array([0.0, 20.0])})
+    >>> params["W"].round(6)
+    array([3. , 3.5])
+
+    References
+    ----------
+    You, Gitman and Ginsburg, Large batch training of convolutional networks, 2017, arXiv:1708.03888, Algorithm 1.
+    """
+
+    rule = "lars"
+    lr: float = 0.1
+    momentum: float = 0.9
+    trust_coefficient: float = 0.001
+    eps: float = 0.0
+
+    def scalars(self, step: int) -> tuple[float, ...]:
+        return (self.momentum,)
+
+    def ratio(self, parameter_norm: float, gradient_norm: float, size: int) -> float:
+        if parameter_norm == 0 or gradient_norm == 0:
+            return self.lr
+        return self.lr * self.trust_coefficient * parameter_norm / (gradient_norm + self.eps)
+
+
+@dataclass(eq=False)
+class LAMB(Optimizer):
+    """Adam whose steps are scaled, for each array, to lr times the norm of the array.
+
+    `m = m + (1 - beta1)(g - m)`, `v = v + (1 - beta2)(g^2 - v)`, `u = m_hat / (sqrt(v_hat) + eps) + weight_decay p`
+    with `m_hat = m / (1 - beta1^t)`, `v_hat = v / (1 - beta2^t)` at step t, and `p = p - lr |p| / |u| u`; where a norm
+    is zero, `p = p - lr u`. `decoupled=False` adds weight decay to g instead.
+
+    Parameters
+    ----------
+    lr : float, default 0.001
+        Learning rate, 0 or more.
+    beta1, beta2 : float, default 0.9 and 0.999
+        The shares of the running means that are kept at each step, in [0, 1).
+    eps : float, default 1e-6
+        Added to the root, 0 or more.
+
+    State: `m` and `v`, the running means of gradient and squared gradient, uncorrected.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> params = {"W": np.array([3.0, -4.0])}
+    >>> LAMB(lr=0.1, eps=0.0).update(params, {"W": np.array([1.0, 7.0])})
+    >>> params["W"].round(6)
+    array([ 2.646447, -4.353553])
+
+    References
+    ----------
+    You et al., Large batch optimization for deep learning: training BERT in 76 minutes, ICLR 2020, arXiv:1904.00962,
+    Algorithm 2.
+    """
+
+    rule = "lamb"
+    lr: float = 0.001
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-6
+    decoupled: bool = field(default=True, kw_only=True, repr=False)
+
+    def scalars(self, step: int) -> tuple[float, ...]:
+        root = math.sqrt(1.0 - self.beta2**step)
+        decay = self.weight_decay if self.decoupled else 0.0
+        return 1 - self.beta1, 1 - self.beta2, root / (1.0 - self.beta1**step), self.eps * root, decay
+
+    def ratio(self, parameter_norm: float, direction_norm: float, size: int) -> float:
+        if parameter_norm == 0 or direction_norm == 0:
+            return self.lr
+        return self.lr * parameter_norm / direction_norm
+
+    def _wanted_options(self) -> tuple[str, ...]:
+        return tuple(option for option in super()._wanted_options() if option != "decoupled_weight_decay")
+
+
+@dataclass(eq=False)
+class StableAdamW(Optimizer):
+    """AdamW that makes shorter steps of an array whose gradients have outgrown their mean square: Adafactor's clipping.
+
+    `m = m + (1 - beta1)(g - m)`, `v = v + (1 - beta2)(g^2 - v)`, r is the root of the mean of `g^2 / max(v_hat, eps^2)`
+    over the array, and `p = p - lr / max(1, r) (m_hat / (sqrt(v_hat) + eps) + weight_decay p)` with
+    `m_hat = m / (1 - beta1^t)`, `v_hat = v / (1 - beta2^t)` at step t. `decoupled=False` adds weight decay to g
+    instead.
+
+    Parameters
+    ----------
+    lr : float, default 0.001
+        Learning rate, 0 or more.
+    beta1, beta2 : float, default 0.9 and 0.99
+        The shares of the running means that are kept at each step, in [0, 1).
+    eps : float, default 1e-6
+        Added to the root, 0 or more.
+    weight_decay : float, default 0.01
+        As of every optimizer, but on by default.
+
+    State: `m` and `v`, the running means of gradient and squared gradient, uncorrected.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> params, optimizer = {"W": np.array([1.0])}, StableAdamW(lr=0.1, beta1=0.0, weight_decay=0.0)
+    >>> for g in (1.0, 100.0):  # the second step is not much longer than the first
+    ...     optimizer.update(params, {"W": np.array([g])})
+    >>> params["W"].round(2)
+    array([0.8])
+
+    References
+    ----------
+    Wortsman et al., Stable and low-precision training for large-scale vision-language models, NeurIPS 2023,
+    arXiv:2304.13013, Algorithm 2; the clipping is that of Shazeer and Stern, Adafactor, ICML 2018, arXiv:1804.04235.
+    """
+
+    rule = "stable_adamw"
+    lr: float = 0.001
+    beta1: float = 0.9
+    beta2: float = 0.99
+    eps: float = 1e-6
+    weight_decay: float = field(default=0.01, kw_only=True, repr=False)
+    decoupled: bool = field(default=True, kw_only=True, repr=False)
+
+    def scalars(self, step: int) -> tuple[float, ...]:
+        root = math.sqrt(1.0 - self.beta2**step)
+        decay = self.weight_decay if self.decoupled else 0.0
+        return 1 - self.beta1, 1 - self.beta2, root / (1.0 - self.beta1**step), root, self.eps * root, decay
+
+    def ratio(self, spread_norm: float, parameter_norm: float, size: int) -> float:
+        mean = spread_norm / math.sqrt(size) if size else 0.0
+        return self.lr / mean if mean > 1 else self.lr
+
+    def _wanted_options(self) -> tuple[str, ...]:
+        return tuple(option for option in super()._wanted_options() if option != "decoupled_weight_decay")

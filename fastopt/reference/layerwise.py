@@ -1,0 +1,79 @@
+"""Optimizers whose steps depend on norms of each array, in plain NumPy."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from fastopt.reference.base import Array, Reference, global_norm
+
+__all__ = ["LAMB", "LARS", "StableAdamW"]
+
+
+def norm(x: Array) -> float:
+    return global_norm({None: x})
+
+
+@dataclass(eq=False)
+class LARS(Reference):
+    lr: float = 0.1
+    momentum: float = 0.9
+    trust_coefficient: float = 0.001
+    eps: float = 0.0
+    slots = ("v",)
+
+    def step(self, p: Array, g: Array, v: Array) -> None:  # type: ignore[override]
+        ratio = self.lr
+        if norm(p) and norm(g):
+            ratio = self.lr * self.trust_coefficient * norm(p) / (norm(g) + self.eps)
+        v *= self.momentum
+        v += ratio * g
+        p -= v
+
+
+@dataclass(eq=False)
+class LAMB(Reference):
+    lr: float = 0.001
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-6
+    decoupled: bool = field(default=True, kw_only=True, repr=False)
+    slots = ("m", "v")
+
+    def step(self, p: Array, g: Array, m: Array, v: Array) -> None:  # type: ignore[override]
+        root = math.sqrt(1.0 - self.beta2**self.iter)
+        m += (1 - self.beta1) * (g - m)
+        v += (1 - self.beta2) * (g * g - v)
+        decay = self.weight_decay if self.decoupled else 0.0
+        u = root / (1.0 - self.beta1**self.iter) * m / (np.sqrt(v) + self.eps * root) + decay * p
+        p -= (self.lr * norm(p) / norm(u) if norm(p) and norm(u) else self.lr) * u
+
+    def _decayed(self, p: Array, g: Array) -> Array:
+        return g if self.decoupled else super()._decayed(p, g)
+
+
+@dataclass(eq=False)
+class StableAdamW(Reference):
+    lr: float = 0.001
+    beta1: float = 0.9
+    beta2: float = 0.99
+    eps: float = 1e-6
+    weight_decay: float = field(default=0.01, kw_only=True, repr=False)
+    decoupled: bool = field(default=True, kw_only=True, repr=False)
+    slots = ("m", "v")
+
+    def step(self, p: Array, g: Array, m: Array, v: Array) -> None:  # type: ignore[override]
+        root = math.sqrt(1.0 - self.beta2**self.iter)
+        eps = self.eps * root
+        m += (1 - self.beta1) * (g - m)
+        v += (1 - self.beta2) * (g * g - v)
+        spread = np.sqrt(v)
+        mean = norm(root * g / np.where(spread > eps, spread, np.asarray(eps, p.dtype))) / math.sqrt(max(p.size, 1))
+        decay = self.weight_decay if self.decoupled else 0.0
+        update = root / (1.0 - self.beta1**self.iter) * m / (spread + eps) + decay * p
+        p -= (self.lr / mean if mean > 1 else self.lr) * update
+
+    def _decayed(self, p: Array, g: Array) -> Array:
+        return g if self.decoupled else super()._decayed(p, g)

@@ -1,0 +1,286 @@
+"""The table of addresses that the kernels walk, and how it is made and checked."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Mapping
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numba import types
+from numpy.lib.array_utils import byte_bounds
+
+from fastopt import checks
+from fastopt.flat import Array, FlatDict
+from fastopt.groups import NO_GROUPS, Groups, Part
+from fastopt.kernels import build, memory
+from fastopt.kernels.build import Rule
+from fastopt.kernels.gradients import OPTIONS
+from fastopt.launch import BARE, Entry, Launch, share_memory
+from fastopt.state import Layout, State, layout_of, lies_in
+
+
+def mode_of(params: Any, grads: Any) -> str | None:
+    """How a pair of arguments can be walked: as one "flat" buffer each, one "array" each, or a "dict"; None if not."""
+    if type(params) is dict and type(grads) is dict:  # what it is nearly always; the rest is slower to tell
+        return "dict"
+    if isinstance(params, np.ndarray):
+        return "array" if isinstance(grads, np.ndarray) else None
+    if isinstance(params, FlatDict) and isinstance(grads, FlatDict) and grads.layout is params.layout:
+        return "flat"
+    return "dict" if isinstance(params, dict | Mapping) and isinstance(grads, dict | Mapping) else None
+
+
+class Table:
+    """The checked addresses for `update(params, grads)`; making one writes nothing of the user's.
+
+    owner : class name of the optimizer, for error texts
+    rule : the rule
+    start_values : {state slot: value at the start}
+    state : the optimizer's state, None before the first step or where the rule has none
+    by_key : whether the arrays of a FlatDict are walked one by one, for a report on each
+    groups : the groups that the parameters are divided by
+    by_array : whether each array has a row of scalars of its own, for norms by array
+    """
+
+    def __init__(
+        self,
+        owner: str,
+        rule: Rule,
+        params: Any,
+        grads: Any,
+        start_values: dict[str, float],
+        state: State | None,
+        by_key: bool = False,
+        groups: Groups | None = None,
+        by_array: bool = False,
+    ) -> None:
+        checks.container(owner, params, grads)
+        self.owner = owner
+        self.rule = rule
+        self.arrangement = groups.arrangement() if groups else (), by_array
+        by_key = by_key or bool(groups) or by_array
+        self.wanted_mode = self.mode = mode_of(params, grads)
+        self.keys: list[Hashable] = [BARE] if self.mode == "array" else list(params)
+        values = [params] if self.mode == "array" else list(params.values())
+        arrays = [checks.parameter(owner, self._name(key), value) for key, value in zip(self.keys, values, strict=True)]
+
+        if state is None:
+            layouts = {key: layout_of(array) for key, array in zip(self.keys, arrays, strict=True)}
+            state = State(start_values, layouts)
+        self.state = state
+        for key, array in zip(self.keys, arrays, strict=True):
+            if key not in state.layouts:
+                raise KeyError(checks.no_state(owner, key, state.layouts))
+            checks.replaced(owner, self._name(key), array, *state.layouts[key][:2])
+
+        self.entries = [
+            Entry(key, value, array, state.layouts[key])
+            for key, value, array in zip(self.keys, values, arrays, strict=True)
+        ]
+        if any(not isinstance(entry.value, np.ndarray) for entry in self.entries):
+            checks.rebindable(owner, params)
+        if self.mode == "flat" and self.keys and not by_key and self._state_is_one_run():
+            layout = Layout(params.buffer.shape, params.buffer.dtype, "C")
+            self.entries = [Entry(BARE, params.buffer, params.buffer, layout)]
+        elif self.mode == "flat":
+            self.mode = "dict"
+
+        self.parts: list[Part] = [NO_GROUPS]
+        self._frozen: set[Hashable] = set()
+        if groups or by_array:
+            self._divide(groups or Groups(object), by_array)
+        _, gradients = self._lists(params, grads) or self._missing(grads)
+        active = [entry for entry, gradient in zip(self.entries, gradients, strict=True) if gradient is not None]
+        self.written = self._written_memory(active)
+        self._tabulate(active)
+        self._expect()
+        for number, entry in enumerate(self.entries):
+            if entry.row >= 0:
+                self._place_gradient(number, gradients[number])
+        self._gradients = gradients  # alive until the launch is over
+        self._scan = compiled_scan() if memory.layout_is_known() else None
+
+    def _lists(self, params: Any, grads: Any) -> tuple[list[Any], list[Any]] | None:
+        """Parameters and gradients in the order of the entries, None if the names do not fit."""
+        if self.mode == "flat":
+            return [params.buffer], [grads.buffer]
+        if self.mode == "array":
+            return [params], [None if self._frozen else grads]
+        if list(params) != self.keys:
+            return None
+        if self._frozen:
+            grads = {**grads, **dict.fromkeys(self._frozen)}
+        if list(grads) == self.keys:
+            return list(params.values()), list(grads.values())
+        try:
+            return list(params.values()), [grads[key] for key in self.keys]
+        except KeyError:
+            return None
+
+    def _divide(self, groups: Groups, by_array: bool) -> None:
+        """Finds the part that each parameter belongs to, and which are frozen."""
+        self.parts = [] if by_array else self.parts
+        for entry in self.entries:
+            part = groups.part_of(None if entry.key is BARE else entry.key, entry.array)
+            if groups.settings_of(part).get("frozen"):
+                self._frozen.add(entry.key)
+            if by_array or part not in self.parts:
+                self.parts.append(part)
+            entry.part = len(self.parts) - 1 if by_array else self.parts.index(part)
+        used = {number for part in self.parts for number in part}
+        for number, selector in enumerate(groups):
+            if number not in used and not callable(selector):
+                raise ValueError(checks.empty_group(self.owner, selector, self.keys))
+
+    def _missing(self, grads: Any) -> Any:
+        key = next(key for key in self.keys if key not in grads and key not in self._frozen)
+        raise KeyError(checks.missing_gradient(self.owner, key, grads))
+
+    def _name(self, key: Hashable, which: str = "params") -> str:
+        """How an array is called in an error text."""
+        if self.mode == "array":
+            return which
+        return f"{which}.buffer" if self.mode == "flat" and key is BARE else f"{which}[{key!r}]"
+
+    def _state_is_one_run(self) -> bool:
+        """Whether the state of all keys lies in one piece, in the order of the keys, as the flat buffer does."""
+        layouts = self.state.layouts
+        return list(layouts) == self.keys and all(
+            layout.order == "C" and layout.dtype == self.entries[0].layout.dtype for layout in layouts.values()
+        )
+
+    def _written_memory(self, active: list[Entry]) -> Array:
+        """int64[2, n], starts and ends of the blocks that a step writes, ascending; raises where parameters overlap."""
+        entries = list({entry.identity: entry for entry in active if entry.array.size}.values())
+        blocks = sorted((*byte_bounds(entry.array), number) for number, entry in enumerate(entries))
+        merged: list[list[int]] = []
+        for start, end, number in blocks:
+            if merged and start < merged[-1][1]:
+                self._refuse_overlap(entries[number], entries)
+                merged[-1][1] = max(merged[-1][1], end)
+            else:
+                merged.append([start, end])
+        for block in self.state.blocks:
+            low, high = byte_bounds(block)
+            for start, end, number in blocks:
+                if start < high and low < end:
+                    raise ValueError(checks.overlapping_state(self.owner, self._name(entries[number].key)))
+            if low < high:
+                merged.append([low, high])
+        return np.array(sorted(merged), dtype=np.int64).reshape(-1, 2).T.copy()
+
+    def _refuse_overlap(self, entry: Entry, others: list[Entry]) -> None:
+        for other in others:
+            if other is not entry and share_memory(entry.array, other.array):
+                first, second = sorted((self._name(entry.key), self._name(other.key)))
+                raise ValueError(checks.overlapping(self.owner, first, second))
+
+    def _tabulate(self, active: list[Entry]) -> None:
+        """The table of addresses, a row per array that is updated, rows of one launch next to one another."""
+        slots = len(self.state.slots)
+        waves: Counter[tuple[Any, ...]] = Counter()
+        groups: dict[tuple[int, np.dtype[Any]], list[Entry]] = {}
+        for entry in active:
+            # The same array under several keys is updated once per key: in as many launches, in the keys' order.
+            groups.setdefault((waves[entry.identity], entry.layout.dtype), []).append(entry)
+            waves[entry.identity] += 1
+            if self.rule.measure and waves[entry.identity] > 1:
+                raise ValueError(checks.same_array(self.owner, self._name(entry.key)))
+            if not _is_direct(entry):
+                entry.staged = entry.layout.empty()
+        self._table = np.zeros((len(active) + len(groups), 3 + slots), dtype=np.int64)
+        self._scalars = np.zeros((len(self.parts), len(self.rule.scalars) + len(OPTIONS)))
+        self._launches: list[Launch] = []
+        row = 0
+        for wave, dtype in sorted(groups, key=lambda group: group[0]):
+            group = groups[wave, dtype]
+            first = row
+            for entry in group:
+                entry.row = row
+                self._table[row, 0] = (entry.array if entry.staged is None else entry.staged).ctypes.data
+                self._table[row, 2:] = *self._state_addresses(entry), self._scalars[entry.part :].ctypes.data
+                row += 1
+            sizes = [entry.layout.size for entry in group]
+            self._launches.append(
+                Launch(
+                    table=self._table[first : row + 1],
+                    starts=np.cumsum([0, *sizes], dtype=np.int64),
+                    dtype=dtype.name,
+                    moved_bytes=sum(sizes) * (3 + 2 * slots) * dtype.itemsize,
+                    staged=[entry for entry in group if entry.staged is not None],
+                    parts=[entry.part for entry in group],
+                )
+            )
+            row += 1  # for the tally
+        keys = [None if entry.key is BARE else entry.key for entry in active]
+        self._reported = keys, [entry.layout.size for entry in active]
+        # From the order of the launches to that of the keys.
+        self._order = np.argsort(np.argsort([entry.row for entry in active]))
+
+    def _expect(self) -> None:
+        """What `memory.scan` compares the arrays of a step with."""
+        self._scratch: dict[int, Array] = {}
+        self._staged_numbers = [number for number, entry in enumerate(self.entries) if entry.staged is not None]
+        self._expected = np.zeros((len(self.entries), memory.ENTRY_FIELDS), dtype=np.int64)
+        shapes: list[int] = []
+        for number, entry in enumerate(self.entries):
+            expected, layout = self._expected[number], entry.layout
+            expected[memory.ROW] = entry.row
+            expected[memory.PARAMETER] = id(entry.value) if entry.staged is None else 0
+            expected[memory.DTYPE] = memory.dtype_word(layout.dtype)
+            expected[memory.ORDER] = memory.ALIGNED | (memory.F_ORDER if layout.order == "F" else memory.C_ORDER)
+            expected[memory.DIMENSION] = len(layout.shape)
+            expected[memory.SHAPE] = len(shapes)
+            expected[memory.BYTES] = layout.size * layout.dtype.itemsize
+            shapes += layout.shape
+        self._shapes = np.array(shapes, dtype=np.int64)
+
+    def _state_addresses(self, entry: Entry) -> list[int]:
+        key = self.keys[0] if self.mode == "flat" else entry.key
+        return [views[key].ctypes.data for views in self.state.views.values()]
+
+    def _place_gradient(self, number: int, value: Any) -> None:
+        """Checks a gradient and puts its address, or that of a converted copy, into the table."""
+        entry = self.entries[number]
+        name, layout = self._name(entry.key, "grads"), entry.layout
+        found = checks.gradient(self.owner, name, value, self._name(entry.key), entry.array)
+        if (
+            self._is_written(name, entry, found)
+            or not isinstance(value, np.ndarray)
+            or found.dtype != layout.dtype
+            or not lies_in(found, layout.order)
+        ):
+            if number not in self._scratch:
+                self._scratch[number] = layout.empty()
+            np.copyto(self._scratch[number], found, casting="same_kind")
+            found = self._scratch[number]
+        self._table[entry.row, 1] = found.ctypes.data
+
+    def _is_written(self, name: str, entry: Entry, found: Array) -> bool:
+        """Whether a gradient lies in its own parameter's memory; in any other that the step writes it is refused."""
+        if found.size == 0:
+            return False
+        start, end = byte_bounds(found)
+        block = int(np.searchsorted(self.written[1], start, side="right"))
+        if block == self.written.shape[1] or self.written[0, block] >= end:
+            return False
+        for other in self.entries:
+            if other.row >= 0 and other.identity != entry.identity and share_memory(other.array, found):
+                raise ValueError(checks.gradient_in_written_memory(self.owner, name, self._name(other.key)))
+        if any(share_memory(block, found) for block in self.state.blocks):
+            raise ValueError(checks.gradient_in_written_memory(self.owner, name, "the optimizer's state"))
+        return share_memory(entry.array, found)
+
+
+def _is_direct(entry: Entry) -> bool:
+    """Whether the kernel can work on the parameter's own memory."""
+    return isinstance(entry.value, np.ndarray) and lies_in(entry.array, entry.layout.order)
+
+
+@cache
+def compiled_scan() -> Any:
+    """`memory.scan`, compiled."""
+    number, row, table = types.int64, types.Array(types.int64, 1, "C"), types.Array(types.int64, 2, "C")
+    return build.compiled(memory.scan, *[number] * 5, table, row, table, table)

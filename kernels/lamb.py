@@ -1,0 +1,30 @@
+"""LAMB (You et al., Large batch optimization for deep learning, ICLR 2020, arXiv:1904.00962, Algorithm 2).
+
+    m_t = beta1 m_{t-1} + (1 - beta1) g_t
+    v_t = beta2 v_{t-1} + (1 - beta2) g_t^2
+    u_t = m_hat_t / (sqrt(v_hat_t) + eps) + weight_decay p_{t-1}
+    p_t = p_{t-1} - lr |p_{t-1}| / |u_t| u_t,   with the norms of each array
+
+with m_hat_t = m_t / (1 - beta1^t) and v_hat_t = v_t / (1 - beta2^t).
+
+State: m and v. correction = sqrt(1 - beta2^t) / (1 - beta1^t), eps is multiplied by sqrt(1 - beta2^t), and
+ratio = lr |p| / |u|.
+"""
+
+import math
+
+
+def direction(p, g, m, v, mean_share, square_share, correction, eps, weight_decay):  # type: ignore[no-untyped-def]
+    m = m + mean_share * (g - m)  # m_t; mean_share = 1 - beta1
+    v = v + square_share * (g * g - v)  # v_t; square_share = 1 - beta2
+    return correction * m / (math.sqrt(v) + eps) + weight_decay * p, m, v  # u_t
+
+
+def lamb_measure(p, g, m, v, mean_share, square_share, correction, eps, weight_decay):  # type: ignore[no-untyped-def]
+    u, m, v = direction(p, g, m, v, mean_share, square_share, correction, eps, weight_decay)
+    return p, u
+
+
+def lamb(p, g, m, v, mean_share, square_share, correction, eps, weight_decay, ratio):  # type: ignore[no-untyped-def]
+    u, m, v = direction(p, g, m, v, mean_share, square_share, correction, eps, weight_decay)
+    return p - ratio * u, m, v

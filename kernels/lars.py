@@ -1,0 +1,19 @@
+"""LARS (You, Gitman and Ginsburg, Large batch training of convolutional networks, 2017, arXiv:1708.03888, Algorithm 1).
+
+    ratio_t = lr trust_coefficient |p_{t-1}| / (|g_t| + eps),   with the norms of each array
+    v_t = momentum v_{t-1} + ratio_t g_t
+    p_t = p_{t-1} - v_t
+
+Weight decay has been added to g_t.
+
+State: v.
+"""
+
+
+def lars_measure(p, g, v, momentum):  # type: ignore[no-untyped-def]
+    return p, g
+
+
+def lars(p, g, v, momentum, ratio):  # type: ignore[no-untyped-def]
+    v = momentum * v + ratio * g
+    return p - v, v

@@ -1,0 +1,188 @@
+"""The loops that a formula is put into, before they are compiled: over elements, pieces and threads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import prange
+
+from fastopt.kernels.elements import add_squares, addresses, fetch_add, load, numbers, plus, plus_square, put, store
+
+# Threads take the elements in pieces of this many: long enough that taking one (some 20 ns) costs nothing, short enough
+# that no thread waits long for another.
+PIECE = 8192
+
+# Counters of different threads stand a cache line apart.
+LINE = 8
+
+# Columns of a tally: sums of squares of gradients, of new parameters and of their changes, then numbers of gradients
+# that are zero and that are not finite.
+GRADIENTS, PARAMETERS, CHANGES, ZEROS, NONFINITE = range(5)
+FIELDS = 5
+TOTAL, REST = 0, 1  # those of a norm: a sum of squares, and what rounding took from it
+SECOND_TOTAL, SECOND_REST = 2, 3  # and of another one
+
+# Elements whose measures wait in the first cache to be added up.
+BLOCK = 512
+
+# What `span` and `with_option` find under these names in their globals; every compiled clone of them has its own.
+rule: Any = None  # the formula, compiled, with the options that are bound
+option: Any = None  # a function of gradients.py, compiled
+DTYPE: Any = None  # np.float32 or np.float64
+COLUMNS: Any = None  # a tuple as long as parameter, gradient and state slots
+SCALARS: Any = None  # a tuple as long as the scalars and amounts
+
+
+def with_option(p, g, *rest):  # type: ignore[no-untyped-def]
+    """A rule with an option before it, whose amount stands behind the rule's scalars."""
+    p, g = option(p, g, rest[-1])
+    return rule(p, g, *rest[:-1])
+
+
+def span(table, starts, first, last):  # type: ignore[no-untyped-def]
+    """Applies the rule to elements `first` to `last` of all arrays, counted through as if they were one."""
+    array = np.searchsorted(starts, first, side="right") - 1
+    while first < last:
+        begin = starts[array]
+        end = min(last, starts[array + 1])
+        where = addresses(table, array, COLUMNS)
+        constants = numbers(table[array, -1], SCALARS, DTYPE)
+        for index in range(first - begin, end - begin):
+            store(where, index, rule(*(load(where, index, DTYPE) + constants)))
+        first = end
+        array += 1
+
+
+def tallied_span(table, starts, first, last):  # type: ignore[no-untyped-def]
+    """`span`, which also adds up what a report of the step needs, one row of the tally per array and piece.
+
+    The table's last row holds the address of the tally. Sums over a piece are added up in one order, however many
+    threads there are.
+    """
+    zero, one = DTYPE(0), DTYPE(1)
+    array = np.searchsorted(starts, first, side="right") - 1
+    tally = table[len(starts) - 1, 0]
+    while first < last:
+        begin, piece = starts[array], first // PIECE
+        end = min(last, starts[array + 1], (piece + 1) * PIECE)
+        where = addresses(table, array, COLUMNS)
+        constants = numbers(table[array, -1], SCALARS, DTYPE)
+        gradients = parameters = changes = 0.0
+        zeros, strange = zero, 0
+        for index in range(first - begin, end - begin):
+            before = load(where, index, DTYPE)
+            after = rule(*(before + constants))
+            store(where, index, after)
+            gradient, parameter = np.float64(before[1]), np.float64(after[0])
+            change = parameter - np.float64(before[0])
+            gradients = plus_square(gradients, gradient)
+            parameters = plus_square(parameters, parameter)
+            changes = plus_square(changes, change)
+            zeros = plus(zeros, one if before[1] == zero else zero)
+        if not gradients < np.inf:
+            for index in range(first - begin, end - begin):
+                strange += not abs(load(where, index, DTYPE)[1]) < np.inf
+        row = FIELDS * (piece + array)
+        put(tally, row + GRADIENTS, gradients)
+        put(tally, row + PARAMETERS, parameters)
+        put(tally, row + CHANGES, changes)
+        put(tally, row + ZEROS, np.float64(zeros))
+        put(tally, row + NONFINITE, np.float64(strange))
+        first = end
+        if end == starts[array + 1]:
+            array += 1
+
+
+def gradient_span(table, starts, first, last):  # type: ignore[no-untyped-def]
+    """Writes to the tally whether there is a gradient that is not finite, and nothing else."""
+    zero = DTYPE(0)
+    array = np.searchsorted(starts, first, side="right") - 1
+    tally = table[len(starts) - 1, 0]
+    while first < last:
+        begin, piece = starts[array], first // PIECE
+        end = min(last, starts[array + 1], (piece + 1) * PIECE)
+        gradient = (table[array, 1],)
+        total = zero
+        for index in range(first - begin, end - begin):
+            total = plus(total, load(gradient, index, DTYPE)[0] * zero)  # NaN for NaN and infinity
+        put(tally, FIELDS * (piece + array) + NONFINITE, np.float64(total != zero))
+        first = end
+        if end == starts[array + 1]:
+            array += 1
+
+
+def norm_span(table, starts, first, last):  # type: ignore[no-untyped-def]
+    """Writes to the tally the sum of squares of the gradients and what rounding took from it, and nothing else."""
+    array = np.searchsorted(starts, first, side="right") - 1
+    tally = table[len(starts) - 1, 0]
+    while first < last:
+        begin, piece = starts[array], first // PIECE
+        end = min(last, starts[array + 1], (piece + 1) * PIECE)
+        total, rest = add_squares(0.0, 0.0, table[array, 1], first - begin, end - begin, DTYPE)
+        put(tally, FIELDS * (piece + array) + TOTAL, total)
+        put(tally, FIELDS * (piece + array) + REST, rest)
+        first = end
+        if end == starts[array + 1]:
+            array += 1
+
+
+def measured_span(table, starts, first, last):  # type: ignore[no-untyped-def]
+    """Writes to the tally the sums of squares of the two results of the formula, as `norm_span`, and nothing else."""
+    one, other = np.empty(BLOCK, DTYPE), np.empty(BLOCK, DTYPE)
+    array = np.searchsorted(starts, first, side="right") - 1
+    tally = table[len(starts) - 1, 0]
+    while first < last:
+        begin, piece = starts[array], first // PIECE
+        end = min(last, starts[array + 1], (piece + 1) * PIECE)
+        where = addresses(table, array, COLUMNS)
+        constants = numbers(table[array, -1], SCALARS, DTYPE)
+        total = rest = second_total = second_rest = 0.0
+        for block in range(first - begin, end - begin, BLOCK):
+            size = min(BLOCK, end - begin - block)
+            for place in range(size):
+                one[place], other[place] = rule(*(load(where, block + place, DTYPE) + constants))
+            total, rest = add_squares(total, rest, np.int64(one.ctypes.data), 0, size, DTYPE)
+            second_total, second_rest = add_squares(
+                second_total, second_rest, np.int64(other.ctypes.data), 0, size, DTYPE
+            )
+        row = FIELDS * (piece + array)
+        put(tally, row + TOTAL, total)
+        put(tally, row + REST, rest)
+        put(tally, row + SECOND_TOTAL, second_total)
+        put(tally, row + SECOND_REST, second_rest)
+        first = end
+        if end == starts[array + 1]:
+            array += 1
+
+
+def serial(table, starts, threads):  # type: ignore[no-untyped-def]
+    """Applies the rule to every element of every array.
+
+    table : int64[arrays + 1, 3 + state slots], the addresses of parameter, gradient, state and the array's scalars:
+        float64, those of the rule in the order of the formula, then the amounts of the options. Of the last row the
+        first element is the address of the tally, if there is one
+    starts : int64[arrays + 1], the running sum of the array sizes
+    threads : 1
+    """
+    span(table, starts, 0, starts[-1])
+
+
+def parallel(table, starts, threads):  # type: ignore[no-untyped-def]
+    """The same on several threads.
+
+    The elements are cut into as many equal shares as threads. A thread works through its own share, the same at every
+    step, so that its part of the model stays in its core's cache; then it helps with the others'. A core that BLAS's
+    threads still hold, spinning, therefore delays a step by one piece and not by a whole share.
+    """
+    total = starts[-1]
+    pieces = (total + PIECE - 1) // PIECE
+    taken = np.zeros(threads * LINE, dtype=np.int64)
+    for thread in prange(threads):
+        for turn in range(threads):
+            share = (thread + turn) % threads
+            begin, end = pieces * share // threads, pieces * (share + 1) // threads
+            piece = begin + fetch_add(taken, share * LINE)
+            while piece < end:
+                span(table, starts, piece * PIECE, min(piece * PIECE + PIECE, total))
+                piece = begin + fetch_add(taken, share * LINE)

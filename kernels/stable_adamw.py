@@ -1,0 +1,31 @@
+"""AdamW with the update clipping of Adafactor (Shazeer and Stern, ICML 2018, arXiv:1804.04235, section 6).
+
+    m_t = beta1 m_{t-1} + (1 - beta1) g_t
+    v_t = beta2 v_{t-1} + (1 - beta2) g_t^2
+    r_t = the root of the mean of g_t^2 / max(v_hat_t, eps^2) over each array
+    p_t = p_{t-1} - lr / max(1, r_t) (m_hat_t / (sqrt(v_hat_t) + eps) + weight_decay p_{t-1})
+
+with m_hat_t = m_t / (1 - beta1^t) and v_hat_t = v_t / (1 - beta2^t), as StableAdamW (Wortsman et al., Stable and
+low-precision training for large-scale vision-language models, NeurIPS 2023, arXiv:2304.13013, Algorithm 2).
+
+State: m and v. root = sqrt(1 - beta2^t), by which eps is multiplied too, correction = root / (1 - beta1^t), and
+ratio = lr / max(1, r_t).
+"""
+
+import math
+
+
+def stable_adamw_measure(  # type: ignore[no-untyped-def]
+    p, g, m, v, mean_share, square_share, correction, root, eps, weight_decay
+):
+    v = v + square_share * (g * g - v)
+    spread = math.sqrt(v)
+    return root * g / (spread if spread > eps else eps), p
+
+
+def stable_adamw(  # type: ignore[no-untyped-def]
+    p, g, m, v, mean_share, square_share, correction, root, eps, weight_decay, ratio
+):
+    m = m + mean_share * (g - m)  # m_t; mean_share = 1 - beta1
+    v = v + square_share * (g * g - v)  # v_t; square_share = 1 - beta2
+    return p - ratio * (correction * m / (math.sqrt(v) + eps) + weight_decay * p), m, v
