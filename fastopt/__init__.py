@@ -16,12 +16,24 @@ if not _Path(__file__).with_name("kernels").is_dir():
 
 from fastopt import optimizers, schedules
 from fastopt.checkpoint import CheckpointError
+from fastopt.compare import check
 from fastopt.flat import FlatDict, flatten
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers import *  # noqa: F403
+from fastopt.own import rule
 from fastopt.threads import num_threads, set_num_threads
 
-__all__ = ["CheckpointError", "FlatDict", "Optimizer", "flatten", "num_threads", "schedules", "set_num_threads"]
+__all__ = [
+    "CheckpointError",
+    "FlatDict",
+    "Optimizer",
+    "check",
+    "flatten",
+    "num_threads",
+    "rule",
+    "schedules",
+    "set_num_threads",
+]
 __all__ += optimizers.__all__
 
 __version__ = _version("fastopt")

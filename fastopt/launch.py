@@ -8,8 +8,10 @@ from enum import Enum
 from typing import Any
 
 import numpy as np
+from numba.core.errors import NumbaError
 from numpy.lib.array_utils import byte_bounds
 
+from fastopt import formulas
 from fastopt.flat import Array
 from fastopt.kernels import build
 from fastopt.kernels.build import Rule
@@ -70,7 +72,10 @@ class Launch:
         wanted = which, threads > 1, options
         kernel = self.kernels.get(wanted)
         if kernel is None:
-            kernel = self.kernels[wanted] = rule.kernel(self.dtype, threads > 1, which, options)
+            try:
+                kernel = self.kernels[wanted] = rule.kernel(self.dtype, threads > 1, which, options)
+            except NumbaError as error:
+                raise TypeError(formulas.not_compiled(rule.formula, error)) from error
         if which != "step" and self.tally is None:
             # A row for each piece of each array; those of an array follow one another.
             self.rows = self.starts[:-1] // build.PIECE + np.arange(len(self.starts) - 1)

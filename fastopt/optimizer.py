@@ -12,6 +12,7 @@ from typing import Any, ClassVar, cast
 
 from fastopt import checkpoint, checks
 from fastopt.kernels import RULES
+from fastopt.kernels.build import Rule
 from fastopt.kernels.gradients import OPTIONS
 from fastopt.launch import BARE
 from fastopt.plan import Plan
@@ -34,7 +35,17 @@ class Optimizer:
     """
 
     rule: ClassVar[str]
-    """The key of the rule in `fastopt.kernels.RULES`."""
+    """The name of the rule, by which files know it: a key of `fastopt.kernels.RULES`, or that of one's own."""
+
+    _rule: ClassVar[Rule]
+
+    def __init_subclass__(cls) -> None:
+        """Finds the rule by its name where the class does not bring its own."""
+        super().__init_subclass__()
+        if "rule" in vars(cls) and "_rule" not in vars(cls):
+            if cls.rule not in RULES:
+                raise KeyError(checks.unknown_rule(cls.__name__, cls.rule))
+            cls._rule = RULES[cls.rule]
 
     def __init__(self) -> None:
         raise TypeError("Optimizer is what all optimizers share; make one of its subclasses, such as fastopt.Adam()")
@@ -77,7 +88,7 @@ class Optimizer:
 
     def start_values(self) -> dict[str, float]:
         """The value of each state slot before the first step."""
-        return dict.fromkeys(RULES[self.rule].state, 0.0)
+        return dict.fromkeys(self._rule.state, 0.0)
 
     def update(self, params: Any, grads: Any, *, report: bool = False) -> Report | None:
         """Makes one step: writes `params` and the state in place; never writes `grads`.
@@ -119,8 +130,8 @@ class Optimizer:
             plan, step = getattr(self, which), self._steps + 1
             settings = self._at(step) if self._scheduled else self
             if plan is None or not plan.accepts(params, grads):
-                rule = RULES[self.rule]
-                plan = Plan(type(self).__name__, rule, params, grads, settings.start_values(), self._state, report)
+                name, start_values = type(self).__name__, settings.start_values()
+                plan = Plan(name, self._rule, params, grads, start_values, self._state, report)
             scalars, options = settings.scalars(step), settings._options
             if self.on_nonfinite != "propagate" and not plan.finite():
                 if self.on_nonfinite == "raise":
@@ -276,7 +287,7 @@ class Optimizer:
 
     def __getattr__(self, name: str) -> Any:
         # Reached only for names that are not set: the state slots.
-        if name in RULES[self.rule].state:
+        if name in self._rule.state:
             if self._state is None:
                 return None
             views = self._state.views[name]
@@ -295,7 +306,7 @@ class Optimizer:
             if callable(value) or name in self._scheduled:
                 new = {name: value}
                 self.__dict__.update(new, _scheduled=self._scheduled_names(self.__dict__ | new))
-        elif name in RULES[self.rule].state:
+        elif name in self._rule.state:
             checks.state_value(owner.__name__, name, value)
             self._state = self._plan = self._report_plan = None
             return
@@ -308,7 +319,7 @@ class Optimizer:
     def _at(self, step: int) -> Optimizer:
         """Something with the settings of a step as numbers, to compute scalars of."""
         owner, own = type(self), self.__dict__
-        values = {name: checks.hyperparameter_at(owner.__name__, name, own[name], step) for name in own["_scheduled"]}
+        values = {name: checks.hyperparameter_at(owner.__name__, name, own[name], step) for name in self._scheduled}
         settings = object.__new__(owner)
         settings.__dict__.update(own | values)
         settings.__dict__["_options"] = settings._wanted_options()
@@ -324,7 +335,7 @@ class Optimizer:
         return [field.name for field in sorted(fields(cls), key=lambda field: bool(field.kw_only))]  # shared ones last
 
     def _public_names(self) -> list[str]:
-        return [*self._hyperparameters(), *RULES[self.rule].state, "iter"]
+        return [*self._hyperparameters(), *self._rule.state, "iter"]
 
     def __copy__(self) -> Optimizer:
         """Like `copy.deepcopy`: two optimizers never share state."""

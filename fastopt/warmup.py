@@ -9,7 +9,6 @@ from rich.console import Console
 from rich.progress import track
 
 from fastopt import info, plan, threads
-from fastopt.kernels import RULES
 from fastopt.optimizers import OPTIMIZERS
 
 
@@ -21,6 +20,6 @@ def main() -> None:
     loops = (False, True) if threads.layer() else (False,)
     kernels = list(product(OPTIMIZERS.values(), ("float32", "float64"), loops))
     for optimizer, dtype, in_parallel in track(kernels, "compiling", console=console):
-        RULES[optimizer.rule].kernel(dtype, in_parallel, "step", optimizer()._options)
+        optimizer._rule.kernel(dtype, in_parallel, "step", optimizer()._options)
     seconds = time.perf_counter() - start
     console.print(f"{len(kernels)} kernels in {seconds:.1f} s: {info.cache_folder()}", highlight=False, soft_wrap=True)

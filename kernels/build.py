@@ -73,7 +73,7 @@ def span(table, starts, first, last, scalars):  # type: ignore[no-untyped-def]
         end = min(last, starts[array + 1])
         where = addresses(table, array, COLUMNS)
         for index in range(first - begin, end - begin):
-            store(where, index, rule(*(load(where, index, DTYPE) + constants)))
+            store(where, index, rule(*(load(where, index, DTYPE) + constants)), DTYPE)
         first = end
         array += 1
 
@@ -96,7 +96,7 @@ def tallied_span(table, starts, first, last, scalars):  # type: ignore[no-untype
         for index in range(first - begin, end - begin):
             before = load(where, index, DTYPE)
             after = rule(*(before + constants))
-            store(where, index, after)
+            store(where, index, after, DTYPE)
             gradient, parameter = np.float64(before[1]), np.float64(after[0])
             change = parameter - np.float64(before[0])
             gradients = plus(gradients, gradient * gradient)
@@ -247,9 +247,9 @@ class Rule:
             "DTYPE": getattr(np, dtype),
             "COLUMNS": (0,) * (2 + len(self.state)),
         }
-        names = {"span": njit(**FLAGS)(_clone(SPANS[which], f"span_{name}", names))}
+        names = {"span": njit(**FLAGS)(clone(SPANS[which], f"span_{name}", names))}
         # numba's disk cache takes this name as its key. It knows nothing of callees and globals, hence the digest.
-        return njit(parallel=in_parallel, **FLAGS)(_clone(loop, name, names))
+        return njit(parallel=in_parallel, **FLAGS)(clone(loop, name, names))
 
     def signature(self, options: tuple[str, ...] = ()) -> tuple[Any, ...]:
         """The argument types of every kernel of this rule."""
@@ -261,20 +261,20 @@ class Rule:
         )
 
 
-def _clone(function: Any, name: str, names: dict[str, Any]) -> Any:
+def clone(function: Any, name: str, names: dict[str, Any]) -> types.FunctionType:
     """A copy of a function that finds `names` in its globals."""
     names = {**function.__globals__, **names}
-    clone = types.FunctionType(function.__code__, names, name, function.__defaults__, function.__closure__)
-    clone.__qualname__ = name
-    return clone
+    copied = types.FunctionType(function.__code__, names, name, function.__defaults__, function.__closure__)
+    copied.__qualname__ = name
+    return copied
 
 
 def composed(formula: Any, options: tuple[str, ...], name: str, compile: Callable[[Any], Any]) -> Any:
     """The formula with the options before it; what `name` is for, see `dispatcher`."""
-    inner = compile(_clone(formula, f"rule_{name}", {}))
+    inner = compile(clone(formula, f"rule_{name}", {}))
     for which in reversed(options):  # the last one applied lies innermost
-        names = {"rule": inner, "option": compile(_clone(OPTIONS[which], f"{which}_{name}", {}))}
-        inner = compile(_clone(with_option, f"with_{which}_{name}", names))
+        names = {"rule": inner, "option": compile(clone(OPTIONS[which], f"{which}_{name}", {}))}
+        inner = compile(clone(with_option, f"with_{which}_{name}", names))
     return inner
 
 
@@ -294,12 +294,12 @@ def compiled(function: Callable[..., Any], *signature: Any) -> Callable[..., Any
     flags = {**FLAGS, "nogil": False}
     called = inspect.getclosurevars(function).globals
     helpers = {
-        name: njit(**flags)(_clone(value, f"{name}_{_digest(value)}", {}))
+        name: njit(**flags)(clone(value, f"{name}_{_digest(value)}", {}))
         for name, value in called.items()
         if isinstance(value, types.FunctionType)
     }
-    clone = _clone(function, f"{function.__name__}_{_digest(function)}", helpers)
-    entry_point, problem = _compiled(lambda: njit(**flags)(clone), signature)
+    copied = clone(function, f"{function.__name__}_{_digest(function)}", helpers)
+    entry_point, problem = _compiled(lambda: njit(**flags)(copied), signature)
     _say_once(problem)
     return entry_point
 

@@ -3,12 +3,41 @@
 from __future__ import annotations
 
 import ctypes
+import inspect
+import math
+import types
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from fastopt.kernels.build import FIELDS, PIECE, REST, Rule, composed
+from fastopt.kernels.build import FIELDS, LOOKS, PIECE, REST, Rule, clone, composed
+
+
+class InterpretedRule(Rule):
+    """A rule whose steps are in pure Python."""
+
+    def kernel(
+        self, dtype: str, in_parallel: bool, which: str = "step", options: tuple[str, ...] = ()
+    ) -> Callable[..., None]:
+        """As in `Rule`, which still looks at gradients."""
+        if which in LOOKS:
+            return Rule.kernel(self, dtype, in_parallel, which, options)
+        return interpreted(self, dtype, which, options)
+
+
+def on_arrays(formula: Callable[..., Any]) -> Callable[..., Any]:
+    """The formula with NumPy's functions for those of `math`, which keep the dtype and take arrays too."""
+    found = inspect.getclosurevars(formula).globals
+    return clone(formula, formula.__name__, {name: _numpy_form(value) for name, value in found.items()})
+
+
+def _numpy_form(value: Any) -> Any:
+    if value is math:
+        return types.SimpleNamespace(**{name: getattr(np, name, known) for name, known in vars(math).items()})
+    if getattr(value, "__module__", None) == "math":  # from math import sqrt
+        return getattr(np, value.__name__, value)
+    return value
 
 
 def interpreted(rule: Rule, dtype: str, which: str, options: tuple[str, ...] = ()) -> Callable[..., None]:
@@ -18,7 +47,7 @@ def interpreted(rule: Rule, dtype: str, which: str, options: tuple[str, ...] = (
     """
     number = np.dtype(dtype).type
     tiny = np.finfo(number).tiny
-    formula = composed(rule.formula, options, rule.name, lambda function: function)
+    formula = composed(on_arrays(rule.formula), options, rule.name, lambda function: function)
 
     @np.errstate(all="ignore")
     def kernel(table: Any, starts: Any, threads: int, scalars: tuple[float, ...]) -> None:
