@@ -98,6 +98,10 @@ def no_optimizer(owner: str, value: Any) -> str:
     return f"{owner}: expected an optimizer or its class, got {value!r:.60} of type {type(value).__name__}"
 
 
+def unknown_optimizer(name: str, known: Iterable[str]) -> str:
+    return f"unknown optimizer {name!r}; known are {', '.join(known)}, and module:Name for one of your own"
+
+
 def unknown_rule(owner: str, rule: str) -> str:
     return f"{owner}: there is no rule {rule!r}; make an optimizer of a formula of your own with @fastopt.rule"
 

@@ -248,10 +248,10 @@ class Optimizer:
         with self._not_stepping():
             return checkpoint.load(self, path, strict)
 
-    def _amounts(self, plan: Plan) -> dict[str, float]:
+    def _amounts(self, plan: Plan | None) -> dict[str, float]:
         """What the options of `fastopt.kernels.gradients` take."""
         scale = -self.gradient_scale if self.maximize else self.gradient_scale
-        if self.clip_norm < math.inf:
+        if self.clip_norm < math.inf and plan is not None:
             norm = plan.gradient_norm() * self.gradient_scale
             scale = scale if norm <= self.clip_norm else scale * (self.clip_norm / norm)
         return {

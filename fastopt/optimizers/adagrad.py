@@ -36,6 +36,12 @@ class AdaGrad(Optimizer):
     ----------
     Duchi, Hazan and Singer, Adaptive subgradient methods for online learning and stochastic optimization, Journal of
     Machine Learning Research 12, 2011.
+
+    Differences
+    -----------
+    PyTorch: `Adagrad`, the same formula; eps 1e-10.
+    Keras: `Adagrad`, eps under the root, `p = p - lr g / sqrt(h + eps)`; h starts at 0.1; lr 0.001.
+    optax: `adagrad`, the formula of Keras; h starts at 0.1.
     """
 
     rule = "adagrad"
@@ -78,6 +84,13 @@ class RMSProp(Optimizer):
     References
     ----------
     Tieleman and Hinton, Neural networks for machine learning, Coursera, lecture 6.5, 2012.
+
+    Differences
+    -----------
+    PyTorch: `RMSprop`, the same formula; eps 1e-8.
+    Keras: `RMSprop`, eps under the root, as `RMSProp(eps_root=1e-7)`; lr 0.001, decay_rate 0.9.
+    optax: `rmsprop`, eps under the root, as `RMSProp(eps_root=1e-8)`, or beside it with `eps_in_sqrt=False`;
+        decay_rate 0.9.
     """
 
     rule = "rmsprop"
@@ -126,6 +139,12 @@ class Adadelta(Optimizer):
     References
     ----------
     Zeiler, ADADELTA: an adaptive learning rate method, 2012, arXiv:1212.5701.
+
+    Differences
+    -----------
+    PyTorch: `Adadelta`, the same.
+    Keras: `Adadelta`, the same formula; lr 0.001, decay_rate 0.95, eps 1e-7.
+    optax: `adadelta`, the same formula.
     """
 
     rule = "adadelta"

@@ -29,6 +29,12 @@ class SGD(Optimizer):
     References
     ----------
     Robbins and Monro, A stochastic approximation method, Annals of Mathematical Statistics 22, 1951.
+
+    Differences
+    -----------
+    PyTorch: `SGD`, the same formula; lr 0.001.
+    Keras: `SGD`, the same.
+    optax: `sgd`, the same formula.
     """
 
     rule = "sgd"
@@ -63,6 +69,13 @@ class Momentum(Optimizer):
     References
     ----------
     Polyak, Some methods of speeding up the convergence of iteration methods, 1964.
+
+    Differences
+    -----------
+    PyTorch: `SGD(momentum=0.9)`, `v = momentum v + g`, `p = p - lr v`: the same path as long as lr stays, but a new lr
+        counts at once for the whole velocity; lr 0.001.
+    Keras: `SGD(momentum=0.9)`, the same.
+    optax: `sgd(momentum=0.9)`, the formula of PyTorch.
     """
 
     rule = "momentum"
@@ -100,6 +113,13 @@ class Nesterov(Optimizer):
     References
     ----------
     Bengio, Boulanger-Lewandowski and Pascanu, Advances in optimizing recurrent networks, arXiv:1212.0901, eq. 7.
+
+    Differences
+    -----------
+    PyTorch: `SGD(momentum=0.9, nesterov=True)`, `v = momentum v + g`, `p = p - lr (g + momentum v)`: the same path as
+        long as lr stays, but a new lr counts at once for the whole velocity; lr 0.001.
+    Keras: `SGD(momentum=0.9, nesterov=True)`, the same.
+    optax: `sgd(momentum=0.9, nesterov=True)`, the formula of PyTorch.
     """
 
     rule = "nesterov"
@@ -135,6 +155,12 @@ class Signum(Optimizer):
     ----------
     Bernstein, Wang, Azizzadenesheli and Anandkumar, signSGD: compressed optimisation for non-convex problems, ICML
     2018, arXiv:1802.04434.
+
+    Differences
+    -----------
+    PyTorch: has none.
+    Keras: has none.
+    optax: `signum`, the same formula.
     """
 
     rule = "signum"
@@ -174,6 +200,12 @@ class Lion(Optimizer):
     References
     ----------
     Chen et al., Symbolic discovery of optimization algorithms, NeurIPS 2023, arXiv:2302.06675.
+
+    Differences
+    -----------
+    PyTorch: has none.
+    Keras: `Lion`, the same formula; lr 0.001.
+    optax: `lion`, the same formula; decoupled weight decay of 0.001 by default.
     """
 
     rule = "lion"
