@@ -42,10 +42,11 @@ def check(formula: Any, state: tuple[str, ...], settings: Mapping[str, Any], has
     _arguments(formula, state, settings, has_scalars)
     try:
         source = textwrap.dedent(inspect.getsource(formula))
-    except OSError:
-        raise TypeError(
-            f"{formula.__name__}: the lines of its formula cannot be read; define it in a file or a notebook"
-        ) from None
+    except OSError:  # typed in at a prompt: its lines cannot be read, and what is left is found when it is compiled
+        for value in formula.__code__.co_consts:
+            if _is_number(value):
+                raise TypeError(f"{formula.__name__}: {_number(value)}") from None
+        return
     tree = ast.parse(source).body[0]
     if not isinstance(tree, ast.FunctionDef):
         raise TypeError(f"{formula.__name__}: expected a function made with def, got one made with async def")
@@ -103,12 +104,13 @@ def scalar_values(owner: str, values: Any, names: tuple[str, ...]) -> tuple[floa
     return values
 
 
-def not_compiled(formula: Formula, error: Exception) -> str:
+def not_compiled(formula: Formula, state: tuple[str, ...], error: Exception) -> str:
     """The text for what the checks above let through; numba's own words are the cause of the error."""
     if RESULTS in str(error):
         return (
-            f"{formula.__name__}: some of what its formula returns is not of the dtype of the arrays; a function such "
-            "as math.floor makes an integer of a number (np.floor does not), a comparison makes true or false"
+            f"{formula.__name__}: its formula must return a tuple of the new {_list(('p', *state))}, all of the dtype "
+            "of the arrays; a function such as math.floor makes an integer of a number (np.floor does not), a "
+            "comparison makes true or false"
         )
     code = formula.__code__
     lines = range(code.co_firstlineno, max(line or 0 for *_, line in code.co_lines()) + 1)
@@ -175,12 +177,8 @@ class _Reader(ast.NodeVisitor):
         super().generic_visit(node)
 
     def visit_Constant(self, node: ast.Constant) -> None:
-        if isinstance(node.value, int | float | complex) and not isinstance(node.value, bool):
-            self.refuse(
-                node,
-                f"the number {node.value!r} in a formula would make float32 arithmetic float64; make it an argument "
-                f"with a value, such as @fastopt.rule(..., factor={node.value!r}), and write g * g for g ** 2",
-            )
+        if _is_number(node.value):
+            self.refuse(node, _number(node.value))
         self.generic_visit(node)
 
     def visit_Name(self, node: ast.Name) -> None:
@@ -267,6 +265,17 @@ def _always_returns(body: list[ast.stmt]) -> bool:
     if isinstance(last, ast.If):
         return _always_returns(last.body) and _always_returns(last.orelse)
     return isinstance(last, ast.Return)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | complex) and not isinstance(value, bool)
+
+
+def _number(value: Any) -> str:
+    return (
+        f"the number {value!r} in a formula would make float32 arithmetic float64; make it an argument with a value, "
+        f"such as @fastopt.rule(..., factor={value!r}), and write g * g for g ** 2"
+    )
 
 
 def _is_arithmetic(function: Any) -> bool:

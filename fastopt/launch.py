@@ -75,7 +75,7 @@ class Launch:
             try:
                 kernel = self.kernels[wanted] = rule.kernel(self.dtype, threads > 1, which, options)
             except NumbaError as error:
-                raise TypeError(formulas.not_compiled(rule.formula, error)) from error
+                raise TypeError(formulas.not_compiled(rule.formula, rule.state, error)) from error
         if which != "step" and self.tally is None:
             # A row for each piece of each array; those of an array follow one another.
             self.rows = self.starts[:-1] // build.PIECE + np.arange(len(self.starts) - 1)

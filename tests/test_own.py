@@ -10,10 +10,7 @@ import pytest
 
 import fastopt
 from fastopt import CheckpointError, checks, reference, schedules
-from fastopt.compare import Check, Row
-from fastopt.kernels import build
-from fastopt.optimizers import OPTIMIZERS
-from tests.conftest import THREAD_COUNTS, assert_same_bits, python
+from tests.conftest import assert_same_bits, python
 
 
 @fastopt.rule(state=("v",), lr=0.01, momentum=0.9)
@@ -55,21 +52,17 @@ OWN = {
 }
 
 
-@pytest.mark.parametrize("count", THREAD_COUNTS[:2])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("own", OWN)
-def test_the_same_formula_gives_the_same_bits(own, dtype, count, rng):
+def test_the_same_formula_gives_the_same_bits(own, dtype, rng):
     make, fixed = OWN[own]
-    shared = {"lr": 0.1, "weight_decay": 0.01, "maximize": True, "clip_value": 1.0}
-    ours, theirs = own(**shared), make(**shared, **fixed)
+    ours, theirs = own(lr=0.1), make(lr=0.1, **fixed)
     mine = {"W": rng.standard_normal((30, 20)).astype(dtype), "b": rng.standard_normal(3).astype(dtype), "x": 0.5}
     yours = copy.deepcopy(mine)
     for _ in range(4):
         grads = {"W": rng.standard_normal((30, 20)).astype(dtype), "b": rng.standard_normal(3), "x": 1.0}
-        with fastopt.threads.exactly(count):
-            report = ours.update(mine, grads, report=True)
+        ours.update(mine, grads)
         theirs.update(yours, grads)
-    assert report.gradient_norm > 0
     for key in mine:
         assert_same_bits(mine[key], yours[key])
         for slot in theirs.slots:
@@ -81,8 +74,9 @@ def test_it_is_an_optimizer_as_any_other(tmp_path):
     assert my_momentum.__module__ == __name__ and "my_adam" in my_adam.__doc__
     assert repr(my_momentum(0.5, gradient_scale=2.0)) == "my_momentum(lr=0.5, momentum=0.9)"
     optimizer, params = my_momentum(lr=schedules.Cosine(0.1, steps=10), on_nonfinite="skip"), {"W": np.ones(4)}
-    optimizer.update(params, {"W": np.ones(4)})
+    report = optimizer.update(params, {"W": np.ones(4)}, report=True)
     optimizer.update(params, {"W": np.full(4, np.nan)})
+    assert report.gradient_norm == 2
     assert optimizer.iter == 1 and optimizer.skipped == 1
     optimizer.save(tmp_path / "state")
     loaded = my_momentum()
@@ -164,19 +158,18 @@ print("RESULT", params["W"][0])
 
 
 def test_kernels_are_cached_by_their_formula(tmp_path):
-    def step(formula, **environment):
+    def step(formula):
         (tmp_path / "rules.py").write_text(
             f"import fastopt\n\n@fastopt.rule(lr=0.1)\ndef shrink(p, g, lr):\n    return ({formula},)\n"
         )
         cache = {"NUMBA_CACHE_DIR": str(tmp_path / "cache"), "NUMBA_DEBUG_CACHE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-        out = python(SHELL, str(tmp_path), **cache, **environment).stdout
+        out = python(SHELL, str(tmp_path), **cache).stdout
         kernel = [line for line in out.splitlines() if "build.shrink" in line]
         return any("data loaded" in line for line in kernel), out.split("RESULT")[1].strip()
 
     assert step("p - lr * g") == (False, "0.5")
     assert step("p - lr * g") == (True, "0.5")
     assert step("p + lr * g") == (False, "1.5")
-    assert step("p + lr * g", FASTOPT_CHECK="1") == (False, "1.5")  # in pure Python
 
 
 # -- errors -----------------------------------------------------------------------------------------------------------
@@ -268,18 +261,30 @@ def test_a_formula_that_cannot_be_is_refused_when_it_is_defined(case):
     assert "numba" not in str(found.value) and "\n" not in str(found.value)
 
 
-def test_a_formula_without_lines_is_refused():
-    names = {"fastopt": fastopt}
-    with pytest.raises(TypeError, match="mine: the lines of its formula cannot be read; define it in a file"):
-        exec(compile("@fastopt.rule()\ndef mine(p, g):\n    return p,", "<nowhere>", "exec"), names)
+def test_a_formula_whose_lines_cannot_be_read():
+    """As at Python's prompt: what its lines would have told is found when it is compiled, but for numbers in it."""
+
+    def mine(result):
+        names = {"fastopt": fastopt}
+        exec(compile(f"{DECORATOR}def mine(p, g, v, lr):\n    return {result}", "<nowhere>", "exec"), names)
+        return names["mine"]
+
+    params, grads = {"W": np.ones(3, np.float32)}, {"W": np.ones(3, np.float32)}
+    mine("p - lr * g, v")(lr=0.5).update(params, grads)
+    assert params["W"].tolist() == [0.5] * 3
+    with pytest.raises(TypeError, match=r"mine: the number 0\.5 in a formula would make"):
+        mine("p - 0.5 * g, v")
+    for wrong in ("p", "(p, v, g)", "(p, [v])"):
+        with pytest.raises(TypeError, match="mine: its formula must return a tuple of the new p, v"):
+            mine(wrong)().update(params, grads)
 
 
 NOT_COMPILED = {
     "no compiled form": ("return p, np.heaviside(g, v)", r"line 3 of .*, `return p, np\.heaviside\(g, v\)` cannot be compiled"),
     "arguments": ("v = math.sqrt(g, v)\n    return p, v", r"line 3 of .*, `v = math\.sqrt\(g, v\)` cannot be compiled"),
     "two kinds": ("x = p if g > v else (p, g)\n    return x, v", r"line 3 of .* cannot be compiled"),
-    "integer": ("return p - lr * math.floor(g), v", "some of what its formula returns is not of the dtype of the arrays; a function such as math.floor"),
-    "comparison": ("return p, g > v", "some of what its formula returns is not of the dtype"),
+    "integer": ("return p - lr * math.floor(g), v", "its formula must return a tuple of the new p, v, all of the dtype of the arrays; a function such as math.floor"),
+    "comparison": ("return p, g > v", "its formula must return a tuple of the new p, v, all"),
 }  # fmt: skip
 
 
@@ -313,7 +318,8 @@ def test_check_finds_equal_bits():
     assert "branches" in text and re.search(r"[\d.]+ ns per element", text)
 
 
-def test_check_makes_no_step_and_times_plain_numpy():
+def test_check_makes_no_step_and_times_plain_numpy(monkeypatch):
+    monkeypatch.setattr(fastopt.threads, "layer", lambda: None)  # one thread, so that fewer kernels are compiled
     optimizer, params = my_adam(), {"W": np.ones(3)}
     optimizer.update(params, {"W": np.ones(3)})
     before = optimizer.m["W"].copy()
@@ -327,6 +333,8 @@ def test_check_makes_no_step_and_times_plain_numpy():
 
 
 def test_check_finds_a_difference(monkeypatch):
+    monkeypatch.setattr(fastopt.threads, "layer", lambda: None)
+
     @fastopt.rule(lr=0.1)
     def rounded(p, g, lr):
         return (p - lr * math.exp(g),)
@@ -342,5 +350,3 @@ def test_check_takes_optimizers_only():
     for wrong in (dict, None, "Adam"):
         with pytest.raises(TypeError, match=r"fastopt\.check: expected an optimizer or its class, got"):
             fastopt.check(wrong)
-    assert isinstance(fastopt.check(OPTIMIZERS["sgd"], steps=1), Check)
-    assert not Row("", "float32", 1, 0, 1).identical and build.CHECK is False
