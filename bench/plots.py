@@ -53,12 +53,13 @@ def _figure(width: float = 9, height: float = 4) -> tuple[Figure, Axes]:
 
 
 def _bars(axes: Axes, groups: dict[str, Any], value: Any, digits: str) -> bool:
-    """A group of bars per rule, a bar per size; `value(rows)` is its height."""
+    """A group of bars per rule that was timed, a bar per size; `value(rows)` is its height."""
     shades = ("#B3D9EE", "#56B4E9", "#0072B2", "#003D66")
+    rules = [rule for rule in RULES if any(f"step {rule} float32 {size_name}" in groups for size_name in SIZES)]
     found = False
     for number, (size_name, label) in enumerate(SIZES.items()):
         places, heights = [], []
-        for place, rule in enumerate(RULES):
+        for place, rule in enumerate(rules):
             rows = groups.get(f"step {rule} float32 {size_name}")
             if rows:
                 places.append(place + (number - 1.5) * 0.2)
@@ -67,7 +68,7 @@ def _bars(axes: Axes, groups: dict[str, Any], value: Any, digits: str) -> bool:
             found = True
             bars = axes.bar(places, heights, 0.2, label=label, color=shades[number])
             axes.bar_label(bars, fmt=digits, fontsize=7, padding=1)
-    axes.set_xticks(range(len(RULES)), list(RULES))
+    axes.set_xticks(range(len(rules)), rules)
     if found:
         axes.legend(title="elements", ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.1), frameon=False)
     return found

@@ -168,7 +168,7 @@ def _losses(groups: dict[str, Any]) -> Iterable[str]:
                 found.append(f'{name} in "{group}" ({duration(row["median"])} against {duration(ours["median"])})')
     if found:
         yield f"Where fastopt was behind: {'; '.join(found)}. On a thousand numbers and fewer a step is Python on both"
-        yield "sides, and fastopt's, which looks at all arrays before it writes, takes about 3.5 µs whatever the rule."
+        yield "sides, and fastopt's, which looks at all arrays before it writes, takes about 3.5 µs for any rule timed."
         yield "The cases of one step run one after the other, so a change of the machine's speed between two of them"
         yield "shows too; `python -m bench.ratios` times both sides in turns."
     else:

@@ -105,8 +105,8 @@ def _parser() -> argparse.ArgumentParser:
 
     warmup = commands.add_parser(
         "warmup",
-        help="compile all kernels into numba's disk cache",
-        description="Compiles all kernels, so that no training run waits for it.",
+        help="compile every optimizer's kernels into numba's disk cache",
+        description="Compiles the kernels that steps with default settings need, so that no training run waits for it.",
         formatter_class=formatter,
     )
     warmup.set_defaults(run=_warmup)

@@ -1,4 +1,4 @@
-"""Compiles every kernel into numba's disk cache: `fastopt warmup`."""
+"""Compiles the kernels of every optimizer into numba's disk cache: `fastopt warmup`."""
 
 from __future__ import annotations
 
@@ -12,14 +12,19 @@ from fastopt import info, plan, threads
 from fastopt.optimizers import OPTIMIZERS
 
 
+def kernels() -> list[tuple[str, str, bool]]:
+    """What steps with the default settings need: rule, dtype, and whether in parallel."""
+    return list(product(OPTIMIZERS, ("float32", "float64"), (False, True) if threads.layer() else (False,)))
+
+
 def main() -> None:
     """Compiles with a progress bar and says where the kernels are."""
     console = Console()
     start = time.perf_counter()
     plan.compiled_scan()
-    loops = (False, True) if threads.layer() else (False,)
-    kernels = list(product(OPTIMIZERS.values(), ("float32", "float64"), loops))
-    for optimizer, dtype, in_parallel in track(kernels, "compiling", console=console):
-        optimizer._rule.kernel(dtype, in_parallel, "step", optimizer()._options)
+    wanted = kernels()
+    for rule, dtype, in_parallel in track(wanted, "compiling", console=console):
+        optimizer = OPTIMIZERS[rule]()
+        optimizer._rule.kernel(dtype, in_parallel, "step", optimizer._options)
     seconds = time.perf_counter() - start
-    console.print(f"{len(kernels)} kernels in {seconds:.1f} s: {info.cache_folder()}", highlight=False, soft_wrap=True)
+    console.print(f"{len(wanted)} kernels in {seconds:.1f} s: {info.cache_folder()}", highlight=False, soft_wrap=True)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from fastopt import reference, threads
+from fastopt.kernels import RULES
 from fastopt.nn import mnist
 from fastopt.optimizers import OPTIMIZERS
 
@@ -74,6 +75,10 @@ def python(code, *arguments, cwd=None, check=True, executable=sys.executable, **
 
 
 ROOT = Path(__file__).parent.parent
+
+# The first rule with each number of state slots, for what the loop does around the formula: rules alike in this differ in
+# the formula alone, whose bits tests/test_contract.py compares for all of them.
+ONE_OF_EACH_KIND = list({len(rule.state): name for name, rule in reversed(RULES.items())}.values())[::-1]
 
 # Serial, and in parallel with fewer, as many and more shares than there are threads.
 THREAD_COUNTS = [1, 2, 3, 7] if threads.layer() else [1]

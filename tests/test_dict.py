@@ -334,19 +334,19 @@ def test_a_key_of_none_is_a_key_like_any_other():
     assert list(optimizer.v) == [None]
 
 
-@pytest.mark.parametrize("rule", RULES)
-def test_with_numbas_compiler_off(rule):
-    """NUMBA_DISABLE_JIT=1, which people set to debug their own code: slow, with the same bits."""
-    code = f"""
+WITHOUT_COMPILER = """
+from itertools import product
 import numpy as np
+from fastopt.kernels import RULES
 from tests.conftest import Pair, assert_same_bits
-rng, pair = np.random.default_rng(0), Pair({rule!r})
-for dtype in ("float32", "float64"):
-    fast = {{"W": rng.standard_normal((5, 4)).astype(dtype), "x": 1.0, "F": np.ones((3, 2), dtype, order="F")}}
-    plain = {{key: np.copy(value) if key != "x" else value for key, value in fast.items()}}
-    pair = Pair({rule!r})
+rng = np.random.default_rng(0)
+for rule, dtype in product(RULES, ("float32", "float64")):
+    print(rule, dtype)
+    fast = {"W": rng.standard_normal((5, 4)).astype(dtype), "x": 1.0, "F": np.ones((3, 2), dtype, order="F")}
+    plain = {key: np.copy(value) if key != "x" else value for key, value in fast.items()}
+    pair = Pair(rule)
     for _ in range(3):
-        pair.update(fast, plain, {{key: rng.standard_normal(np.shape(value)) for key, value in fast.items()}})
+        pair.update(fast, plain, {key: rng.standard_normal(np.shape(value)) for key, value in fast.items()})
     for key in fast:
         assert_same_bits(np.ascontiguousarray(fast[key]), np.ascontiguousarray(plain[key]))
     for slot in pair.plain.slots:
@@ -354,4 +354,9 @@ for dtype in ("float32", "float64"):
             mine, yours = (getattr(optimizer, slot)[key] for optimizer in (pair.fast, pair.plain))
             assert_same_bits(np.ascontiguousarray(mine), np.ascontiguousarray(yours))
 """
-    python(code, cwd=ROOT, NUMBA_DISABLE_JIT="1")
+
+
+def test_with_numbas_compiler_off():
+    """NUMBA_DISABLE_JIT=1, which people set to debug their own code: slow, with the same bits."""
+    printed = python(WITHOUT_COMPILER, cwd=ROOT, NUMBA_DISABLE_JIT="1").stdout
+    assert len(printed.splitlines()) == 2 * len(RULES)

@@ -20,6 +20,7 @@ from fastopt.nn import (
     smooth_curve,
 )
 from fastopt.nn.mnist import SUBSET
+from fastopt.optimizers import OPTIMIZERS
 
 
 def relative_error(found, expected):
@@ -335,7 +336,7 @@ MISTAKES = {
     "half a neuron": (lambda: MultiLayerNet(3, [2.5], 2), ValueError, "whole numbers of at least 1, got 2.5"),
     "dtype": (lambda: MultiLayerNet(3, [2], 2, dtype="float16"), TypeError, "dtype must be 'float32' or 'float64', got 'float16'"),
     "dropout": (lambda: MultiLayerNetExtend(3, [2], 2, use_dropout=True, dropout_ration=1.0), ValueError, r"in \[0, 1\), got 1.0"),
-    "optimizer": (lambda: trainer(optimizer="adagard"), ValueError, "optimizer must be one of sgd, momentum, nesterov, adagrad, rmsprop, adam, got 'adagard'"),
+    "optimizer": (lambda: trainer(optimizer="adagard"), ValueError, f"optimizer must be one of {', '.join(OPTIMIZERS)}, got 'adagard'"),
     "optimizer class": (lambda: trainer(optimizer=3), TypeError, r"a name \(sgd, .*\) or an object with update\(params, grads\), got 3"),
     "settings for an object": (lambda: trainer(optimizer=fastopt.Adam(), optimizer_param={"lr": 0.1}), ValueError, "optimizer_param is for optimizers by name"),
     "batch": (lambda: trainer(mini_batch_size=7), ValueError, "a batch of 7 is larger than the training data, 6 rows"),

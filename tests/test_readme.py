@@ -42,6 +42,7 @@ def test_commands_are_one_line(marker):
     assert len(block.strip().splitlines()) == 1
 
 
-def test_every_optimizer_has_its_row():
+def test_every_optimizer_is_counted_and_has_its_row():
+    assert f"[{len(OPTIMIZERS)} update rules](#optimizers)" in README
     for rule, optimizer in OPTIMIZERS.items():
         assert re.search(rf"^\| `{optimizer.__name__}` \|.*\| {4 * (3 + 2 * len(RULES[rule].state))} \|$", README, re.M)

@@ -16,23 +16,29 @@ from tests.conftest import assert_same_bits
 
 
 def settings_of(rule):
-    """Every float hyperparameter of a rule as a schedule."""
+    """Every float hyperparameter of a rule as a schedule, and shared settings that need the kernels of
+    tests/test_processing.py, so that none are compiled for these tests alone.
+    """
     every = {
         name: schedules.Linear(getattr(OPTIMIZERS[rule](), name), 0.5 * getattr(OPTIMIZERS[rule](), name), 7)
         for name in OPTIMIZERS[rule]._hyperparameters()
         if isinstance(value := getattr(OPTIMIZERS[rule](), name), float) and value < math.inf
     }
-    shared = {"weight_decay": schedules.Linear(0.1, 0.0, 7), "clip_norm": schedules.Linear(2.0, 1.0, 7)}
+    shared = {
+        "weight_decay": schedules.Linear(0.1, 0.02, 7),
+        "clip_norm": schedules.Linear(2.0, 1.0, 7),
+        "clip_value": schedules.Linear(0.7, 0.4, 7),
+    }
     return every | shared | {"lr": schedules.Cosine(0.1, steps=12, warmup=3)}
 
 
 def gradients(step):
     rng = np.random.default_rng(step)
-    return {"W": rng.standard_normal((5, 3)).astype(np.float32), "b": rng.standard_normal(4)}
+    return {"W": rng.standard_normal((5, 3)).astype(np.float32), "b": rng.standard_normal(4).astype(np.float32)}
 
 
 def start():
-    return {"W": np.ones((5, 3), np.float32), "b": np.ones(4)}
+    return {"W": np.ones((5, 3), np.float32), "b": np.ones(4, np.float32)}
 
 
 @pytest.mark.parametrize("rule", OPTIMIZERS)
@@ -48,6 +54,22 @@ def test_steps_equal_the_reference(rule):
         for key in params:
             assert_same_bits(params[key], plain_params[key])
     assert optimizer.lr is settings["lr"] and repr(settings["lr"]) in repr(optimizer)
+
+
+def test_a_setting_that_comes_to_nothing_and_back():
+    """Its function is in the kernels of some steps only."""
+
+    def decay(step):
+        return 0.0 if step in (3, 4) else 0.1
+
+    optimizer, plain = fastopt.Momentum(weight_decay=decay), reference.Momentum()
+    params, plain_params = start(), start()
+    for step in range(1, 7):
+        plain.weight_decay = decay(step)
+        optimizer.update(params, gradients(step))
+        plain.update(plain_params, gradients(step))
+        for key in params:
+            assert_same_bits(params[key], plain_params[key])
 
 
 WAYS = ["file", "dict", "deepcopy", "pickle"]
@@ -135,7 +157,11 @@ def test_a_file_from_a_stranger(plain, words, tmp_path, monkeypatch):
 
 def test_a_schedule_in_a_deep_file(tmp_path, monkeypatch):
     deep = '{"schedule": "Product", "factors": [' * 2500 + "]}" * 2500
-    monkeypatch.setattr("fastopt.checkpoint.json.dumps", lambda value, dumps=json.dumps: deep.join(['{"lr": ', "}"]) if value == {"lr": 0.5, "on_nonfinite": "propagate"} else dumps(value))  # fmt: skip
+
+    def dumps(value, dumps=json.dumps):
+        return f'{{"lr": {deep}}}' if isinstance(value, dict) else dumps(value)  # the settings are the only dict
+
+    monkeypatch.setattr("fastopt.checkpoint.json.dumps", dumps)
     fastopt.SGD(lr=0.5).save(tmp_path / "state")
     monkeypatch.undo()
     with pytest.raises(CheckpointError, match="RecursionError"):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from fastopt.optimizer import Optimizer
 
-__all__ = ["AMSGrad", "Adam", "Adamax", "NAdam", "RAdam"]
+__all__ = ["AMSGrad", "Adam", "AdamW", "Adamax", "NAdam", "RAdam"]
 
 
 @dataclass(eq=False)
