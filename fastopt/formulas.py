@@ -74,11 +74,16 @@ def taken_rule(name: str) -> str:
     )
 
 
-def start_value(owner: str, slot: Any, value: Any, state: tuple[str, ...]) -> None:
-    if slot not in state:
-        raise TypeError(f"{owner}: start has {slot!r}, but its state is {_list(state)}")
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not np.isfinite(float(value)):
-        raise TypeError(f"{owner}: start of {slot} must be a finite number, got {value!r}")
+def no_slot(owner: str, slot: Any, state: tuple[str, ...]) -> str:
+    return f"{owner}: start has {slot!r}, but its state is {_list(state)}"
+
+
+def number(owner: str, name: str, value: Any) -> None:
+    """What the decorator is given is a finite number; schedules are for the optimizers that are made."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{owner}: {name} must be a number, got {_what(value)}")
+    if not np.isfinite(float(value)):
+        raise ValueError(f"{owner}: {name} must be a finite number, got {value!r}")
 
 
 def callable_with(owner: str, scalars: Any, settings: Mapping[str, Any]) -> None:

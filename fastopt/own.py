@@ -91,11 +91,14 @@ def _optimizer(
         for name in names:
             if name.startswith("_") or name == "rule" or hasattr(Optimizer, name):
                 raise ValueError(formulas.clash(owner, name, kind, "something that every optimizer has"))
-    for name in settings:
+    for name, default in settings.items():
         if name in state:
             raise ValueError(formulas.clash(owner, name, "setting", "its state"))
+        formulas.number(owner, f"the default of {name}", default)
     for slot, value in start.items():
-        formulas.start_value(owner, slot, value, state)
+        if slot not in state:
+            raise TypeError(formulas.no_slot(owner, slot, state))
+        formulas.number(owner, f"the start of {slot}", value)
     if scalars is not None:
         formulas.callable_with(owner, scalars, settings)
     own = Rule(formula, state)
