@@ -8,25 +8,40 @@ from fastopt.kernels.adamax import adamax
 from fastopt.kernels.adan import adan
 from fastopt.kernels.ademamix import ademamix
 from fastopt.kernels.amsgrad import amsgrad
+from fastopt.kernels.asgd import asgd
 from fastopt.kernels.build import Rule
+from fastopt.kernels.centred_rmsprop import centred_rmsprop
 from fastopt.kernels.lion import lion
 from fastopt.kernels.momentum import momentum
 from fastopt.kernels.nadam import nadam
 from fastopt.kernels.nesterov import nesterov
 from fastopt.kernels.radam import radam
 from fastopt.kernels.rmsprop import rmsprop
+from fastopt.kernels.rmsprop_momentum import rmsprop_momentum
+from fastopt.kernels.rprop import rprop
+from fastopt.kernels.schedule_free_adamw import schedule_free_adamw
+from fastopt.kernels.schedule_free_sgd import schedule_free_sgd
 from fastopt.kernels.sgd import sgd
+from fastopt.kernels.sgd_momentum import sgd_momentum
+from fastopt.kernels.sgd_nesterov import sgd_nesterov
 from fastopt.kernels.signum import signum
+from fastopt.kernels.sophia import sophia
 from fastopt.kernels.yogi import yogi
 
 RULES: dict[str, Rule] = {
     "sgd": Rule(sgd),
     "momentum": Rule(momentum, state=("v",)),
     "nesterov": Rule(nesterov, state=("v",)),
+    "sgd_momentum": Rule(sgd_momentum, state=("v",)),
+    "sgd_nesterov": Rule(sgd_nesterov, state=("v",)),
+    "asgd": Rule(asgd, state=("average",)),
+    "rprop": Rule(rprop, state=("previous", "step_size")),
     "signum": Rule(signum, state=("m",)),
     "lion": Rule(lion, state=("m",)),
     "adagrad": Rule(adagrad, state=("h",)),
     "rmsprop": Rule(rmsprop, state=("h",)),
+    "rmsprop_momentum": Rule(rmsprop_momentum, state=("h", "v")),
+    "centred_rmsprop": Rule(centred_rmsprop, state=("h", "m", "v")),
     "adadelta": Rule(adadelta, state=("h", "d")),
     "adam": Rule(adam, state=("m", "v")),
     "amsgrad": Rule(amsgrad, state=("m", "v", "v_max")),
@@ -38,4 +53,7 @@ RULES: dict[str, Rule] = {
     "yogi": Rule(yogi, state=("m", "v")),
     "ademamix": Rule(ademamix, state=("m", "slow", "v")),
     "adan": Rule(adan, state=("m", "v", "n", "previous")),
+    "sophia": Rule(sophia, state=("m", "h")),
+    "schedule_free_sgd": Rule(schedule_free_sgd, state=("offset",)),
+    "schedule_free_adamw": Rule(schedule_free_adamw, state=("v", "offset")),
 }

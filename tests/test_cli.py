@@ -81,7 +81,7 @@ def test_train_on_a_folder(capsys, tmp_path):
         (("train", "--out", "/dev/null/x"), "/dev/null"),
         (
             ("train", "--optimizer", "adagard"),
-            "unknown optimizer 'adagard'; known are sgd, momentum, nesterov, signum",
+            "unknown optimizer 'adagard'; known are sgd, momentum, nesterov, sgd_momentum",
         ),
         (("train", "--steps", "0"), "--steps: expected a whole number of at least 1, got '0'"),
         (("train", "--batch", "x"), "--batch: expected a whole number"),

@@ -44,10 +44,16 @@ DEFAULTS = {
     "sgd": {"lr": 0.01},
     "momentum": {"lr": 0.01, "momentum": 0.9},
     "nesterov": {"lr": 0.01, "momentum": 0.9},
+    "sgd_momentum": {"lr": 0.01, "momentum": 0.9, "dampening": 0.0},
+    "sgd_nesterov": {"lr": 0.01, "momentum": 0.9},
+    "asgd": {"lr": 0.01, "lambd": 1e-4, "alpha": 0.75, "t0": 1e6},
+    "rprop": {"lr": 0.01, "eta_minus": 0.5, "eta_plus": 1.2, "min_step_size": 1e-6, "max_step_size": 50.0},
     "signum": {"lr": 0.001, "beta1": 0.9},
     "lion": {"lr": 0.0001, "beta1": 0.9, "beta2": 0.99},
-    "adagrad": {"lr": 0.01, "eps": 1e-7, "initial_accumulator": 0.0},
+    "adagrad": {"lr": 0.01, "eps": 1e-7, "initial_accumulator": 0.0, "lr_decay": 0.0},
     "rmsprop": {"lr": 0.01, "decay_rate": 0.99, "eps": 1e-7, "eps_root": 0.0},
+    "rmsprop_momentum": {"lr": 0.01, "decay_rate": 0.99, "eps": 1e-7, "eps_root": 0.0, "momentum": 0.9},
+    "centred_rmsprop": {"lr": 0.01, "decay_rate": 0.99, "eps": 1e-7, "eps_root": 0.0, "momentum": 0.0},
     "adadelta": {"lr": 1.0, "decay_rate": 0.9, "eps": 1e-6},
     "adam": {"lr": 0.001, "beta1": 0.9, "beta2": 0.999, "eps": 1e-7, "eps_root": 0.0, "form": "textbook"},
     "amsgrad": {"lr": 0.001, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8},
@@ -67,6 +73,9 @@ DEFAULTS = {
     "yogi": {"lr": 0.01, "beta1": 0.9, "beta2": 0.999, "eps": 1e-3, "initial_accumulator": 1e-6},
     "ademamix": {"lr": 0.001, "beta1": 0.9, "beta2": 0.999, "beta3": 0.9999, "alpha": 5.0, "eps": 1e-8, "warmup": 0.0},
     "adan": {"lr": 0.001, "beta1": 0.98, "beta2": 0.92, "beta3": 0.99, "eps": 1e-8},
+    "sophia": {"lr": 0.0001, "beta1": 0.96, "beta2": 0.99, "gamma": 0.01, "eps": 1e-12},
+    "schedule_free_sgd": {"lr": 1.0, "beta1": 0.9, "warmup": 0.0},
+    "schedule_free_adamw": {"lr": 0.0025, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "warmup": 0.0},
 }
 
 
@@ -196,6 +205,27 @@ def test_rmsprop_with_eps_inside_the_root(rng):
     assert_same_bits(params["W"], p)
 
 
+@pytest.mark.parametrize(("textbook", "pytorch"), [("momentum", "sgd_momentum"), ("nesterov", "sgd_nesterov")])
+def test_both_forms_of_momentum_go_one_way_until_lr_changes(textbook, pytorch):
+    def lower(optimizer):
+        optimizer.lr = 0.001
+
+    first, second = OPTIMIZERS[textbook], OPTIMIZERS[pytorch]
+    np.testing.assert_allclose(run(first()), run(second()), rtol=1e-13, atol=1e-13)
+    assert np.abs(run(first(), change=lower) - run(second(), change=lower)).max() > 0.01
+
+
+def test_centred_rmsprop_without_any_deviation():
+    """h - m^2 of a constant gradient goes to zero, and rounding makes it negative now and then."""
+    params, negative = {"W": np.linspace(0.1, 9, 500)}, 0
+    optimizer, g = fastopt.CentredRMSProp(decay_rate=0.5, eps=1.0), params["W"].copy()
+    for _ in range(100):
+        optimizer.update(params, {"W": g})
+        negative += np.sum(optimizer.h["W"] < np.square(optimizer.m["W"]))
+    assert negative and np.isfinite(params["W"]).all()
+    np.testing.assert_allclose(optimizer.v["W"], g, rtol=1e-6)
+
+
 def test_adagrad_with_an_initial_accumulator(rng):
     theta, g = 1e-4, rng.standard_normal(50)
     params, optimizer = {"W": np.zeros(50)}, fastopt.AdaGrad(initial_accumulator=theta, eps=theta)
@@ -204,17 +234,21 @@ def test_adagrad_with_an_initial_accumulator(rng):
     assert_same_bits(optimizer.h["W"], theta + g * g)
 
 
-ONLY_AT_THE_START = ("initial_accumulator",)
+ONLY_AT_THE_START = {("adagrad", "initial_accumulator"), ("yogi", "initial_accumulator"), ("rprop", "lr")}
+# t0 is in the average alone, and these of Sophia work on estimates of the Hessian, which tests/test_sophia.py has.
+NOT_IN_THE_PARAMETERS = {("asgd", "t0"), ("sophia", "beta2"), ("sophia", "gamma")}
+# Where half of the default and 0.1 is out of range, or as good as the default.
+OTHER_VALUES = {"warmup": 10.0, "eta_plus": 1.1, "max_step_size": 0.002}
 
 
 @pytest.mark.parametrize("rule", RULES)
 def test_every_hyperparameter_may_be_changed_between_steps(rule):
     for name, value in DEFAULTS[rule].items():
-        if name in ("form", *ONLY_AT_THE_START):
+        if name == "form" or (rule, name) in ONLY_AT_THE_START | NOT_IN_THE_PARAMETERS:
             continue
 
         def change(optimizer, name=name, value=value):
-            setattr(optimizer, name, 10.0 if name == "warmup" else value * 0.5 + 0.1)
+            setattr(optimizer, name, OTHER_VALUES.get(name, value * 0.5 + 0.1))
 
         pair = Pair(rule)
         fast, plain = run(pair.fast, change=change), run(pair.plain, change=change)

@@ -50,6 +50,18 @@ CASES = {
         unchanged,
         {"m": lambda state: state[0].m1, "slow": lambda state: state[0].m2, "v": lambda state: state[0].nu},
     ),
+    "schedule_free_sgd": (
+        lambda: fastopt.ScheduleFreeSGD(lr=0.1, weight_decay=0.1),
+        lambda: optax.contrib.schedule_free_sgd(0.1, weight_decay=0.1),
+        unchanged,
+        {},
+    ),
+    "schedule_free_adamw": (
+        lambda: fastopt.ScheduleFreeAdamW(lr=0.1, eps=0.01, weight_decay=0.1),
+        lambda: optax.contrib.schedule_free_adamw(0.1, eps=0.01, weight_decay=0.1),
+        unchanged,
+        {"v": lambda state: state.base_optimizer_state[0].nu},
+    ),
 }
 
 
@@ -80,3 +92,6 @@ def test_optax_takes_the_same_path(rule, dtype, tolerance, rng, in_float64):
     for slot, translate in state_of.items():
         expected = np.asarray(translate(state))
         np.testing.assert_allclose(getattr(ours, slot)["W"], expected, rtol=tolerance, atol=tolerance)
+    if rule.startswith("schedule_free"):
+        expected = optax.contrib.schedule_free_eval_params(state, p)
+        np.testing.assert_allclose(ours.averaged(params)["W"], expected, rtol=tolerance, atol=tolerance)

@@ -20,7 +20,7 @@ def settings_of(rule):
     tests/test_processing.py, so that none are compiled for these tests alone.
     """
     every = {
-        name: schedules.Linear(getattr(OPTIMIZERS[rule](), name), 0.5 * getattr(OPTIMIZERS[rule](), name), 7)
+        name: schedules.Linear(getattr(OPTIMIZERS[rule](), name), 0.9 * getattr(OPTIMIZERS[rule](), name), 7)
         for name in OPTIMIZERS[rule]._hyperparameters()
         if isinstance(value := getattr(OPTIMIZERS[rule](), name), float) and value < math.inf
     }

@@ -21,15 +21,49 @@ CASES = {
         lambda p: torch.optim.SGD([p], lr=0.1, momentum=0.9, nesterov=True),
         {"v": lambda state: -0.1 * state["momentum_buffer"]},
     ),
+    "sgd_momentum": (
+        lambda: fastopt.SGDMomentum(lr=0.1, dampening=0.3),
+        lambda p: torch.optim.SGD([p], lr=0.1, momentum=0.9, dampening=0.3),
+        {"v": lambda state: state["momentum_buffer"]},
+    ),
+    "sgd_nesterov": (
+        lambda: fastopt.SGDNesterov(lr=0.1),
+        lambda p: torch.optim.SGD([p], lr=0.1, momentum=0.9, nesterov=True),
+        {"v": lambda state: state["momentum_buffer"]},
+    ),
+    "asgd": (
+        lambda: fastopt.ASGD(lr=0.1, lambd=0.01, alpha=0.5, t0=10),
+        lambda p: torch.optim.ASGD([p], lr=0.1, lambd=0.01, alpha=0.5, t0=10),
+        {"average": lambda state: state["ax"]},
+    ),
+    "rprop": (
+        lambda: fastopt.Rprop(lr=0.1, min_step_size=0.01, max_step_size=0.3),
+        lambda p: torch.optim.Rprop([p], lr=0.1, step_sizes=(0.01, 0.3)),
+        {"previous": lambda state: state["prev"], "step_size": lambda state: state["step_size"]},
+    ),
     "adagrad": (
-        lambda: fastopt.AdaGrad(lr=0.1, eps=1e-7, initial_accumulator=0.01),
-        lambda p: torch.optim.Adagrad([p], lr=0.1, eps=1e-7, initial_accumulator_value=0.01),
+        lambda: fastopt.AdaGrad(lr=0.1, eps=1e-7, initial_accumulator=0.01, lr_decay=0.1),
+        lambda p: torch.optim.Adagrad([p], lr=0.1, eps=1e-7, initial_accumulator_value=0.01, lr_decay=0.1),
         {"h": lambda state: state["sum"]},
     ),
     "rmsprop": (
         lambda: fastopt.RMSProp(lr=0.1),
         lambda p: torch.optim.RMSprop([p], lr=0.1, alpha=0.99, eps=1e-7),
         {"h": lambda state: state["square_avg"]},
+    ),
+    "rmsprop_momentum": (
+        lambda: fastopt.RMSPropMomentum(lr=0.1),
+        lambda p: torch.optim.RMSprop([p], lr=0.1, alpha=0.99, eps=1e-7, momentum=0.9),
+        {"h": lambda state: state["square_avg"], "v": lambda state: state["momentum_buffer"]},
+    ),
+    "centred_rmsprop": (
+        lambda: fastopt.CentredRMSProp(lr=0.1, eps=0.01, momentum=0.5),
+        lambda p: torch.optim.RMSprop([p], lr=0.1, alpha=0.99, eps=0.01, momentum=0.5, centered=True),
+        {
+            "h": lambda state: state["square_avg"],
+            "m": lambda state: state["grad_avg"],
+            "v": lambda state: state["momentum_buffer"],
+        },
     ),
     "adadelta": (
         lambda: fastopt.Adadelta(),
@@ -74,7 +108,17 @@ CASES = {
 
 
 # In tests/test_peers.py, beside optax, or in tests/test_optimizers.py, beside the lines of the paper.
-ELSEWHERE = ("signum", "lion", "adabelief", "yogi", "ademamix", "adan")
+ELSEWHERE = (
+    "signum",
+    "lion",
+    "adabelief",
+    "yogi",
+    "ademamix",
+    "adan",
+    "sophia",
+    "schedule_free_sgd",
+    "schedule_free_adamw",
+)
 
 
 @pytest.fixture

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from fastopt.kernels import RULES
 from fastopt.optimizer import Optimizer
-from fastopt.optimizers.adagrad import Adadelta, AdaGrad, RMSProp, RMSprop
+from fastopt.optimizers.adagrad import Adadelta, AdaGrad, CentredRMSProp, RMSProp, RMSprop, RMSPropMomentum
 from fastopt.optimizers.adam import Adam, Adamax, AdamW, AMSGrad, NAdam, RAdam
-from fastopt.optimizers.descent import SGD, Lion, Momentum, Nesterov, Signum
+from fastopt.optimizers.descent import ASGD, SGD, Lion, Momentum, Nesterov, Rprop, SGDMomentum, SGDNesterov, Signum
+from fastopt.optimizers.schedule_free import ScheduleFreeAdamW, ScheduleFreeSGD
+from fastopt.optimizers.sophia import Sophia
 from fastopt.optimizers.successors import AdaBelief, Adan, AdEMAMix, Yogi
 
 __all__ = [
+    "ASGD",
     "SGD",
     "AMSGrad",
     "AdEMAMix",
@@ -25,14 +28,22 @@ __all__ = [
     "AdamW",
     "Adamax",
     "Adan",
+    "CentredRMSProp",
     "Lion",
     "Momentum",
     "NAdam",
     "Nesterov",
     "RAdam",
     "RMSProp",
+    "RMSPropMomentum",
     "RMSprop",
+    "Rprop",
+    "SGDMomentum",
+    "SGDNesterov",
+    "ScheduleFreeAdamW",
+    "ScheduleFreeSGD",
     "Signum",
+    "Sophia",
     "Yogi",
 ]
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from fastopt.optimizer import Optimizer
 
-__all__ = ["AdaGrad", "Adadelta", "RMSProp", "RMSprop"]
+__all__ = ["AdaGrad", "Adadelta", "CentredRMSProp", "RMSProp", "RMSPropMomentum", "RMSprop"]
 
 
 @dataclass(eq=False)
 class AdaGrad(Optimizer):
-    """Adaptive gradient: `h = h + g^2`, `p = p - lr g / (sqrt(h) + eps)`.
+    """Adaptive gradient: `h = h + g^2`, `p = p - lr_t g / (sqrt(h) + eps)`, `lr_t = lr / (1 + (t - 1) lr_decay)`.
 
     Parameters
     ----------
@@ -21,6 +21,8 @@ class AdaGrad(Optimizer):
         Added to the root, 0 or more.
     initial_accumulator : float, default 0
         The value of h before the first step, 0 or more; read at the first step.
+    lr_decay : float, default 0
+        How fast lr_t falls with the number t of the step, 0 or more, as in PyTorch; with 0 it is lr.
 
     State: `h`, the sum of squared gradients.
 
@@ -48,12 +50,13 @@ class AdaGrad(Optimizer):
     lr: float = 0.01
     eps: float = 1e-7
     initial_accumulator: float = 0.0
+    lr_decay: float = 0.0
 
     def start_values(self) -> dict[str, float]:
         return {"h": self.initial_accumulator}
 
     def scalars(self, step: int) -> tuple[float, ...]:
-        return self.lr, self.eps
+        return self.lr / (1 + (step - 1) * self.lr_decay), self.eps
 
 
 @dataclass(eq=False)
@@ -108,6 +111,82 @@ class RMSProp(Optimizer):
 
 
 RMSprop = RMSProp
+
+
+@dataclass(eq=False)
+class RMSPropMomentum(RMSProp):
+    """RMSProp whose scaled gradients are added up as by momentum.
+
+    `h = decay_rate h + (1 - decay_rate) g^2`, `v = momentum v + g / (sqrt(h + eps_root) + eps)`, `p = p - lr v`, as
+    PyTorch's `RMSprop(momentum=0.9)`.
+
+    Parameters
+    ----------
+    lr, decay_rate, eps, eps_root
+        As in `RMSProp`.
+    momentum : float, default 0.9
+        The share of the velocity that is kept at each step, in [0, 1].
+
+    State: `h`, the running mean of squared gradients; `v`, the velocity, without lr.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> params, optimizer = {"W": np.array([1.0])}, RMSPropMomentum(decay_rate=0.75, eps=0.0)
+    >>> optimizer.update(params, {"W": np.array([5.0])})
+    >>> params["W"], optimizer.v["W"]
+    (array([0.98]), array([2.]))
+
+    References
+    ----------
+    Tieleman and Hinton, Neural networks for machine learning, Coursera, lecture 6.5, 2012.
+    """
+
+    rule = "rmsprop_momentum"
+    momentum: float = 0.9
+
+    def scalars(self, step: int) -> tuple[float, ...]:
+        return *super().scalars(step), self.momentum
+
+
+@dataclass(eq=False)
+class CentredRMSProp(RMSProp):
+    """RMSProp that divides by the standard deviation of gradients in place of their root mean square.
+
+    `h = decay_rate h + (1 - decay_rate) g^2`, `m = decay_rate m + (1 - decay_rate) g`,
+    `v = momentum v + g / (sqrt(max(h - m^2, 0) + eps_root) + eps)`, `p = p - lr v`, as PyTorch's
+    `RMSprop(centered=True)`, in which a difference h - m^2 that rounding makes negative becomes NaN, here 0.
+
+    Where a gradient hardly changes, the deviation goes to zero and steps grow up to `lr g / eps`: choose eps, or
+    eps_root, with that in mind. The paper has eps_root 1e-4, decay_rate 0.95, momentum 0.9 and lr 1e-4.
+
+    Parameters
+    ----------
+    lr, decay_rate, eps, eps_root
+        As in `RMSProp`.
+    momentum : float, default 0
+        The share of the velocity that is kept at each step, in [0, 1].
+
+    State: `h` and `m`, the running means of squared gradients and of gradients; `v`, the velocity, without lr.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> params = {"W": np.array([1.0])}
+    >>> CentredRMSProp(decay_rate=0.5, eps=0.0).update(params, {"W": np.array([5.0])})
+    >>> params["W"]
+    array([0.98])
+
+    References
+    ----------
+    Graves, Generating sequences with recurrent neural networks, 2013, arXiv:1308.0850, equations 38 to 41.
+    """
+
+    rule = "centred_rmsprop"
+    momentum: float = 0.0
+
+    def scalars(self, step: int) -> tuple[float, ...]:
+        return *super().scalars(step), self.momentum, 0.0
 
 
 @dataclass(eq=False)

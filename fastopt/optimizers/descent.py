@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from fastopt.optimizer import Optimizer
 
-__all__ = ["SGD", "Lion", "Momentum", "Nesterov", "Signum"]
+__all__ = ["ASGD", "SGD", "Lion", "Momentum", "Nesterov", "Rprop", "SGDMomentum", "SGDNesterov", "Signum"]
 
 
 @dataclass(eq=False)
@@ -128,6 +128,181 @@ class Nesterov(Optimizer):
 
     def scalars(self, step: int) -> tuple[float, ...]:
         return self.momentum * self.momentum, (1 + self.momentum) * self.lr, self.momentum, self.lr
+
+
+@dataclass(eq=False)
+class SGDMomentum(Optimizer):
+    """Momentum in PyTorch's form: `v = momentum v + (1 - dampening) g`, at the first step `v = g`, and `p = p - lr v`.
+
+    Without dampening it goes the way of `Momentum` as long as lr stays what it is. A new lr counts here at once for the
+    whole velocity, in `Momentum` only for what is added to it from then on.
+
+    Parameters
+    ----------
+    lr : float, default 0.01
+        Learning rate, 0 or more.
+    momentum : float, default 0.9
+        The share of the velocity that is kept at each step, in [0, 1].
+    dampening : float, default 0
+        The share of a gradient that does not go into the velocity, in [0, 1]; the first goes in as it is.
+
+    State: `v`, the velocity, without lr.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> params, optimizer = {"W": np.array([1.0])}, SGDMomentum(lr=0.5, momentum=0.5, dampening=0.5)
+    >>> for _ in range(2):
+    ...     optimizer.update(params, {"W": np.array([1.0])})
+    >>> params["W"], optimizer.v["W"]
+    (array([0.]), array([1.]))
+
+    References
+    ----------
+    Sutskever, Martens, Dahl and Hinton, On the importance of initialization and momentum in deep learning, ICML 2013.
+    """
+
+    rule = "sgd_momentum"
+    lr: float = 0.01
+    momentum: float = 0.9
+    dampening: float = 0.0
+
+    def scalars(self, step: int) -> tuple[float, ...]:
+        return self.lr, self.momentum, 1.0 if step == 1 else 1 - self.dampening
+
+
+@dataclass(eq=False)
+class SGDNesterov(Optimizer):
+    """Nesterov's momentum in PyTorch's form: `v = momentum v + g`, `p = p - lr (g + momentum v)`.
+
+    It goes the way of `Nesterov` as long as lr stays what it is. A new lr counts here at once for the whole velocity,
+    in `Nesterov` only for what is added to it from then on.
+
+    Parameters
+    ----------
+    lr : float, default 0.01
+        Learning rate, 0 or more.
+    momentum : float, default 0.9
+        The share of the velocity that is kept at each step, in [0, 1].
+
+    State: `v`, the velocity, without lr.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> params = {"W": np.array([1.0])}
+    >>> SGDNesterov(lr=0.5, momentum=0.5).update(params, {"W": np.array([1.0])})
+    >>> params["W"]
+    array([0.25])
+
+    References
+    ----------
+    Sutskever, Martens, Dahl and Hinton, On the importance of initialization and momentum in deep learning, ICML 2013.
+    """
+
+    rule = "sgd_nesterov"
+    lr: float = 0.01
+    momentum: float = 0.9
+
+    def scalars(self, step: int) -> tuple[float, ...]:
+        return self.lr, self.momentum
+
+
+@dataclass(eq=False)
+class ASGD(Optimizer):
+    """SGD with a falling learning rate and, beside it, the average of the parameters.
+
+    At step t `lr_t = lr / (1 + lambd lr (t - 1))^alpha`, `p = (1 - lambd lr_t) p - lr_t g` and
+    `average = average + (p - average) / max(1, t - 1 - t0)`, as in PyTorch, whose names these are. It is the average
+    that is to be used in the end: `params["W"][...] = optimizer.average["W"]`.
+
+    Parameters
+    ----------
+    lr : float, default 0.01
+        Learning rate of the first step, 0 or more.
+    lambd : float, default 1e-4
+        How fast the learning rate falls, and weights with it: the weight of an L2 penalty, 0 or more.
+    alpha : float, default 0.75
+        The power with which the learning rate falls, 0 or more.
+    t0 : float, default 1e6
+        After how many steps averaging begins, 0 or more; until then the average is the parameter itself.
+
+    State: `average`, the average of the parameters.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> params, optimizer = {"W": np.array([1.0])}, ASGD(lr=0.25, lambd=0.0, t0=0.0)
+    >>> for _ in range(4):
+    ...     optimizer.update(params, {"W": np.array([1.0])})
+    >>> params["W"], optimizer.average["W"]  # of 0.5, 0.25 and 0
+    (array([0.]), array([0.25]))
+
+    References
+    ----------
+    Polyak and Juditsky, Acceleration of stochastic approximation by averaging, SIAM Journal on Control and Optimization
+    30, 1992. Xu, Towards optimal one pass large scale learning with averaged stochastic gradient descent, 2011,
+    arXiv:1107.2490.
+    """
+
+    rule = "asgd"
+    lr: float = 0.01
+    lambd: float = 1e-4
+    alpha: float = 0.75
+    t0: float = 1e6
+
+    def scalars(self, step: int) -> tuple[float, ...]:
+        lr = self.lr * (1 + self.lambd * self.lr * (step - 1)) ** -self.alpha
+        return lr, 1 - self.lambd * lr, 1 / max(1.0, step - 1 - self.t0), 1.0
+
+
+@dataclass(eq=False)
+class Rprop(Optimizer):
+    """Resilient backpropagation: every element has a step size of its own, and of gradients only signs count.
+
+    Where a gradient has the sign it had before, the step size is multiplied by eta_plus; where the sign has changed, by
+    eta_minus, and the element stays where it is. Else `p = p - sign(g) step_size`. For gradients of the whole training
+    set: those of small batches change their signs by chance.
+
+    Parameters
+    ----------
+    lr : float, default 0.01
+        The step size of the first step, 0 or more; read at the first step.
+    eta_minus, eta_plus : float, default 0.5 and 1.2
+        The factors of the step size, in [0, 1) and 1 or more.
+    min_step_size, max_step_size : float, default 1e-6 and 50
+        The limits of the step size, 0 or more; should they cross, the upper one holds.
+
+    State: `previous`, the gradient of the step before, 0 after a change of sign; `step_size`. The sign of 0 is 0, that
+    of NaN is NaN.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> params, optimizer = {"W": np.array([1.0])}, Rprop(lr=0.25)
+    >>> for g in (3.0, 2.0, -1.0):
+    ...     optimizer.update(params, {"W": np.array([g])})
+    >>> params["W"].round(6), optimizer.step_size["W"].round(6)
+    (array([0.45]), array([0.15]))
+
+    References
+    ----------
+    Riedmiller and Braun, A direct adaptive method for faster backpropagation learning: the RPROP algorithm, ICNN 1993.
+    Igel and Huesken, Empirical evaluation of the improved Rprop learning algorithms, Neurocomputing 50, 2003.
+    """
+
+    rule = "rprop"
+    lr: float = 0.01
+    eta_minus: float = 0.5
+    eta_plus: float = 1.2
+    min_step_size: float = 1e-6
+    max_step_size: float = 50.0
+
+    def start_values(self) -> dict[str, float]:
+        return {"previous": 0.0, "step_size": self.lr}
+
+    def scalars(self, step: int) -> tuple[float, ...]:
+        return self.eta_minus, self.eta_plus, self.min_step_size, self.max_step_size, 0.0, 1.0
 
 
 @dataclass(eq=False)

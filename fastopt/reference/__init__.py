@@ -9,13 +9,16 @@ normal number becomes zero, as in the compiled kernels; with `optimizer.flush = 
 fair comparison of times.
 """
 
-from fastopt.reference.adagrad import Adadelta, AdaGrad, RMSProp, RMSprop
+from fastopt.reference.adagrad import Adadelta, AdaGrad, CentredRMSProp, RMSProp, RMSprop, RMSPropMomentum
 from fastopt.reference.adam import Adam, Adamax, AdamW, AMSGrad, NAdam, RAdam
 from fastopt.reference.base import Reference as Reference
-from fastopt.reference.descent import SGD, Lion, Momentum, Nesterov, Signum
+from fastopt.reference.descent import ASGD, SGD, Lion, Momentum, Nesterov, Rprop, SGDMomentum, SGDNesterov, Signum
+from fastopt.reference.schedule_free import ScheduleFreeAdamW, ScheduleFreeSGD
+from fastopt.reference.sophia import Sophia
 from fastopt.reference.successors import AdaBelief, Adan, AdEMAMix, Yogi
 
 __all__ = [
+    "ASGD",
     "SGD",
     "AMSGrad",
     "AdEMAMix",
@@ -26,13 +29,21 @@ __all__ = [
     "AdamW",
     "Adamax",
     "Adan",
+    "CentredRMSProp",
     "Lion",
     "Momentum",
     "NAdam",
     "Nesterov",
     "RAdam",
     "RMSProp",
+    "RMSPropMomentum",
     "RMSprop",
+    "Rprop",
+    "SGDMomentum",
+    "SGDNesterov",
+    "ScheduleFreeAdamW",
+    "ScheduleFreeSGD",
     "Signum",
+    "Sophia",
     "Yogi",
 ]

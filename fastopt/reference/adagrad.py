@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from fastopt.reference.base import Array, Reference
 
-__all__ = ["AdaGrad", "Adadelta", "RMSProp", "RMSprop"]
+__all__ = ["AdaGrad", "Adadelta", "CentredRMSProp", "RMSProp", "RMSPropMomentum", "RMSprop"]
 
 
 @dataclass(eq=False)
@@ -16,6 +17,7 @@ class AdaGrad(Reference):
     lr: float = 0.01
     eps: float = 1e-7
     initial_accumulator: float = 0.0
+    lr_decay: float = 0.0
     slots = ("h",)
 
     def start_values(self) -> dict[str, float]:
@@ -23,7 +25,7 @@ class AdaGrad(Reference):
 
     def step(self, p: Array, g: Array, h: Array) -> None:  # type: ignore[override]
         h += g * g
-        p -= self.lr * g / (np.sqrt(h) + self.eps)
+        p -= self.lr / (1 + (self.iter - 1) * self.lr_decay) * g / (np.sqrt(h) + self.eps)
 
 
 @dataclass(eq=False)
@@ -32,7 +34,7 @@ class RMSProp(Reference):
     decay_rate: float = 0.99
     eps: float = None  # type: ignore[assignment]
     eps_root: float = 0.0
-    slots = ("h",)
+    slots: ClassVar[tuple[str, ...]] = ("h",)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -49,6 +51,34 @@ class RMSProp(Reference):
 
 
 RMSprop = RMSProp
+
+
+@dataclass(eq=False)
+class RMSPropMomentum(RMSProp):
+    momentum: float = 0.9
+    slots = ("h", "v")
+
+    def step(self, p: Array, g: Array, h: Array, v: Array) -> None:  # type: ignore[override]
+        h *= self.decay_rate
+        h += (1 - self.decay_rate) * g * g
+        v *= self.momentum
+        v += g / (np.sqrt(h + self.eps_root) + self.eps)
+        p -= self.lr * v
+
+
+@dataclass(eq=False)
+class CentredRMSProp(RMSProp):
+    momentum: float = 0.0
+    slots = ("h", "m", "v")
+
+    def step(self, p: Array, g: Array, h: Array, m: Array, v: Array) -> None:  # type: ignore[override]
+        h *= self.decay_rate
+        h += (1 - self.decay_rate) * g * g
+        m += (1 - self.decay_rate) * (g - m)
+        variance = np.maximum(h - m * m, 0)
+        v *= self.momentum
+        v += g / (np.sqrt(variance + self.eps_root) + self.eps)
+        p -= self.lr * v
 
 
 @dataclass(eq=False)

@@ -48,10 +48,7 @@ class Reference:
 
     def _update(self, params: dict[Any, Any], grads: dict[Any, Any]) -> None:
         self.iter += 1
-        for slot in self.slots:
-            if getattr(self, slot) is None:
-                start = self.start_values().get(slot, 0.0)
-                setattr(self, slot, {key: np.full_like(_array(p), start) for key, p in params.items()})
+        self._begin(params)
         seen = {
             key: np.asarray(grads[key]).astype(_array(params[key]).dtype, copy=False)
             for key in params
@@ -63,11 +60,21 @@ class Reference:
             g = self._processed(p, seen[key], scale)
             state = [getattr(self, slot)[key] for slot in self.slots]
             self.step(p, g, *state)
-            if self.flush:
-                for x in state:
-                    x[np.abs(x) < np.finfo(x.dtype).tiny] *= 0  # zero of the same sign
+            self._flush(*state)
             if not isinstance(params[key], np.ndarray):
                 params[key] = p[()] if isinstance(params[key], np.floating) else p.item()
+
+    def _begin(self, params: dict[Any, Any]) -> None:
+        """Makes the state, where there is none."""
+        for slot in self.slots:
+            if getattr(self, slot) is None:
+                start = self.start_values().get(slot, 0.0)
+                setattr(self, slot, {key: np.full_like(_array(p), start) for key, p in params.items()})
+
+    def _flush(self, *state: Array) -> None:
+        if self.flush:
+            for x in state:
+                x[np.abs(x) < np.finfo(x.dtype).tiny] *= 0  # zero of the same sign
 
     def _scale(self, grads: dict[Any, Array]) -> float:
         scale = -self.gradient_scale if self.maximize else self.gradient_scale
@@ -84,10 +91,12 @@ class Reference:
         if self.clip_value < math.inf:
             g = np.where(g < -self.clip_value, -self.clip_value, np.where(g > self.clip_value, self.clip_value, g))
             g = g.astype(p.dtype, copy=False)
-        if self.weight_decay and self.decoupled:
-            p *= 1 - vars(self)["lr"] * self.weight_decay
-        elif self.weight_decay:
-            g = g + self.weight_decay * p
+        return self._decayed(p, g) if self.weight_decay else g
+
+    def _decayed(self, p: Array, g: Array) -> Array:
+        if not self.decoupled:
+            return g + self.weight_decay * p
+        p *= 1 - vars(self)["lr"] * self.weight_decay
         return g
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from fastopt.reference.base import Array, Reference
 
-__all__ = ["SGD", "Lion", "Momentum", "Nesterov", "Signum"]
+__all__ = ["ASGD", "SGD", "Lion", "Momentum", "Nesterov", "Rprop", "SGDMomentum", "SGDNesterov", "Signum"]
 
 
 @dataclass(eq=False)
@@ -42,6 +42,72 @@ class Nesterov(Reference):
         p -= (1 + self.momentum) * self.lr * g
         v *= self.momentum
         v -= self.lr * g
+
+
+@dataclass(eq=False)
+class SGDMomentum(Reference):
+    lr: float = 0.01
+    momentum: float = 0.9
+    dampening: float = 0.0
+    slots = ("v",)
+
+    def step(self, p: Array, g: Array, v: Array) -> None:  # type: ignore[override]
+        v *= self.momentum
+        v += g if self.iter == 1 else (1 - self.dampening) * g
+        p -= self.lr * v
+
+
+@dataclass(eq=False)
+class SGDNesterov(Reference):
+    lr: float = 0.01
+    momentum: float = 0.9
+    slots = ("v",)
+
+    def step(self, p: Array, g: Array, v: Array) -> None:  # type: ignore[override]
+        v *= self.momentum
+        v += g
+        p -= self.lr * (g + self.momentum * v)
+
+
+@dataclass(eq=False)
+class ASGD(Reference):
+    lr: float = 0.01
+    lambd: float = 1e-4
+    alpha: float = 0.75
+    t0: float = 1e6
+    slots = ("average",)
+
+    def step(self, p: Array, g: Array, average: Array) -> None:  # type: ignore[override]
+        t = self.iter
+        lr_t = self.lr * (1 + self.lambd * self.lr * (t - 1)) ** -self.alpha
+        p *= 1 - self.lambd * lr_t
+        p -= lr_t * g
+        if t - 1 - self.t0 > 1:
+            average += 1 / (t - 1 - self.t0) * (p - average)
+        else:
+            average[...] = p
+
+
+@dataclass(eq=False)
+class Rprop(Reference):
+    lr: float = 0.01
+    eta_minus: float = 0.5
+    eta_plus: float = 1.2
+    min_step_size: float = 1e-6
+    max_step_size: float = 50.0
+    slots = ("previous", "step_size")
+
+    def start_values(self) -> dict[str, float]:
+        return {"step_size": self.lr}
+
+    def step(self, p: Array, g: Array, previous: Array, step_size: Array) -> None:  # type: ignore[override]
+        product = g * previous
+        step_size[product > 0] *= self.eta_plus
+        step_size[product < 0] *= self.eta_minus
+        np.maximum(step_size, self.min_step_size, out=step_size)
+        np.minimum(step_size, self.max_step_size, out=step_size)
+        previous[...] = np.where(product < 0, 0, g)
+        p -= np.sign(previous) * step_size
 
 
 @dataclass(eq=False)

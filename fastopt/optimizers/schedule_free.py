@@ -1,0 +1,177 @@
+"""Schedule-free optimizers: an average of the parameters in the place of a falling learning rate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from fastopt import checks
+from fastopt.launch import BARE, as_number
+from fastopt.optimizer import Optimizer
+
+__all__ = ["ScheduleFreeAdamW", "ScheduleFreeSGD"]
+
+
+class _ScheduleFree(Optimizer):
+    """What both have: the average."""
+
+    def averaged(self, params: Any) -> Any:
+        """The averaged parameters x, for evaluation and for use after training, as copies.
+
+        Parameters
+        ----------
+        params : dict of arrays, or one array
+            The parameters that are trained.
+
+        Returns
+        -------
+        dict of arrays, or one array
+
+        Raises
+        ------
+        TypeError, ValueError, KeyError
+            as `update` does of its parameters.
+        RuntimeError
+            in the middle of a step.
+        """
+        with self._not_stepping():
+            checks.container(type(self).__name__, params, params)
+            if isinstance(params, np.ndarray):
+                return self._averaged(BARE, "params", params)
+            return {key: self._averaged(key, f"params[{key!r}]", value) for key, value in params.items()}
+
+    def _averaged(self, key: Hashable, name: str, value: Any) -> Any:
+        owner, state = type(self).__name__, self._state
+        average = np.array(checks.parameter(owner, name, value))
+        if state is not None:
+            if key not in state.layouts:
+                raise KeyError(checks.no_state(owner, key, state.layouts))
+            checks.replaced(owner, name, average, *state.layouts[key][:2])
+            average += state.views["offset"][key]
+        return average if isinstance(value, np.ndarray) else as_number(average, value)
+
+
+@dataclass(eq=False)
+class ScheduleFreeSGD(_ScheduleFree):
+    """SGD without a schedule: gradients are taken between a fast sequence z and its average x.
+
+    At step t `z = z - lr_t g`, `x = (1 - c_t) x + c_t z`, `p = (1 - beta1) z + beta1 x`, where all start at the
+    parameters and `lr_t = lr min(1, t / warmup)`. What is trained, and is in `params`, is p; what is to be used in the
+    end is x, which `averaged` returns. `c_t = lr_t^2 / (lr_1^2 + ... + lr_t^2)`, which without warmup is `1 / t`, knows
+    of warmup only: an lr that is a schedule or is changed between steps counts in lr_t, not in c_t.
+
+    `weight_decay` is added to the gradient, decoupled or not, which for z is the same.
+
+    Parameters
+    ----------
+    lr : float, default 1
+        Learning rate, 0 or more; larger than that of SGD.
+    beta1 : float, default 0.9
+        The share of x in p, in [0, 1).
+    warmup : float, default 0
+        The number of steps in which lr_t grows to lr, 0 or more.
+
+    State: `offset`, x - p.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> params, optimizer = {"W": np.array([1.0])}, ScheduleFreeSGD(lr=0.25, beta1=0.5)
+    >>> for _ in range(2):
+    ...     optimizer.update(params, {"W": np.array([1.0])})
+    >>> params["W"], optimizer.averaged(params)["W"]  # z is 0.75, then 0.5
+    (array([0.5625]), array([0.625]))
+
+    References
+    ----------
+    Defazio et al., The road less scheduled, NeurIPS 2024, arXiv:2405.15682.
+    """
+
+    rule = "schedule_free_sgd"
+    lr: float = 1.0
+    beta1: float = 0.9
+    warmup: float = 0.0
+
+    def scalars(self, step: int) -> tuple[float, ...]:
+        return _scalars(step, self.lr, self.beta1, self.warmup)
+
+    def _wanted_options(self) -> tuple[str, ...]:
+        options = super()._wanted_options()
+        return tuple("weight_decay" if option == "decoupled_weight_decay" else option for option in options)
+
+
+@dataclass(eq=False)
+class ScheduleFreeAdamW(_ScheduleFree):
+    """AdamW without a schedule: ScheduleFreeSGD along gradients divided by the root of their mean square.
+
+    `v = v + (1 - beta2)(g^2 - v)`, `d = g / (sqrt(v_hat) + eps) + weight_decay p` with `v_hat = v / (1 - beta2^t)`;
+    then d is what g is to `ScheduleFreeSGD`. What is to be used in the end is what `averaged` returns. Weight decay is
+    decoupled by default, and 0; `decoupled=False` adds it to g.
+
+    Parameters
+    ----------
+    lr : float, default 0.0025
+        Learning rate, 0 or more; larger than that of AdamW.
+    beta1 : float, default 0.9
+        The share of the average in p, in [0, 1).
+    beta2 : float, default 0.999
+        The share of the running mean that is kept at each step, in [0, 1).
+    eps : float, default 1e-8
+        Added to the root, 0 or more.
+    warmup : float, default 0
+        The number of steps in which lr_t grows to lr, 0 or more.
+
+    State: `v`, the running mean of squared gradients, uncorrected; `offset`, what is to be added to p for the average.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> params, optimizer = {"W": np.array([1.0])}, ScheduleFreeAdamW(lr=0.25, beta1=0.5)
+    >>> for _ in range(2):
+    ...     optimizer.update(params, {"W": np.array([5.0])})
+    >>> params["W"].round(6), optimizer.averaged(params)["W"].round(6)
+    (array([0.5625]), array([0.625]))
+
+    References
+    ----------
+    Defazio et al., The road less scheduled, NeurIPS 2024, arXiv:2405.15682.
+    """
+
+    rule = "schedule_free_adamw"
+    lr: float = 0.0025
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    warmup: float = 0.0
+    decoupled: bool = field(default=True, kw_only=True, repr=False)
+
+    def scalars(self, step: int) -> tuple[float, ...]:
+        root = math.sqrt(1.0 - self.beta2**step)
+        decay = self.weight_decay if self.decoupled else 0.0
+        return 1 - self.beta2, root, self.eps * root, decay, *_scalars(step, self.lr, self.beta1, self.warmup)
+
+    def _wanted_options(self) -> tuple[str, ...]:
+        return tuple(option for option in super()._wanted_options() if option != "decoupled_weight_decay")
+
+
+def _scalars(step: int, lr: float, beta1: float, warmup: float) -> tuple[float, ...]:
+    """What moves p and offset: pull, gradient_step, kept and offset_step."""
+    factor, share = _averaging(step, warmup)
+    lr = lr * factor
+    return share * beta1 / (1 - beta1), lr * (1 - beta1 * (1 - share)), 1 - share, (1 - beta1) * lr
+
+
+def _averaging(step: int, warmup: float) -> tuple[float, float]:
+    """The factor of lr at a step, min(1, step / warmup), and its square over the sum of those of all steps so far.
+
+    The sum is of the step alone, so that no checkpoint need hold it.
+    """
+    if step <= warmup:
+        return step / warmup, 6 * step / ((step + 1) * (2 * step + 1))
+    rising = math.floor(warmup)
+    squares = rising * (rising + 1) * (2 * rising + 1) / (6 * max(warmup, 1.0) ** 2)
+    return 1.0, 1 / (squares + (step - rising))

@@ -1,0 +1,14 @@
+"""SGD with momentum and dampening, in PyTorch's form (Sutskever et al., ICML 2013, with the learning rate outside).
+
+    v_t = momentum v_{t-1} + (1 - dampening) g_t, at the first step g_t
+    p_t = p_{t-1} - lr v_t
+
+State: v, the sum of earlier gradients, without lr: a new lr counts at once for all of it, while in `momentum` what was
+added with the old one goes on.
+"""
+
+
+def sgd_momentum(p, g, v, lr, momentum, gradient_share):  # type: ignore[no-untyped-def]
+    v = momentum * v + gradient_share * g  # v_t; gradient_share = 1 - dampening
+    p = p - lr * v  # p_t
+    return p, v
