@@ -140,6 +140,14 @@ class RMSPropMomentum(RMSProp):
     References
     ----------
     Tieleman and Hinton, Neural networks for machine learning, Coursera, lecture 6.5, 2012.
+
+    Differences
+    -----------
+    PyTorch: `RMSprop(momentum=0.9)`, the same formula; eps 1e-8.
+    Keras: `RMSprop(momentum=0.9)`, eps under the root; lr is in the velocity, so a new one counts only for what is
+        added from then on; lr 0.001, decay_rate 0.9.
+    optax: `rmsprop(momentum=0.9)`, the formula of Keras, or eps beside the root with `eps_in_sqrt=False`;
+        decay_rate 0.9.
     """
 
     rule = "rmsprop_momentum"
@@ -180,6 +188,13 @@ class CentredRMSProp(RMSProp):
     References
     ----------
     Graves, Generating sequences with recurrent neural networks, 2013, arXiv:1308.0850, equations 38 to 41.
+
+    Differences
+    -----------
+    PyTorch: `RMSprop(centered=True)`, NaN where rounding makes h - m^2 negative; eps 1e-8.
+    Keras: `RMSprop(centered=True)`, eps under the root; lr is in the velocity; lr 0.001, decay_rate 0.9.
+    optax: `rmsprop(centered=True)`, the formula of Keras, or eps beside the root with `eps_in_sqrt=False`;
+        decay_rate 0.9.
     """
 
     rule = "centred_rmsprop"

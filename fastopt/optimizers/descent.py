@@ -160,6 +160,12 @@ class SGDMomentum(Optimizer):
     References
     ----------
     Sutskever, Martens, Dahl and Hinton, On the importance of initialization and momentum in deep learning, ICML 2013.
+
+    Differences
+    -----------
+    PyTorch: `SGD(momentum=0.9)`, the same formula; lr 0.001.
+    Keras: `SGD(momentum=0.9)`, the formula of `Momentum`.
+    optax: `sgd(momentum=0.9)`, the same formula, without dampening.
     """
 
     rule = "sgd_momentum"
@@ -198,6 +204,12 @@ class SGDNesterov(Optimizer):
     References
     ----------
     Sutskever, Martens, Dahl and Hinton, On the importance of initialization and momentum in deep learning, ICML 2013.
+
+    Differences
+    -----------
+    PyTorch: `SGD(momentum=0.9, nesterov=True)`, the same formula; lr 0.001.
+    Keras: `SGD(momentum=0.9, nesterov=True)`, the formula of `Nesterov`.
+    optax: `sgd(momentum=0.9, nesterov=True)`, the same formula.
     """
 
     rule = "sgd_nesterov"
@@ -243,6 +255,12 @@ class ASGD(Optimizer):
     Polyak and Juditsky, Acceleration of stochastic approximation by averaging, SIAM Journal on Control and Optimization
     30, 1992. Xu, Towards optimal one pass large scale learning with averaged stochastic gradient descent, 2011,
     arXiv:1107.2490.
+
+    Differences
+    -----------
+    PyTorch: `ASGD`, the same.
+    Keras: has none.
+    optax: has none.
     """
 
     rule = "asgd"
@@ -289,6 +307,12 @@ class Rprop(Optimizer):
     ----------
     Riedmiller and Braun, A direct adaptive method for faster backpropagation learning: the RPROP algorithm, ICNN 1993.
     Igel and Huesken, Empirical evaluation of the improved Rprop learning algorithms, Neurocomputing 50, 2003.
+
+    Differences
+    -----------
+    PyTorch: `Rprop`, the same.
+    Keras: has none.
+    optax: `rprop` moves by the step of the gradient before, so at the first step not at all.
     """
 
     rule = "rprop"
