@@ -16,13 +16,27 @@ if not _Path(__file__).with_name("kernels").is_dir():
 
 from fastopt import optimizers, schedules
 from fastopt.checkpoint import CheckpointError
+from fastopt.compare import check
 from fastopt.flat import FlatDict, flatten
 from fastopt.groups import NO_DECAY_ON_VECTORS, Groups
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers import *  # noqa: F403
+from fastopt.own import rule
 from fastopt.threads import num_threads, set_num_threads
 
-__all__ = ["NO_DECAY_ON_VECTORS", "CheckpointError", "FlatDict", "Groups", "Optimizer", "flatten", "num_threads"]
-__all__ += ["schedules", "set_num_threads", *optimizers.__all__]
+__all__ = [
+    "NO_DECAY_ON_VECTORS",
+    "CheckpointError",
+    "FlatDict",
+    "Groups",
+    "Optimizer",
+    "check",
+    "flatten",
+    "num_threads",
+    "rule",
+    "schedules",
+    "set_num_threads",
+]
+__all__ += optimizers.__all__
 
 __version__ = _version("fastopt")

@@ -12,7 +12,7 @@ from fastopt.plan import Plan
 AMOUNTS: dict[str, Callable[[Any], float]] = {
     "clip": lambda settings: settings.clip_value,
     "weight_decay": lambda settings: 0.0 if settings.decoupled else settings.weight_decay,
-    "decoupled_weight_decay": lambda settings: 1 - settings.lr * settings.weight_decay if settings.decoupled else 1.0,
+    "decoupled_weight_decay": lambda settings: 1 - _lr(settings) * settings.weight_decay if settings.decoupled else 1.0,
 }
 """Of the settings of a part; "scale" needs norms."""
 
@@ -37,7 +37,7 @@ def added(
 
 def _amounts(settings: Any, plan: Plan, parts: list[Any], options: tuple[str, ...]) -> list[tuple[float, ...]]:
     """That of the last option first."""
-    scales = [_scale(settings, plan) if "scale" in options else 1.0] * len(parts)
+    scales = [scale(settings, plan) if "scale" in options else 1.0] * len(parts)
     if any(part.clip_array_norm < math.inf for part in parts):
         for row, norm in plan.gradient_norms().items():
             most, scaled = parts[row].clip_array_norm, norm * abs(scales[row])
@@ -49,11 +49,15 @@ def _amounts(settings: Any, plan: Plan, parts: list[Any], options: tuple[str, ..
     ]
 
 
-def _scale(settings: Any, plan: Plan) -> float:
+def scale(settings: Any, plan: Plan) -> float:
     """The factor of all gradients: scale, direction, and clipping by their norm."""
-    scale = -settings.gradient_scale if settings.maximize else settings.gradient_scale
+    factor = -settings.gradient_scale if settings.maximize else settings.gradient_scale
     if settings.clip_norm < math.inf:
         norm = plan.gradient_norm() * settings.gradient_scale
         if not norm <= settings.clip_norm:
-            scale *= settings.clip_norm / norm
-    return float(scale)
+            factor *= settings.clip_norm / norm
+    return float(factor)
+
+
+def _lr(settings: Any) -> float:
+    return float(getattr(settings, "lr", 1.0))  # a rule of one's own may have none

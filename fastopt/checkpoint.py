@@ -22,7 +22,6 @@ import numpy as np
 from fastopt import checks
 from fastopt.flat import Array
 from fastopt.groups import PREDICATES, Groups
-from fastopt.kernels import RULES
 from fastopt.launch import BARE
 from fastopt.schedules import Schedule, from_dict, to_dict
 from fastopt.state import Layout, State, layout_of
@@ -58,7 +57,7 @@ class Mismatch(NamedTuple):
 def state_dict(optimizer: Any) -> dict[str, Any]:
     """What `Optimizer.state_dict` returns."""
     state = optimizer._state
-    slots: dict[str, Any] = dict.fromkeys(RULES[optimizer.rule].state)
+    slots: dict[str, Any] = dict.fromkeys(optimizer._rule.state)
     if state is not None:
         for slot, views in state.views.items():
             copies = {key: view.copy(order="K") for key, view in views.items()}
@@ -80,13 +79,9 @@ def load_state_dict(optimizer: Any, saved: Any, strict: bool, source: str = "sta
         raise CheckpointError(
             f"{owner}: {source} is not what state_dict() returns, a dict with rule, hyperparameters, step and state"
         )
-    if not isinstance(saved["rule"], str) or saved["rule"] != optimizer.rule:
-        raise CheckpointError(
-            f"{owner}: {source} holds the state of rule {saved['rule']!r}, expected {optimizer.rule!r}; load it into "
-            "an optimizer of that rule"
-        )
-    settings = _settings(type(optimizer), saved["hyperparameters"], source)
-    state = _state(owner, saved["state"], RULES[optimizer.rule].state, source)
+    _same_rule(optimizer, saved["rule"], source)
+    settings = _settings(optimizer, saved["hyperparameters"], source)
+    state = _state(owner, saved["state"], optimizer._rule.state, source)
     try:
         step = checks.step_count(owner, saved["step"])
         skipped = checks.step_count(owner, saved.get("skipped", 0), "skipped")
@@ -112,7 +107,7 @@ def load_state_dict(optimizer: Any, saved: Any, strict: bool, source: str = "sta
         layouts = dict(current)
     loaded: State | None = None
     if layouts:
-        loaded = State(dict.fromkeys(RULES[optimizer.rule].state, 0.0), layouts)  # all is written below
+        loaded = State(dict.fromkeys(optimizer._rule.state, 0.0), layouts)  # all is written below
         for slot, views in loaded.views.items():
             for key, view in views.items():
                 fits = key in state.get(slot, {}) and key not in mismatch.reshaped
@@ -131,13 +126,25 @@ def _copied(setting: Any) -> Any:
     return copy.deepcopy(setting) if isinstance(setting, Schedule | Groups) else setting
 
 
-def _settings(kind: type, settings: Any, source: str) -> dict[str, Any]:
-    owner = kind.__name__
+def _same_rule(optimizer: Any, rule: Any, source: str) -> None:
+    if not isinstance(rule, str) or rule != optimizer.rule:
+        raise CheckpointError(
+            f"{type(optimizer).__name__}: {source} holds the state of rule {rule!r:.100}, expected {optimizer.rule!r}; "
+            "load it into an optimizer of that rule"
+        )
+
+
+def _settings(optimizer: Any, settings: Any, source: str) -> dict[str, Any]:
+    kind, known = type(optimizer), [name for name in optimizer._hyperparameters() if name != "groups"]
     if not isinstance(settings, Mapping):
-        raise CheckpointError(f"{owner}: hyperparameters in {source} are {type(settings).__name__}, expected a dict")
+        raise CheckpointError(
+            f"{kind.__name__}: hyperparameters in {source} are {type(settings).__name__}, expected a dict"
+        )
     try:
         checked = {
-            str(name): checks.hyperparameter(owner, name, value) if checks.is_hyperparameter(name) else value
+            str(name): checks.hyperparameter(kind.__name__, name, value)
+            if name in known or checks.is_hyperparameter(name)
+            else value
             for name, value in settings.items()
         }
         return checked | {"groups": Groups(kind, checked["groups"])} if "groups" in checked else checked
@@ -215,7 +222,7 @@ def load(optimizer: Any, path: str | os.PathLike[str], strict: bool) -> Mismatch
     except Exception as error:
         raise CheckpointError(f"{name} is damaged, or no checkpoint of fastopt ({_one_line(error)})") from None
     try:
-        saved = _unpack(tensors, metadata, name)
+        saved = _unpack(optimizer, tensors, metadata, name)
     except (KeyError, TypeError, ValueError, RecursionError, OverflowError) as error:
         if isinstance(error, CheckpointError):
             raise
@@ -273,7 +280,7 @@ def _pack(owner: str, saved: dict[str, Any]) -> tuple[dict[str, Array], dict[str
     return tensors, {**metadata, "checksum": _checksum(tensors, metadata)}
 
 
-def _unpack(tensors: dict[str, Array], metadata: Any, name: str) -> dict[str, Any]:
+def _unpack(optimizer: Any, tensors: dict[str, Array], metadata: Any, name: str) -> dict[str, Any]:
     """What `_pack` was given; raises some error where it was not `_pack` that made it."""
     if not isinstance(metadata, dict) or not str(metadata.get("format", "")).isdecimal():
         raise CheckpointError(f"{name} is a safetensors file but no checkpoint of fastopt: it names no format")
@@ -295,9 +302,8 @@ def _unpack(tensors: dict[str, Array], metadata: Any, name: str) -> dict[str, An
     decoded = [BARE] if keys is None else [_decoded(key) for key in keys]
     names = [""] if keys is None else [f"/{json.dumps(key)}" for key in keys]
     state: dict[str, Any] = {}
-    if metadata["rule"] not in RULES:
-        raise CheckpointError(f"{name} holds the state of rule {metadata['rule']!r}, which this version does not know")
-    for slot in RULES[metadata["rule"]].state:
+    _same_rule(optimizer, metadata["rule"], name)
+    for slot in optimizer._rule.state:
         if keys is None and not tensors:
             state[slot] = None
             continue

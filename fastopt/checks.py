@@ -50,6 +50,9 @@ RANGES: dict[str, tuple[float, float, bool]] = {
     "trust_coefficient": (0.0, math.inf, False),
 }
 
+
+ANY_NUMBER = (-math.inf, math.inf, False)
+
 SWITCHES = ("decoupled", "maximize", "frozen")
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -83,8 +86,8 @@ def hyperparameter_at(owner: str, name: str, schedule: Any, step: int) -> float:
 
 
 def _in_range(owner: str, name: str, called: str, value: Any, otherwise: str = "") -> float:
-    lowest, highest, closed = RANGES[name]
-    interval = f"[{lowest:g}, {highest:g}{']' if closed else ')'}"
+    lowest, highest, closed = RANGES.get(name, ANY_NUMBER)
+    interval = f"{'(' if lowest == -math.inf else '['}{lowest:g}, {highest:g}{']' if closed else ')'}"
     if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
         raise TypeError(
             f"{owner}: {called} must be a number in {interval}{otherwise}, got {value!r} of type {type(value).__name__}"
@@ -93,7 +96,7 @@ def _in_range(owner: str, name: str, called: str, value: Any, otherwise: str = "
         number = float(value)
     except OverflowError:
         number = math.inf
-    if not (lowest <= number < highest or (closed and number == highest)):
+    if number == -math.inf or not (lowest <= number < highest or (closed and number == highest)):
         raise ValueError(f"{owner}: {called} must be in {interval}, got {number!r}")
     return number
 
@@ -133,6 +136,18 @@ def same_array(owner: str, name: str) -> str:
 
 def empty_group(owner: str, selector: Any, keys: Iterable[Hashable]) -> str:
     return f"{owner}: groups[{selector!r}] selects none of the parameters, which are {_names(keys)}; correct its name"
+
+
+def no_optimizer(owner: str, value: Any) -> str:
+    return f"{owner}: expected an optimizer or its class, got {value!r:.60} of type {type(value).__name__}"
+
+
+def unknown_optimizer(name: str, known: Iterable[str]) -> str:
+    return f"unknown optimizer {name!r}; known are {', '.join(known)}, and module:Name for one of your own"
+
+
+def unknown_rule(owner: str, rule: str) -> str:
+    return f"{owner}: there is no rule {rule!r}; make an optimizer of a formula of your own with @fastopt.rule"
 
 
 def step_count(owner: str, value: Any, name: str = "iter") -> int:

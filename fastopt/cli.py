@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import fastopt
 from fastopt import threads
@@ -87,6 +88,21 @@ def _parser() -> argparse.ArgumentParser:
     info.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="of the parameters")
     info.set_defaults(run=_info)
 
+    explain = commands.add_parser(
+        "explain",
+        help="show an optimizer's formula, its scalars at a step, and where PyTorch, Keras and optax differ",
+        description="Shows the formula of an optimizer, the values of its scalars at a step, its state and source, and "
+        "where PyTorch, Keras and optax differ.",
+        epilog=f"optimizers: {', '.join(OPTIMIZERS)}; module:Name is one of your own, made with fastopt.rule",
+        formatter_class=formatter,
+    )
+    explain.add_argument("name", metavar="NAME", help="the optimizer, such as Adam, or module:Name")
+    explain.add_argument("--step", type=_count, default=1, metavar="T", help="the step, counted from 1")
+    explain.add_argument(
+        "--set", type=_setting, action="append", default=[], metavar="NAME=VALUE", help="a setting; may be repeated"
+    )
+    explain.set_defaults(run=_explain)
+
     warmup = commands.add_parser(
         "warmup",
         help="compile every optimizer's kernels into numba's disk cache",
@@ -152,6 +168,16 @@ def _seed(text: str) -> int:
 
 def _sizes(text: str) -> tuple[int, ...]:
     return tuple(_count(part.strip()) for part in text.split(","))
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, such as lr=0.1, got {text!r}")
+    try:
+        return name, {"True": True, "False": False}[value] if value in ("True", "False") else float(value)
+    except ValueError:
+        return name, value
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -244,6 +270,22 @@ def _info(options: argparse.Namespace) -> int:
 
     for name, value in info.facts(options.parameters, options.optimizer, options.dtype).items():
         print(f"{name + ':':28}{value}")
+    return 0
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from fastopt import checks, explain
+
+    settings = dict(options.set)
+    try:
+        optimizer = explain.find(options.name)
+        known = optimizer._hyperparameters()
+        for name in settings:
+            if name not in known:
+                raise ValueError(checks.unknown_setting(optimizer.__name__, name, known))
+        print(explain.explain(optimizer(**settings), options.step))
+    except (ImportError, TypeError, ValueError) as error:
+        raise UserError(str(error)) from None
     return 0
 
 

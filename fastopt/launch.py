@@ -8,8 +8,10 @@ from enum import Enum
 from typing import Any
 
 import numpy as np
+from numba.core.errors import NumbaError
 from numpy.lib.array_utils import byte_bounds
 
+from fastopt import formulas
 from fastopt.flat import Array
 from fastopt.kernels import loops
 from fastopt.kernels.build import Rule
@@ -76,7 +78,10 @@ class Launch:
         wanted = which, threads > 1, options
         kernel = self.kernels.get(wanted)
         if kernel is None:
-            kernel = self.kernels[wanted] = rule.kernel(self.dtype, threads > 1, which, options)
+            try:
+                kernel = self.kernels[wanted] = rule.kernel(self.dtype, threads > 1, which, options)
+            except NumbaError as error:
+                raise TypeError(formulas.not_compiled(rule.formula, rule.state, error)) from error
         if which != "step" and self.tally is None:
             tally = np.zeros((self.starts[-1] // loops.PIECE + len(self.starts), loops.FIELDS))
             self.table[-1, 0] = tally.ctypes.data

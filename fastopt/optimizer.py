@@ -13,6 +13,7 @@ from typing import Any, ClassVar, cast
 from fastopt import amounts, checkpoint, checks
 from fastopt.groups import NO_GROUPS, Groups
 from fastopt.kernels import RULES
+from fastopt.kernels.build import Rule
 from fastopt.kernels.gradients import OPTIONS
 from fastopt.launch import BARE
 from fastopt.plan import Plan
@@ -32,7 +33,17 @@ class Optimizer:
     """
 
     rule: ClassVar[str]
-    """The key of the rule in `fastopt.kernels.RULES`."""
+    """The name of the rule, by which files know it: a key of `fastopt.kernels.RULES`, or that of one's own."""
+
+    _rule: ClassVar[Rule]
+
+    def __init_subclass__(cls) -> None:
+        """Finds the rule by its name where the class does not bring its own."""
+        super().__init_subclass__()
+        if "rule" in vars(cls) and "_rule" not in vars(cls):
+            if cls.rule not in RULES:
+                raise KeyError(checks.unknown_rule(cls.__name__, cls.rule))
+            cls._rule = RULES[cls.rule]
 
     def __init__(self) -> None:
         raise TypeError("Optimizer is what all optimizers share; make one of its subclasses, such as fastopt.Adam()")
@@ -86,7 +97,7 @@ class Optimizer:
 
     def start_values(self) -> dict[str, float]:
         """The value of each state slot before the first step."""
-        return dict.fromkeys(RULES[self.rule].state, 0.0)
+        return dict.fromkeys(self._rule.state, 0.0)
 
     def update(self, params: Any, grads: Any, *, report: bool = False) -> Report | None:
         """Makes one step: writes `params` and the state in place; never writes `grads`.
@@ -131,8 +142,8 @@ class Optimizer:
             if plan is None or not plan.accepts(params, grads, groups, by_array):
                 if plan is not None:  # the arrays of the other plan are of the past too, and should not be kept alive
                     own["_plan"] = own["_report_plan"] = None
-                rule, start = RULES[self.rule], settings.start_values()
-                plan = Plan(type(self).__name__, rule, params, grads, start, self._state, report, groups, by_array)
+                name, start = type(self).__name__, settings.start_values()
+                plan = Plan(name, self._rule, params, grads, start, self._state, report, groups, by_array)
             parts, options = [settings], settings._options
             if groups or by_array:
                 parts, options = self._parts(plan, step)
@@ -282,7 +293,7 @@ class Optimizer:
 
     def __getattr__(self, name: str) -> Any:
         # Reached only for names that are not set: the state slots.
-        if name in RULES[self.rule].state:
+        if name in self._rule.state:
             if self._state is None:
                 return None
             views = self._state.views[name]
@@ -304,7 +315,7 @@ class Optimizer:
                 new = {name: value}
                 self.__dict__.update(new, _scheduled=self._scheduled_names(self.__dict__ | new))
             self.__dict__["_options"] = None
-        elif name in RULES[self.rule].state:
+        elif name in self._rule.state:
             checks.state_value(owner.__name__, name, value)
             self._state = self._plan = self._report_plan = None
             return
@@ -324,7 +335,7 @@ class Optimizer:
 
     def _is_by_array(self) -> bool:
         """Whether norms of each array are needed."""
-        if RULES[self.rule].measure or self.clip_array_norm != math.inf:
+        if self._rule.measure or self.clip_array_norm != math.inf:
             return True
         return any("clip_array_norm" in group for group in self.groups.values())
 
@@ -347,7 +358,7 @@ class Optimizer:
         return [field.name for field in sorted(fields(cls), key=lambda field: bool(field.kw_only))]  # shared ones last
 
     def _public_names(self) -> list[str]:
-        return [*self._hyperparameters(), *RULES[self.rule].state, "iter"]
+        return [*self._hyperparameters(), *self._rule.state, "iter"]
 
     def __copy__(self) -> Optimizer:
         """Like `copy.deepcopy`: two optimizers never share state."""

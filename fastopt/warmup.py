@@ -9,7 +9,6 @@ from rich.console import Console
 from rich.progress import track
 
 from fastopt import info, threads
-from fastopt.kernels import RULES
 from fastopt.optimizers import OPTIMIZERS
 from fastopt.table import compiled_scan
 
@@ -26,6 +25,7 @@ def main() -> None:
     compiled_scan()
     wanted = kernels()
     for rule, dtype, in_parallel in track(wanted, "compiling", console=console):
-        RULES[rule].kernel(dtype, in_parallel, "step", OPTIMIZERS[rule]()._wanted_options())
+        optimizer = OPTIMIZERS[rule]()
+        optimizer._rule.kernel(dtype, in_parallel, "step", optimizer._wanted_options())
     seconds = time.perf_counter() - start
     console.print(f"{len(wanted)} kernels in {seconds:.1f} s: {info.cache_folder()}", highlight=False, soft_wrap=True)

@@ -122,9 +122,9 @@ class Rule:
             "COLUMNS": (0,) * (2 + len(self.state)),
             "SCALARS": (0,) * (len(self.scalars) + len(options)),
         }
-        names = {"span": njit(**FLAGS)(_clone(SPANS[which], f"span_{name}", names))}
+        names = {"span": njit(**FLAGS)(clone(SPANS[which], f"span_{name}", names))}
         # numba's disk cache takes this name as its key. It knows nothing of callees and globals, hence the digest.
-        return njit(parallel=in_parallel, **FLAGS)(_clone(loop, name, names))
+        return njit(parallel=in_parallel, **FLAGS)(clone(loop, name, names))
 
 
 def no_formula(p, g):  # type: ignore[no-untyped-def]
@@ -135,20 +135,20 @@ NO_RULE = Rule(no_formula)
 """For the kernels that only look at gradients, which are the same for all rules."""
 
 
-def _clone(function: Any, name: str, names: dict[str, Any]) -> Any:
+def clone(function: Any, name: str, names: dict[str, Any]) -> types.FunctionType:
     """A copy of a function that finds `names` in its globals."""
     names = {**function.__globals__, **names}
-    clone = types.FunctionType(function.__code__, names, name, function.__defaults__, function.__closure__)
-    clone.__qualname__ = name
-    return clone
+    copied = types.FunctionType(function.__code__, names, name, function.__defaults__, function.__closure__)
+    copied.__qualname__ = name
+    return copied
 
 
 def composed(formula: Any, options: tuple[str, ...], name: str, compile: Callable[[Any], Any]) -> Any:
     """The formula with the options before it; what `name` is for, see `dispatcher`."""
-    inner = compile(_clone(formula, f"rule_{name}", _helpers(formula, name, compile)))
+    inner = compile(clone(formula, f"rule_{name}", _helpers(formula, name, compile)))
     for which in reversed(options):  # the last one applied lies innermost
-        names = {"rule": inner, "option": compile(_clone(OPTIONS[which], f"{which}_{name}", {}))}
-        inner = compile(_clone(with_option, f"with_{which}_{name}", names))
+        names = {"rule": inner, "option": compile(clone(OPTIONS[which], f"{which}_{name}", {}))}
+        inner = compile(clone(with_option, f"with_{which}_{name}", names))
     return inner
 
 
@@ -156,7 +156,7 @@ def _helpers(function: Any, name: str, compile: Callable[[Any], Any]) -> dict[st
     """The plain functions that a function calls, compiled under names of their own."""
     called = inspect.getclosurevars(function).globals
     return {
-        helper: compile(_clone(value, f"{helper}_{name}", _helpers(value, name, compile)))
+        helper: compile(clone(value, f"{helper}_{name}", _helpers(value, name, compile)))
         for helper, value in called.items()
         if isinstance(value, types.FunctionType)
     }
@@ -177,8 +177,8 @@ def compiled(function: Callable[..., Any], *signature: Any) -> Callable[..., Any
     """
     flags = {**FLAGS, "nogil": False}
     digest = _digest(function)
-    clone = _clone(function, f"{function.__name__}_{digest}", _helpers(function, digest, njit(**flags)))
-    entry_point, problem = _compiled(lambda: njit(**flags)(clone), signature)
+    copied = clone(function, f"{function.__name__}_{digest}", _helpers(function, digest, njit(**flags)))
+    entry_point, problem = _compiled(lambda: njit(**flags)(copied), signature)
     _say_once(problem)
     return entry_point
 

@@ -15,9 +15,12 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
 _INT64 = ir.IntType(64)
+
+RESULTS = "the results of the formula are not of the dtype of the arrays:"
 
 
 def _element(builder: Any, address: Any, index: Any, value_type: Any) -> Any:
@@ -66,14 +69,16 @@ def load(typingctx: Any, where: Any, index: Any, dtype: Any) -> Any:
 
 
 @intrinsic
-def store(typingctx: Any, where: Any, index: Any, values: Any) -> Any:
+def store(typingctx: Any, where: Any, index: Any, values: Any, dtype: Any) -> Any:
     """Writes a formula's results `(p, *state)` to the addresses `(p, g, *state)`; the gradient is never written.
 
     A state value smaller than the smallest normal number becomes a zero of the same sign. Otherwise decaying state
     turns subnormal once gradients die, stays so (in float32 0.9 * 5.6e-45 rounds to 5.6e-45), and every later step
     pays the processor's penalty for it. A select costs nothing measurable. NaN compares false and goes through.
     """
-    element = values.dtype
+    element = dtype.dtype
+    if values != types.UniTuple(element, len(where) - 1):  # would be written beyond the element
+        raise TypingError(f"{RESULTS} {values}")
     tiny = float(np.finfo(str(element)).tiny)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -87,7 +92,7 @@ def store(typingctx: Any, where: Any, index: Any, values: Any) -> Any:
             builder.store(value, _element(builder, address, args[1], value_type), align=element.bitwidth // 8)
         return context.get_dummy_value()
 
-    return types.void(where, types.int64, values), codegen
+    return types.void(where, types.int64, values, dtype), codegen
 
 
 @intrinsic

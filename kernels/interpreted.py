@@ -3,14 +3,40 @@
 from __future__ import annotations
 
 import ctypes
+import inspect
 import math
+import types
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from fastopt.kernels.build import Rule, composed
+from fastopt.kernels.build import Rule, clone, composed
 from fastopt.kernels.loops import FIELDS, PIECE, REST, SECOND_REST, SECOND_TOTAL, TOTAL
+
+
+class InterpretedRule(Rule):
+    """A rule whose steps are in pure Python."""
+
+    def kernel(
+        self, dtype: str, in_parallel: bool, which: str = "step", options: tuple[str, ...] = ()
+    ) -> Callable[..., None]:
+        """As in `Rule`."""
+        return interpreted(self, dtype, which, options)
+
+
+def on_arrays(formula: Callable[..., Any]) -> Callable[..., Any]:
+    """The formula with NumPy's functions for those of `math`, which keep the dtype and take arrays too."""
+    found = inspect.getclosurevars(formula).globals
+    return clone(formula, formula.__name__, {name: _numpy_form(value) for name, value in found.items()})
+
+
+def _numpy_form(value: Any) -> Any:
+    if value is math:
+        return types.SimpleNamespace(**{name: getattr(np, name, known) for name, known in vars(math).items()})
+    if getattr(value, "__module__", None) == "math":  # from math import sqrt
+        return getattr(np, value.__name__, value)
+    return on_arrays(value) if isinstance(value, types.FunctionType) else value
 
 
 def interpreted(rule: Rule, dtype: str, which: str, options: tuple[str, ...] = ()) -> Callable[..., None]:
@@ -21,7 +47,7 @@ def interpreted(rule: Rule, dtype: str, which: str, options: tuple[str, ...] = (
     number = np.dtype(dtype).type
     tiny = np.finfo(number).tiny
     scalars = ctypes.c_double * (len(rule.scalars) + len(options))
-    formula = composed(rule.formula, options, rule.name, lambda function: function)
+    formula = composed(on_arrays(rule.formula), options, rule.name, lambda function: function)
 
     @np.errstate(all="ignore")
     def kernel(table: Any, starts: Any, threads: int) -> None:

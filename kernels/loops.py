@@ -49,7 +49,7 @@ def span(table, starts, first, last):  # type: ignore[no-untyped-def]
         where = addresses(table, array, COLUMNS)
         constants = numbers(table[array, -1], SCALARS, DTYPE)
         for index in range(first - begin, end - begin):
-            store(where, index, rule(*(load(where, index, DTYPE) + constants)))
+            store(where, index, rule(*(load(where, index, DTYPE) + constants)), DTYPE)
         first = end
         array += 1
 
@@ -73,7 +73,7 @@ def tallied_span(table, starts, first, last):  # type: ignore[no-untyped-def]
         for index in range(first - begin, end - begin):
             before = load(where, index, DTYPE)
             after = rule(*(before + constants))
-            store(where, index, after)
+            store(where, index, after, DTYPE)
             gradient, parameter = np.float64(before[1]), np.float64(after[0])
             change = parameter - np.float64(before[0])
             gradients = plus_square(gradients, gradient)

@@ -203,7 +203,7 @@ BAD_FILES = {
     "other model with metadata": (lambda path: safetensors.numpy.save_file({"x": np.ones(3)}, path, {"format": "pt"}), "it names no format"),
     "newer": (lambda path: rewritten(path, lambda tensors, metadata: metadata.update(format="2", fastopt="9.9")), "of format 2, written by fastopt 9.9; this version reads formats up to 1: update fastopt"),
     "step changed": (lambda path: rewritten(path, lambda tensors, metadata: metadata.update(step="7", checksum="0" * 64)), "is damaged: its checksum"),
-    "unknown rule": (lambda path: rewritten(path, lambda tensors, metadata: metadata.update(rule="sofia")), "rule 'sofia', which this version does not know"),
+    "unknown rule": (lambda path: rewritten(path, lambda tensors, metadata: metadata.update(rule="sofia")), "holds the state of rule 'sofia', expected 'adam'"),
     "other rule": (lambda path: rewritten(path, lambda tensors, metadata: (metadata.update(rule="momentum", hyperparameters="{}"), tensors.update({'v/"W"': tensors.pop('m/"W"')}))), "state of rule 'momentum', expected 'adam'"),
     "negative step": (lambda path: rewritten(path, lambda tensors, metadata: metadata.update(step="-1")), "iter must be a whole number of steps"),
     "endless step": (lambda path: rewritten(path, lambda tensors, metadata: metadata.update(step="9" * 10_000)), "is no checkpoint of fastopt"),

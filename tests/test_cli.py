@@ -117,7 +117,7 @@ def test_verify_finds_a_difference(capsys, monkeypatch):
 def test_ulps():
     import numpy as np
 
-    from fastopt.verify import ulps
+    from fastopt.compare import ulps
 
     for dtype in (np.float32, np.float64):
         one, info = np.ones(1, dtype), np.finfo(dtype)

@@ -12,7 +12,7 @@ import fastopt
 from fastopt import CheckpointError, cli, reference, schedules
 from fastopt.optimizers import OPTIMIZERS
 from fastopt.schedules import SCHEDULES
-from tests.conftest import assert_same_bits
+from tests.conftest import ONE_OF_EACH_KIND, assert_same_bits
 
 
 def settings_of(rule):
@@ -49,7 +49,7 @@ def test_steps_equal_the_reference(rule):
     for step in range(1, 11):
         for name, schedule in settings.items():
             setattr(plain, name, schedule(step))
-        optimizer.update(params, gradients(step), report=step == 5)
+        optimizer.update(params, gradients(step), report=step == 5 and rule in ONE_OF_EACH_KIND)
         plain.update(plain_params, gradients(step))
         for key in params:
             assert_same_bits(params[key], plain_params[key])

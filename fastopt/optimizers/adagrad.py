@@ -38,6 +38,12 @@ class AdaGrad(Optimizer):
     ----------
     Duchi, Hazan and Singer, Adaptive subgradient methods for online learning and stochastic optimization, Journal of
     Machine Learning Research 12, 2011.
+
+    Differences
+    -----------
+    PyTorch: `Adagrad`, the same formula; eps 1e-10.
+    Keras: `Adagrad`, eps under the root, `p = p - lr g / sqrt(h + eps)`; h starts at 0.1; lr 0.001.
+    optax: `adagrad`, the formula of Keras; h starts at 0.1.
     """
 
     rule = "adagrad"
@@ -81,6 +87,13 @@ class RMSProp(Optimizer):
     References
     ----------
     Tieleman and Hinton, Neural networks for machine learning, Coursera, lecture 6.5, 2012.
+
+    Differences
+    -----------
+    PyTorch: `RMSprop`, the same formula; eps 1e-8.
+    Keras: `RMSprop`, eps under the root, as `RMSProp(eps_root=1e-7)`; lr 0.001, decay_rate 0.9.
+    optax: `rmsprop`, eps under the root, as `RMSProp(eps_root=1e-8)`, or beside it with `eps_in_sqrt=False`;
+        decay_rate 0.9.
     """
 
     rule = "rmsprop"
@@ -127,6 +140,14 @@ class RMSPropMomentum(RMSProp):
     References
     ----------
     Tieleman and Hinton, Neural networks for machine learning, Coursera, lecture 6.5, 2012.
+
+    Differences
+    -----------
+    PyTorch: `RMSprop(momentum=0.9)`, the same formula; eps 1e-8.
+    Keras: `RMSprop(momentum=0.9)`, eps under the root; lr is in the velocity, so a new one counts only for what is
+        added from then on; lr 0.001, decay_rate 0.9.
+    optax: `rmsprop(momentum=0.9)`, the formula of Keras, or eps beside the root with `eps_in_sqrt=False`;
+        decay_rate 0.9.
     """
 
     rule = "rmsprop_momentum"
@@ -167,6 +188,13 @@ class CentredRMSProp(RMSProp):
     References
     ----------
     Graves, Generating sequences with recurrent neural networks, 2013, arXiv:1308.0850, equations 38 to 41.
+
+    Differences
+    -----------
+    PyTorch: `RMSprop(centered=True)`, NaN where rounding makes h - m^2 negative; eps 1e-8.
+    Keras: `RMSprop(centered=True)`, eps under the root; lr is in the velocity; lr 0.001, decay_rate 0.9.
+    optax: `rmsprop(centered=True)`, the formula of Keras, or eps beside the root with `eps_in_sqrt=False`;
+        decay_rate 0.9.
     """
 
     rule = "centred_rmsprop"
@@ -205,6 +233,12 @@ class Adadelta(Optimizer):
     References
     ----------
     Zeiler, ADADELTA: an adaptive learning rate method, 2012, arXiv:1212.5701.
+
+    Differences
+    -----------
+    PyTorch: `Adadelta`, the same.
+    Keras: `Adadelta`, the same formula; lr 0.001, decay_rate 0.95, eps 1e-7.
+    optax: `adadelta`, the same formula.
     """
 
     rule = "adadelta"

@@ -52,6 +52,12 @@ class Adam(Optimizer):
     References
     ----------
     Kingma and Ba, Adam: a method for stochastic optimization, ICLR 2015, arXiv:1412.6980.
+
+    Differences
+    -----------
+    PyTorch: `Adam` is form "paper": eps 1e-8 beside the root of the corrected v.
+    Keras: `Adam` is form "textbook": eps 1e-7 beside the root of the uncorrected v.
+    optax: `adam` is form "paper"; its eps_root is that of fastopt, but eps stays 1e-8 beside it.
     """
 
     rule = "adam"
@@ -99,6 +105,12 @@ class AdamW(Adam):
     References
     ----------
     Loshchilov and Hutter, Decoupled weight decay regularization, ICLR 2019, arXiv:1711.05101.
+
+    Differences
+    -----------
+    PyTorch: `AdamW`, the same.
+    Keras: `AdamW`, form "textbook" with eps 1e-7; weight_decay 0.004.
+    optax: `adamw`, the same formula; weight_decay 1e-4.
     """
 
     rule = "adamw"
@@ -137,6 +149,12 @@ class AMSGrad(Optimizer):
     References
     ----------
     Reddi, Kale and Kumar, On the convergence of Adam and beyond, ICLR 2018, arXiv:1904.09237.
+
+    Differences
+    -----------
+    PyTorch: `Adam(amsgrad=True)`, the same.
+    Keras: `Adam(amsgrad=True)`, eps beside the root of v_max, uncorrected; eps 1e-7.
+    optax: `amsgrad`, v_max is the largest corrected v, `max(v_max, v_hat)`, and is not corrected again.
     """
 
     rule = "amsgrad"
@@ -178,6 +196,13 @@ class Adamax(Optimizer):
     References
     ----------
     Kingma and Ba, Adam: a method for stochastic optimization, ICLR 2015, arXiv:1412.6980, section 7.1.
+
+    Differences
+    -----------
+    PyTorch: `Adamax`, the same.
+    Keras: `Adamax`, eps added to u at the end, `u = max(beta2 u, |g|)`, `p = p - lr / (1 - beta1^t) m / (u + eps)`; lr
+        0.001, eps 1e-7.
+    optax: `adamax`, the same formula.
     """
 
     rule = "adamax"
@@ -223,6 +248,12 @@ class NAdam(Optimizer):
     References
     ----------
     Dozat, Incorporating Nesterov momentum into Adam, ICLR workshop 2016.
+
+    Differences
+    -----------
+    PyTorch: `NAdam`, the same.
+    Keras: `Nadam`, the same formula with momentum_decay 1; lr 0.001, eps 1e-7.
+    optax: `nadam`, beta1 in the place of each mu and beta1^t in that of M_t, whatever the step.
     """
 
     rule = "nadam"
@@ -294,6 +325,12 @@ class RAdam(Optimizer):
     References
     ----------
     Liu et al., On the variance of the adaptive learning rate and beyond, ICLR 2020, arXiv:1908.03265.
+
+    Differences
+    -----------
+    PyTorch: `RAdam`, the same.
+    Keras: has none.
+    optax: `radam`, eps beside the root of the corrected v, `sqrt(v_hat) + eps`; rectified from rho 5 on, 5 included.
     """
 
     rule = "radam"

@@ -29,6 +29,12 @@ class SGD(Optimizer):
     References
     ----------
     Robbins and Monro, A stochastic approximation method, Annals of Mathematical Statistics 22, 1951.
+
+    Differences
+    -----------
+    PyTorch: `SGD`, the same formula; lr 0.001.
+    Keras: `SGD`, the same.
+    optax: `sgd`, the same formula.
     """
 
     rule = "sgd"
@@ -63,6 +69,13 @@ class Momentum(Optimizer):
     References
     ----------
     Polyak, Some methods of speeding up the convergence of iteration methods, 1964.
+
+    Differences
+    -----------
+    PyTorch: `SGD(momentum=0.9)`, `v = momentum v + g`, `p = p - lr v`: the same path as long as lr stays, but a new lr
+        counts at once for the whole velocity; lr 0.001.
+    Keras: `SGD(momentum=0.9)`, the same.
+    optax: `sgd(momentum=0.9)`, the formula of PyTorch.
     """
 
     rule = "momentum"
@@ -100,6 +113,13 @@ class Nesterov(Optimizer):
     References
     ----------
     Bengio, Boulanger-Lewandowski and Pascanu, Advances in optimizing recurrent networks, arXiv:1212.0901, eq. 7.
+
+    Differences
+    -----------
+    PyTorch: `SGD(momentum=0.9, nesterov=True)`, `v = momentum v + g`, `p = p - lr (g + momentum v)`: the same path as
+        long as lr stays, but a new lr counts at once for the whole velocity; lr 0.001.
+    Keras: `SGD(momentum=0.9, nesterov=True)`, the same.
+    optax: `sgd(momentum=0.9, nesterov=True)`, the formula of PyTorch.
     """
 
     rule = "nesterov"
@@ -140,6 +160,12 @@ class SGDMomentum(Optimizer):
     References
     ----------
     Sutskever, Martens, Dahl and Hinton, On the importance of initialization and momentum in deep learning, ICML 2013.
+
+    Differences
+    -----------
+    PyTorch: `SGD(momentum=0.9)`, the same formula; lr 0.001.
+    Keras: `SGD(momentum=0.9)`, the formula of `Momentum`.
+    optax: `sgd(momentum=0.9)`, the same formula, without dampening.
     """
 
     rule = "sgd_momentum"
@@ -178,6 +204,12 @@ class SGDNesterov(Optimizer):
     References
     ----------
     Sutskever, Martens, Dahl and Hinton, On the importance of initialization and momentum in deep learning, ICML 2013.
+
+    Differences
+    -----------
+    PyTorch: `SGD(momentum=0.9, nesterov=True)`, the same formula; lr 0.001.
+    Keras: `SGD(momentum=0.9, nesterov=True)`, the formula of `Nesterov`.
+    optax: `sgd(momentum=0.9, nesterov=True)`, the same formula.
     """
 
     rule = "sgd_nesterov"
@@ -223,6 +255,12 @@ class ASGD(Optimizer):
     Polyak and Juditsky, Acceleration of stochastic approximation by averaging, SIAM Journal on Control and Optimization
     30, 1992. Xu, Towards optimal one pass large scale learning with averaged stochastic gradient descent, 2011,
     arXiv:1107.2490.
+
+    Differences
+    -----------
+    PyTorch: `ASGD`, the same.
+    Keras: has none.
+    optax: has none.
     """
 
     rule = "asgd"
@@ -269,6 +307,12 @@ class Rprop(Optimizer):
     ----------
     Riedmiller and Braun, A direct adaptive method for faster backpropagation learning: the RPROP algorithm, ICNN 1993.
     Igel and Huesken, Empirical evaluation of the improved Rprop learning algorithms, Neurocomputing 50, 2003.
+
+    Differences
+    -----------
+    PyTorch: `Rprop`, the same.
+    Keras: has none.
+    optax: `rprop` moves by the step of the gradient before, so at the first step not at all.
     """
 
     rule = "rprop"
@@ -310,6 +354,12 @@ class Signum(Optimizer):
     ----------
     Bernstein, Wang, Azizzadenesheli and Anandkumar, signSGD: compressed optimisation for non-convex problems, ICML
     2018, arXiv:1802.04434.
+
+    Differences
+    -----------
+    PyTorch: has none.
+    Keras: has none.
+    optax: `signum`, the same formula.
     """
 
     rule = "signum"
@@ -349,6 +399,12 @@ class Lion(Optimizer):
     References
     ----------
     Chen et al., Symbolic discovery of optimization algorithms, NeurIPS 2023, arXiv:2302.06675.
+
+    Differences
+    -----------
+    PyTorch: has none.
+    Keras: `Lion`, the same formula; lr 0.001.
+    optax: `lion`, the same formula; decoupled weight decay of 0.001 by default.
     """
 
     rule = "lion"

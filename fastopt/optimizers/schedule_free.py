@@ -89,6 +89,12 @@ class ScheduleFreeSGD(_ScheduleFree):
     References
     ----------
     Defazio et al., The road less scheduled, NeurIPS 2024, arXiv:2405.15682.
+
+    Differences
+    -----------
+    PyTorch: has none.
+    Keras: has none.
+    optax: `contrib.schedule_free_sgd`, the same formula, but warmup starts with lr 0 and schedules count in c_t.
     """
 
     rule = "schedule_free_sgd"
@@ -139,6 +145,12 @@ class ScheduleFreeAdamW(_ScheduleFree):
     References
     ----------
     Defazio et al., The road less scheduled, NeurIPS 2024, arXiv:2405.15682.
+
+    Differences
+    -----------
+    PyTorch: has none.
+    Keras: `ScheduleFreeAdamW`, c_t is 1 / t in warmup too; weight decay is taken from p and not from z.
+    optax: `contrib.schedule_free_adamw`, the same formula, but warmup starts with lr 0 and schedules count in c_t.
     """
 
     rule = "schedule_free_adamw"

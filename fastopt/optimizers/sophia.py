@@ -56,6 +56,13 @@ class Sophia(Optimizer):
     ----------
     Liu, Li, Hall, Liang and Ma, Sophia: a scalable stochastic second-order optimizer for language model pre-training,
     ICLR 2024, arXiv:2305.14342.
+
+    Differences
+    -----------
+    PyTorch: has none.
+    Keras: has none.
+    optax: `contrib.sophia`, m corrected for its start at zero; makes its own estimates, at every tenth step, which
+        count from the next one on; beta1 0.965, eps 1e-8, decoupled weight decay of 1e-4.
     """
 
     rule = "sophia"

@@ -42,6 +42,12 @@ class AdaBelief(Optimizer):
     ----------
     Zhuang et al., AdaBelief optimizer: adapting stepsizes by the belief in observed gradients, NeurIPS 2020,
     arXiv:2010.07468.
+
+    Differences
+    -----------
+    PyTorch: has none.
+    Keras: has none.
+    optax: `adabelief`, the same formula, eps and eps_root.
     """
 
     rule = "adabelief"
@@ -75,7 +81,7 @@ class Yogi(Optimizer):
     initial_accumulator : float, default 1e-6
         The value of v before the first step, 0 or more; read at the first step.
 
-    State: `m`, the running mean of the gradient, and `v`, uncorrected; m starts at zero (in optax at 1e-6, as v does).
+    State: `m`, the running mean of the gradient, and `v`, uncorrected.
 
     Examples
     --------
@@ -88,6 +94,12 @@ class Yogi(Optimizer):
     References
     ----------
     Zaheer, Reddi, Sachan, Kale and Kumar, Adaptive methods for nonconvex optimization, NeurIPS 2018.
+
+    Differences
+    -----------
+    PyTorch: has none.
+    Keras: has none.
+    optax: `yogi`, the same formula and eps; m too starts at initial_accumulator, here at 0.
     """
 
     rule = "yogi"
@@ -140,6 +152,12 @@ class AdEMAMix(Optimizer):
     References
     ----------
     Pagliardini, Ablin and Grangier, The AdEMAMix optimizer: better, faster, older, ICLR 2025, arXiv:2409.03137.
+
+    Differences
+    -----------
+    PyTorch: has none.
+    Keras: has none.
+    optax: `contrib.ademamix`, the same formula; what warmup does is left to schedules of b3 and alpha.
     """
 
     rule = "ademamix"
@@ -179,8 +197,7 @@ class Adan(Optimizer):
 
     `m = m + (1 - beta1)(g - m)`, `v = v + (1 - beta2)(y - v)`, `n = n + (1 - beta3)((g + beta2 y)^2 - n)` and
     `p = p - lr (m_hat + beta2 v_hat) / (sqrt(n_hat) + eps)` with `m_hat = m / (1 - beta1^t)` and so on at step t.
-    The betas are the shares that are kept, as in the authors' code, 1 - beta in the paper. optax 0.2 has `1 - beta2` in
-    the place of both factors `beta2`.
+    The betas are the shares that are kept, as in the authors' code, 1 - beta in the paper.
 
     Parameters
     ----------
@@ -205,6 +222,12 @@ class Adan(Optimizer):
     ----------
     Xie, Zhou, Li, Lin and Yan, Adan: adaptive Nesterov momentum algorithm for faster optimizing deep models, 2022,
     arXiv:2208.06677.
+
+    Differences
+    -----------
+    PyTorch: has none.
+    Keras: has none.
+    optax: `adan`, `1 - beta2` in the place of both factors beta2; 1e-8 under the root besides eps.
     """
 
     rule = "adan"

@@ -1,0 +1,60 @@
+"""What is to be read about an optimizer, from where it is written: for `fastopt explain` and the pages in docs/."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import textwrap
+
+from fastopt.optimizer import Optimizer
+
+
+def sections(optimizer: type[Optimizer]) -> dict[str, str]:
+    """{heading: text}, where "" is what stands before the first heading, and "State" the paragraph that begins so."""
+    before, *rest = re.split(r"^(\w+)\n-{3,}\n", inspect.cleandoc(optimizer.__doc__ or ""), flags=re.M)
+    found = {"": before} | dict(zip(rest[::2], rest[1::2], strict=True))
+    for heading, text in list(found.items()):
+        state = re.search(r"^State: (.*?)(?:\n\n|\Z)", text, re.S | re.M)
+        if state is not None:
+            found |= {heading: text.replace(state[0], ""), "State": state[1]}
+    return {heading: text.strip() for heading, text in found.items()}
+
+
+def summary(optimizer: type[Optimizer]) -> str:
+    """The first paragraph, on one line."""
+    return one_line(sections(optimizer)[""].partition("\n\n")[0])
+
+
+def one_line(text: str) -> str:
+    """A paragraph on one line."""
+    return " ".join(text.split())
+
+
+def entries(text: str) -> list[tuple[str, str]]:
+    """The pairs of a section of `name: text` or `name : type`, whose further lines are indented."""
+    found = []
+    for entry in re.split(r"\n(?=\S)", text) if text else []:
+        first, _, more = entry.partition("\n")
+        name, typed, kind = first.partition(" : ")
+        if not typed:
+            name, _, kind = first.partition(": ")
+        found.append((name, one_line(f"{kind}. {more}" if typed else f"{kind} {more}")))
+    return found
+
+
+def source(optimizer: type[Optimizer]) -> str:
+    """The formula as it is written."""
+    lines = textwrap.dedent(inspect.getsource(optimizer._rule.formula)).strip()
+    return re.sub(r"  # type: ignore\[.*?\]", "", lines)
+
+
+def equations(optimizer: type[Optimizer]) -> list[str]:
+    """The formula as the paper would write it: the indented lines at the top of its file, else its code."""
+    module = inspect.getmodule(optimizer._rule.formula)
+    block = re.search(r"(?:^ {4}.*\n)+", (module and module.__doc__) or "", re.M)
+    return textwrap.dedent(block[0] if block else source(optimizer)).strip().splitlines()
+
+
+def bytes_per_element(optimizer: type[Optimizer], itemsize: int = 4) -> int:
+    """What a step reads and writes: parameter, gradient and state are read, parameter and state written."""
+    return itemsize * (3 + 2 * len(optimizer._rule.state))
