@@ -50,7 +50,7 @@ RANGES: dict[str, tuple[float, float, bool]] = {
     "trust_coefficient": (0.0, math.inf, False),
 }
 
-
+# Of a hyperparameter of one's own, in `fastopt.rule`.
 ANY_NUMBER = (-math.inf, math.inf, False)
 
 SWITCHES = ("decoupled", "maximize", "frozen")

@@ -141,7 +141,7 @@ def copied(tmp_path):
             NUMBA_DEBUG_CACHE="1",
         )
         assert "data loaded" in process.stdout or "data saved" in process.stdout
-        kernel = [line for line in process.stdout.splitlines() if "build.sgd" in line]
+        kernel = [line for line in process.stdout.splitlines() if "loops.sgd" in line]
         return "hit" if any("data loaded" in line for line in kernel) else "miss", process.stdout.split("RESULT")[
             1
         ].strip()
@@ -173,7 +173,7 @@ def test_the_cache_misses_when_a_constant_of_the_formula_changes(copied):
     assert [copied(), copied()] == [("miss", "-1.0"), ("hit", "-1.0")]
 
 
-@pytest.mark.parametrize("name", ["build.py", "elements.py"])
+@pytest.mark.parametrize("name", ["build.py", "loops.py", "elements.py"])
 def test_the_cache_misses_when_the_machinery_changes(copied, name):
     assert [copied(), copied()] == [("miss", "0.5"), ("hit", "0.5")]
     file = copied.package / "kernels" / name
