@@ -28,6 +28,8 @@ def added(
     """The scalars of each part of a plan with the ratio of its norms, where the rule has measures, and its amounts."""
     amounts = _amounts(settings, plan, parts, options)
     rows = [own + more for own, more in zip(scalars, amounts, strict=True)]
+    if plan.rule.prepare:
+        plan.prepare(params, rows, options, parts)
     if plan.rule.measure is None:
         return rows
     norms = plan.measures(params, rows, options)

@@ -58,7 +58,7 @@ def equations(optimizer: type[Optimizer]) -> list[str]:
 def bytes_per_element(optimizer: type[Optimizer], itemsize: int = 4) -> int:
     """What a step reads and writes: parameter, gradient and state are read, parameter and state written.
 
-    Where norms are needed, what they are of is read before.
+    Where norms are needed, what they are of is read before; where a direction is prepared, that is written too.
     """
     rule = optimizer._rule
-    return itemsize * (3 + 2 * len(rule.state) + len(rule.measured))
+    return itemsize * (3 + 2 * len(rule.state) + len(rule.measured) + bool(rule.prepare))

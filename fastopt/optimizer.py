@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, cast
 
 from fastopt import amounts, checkpoint, checks
+from fastopt.flat import Array
 from fastopt.groups import NO_GROUPS, Groups
 from fastopt.kernels import RULES
 from fastopt.kernels.build import Rule
@@ -93,6 +94,10 @@ class Optimizer:
 
     def ratio(self, one: float, other: float, size: int) -> float:
         """What the norms of the two measures of an array of `size` elements come to, for a rule that has measures."""
+        raise NotImplementedError
+
+    def prepared(self, direction: Array) -> None:
+        """Makes of an array of the last state slot what the step goes along, in place, for a rule that prepares."""
         raise NotImplementedError
 
     def start_values(self) -> dict[str, float]:
@@ -334,8 +339,8 @@ class Optimizer:
         return settings
 
     def _is_by_array(self) -> bool:
-        """Whether norms of each array are needed."""
-        if self._rule.measure or self.clip_array_norm != math.inf:
+        """Whether arrays must be told apart."""
+        if self._rule.is_by_array or self.clip_array_norm != math.inf:
             return True
         return any("clip_array_norm" in group for group in self.groups.values())
 

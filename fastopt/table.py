@@ -186,7 +186,7 @@ class Table:
             # The same array under several keys is updated once per key: in as many launches, in the keys' order.
             groups.setdefault((waves[entry.identity], entry.layout.dtype), []).append(entry)
             waves[entry.identity] += 1
-            if self.rule.measure and waves[entry.identity] > 1:
+            if self.rule.is_by_array and waves[entry.identity] > 1:
                 raise ValueError(checks.same_array(self.owner, self._name(entry.key)))
             if not _is_direct(entry):
                 entry.staged = entry.layout.empty()

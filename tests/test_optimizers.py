@@ -79,6 +79,8 @@ DEFAULTS = {
     "lars": {"lr": 0.1, "momentum": 0.9, "trust_coefficient": 0.001, "eps": 0.0},
     "lamb": {"lr": 0.001, "beta1": 0.9, "beta2": 0.999, "eps": 1e-6},
     "stable_adamw": {"lr": 0.001, "beta1": 0.9, "beta2": 0.99, "eps": 1e-6},
+    "novograd": {"lr": 0.001, "beta1": 0.9, "beta2": 0.25, "eps": 1e-6},
+    "muon": {"lr": 0.001, "momentum": 0.95, "adjust": "original"},
 }
 
 

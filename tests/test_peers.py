@@ -62,6 +62,12 @@ CASES = {
         unchanged,
         {"m": lambda state: state[0].mu, "v": lambda state: state[0].nu},
     ),
+    "novograd": (
+        lambda: fastopt.NovoGrad(lr=0.1, weight_decay=0.1),
+        lambda: optax.novograd(0.1, weight_decay=0.1),
+        unchanged,
+        {"m": lambda state: state[0].mu},
+    ),
     "schedule_free_sgd": (
         lambda: fastopt.ScheduleFreeSGD(lr=0.1, weight_decay=0.1),
         lambda: optax.contrib.schedule_free_sgd(0.1, weight_decay=0.1),
