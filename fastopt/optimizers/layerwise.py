@@ -285,9 +285,10 @@ class Muon(Optimizer):
 
     Differences
     -----------
-    PyTorch: `Muon`, the same formula with (1 - momentum) m in m's place, and bfloat16 in the steps of Newton and Schulz.
-    Keras: `Muon`, its own factor s; vectors go to its own AdamW.
-    optax: `contrib.muon`, m corrected for its start at zero and averaged; its own factors.
+    PyTorch: `Muon`, the same formula with (1 - momentum) m in m's place, and bfloat16 in the steps of Newton and
+        Schulz.
+    Keras: `Muon`, which gives vectors to an AdamW of its own.
+    optax: `contrib.muon`, a running mean in m's place, corrected for its start at zero.
     """
 
     rule = "muon"
