@@ -118,6 +118,11 @@ ELSEWHERE = (
     "sophia",
     "schedule_free_sgd",
     "schedule_free_adamw",
+    "lars",
+    "lamb",
+    "stable_adamw",
+    "novograd",
+    "muon",  # below
 )
 
 
