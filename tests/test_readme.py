@@ -15,8 +15,7 @@ README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8"
 def test_the_python_blocks_run(tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", README, re.S)
     assert blocks
-    for block in blocks:
-        python(block, cwd=tmp_path)
+    python("\n".join(f"exec({block!r}, {{'__name__': '__main__'}})" for block in blocks), cwd=tmp_path)
 
 
 def test_the_first_example_says_what_comes_out(tmp_path):

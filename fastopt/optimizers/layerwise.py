@@ -276,7 +276,7 @@ class Muon(Optimizer):
     >>> Muon(lr=1.0).update(params, {"W": np.array([[3.0, 0.0], [0.0, 0.5]])})
     >>> params["W"].round(1)
     array([[-0.7,  0. ],
-           [ 0. , -0.7]])
+           [ 0. , -1. ]])
 
     References
     ----------
