@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import re
 import textwrap
+from collections.abc import Callable
+from typing import Any
 
 from fastopt.optimizer import Optimizer
 
@@ -43,9 +45,15 @@ def entries(text: str) -> list[tuple[str, str]]:
 
 
 def source(optimizer: type[Optimizer]) -> str:
-    """The formula as it is written."""
-    lines = textwrap.dedent(inspect.getsource(optimizer._rule.formula)).strip()
-    return re.sub(r"  # type: ignore\[.*?\]", "", lines)
+    """The formula as it is written, after the functions that it calls, and that of the pass before it."""
+    rule = optimizer._rule
+    functions: list[Callable[..., Any]] = []
+    for formula in (rule.measure or rule.prepare, rule.formula):
+        if formula is not None:
+            called = inspect.getclosurevars(formula).globals.values()
+            functions += [*(value for value in called if inspect.isfunction(value)), formula]
+    texts = [textwrap.dedent(inspect.getsource(function)).strip() for function in dict.fromkeys(functions)]
+    return re.sub(r"  # type: ignore\[.*?\]", "", "\n\n".join(texts))
 
 
 def equations(optimizer: type[Optimizer]) -> list[str]:

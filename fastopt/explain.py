@@ -11,6 +11,7 @@ from typing import Any
 
 from fastopt import checks, docstrings
 from fastopt.amounts import AMOUNTS
+from fastopt.kernels.build import Rule
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers import OPTIMIZERS
 
@@ -42,14 +43,21 @@ def explain(optimizer: Optimizer, step: int = 1) -> str:
         docstrings.source(made),
         f"Scalars at step {step} of {optimizer!r}:\n{_table(_scalars(optimizer, step))}",
         f"State: {docstrings.one_line(about.get('State', state)) or 'none.'}",
-        f"A step reads {', '.join(('p', 'g', *rule.state))} and writes {', '.join(('p', *rule.state))}: "
-        f"{docstrings.bytes_per_element(made)} bytes per element in float32.",
+        f"{_pass_before(rule)}A step reads {', '.join(('p', 'g', *rule.state))} and writes "
+        f"{', '.join(('p', *rule.state))}: {docstrings.bytes_per_element(made)} bytes per element in float32.",
     ]
     if "References" in about:
         parts.append(f"Source: {docstrings.one_line(about['References'])}")
     if "Differences" in about:
         parts.append(f"Elsewhere:\n{_table(docstrings.entries(about['Differences']))}")
     return "\n\n".join(part if "\n" in part else textwrap.fill(part, WIDTH) for part in parts)
+
+
+def _pass_before(rule: Rule) -> str:
+    if not rule.is_by_array:
+        return ""
+    wrote = f"writes {rule.state[-1]}" if rule.prepare else "writes nothing"
+    return f"A pass before the step reads {', '.join(rule.measured)} and {wrote}. "
 
 
 def _scalars(optimizer: Optimizer, step: int) -> list[tuple[str, str]]:
