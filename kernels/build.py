@@ -6,6 +6,7 @@ loop of this file, `span`, and compiles that for a dtype, serial or parallel.
 
 from __future__ import annotations
 
+import dis
 import hashlib
 import inspect
 import os
@@ -75,6 +76,12 @@ class Rule:
     formula: Callable[..., Any]
     state: tuple[str, ...] = ()
     measure: Callable[..., Any] | None = None
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """The arrays that the measure reads."""
+        read = {step.argval for step in dis.get_instructions(self.measure)} if self.measure else set()
+        return tuple(name for name in ("p", "g", *self.state) if name in read)
 
     @property
     def measuring(self) -> Rule | None:

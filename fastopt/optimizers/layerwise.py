@@ -41,6 +41,12 @@ class LARS(Optimizer):
     References
     ----------
     You, Gitman and Ginsburg, Large batch training of convolutional networks, 2017, arXiv:1708.03888, Algorithm 1.
+
+    Differences
+    -----------
+    PyTorch: has none.
+    Keras: has none.
+    optax: `lars`, the same formula.
     """
 
     rule = "lars"
@@ -89,6 +95,12 @@ class LAMB(Optimizer):
     ----------
     You et al., Large batch optimization for deep learning: training BERT in 76 minutes, ICLR 2020, arXiv:1904.00962,
     Algorithm 2.
+
+    Differences
+    -----------
+    PyTorch: has none.
+    Keras: `Lamb`, the same formula; eps 1e-7.
+    optax: `lamb`, the same formula.
     """
 
     rule = "lamb"
@@ -147,6 +159,12 @@ class StableAdamW(Optimizer):
     ----------
     Wortsman et al., Stable and low-precision training for large-scale vision-language models, NeurIPS 2023,
     arXiv:2304.13013, Algorithm 2; the clipping is that of Shazeer and Stern, Adafactor, ICML 2018, arXiv:1804.04235.
+
+    Differences
+    -----------
+    PyTorch: has none; its `Adafactor` clips in this way, with means by row and column in the place of v.
+    Keras: has none; nor does its `Adafactor` keep a v for each element.
+    optax: has none; `clip_by_block_rms` after `scale_by_adam` clips by m_hat in the place of g.
     """
 
     rule = "stable_adamw"
