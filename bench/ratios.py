@@ -23,7 +23,7 @@ import numpy as np
 from bench.cases import Step, array, checked_step, make, mlp, size_of
 from bench.limit import bytes_per_element
 from bench.test_loop import training_step
-from fastopt import threads
+from fastopt import EMA, SWA, Lookahead, threads
 from fastopt.kernels import RULES
 
 HAS_TORCH = find_spec("torch") is not None
@@ -128,10 +128,15 @@ def dead() -> None:
 
 
 def extras() -> None:
-    """What `on_nonfinite`, a report, clipping by norm and weight decay cost."""
+    """What `on_nonfinite`, a report, clipping by norm, weight decay and averages of the weights cost."""
     decay = {"weight_decay": 0.01, "decoupled": True}
     sides: dict[str, dict[str, Any]] = {"plain": {}, "on_nonfinite": {"on_nonfinite": "skip"}, "report": {}}
     sides |= {"decay": decay, "clip_norm": {"clip_norm": 1.0}}
+    sides |= {
+        "EMA": {"averaging": EMA(0.999)},
+        "SWA": {"averaging": SWA(1, 10)},
+        "Lookahead": {"lookahead": Lookahead()},
+    }
     for rule in ("sgd", "adam"):
         models = (array(30_000_000, "float32"), 15, 2), (mlp(784, 100, 100, 100, 100, 10), 60, 20)
         for params, turns, calls in (*models, (array(1_000_000, "float32"), 40, 20)):

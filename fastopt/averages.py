@@ -223,13 +223,12 @@ def of_resting(plan: Plan, params: Any, amount: float, first: bool) -> Iterator[
 
 
 def writing(targets: list[Array], values: list[Array]) -> Iterator[None]:
-    """Copies values into targets once it is walked through by `list`: one call of C, so Ctrl-C comes before or after."""
-    return map(setitem, targets, repeat(...), values)
+    """Copies values into targets when `list` walks through it: one call of C, so Ctrl-C comes before or after."""
+    assign: Callable[..., None] = setitem
+    return map(assign, targets, repeat(...), values)
 
 
-def copies(
-    owner: str, state: State | None, params: Any, look_up: Callable[[Hashable, Array], Array]
-) -> Any:
+def copies(owner: str, state: State | None, params: Any, look_up: Callable[[Hashable, Array], Array]) -> Any:
     """New values for parameters: arrays that `look_up` finds by key and parameter, in the form of `params`."""
     checks.container(owner, params, params)
 
@@ -248,7 +247,7 @@ def copies(
 
 
 @contextmanager
-def swapped(owner: str, params: Any, new: Any) -> Iterator[None]:
+def _swapped(owner: str, params: Any, new: Any) -> Iterator[None]:
     """Has the values `new` in `params` until it is left."""
     if isinstance(params, np.ndarray):
         params, new = {None: params}, {None: new}
@@ -269,3 +268,70 @@ def swapped(owner: str, params: Any, new: Any) -> Iterator[None]:
         list(back)
         for key, value in others.items():
             mutable[key] = value
+
+
+class AveragedWeights:
+    """What an optimizer does with an average of the weights."""
+
+    def averaged(self: Any, params: Any) -> Any:
+        """The averaged weights, which `averaging` keeps, as copies in the form of `params`.
+
+        Parameters
+        ----------
+        params : dict of arrays, or one array
+            The parameters that are trained, or some of them.
+
+        Returns
+        -------
+        dict of arrays, or one array
+
+        Raises
+        ------
+        TypeError, ValueError, KeyError
+            as `update` does of its parameters.
+        RuntimeError
+            if there is no average yet; in the middle of a step.
+        """
+        with self._not_stepping():
+            return self._copies_of_average(params)
+
+    @contextmanager
+    def averaged_weights(self: Any, params: Any) -> Iterator[Any]:
+        """Has the averaged weights in `params`, in place, as long as a `with` block lasts; then again what was there.
+
+        They are those that `averaged` returns. Steps, saving and copying of the optimizer are refused meanwhile.
+        Afterwards, also after an exception, every bit of `params` is what it was before. Costs the memory of `params`
+        twice.
+
+        Parameters
+        ----------
+        params : dict of arrays, FlatDict, or one array
+            The parameters that are trained, or some of them.
+
+        Raises
+        ------
+        TypeError, ValueError, KeyError, RuntimeError
+            as `averaged` does, before anything is written.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import fastopt
+        >>> params, optimizer = {"W": np.zeros(1)}, fastopt.SGD(lr=1.0, averaging=fastopt.EMA(decay=0.75))
+        >>> for _ in range(2):
+        ...     optimizer.update(params, {"W": -np.ones(1)})
+        >>> with optimizer.averaged_weights(params):
+        ...     print(params["W"])
+        [1.25]
+        >>> params["W"]
+        array([2.])
+        """
+        with self._not_stepping(checks.SWAPPED):
+            with _swapped(type(self).__name__, params, self._copies_of_average(params)):
+                yield params
+
+    def _copies_of_average(self: Any, params: Any) -> Any:
+        if not self._averaged:
+            raise RuntimeError(checks.nothing_averaged(type(self).__name__, self.averaging, self._steps))
+        state, slot = self._state, SLOTS["averaging"]
+        return copies(type(self).__name__, state, params, lambda key, _: state.views[slot][key])

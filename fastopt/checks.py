@@ -89,9 +89,7 @@ def _in_range(owner: str, name: str, called: str, value: Any, otherwise: str = "
     return in_range(owner, called, value, RANGES.get(name, ANY_NUMBER), otherwise)
 
 
-def in_range(
-    owner: str, called: str, value: Any, allowed: tuple[float, float, bool], otherwise: str = ""
-) -> float:
+def in_range(owner: str, called: str, value: Any, allowed: tuple[float, float, bool], otherwise: str = "") -> float:
     """The value as a Python float, or an error."""
     lowest, highest, closed = allowed
     interval = f"{'(' if lowest == -math.inf else '['}{lowest:g}, {highest:g}{']' if closed else ')'}"
@@ -224,8 +222,8 @@ def positive(owner: str, name: str, value: Any) -> int:
 
 def no_average(owner: str, name: str, value: Any, kinds: Iterable[type]) -> str:
     return (
-        f"{owner}: {name} must be None or {' or '.join(kind.__name__ for kind in kinds)} of fastopt, got {value!r:.100} "
-        f"of type {type(value).__name__}"
+        f"{owner}: {name} must be None or {' or '.join(kind.__name__ for kind in kinds)} of fastopt, "
+        f"got {value!r:.100} of type {type(value).__name__}"
     )
 
 

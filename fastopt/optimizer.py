@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, cast
 
 from fastopt import amounts, averages, checkpoint, checks
+from fastopt.averages import AveragedWeights
 from fastopt.groups import NO_GROUPS, Groups
 from fastopt.kernels import RULES
 from fastopt.kernels.averages import SLOTS
@@ -23,7 +24,7 @@ from fastopt.state import State
 
 
 @dataclass(init=False, eq=False, repr=False)
-class Optimizer:
+class Optimizer(AveragedWeights):
     """What all optimizers share; a subclass names its rule, its hyperparameters and how they become scalars.
 
     Hyperparameters are attributes and may be changed between steps. One that is a number may also be a schedule
@@ -174,7 +175,8 @@ class Optimizer:
             averaged, resting = self._averaged, NOTHING
             if self.averaging is not None or self.lookahead is not None:
                 after = averages.amounts(self, step, averaged)
-                scalars, options = [(*row, *after.values()) for row in scalars], (*options, *after)
+                if after:
+                    scalars, options = [(*row, *after.values()) for row in scalars], (*options, *after)
                 if "averaging" in after:
                     resting = averages.of_resting(plan, params, after["averaging"], averaged == 0)
                     averaged += 1
@@ -188,69 +190,6 @@ class Optimizer:
             return plan.report() if report else None
         finally:
             del own["_stepping"]
-
-    def averaged(self, params: Any) -> Any:
-        """The averaged weights, which `averaging` keeps, as copies in the form of `params`.
-
-        Parameters
-        ----------
-        params : dict of arrays, or one array
-            The parameters that are trained, or some of them.
-
-        Returns
-        -------
-        dict of arrays, or one array
-
-        Raises
-        ------
-        TypeError, ValueError, KeyError
-            as `update` does of its parameters.
-        RuntimeError
-            if there is no average yet; in the middle of a step.
-        """
-        with self._not_stepping():
-            return self._copies_of_average(params)
-
-    @contextmanager
-    def averaged_weights(self, params: Any) -> Iterator[Any]:
-        """Has the averaged weights in `params`, in place, as long as a `with` block lasts; then again what was there.
-
-        They are those that `averaged` returns. Steps, saving and copying of the optimizer are refused meanwhile.
-        Afterwards, also after an exception, every bit of `params` is what it was before. Costs the memory of `params`
-        twice.
-
-        Parameters
-        ----------
-        params : dict of arrays, FlatDict, or one array
-            The parameters that are trained, or some of them.
-
-        Raises
-        ------
-        TypeError, ValueError, KeyError, RuntimeError
-            as `averaged` does, before anything is written.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> import fastopt
-        >>> params, optimizer = {"W": np.zeros(1)}, fastopt.SGD(lr=1.0, averaging=fastopt.EMA(decay=0.75))
-        >>> for _ in range(2):
-        ...     optimizer.update(params, {"W": -np.ones(1)})
-        >>> with optimizer.averaged_weights(params):
-        ...     print(params["W"])
-        [1.25]
-        >>> params["W"]
-        array([2.])
-        """
-        with self._not_stepping(checks.SWAPPED):
-            with averages.swapped(type(self).__name__, params, self._copies_of_average(params)):
-                yield params
-
-    def _copies_of_average(self, params: Any) -> Any:
-        if not self._averaged:
-            raise RuntimeError(checks.nothing_averaged(type(self).__name__, self.averaging, self._steps))
-        state, slot = cast(State, self._state), SLOTS["averaging"]
-        return averages.copies(type(self).__name__, state, params, lambda key, _: state.views[slot][key])
 
     def state_dict(self) -> dict[str, Any]:
         """Rule, hyperparameters, step count and state by slot and key, as copies.
