@@ -23,7 +23,7 @@ import numpy as np
 from bench.cases import Step, array, checked_step, make, mlp, size_of
 from bench.limit import bytes_per_element
 from bench.test_loop import training_step
-from fastopt import threads
+from fastopt import EMA, SWA, Lookahead, threads
 from fastopt.groups import NO_DECAY_ON_VECTORS
 from fastopt.kernels import RULES
 from fastopt.schedules import Cosine
@@ -130,7 +130,7 @@ def dead() -> None:
 
 
 def extras() -> None:
-    """What `on_nonfinite`, a report, weight decay and clipping by norm cost, and decay, clipping, schedule and groups.
+    """What `on_nonfinite`, reports, decay, clipping, averages cost; "together" is decay, clipping, schedule and groups.
 
     The read of the gradients that clipping needs is in "clip_norm"; "together" should be at most 1.25 times that.
     """
@@ -139,6 +139,11 @@ def extras() -> None:
     sides |= {"decay": decay, "clip_norm": {"clip_norm": 1.0}}
     groups = {**NO_DECAY_ON_VECTORS, lambda key, value: value.size > 1000: {"clip_value": 1.0}}
     sides["together"] = decay | {"clip_norm": 1.0, "lr": Cosine(0.01, 0.0, steps=100_000), "groups": groups}
+    sides |= {
+        "EMA": {"averaging": EMA(0.999)},
+        "SWA": {"averaging": SWA(1, 10)},
+        "Lookahead": {"lookahead": Lookahead()},
+    }
     for rule in ("sgd", "adam"):
         models = (array(30_000_000, "float32"), 15, 2), (mlp(784, 100, 100, 100, 100, 10), 60, 20)
         for params, turns, calls in (*models, (array(1_000_000, "float32"), 40, 20)):

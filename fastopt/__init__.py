@@ -15,6 +15,7 @@ if not _Path(__file__).with_name("kernels").is_dir():
     __path__.append(str(_Path(__file__).parent.parent))
 
 from fastopt import optimizers, schedules
+from fastopt.averages import EMA, SWA, Lookahead
 from fastopt.checkpoint import CheckpointError
 from fastopt.compare import check
 from fastopt.flat import FlatDict, flatten
@@ -25,10 +26,13 @@ from fastopt.own import rule
 from fastopt.threads import num_threads, set_num_threads
 
 __all__ = [
+    "EMA",
     "NO_DECAY_ON_VECTORS",
+    "SWA",
     "CheckpointError",
     "FlatDict",
     "Groups",
+    "Lookahead",
     "Optimizer",
     "check",
     "flatten",

@@ -19,9 +19,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastopt import checks
+from fastopt import averages, checks
 from fastopt.flat import Array
 from fastopt.groups import PREDICATES, Groups
+from fastopt.kernels.averages import SLOTS
 from fastopt.launch import BARE
 from fastopt.schedules import Schedule, from_dict, to_dict
 from fastopt.state import Layout, State, layout_of
@@ -57,7 +58,7 @@ class Mismatch(NamedTuple):
 def state_dict(optimizer: Any) -> dict[str, Any]:
     """What `Optimizer.state_dict` returns."""
     state = optimizer._state
-    slots: dict[str, Any] = dict.fromkeys(optimizer._rule.state)
+    slots: dict[str, Any] = dict.fromkeys(optimizer._rule.state)  # averages are there only where there are any
     if state is not None:
         for slot, views in state.views.items():
             copies = {key: view.copy(order="K") for key, view in views.items()}
@@ -68,6 +69,7 @@ def state_dict(optimizer: Any) -> dict[str, Any]:
         "hyperparameters": settings,
         "step": optimizer.iter,
         "skipped": optimizer.skipped,
+        "averaged": optimizer._averaged,
         "state": slots,
     }
 
@@ -85,10 +87,13 @@ def load_state_dict(optimizer: Any, saved: Any, strict: bool, source: str = "sta
     try:
         step = checks.step_count(owner, saved["step"])
         skipped = checks.step_count(owner, saved.get("skipped", 0), "skipped")
+        averaged = checks.step_count(owner, saved.get("averaged", 0), "averaged")
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{source}: {error}") from None
 
     current: Mapping[Hashable, Layout] | None = None if optimizer._state is None else optimizer._state.layouts
+    if not state and not optimizer._rule.state:
+        current = None  # all that it may have are averages, which begin anew
     layouts = {key: layout_of(array) for key, array in next(iter(state.values()), {}).items()}
     known = optimizer._hyperparameters()
     own = [field.name for field in fields(optimizer) if not field.kw_only]  # later versions may add shared ones
@@ -107,14 +112,26 @@ def load_state_dict(optimizer: Any, saved: Any, strict: bool, source: str = "sta
         layouts = dict(current)
     loaded: State | None = None
     if layouts:
-        loaded = State(dict.fromkeys(optimizer._rule.state, 0.0), layouts)  # all is written below
+        mine = {} if current is None else optimizer._state.views
+        taken = [key for key in layouts if key not in mismatch.missing + mismatch.reshaped]
+        # Averages that are not known of all arrays begin anew.
+        begun = {SLOTS["lookahead"]: (True, True), SLOTS["averaging"]: (averaged > 0, optimizer._averaged > 0)}
+        whole = [
+            slot
+            for slot, (there, here) in begun.items()
+            if slot in state and there and (len(taken) == len(layouts) or (slot in mine and here))
+        ]
+        loaded = State(dict.fromkeys((*optimizer._rule.state, *whole), 0.0), layouts)  # all is written below
         for slot, views in loaded.views.items():
             for key, view in views.items():
-                fits = key in state.get(slot, {}) and key not in mismatch.reshaped
-                view[...] = state[slot][key] if fits else optimizer._state.views[slot][key]
+                view[...] = state[slot][key] if key in taken else mine[slot][key]
+    if loaded is None or SLOTS["averaging"] not in loaded.slots:
+        averaged = 0
+    # What is None was not wanted, or not known: it goes on as it is.
     new = {name: _copied(value) for name, value in settings.items() if name in known}
+    new = {name: value for name, value in new.items() if name not in SLOTS or value is not None}
     new["_scheduled"] = optimizer._scheduled_names(optimizer.__dict__ | new)
-    new |= {"_steps": step, "_skipped": skipped, "_state": loaded}
+    new |= {"_steps": step, "_skipped": skipped, "_averaged": averaged, "_state": loaded}
     new |= {"_plan": None, "_report_plan": None, "_options": None}
     optimizer.__dict__.update(new)  # all at once
     missing, unexpected, reshaped = ([None if key is BARE else key for key in keys] for keys in mismatch[:3])
@@ -135,7 +152,7 @@ def _same_rule(optimizer: Any, rule: Any, source: str) -> None:
 
 
 def _settings(optimizer: Any, settings: Any, source: str) -> dict[str, Any]:
-    kind, known = type(optimizer), [name for name in optimizer._hyperparameters() if name != "groups"]
+    kind, known = type(optimizer), {*optimizer._hyperparameters()} - {"groups", *SLOTS}
     if not isinstance(settings, Mapping):
         raise CheckpointError(
             f"{kind.__name__}: hyperparameters in {source} are {type(settings).__name__}, expected a dict"
@@ -147,6 +164,8 @@ def _settings(optimizer: Any, settings: Any, source: str) -> dict[str, Any]:
             else value
             for name, value in settings.items()
         }
+        for name in checked.keys() & SLOTS.keys():
+            averages.setting(kind.__name__, name, checked[name])
         return checked | {"groups": Groups(kind, checked["groups"])} if "groups" in checked else checked
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{source}: {error}") from None
@@ -154,9 +173,10 @@ def _settings(optimizer: Any, settings: Any, source: str) -> dict[str, Any]:
 
 def _state(owner: str, slots: Any, expected: tuple[str, ...], source: str) -> dict[str, dict[Hashable, Array]]:
     """{slot: {key: array}}, each slot with the same keys, shapes and dtypes; without slots before the first step."""
-    if not isinstance(slots, Mapping) or set(slots) != set(expected):
+    if not isinstance(slots, Mapping) or set(slots) - set(SLOTS.values()) != set(expected):
         found = list(slots) if isinstance(slots, Mapping) else type(slots).__name__
         raise CheckpointError(f"{owner}: {source} has state {found}, expected {list(expected)}")
+    expected = (*expected, *(slot for slot in SLOTS.values() if slot in slots))
     if all(value is None for value in slots.values()):
         return {}
     state: dict[str, dict[Hashable, Array]] = {}
@@ -260,8 +280,9 @@ def _pack(owner: str, saved: dict[str, Any]) -> tuple[dict[str, Array], dict[str
             fortran = [number for number, array in enumerate(value.values()) if layout_of(array).order == "F"]
     settings = dict(saved["hyperparameters"])
     groups = _plain_groups(owner, settings.pop("groups"))
-    hyperparameters = {name: _plain(owner, name, value) for name, value in settings.items()}
-    if groups:  # files without any stay readable for versions that know none
+    wanted = {name: averages.to_dict(value) for name in SLOTS if (value := settings.pop(name)) is not None}
+    hyperparameters = {name: _plain(owner, name, value) for name, value in settings.items()} | wanted
+    if groups:  # files without any, and without averages, stay readable for versions that know none
         hyperparameters["groups"] = groups
     metadata = {
         "format": str(FORMAT),
@@ -273,6 +294,8 @@ def _pack(owner: str, saved: dict[str, Any]) -> tuple[dict[str, Array], dict[str
         "keys": json.dumps(keys),
         "fortran": json.dumps(fortran),
     }
+    if saved["averaged"]:
+        metadata["averaged"] = str(saved["averaged"])
     if len(metadata["hyperparameters"]) > LONGEST:
         raise CheckpointError(
             f"{owner}: the groups or schedules of its hyperparameters are too long for a file; make them shorter"
@@ -294,7 +317,8 @@ def _unpack(optimizer: Any, tensors: dict[str, Array], metadata: Any, name: str)
         raise CheckpointError(f"{name} is damaged: its checksum is not that of its content; take another copy")
     # Texts are parsed only where they can be what they should be, so that a small file takes little memory.
     longest = {"keys": 16 + sum(map(len, tensors)) + 4 * len(tensors), "fortran": 16 + 12 * len(tensors)}
-    for field, most in (longest | dict.fromkeys(("hyperparameters", "step", "skipped"), LONGEST)).items():
+    metadata.setdefault("averaged", "0")
+    for field, most in (longest | dict.fromkeys(("hyperparameters", "step", "skipped", "averaged"), LONGEST)).items():
         if len(metadata[field]) > most:
             raise CheckpointError(f"{name} is no checkpoint of fastopt: its {field} are too long")
     keys = json.loads(metadata["keys"])
@@ -303,7 +327,8 @@ def _unpack(optimizer: Any, tensors: dict[str, Array], metadata: Any, name: str)
     names = [""] if keys is None else [f"/{json.dumps(key)}" for key in keys]
     state: dict[str, Any] = {}
     _same_rule(optimizer, metadata["rule"], name)
-    for slot in optimizer._rule.state:
+    there = {tensor.partition("/")[0] for tensor in tensors}
+    for slot in (*optimizer._rule.state, *(slot for slot in SLOTS.values() if slot in there)):
         if keys is None and not tensors:
             state[slot] = None
             continue
@@ -320,6 +345,7 @@ def _unpack(optimizer: Any, tensors: dict[str, Array], metadata: Any, name: str)
         "hyperparameters": _with_schedules(json.loads(metadata["hyperparameters"])),
         "step": int(metadata["step"]),
         "skipped": int(metadata["skipped"]),
+        "averaged": int(metadata["averaged"]),
         "state": state,
     }
 
@@ -357,7 +383,12 @@ def _with_schedules(settings: Any) -> Any:
     if not isinstance(settings, dict):
         return settings
     found: dict[str, Any] = {
-        name: from_dict(value) if isinstance(value, dict) else value for name, value in settings.items()
+        name: averages.from_dict(name, value)
+        if name in SLOTS
+        else from_dict(value)
+        if isinstance(value, dict)
+        else value
+        for name, value in settings.items()
     }
     if "groups" in found:
         found["groups"] = {

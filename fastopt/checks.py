@@ -87,7 +87,12 @@ def hyperparameter_at(owner: str, name: str, schedule: Any, step: int) -> float:
 
 
 def _in_range(owner: str, name: str, called: str, value: Any, otherwise: str = "") -> float:
-    lowest, highest, closed = RANGES.get(name, ANY_NUMBER)
+    return in_range(owner, called, value, RANGES.get(name, ANY_NUMBER), otherwise)
+
+
+def in_range(owner: str, called: str, value: Any, allowed: tuple[float, float, bool], otherwise: str = "") -> float:
+    """The value as a Python float, or an error."""
+    lowest, highest, closed = allowed
     interval = f"{'(' if lowest == -math.inf else '['}{lowest:g}, {highest:g}{']' if closed else ')'}"
     if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
         raise TypeError(
@@ -100,6 +105,10 @@ def _in_range(owner: str, name: str, called: str, value: Any, otherwise: str = "
     if number == -math.inf or not (lowest <= number < highest or (closed and number == highest)):
         raise ValueError(f"{owner}: {called} must be in {interval}, got {number!r}")
     return number
+
+
+SWAPPED = "averaged weights"
+"""What an optimizer is in the middle of while averaged weights stand in the parameters."""
 
 
 def unknown_setting(owner: str, name: str, known: Iterable[str]) -> str:
@@ -202,7 +211,42 @@ def mismatch(owner: str, source: str, differences: dict[str, list[Any]], mine: A
     return f"{owner}: {source} does not fit: {'; '.join(parts)}. strict=False loads what fits"
 
 
-def in_use(owner: str) -> str:
+def positive(owner: str, name: str, value: Any) -> int:
+    """The value as a whole number of 1 or more, or an error."""
+    words = f"{owner}: {name} must be a whole number of steps, 1 or more, got {value!r}"
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{words} of type {type(value).__name__}")
+    if value < 1:
+        raise ValueError(words)
+    return int(value)
+
+
+def no_average(owner: str, name: str, value: Any, kinds: Iterable[type]) -> str:
+    return (
+        f"{owner}: {name} must be None or {' or '.join(kind.__name__ for kind in kinds)} of fastopt, "
+        f"got {value!r:.100} of type {type(value).__name__}"
+    )
+
+
+def first_average(owner: str, missing: Iterable[Hashable]) -> str:
+    return (
+        f"{owner}: averages of the weights begin with all parameters, but params has no {_names(missing)}; hand in all "
+        "of them at this step"
+    )
+
+
+def nothing_averaged(owner: str, averaging: Any, step: int) -> str:
+    if averaging is None:
+        return f"{owner}: there is no average of the weights; ask for one: averaging=EMA(decay=0.999)"
+    return f"{owner}: there is no average of the weights yet, after {step} steps with {averaging}; make more steps"
+
+
+def in_use(owner: str, doing: Any) -> str:
+    if doing == SWAPPED:
+        return (
+            f"{owner}: the parameters are the averaged weights, by `with optimizer.averaged_weights(params)`; leave "
+            "that first"
+        )
     return (
         f"{owner}: the optimizer is in the middle of a step (or of saving or loading), in another thread, or this is a "
         "signal handler or a fork made at that moment; give each thread an optimizer of its own or put a lock around "

@@ -10,20 +10,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, cast
 
-from fastopt import amounts, checkpoint, checks
+from fastopt import amounts, averages, checkpoint, checks
+from fastopt.averages import AveragedWeights
 from fastopt.flat import Array
 from fastopt.groups import NO_GROUPS, Groups
 from fastopt.kernels import RULES
+from fastopt.kernels.averages import SLOTS
 from fastopt.kernels.build import Rule
 from fastopt.kernels.gradients import OPTIONS
 from fastopt.launch import BARE
-from fastopt.plan import Plan
+from fastopt.plan import NOTHING, Plan
 from fastopt.report import Report
 from fastopt.state import State
 
 
 @dataclass(init=False, eq=False, repr=False)
-class Optimizer:
+class Optimizer(AveragedWeights):
     """What all optimizers share; a subclass names its rule, its hyperparameters and how they become scalars.
 
     Hyperparameters are attributes and may be changed between steps. One that is a number may also be a schedule
@@ -79,7 +81,14 @@ class Optimizer:
     """Settings of a part of the parameters: `{"b*": {"weight_decay": 0.0}, "embedding": {"frozen": True}}`. See
     `fastopt.Groups`, which this becomes; `optimizer.groups["b*"]["lr"] = 0.1` changes one between steps."""
 
+    averaging: Any = field(default=None, kw_only=True, repr=False)
+    """The average of the weights that is kept beside them, `EMA` or `SWA`: state `weight_average`, by key."""
+
+    lookahead: Any = field(default=None, kw_only=True, repr=False)
+    """`Lookahead`, by which steps go back part of the way every so often: state `slow_weights`, by key."""
+
     _steps = 0
+    _averaged = 0
     _skipped = 0
     # Not annotated, which would make hyperparameters of them.
     _options = cast("tuple[str, ...] | None", None)  # what the settings call for; None: not worked out yet
@@ -103,6 +112,10 @@ class Optimizer:
     def start_values(self) -> dict[str, float]:
         """The value of each state slot before the first step."""
         return dict.fromkeys(self._rule.state, 0.0)
+
+    def _start(self) -> dict[str, float | None]:
+        """The same with the slots of averages."""
+        return {**self.start_values(), **averages.start_values(self)}
 
     def update(self, params: Any, grads: Any, *, report: bool = False) -> Report | None:
         """Makes one step: writes `params` and the state in place; never writes `grads`.
@@ -134,7 +147,7 @@ class Optimizer:
         """
         own = self.__dict__
         if "_stepping" in own:
-            raise RuntimeError(checks.in_use(type(self).__name__))
+            raise RuntimeError(checks.in_use(type(self).__name__, own["_stepping"]))
         # Not a lock: between the test above and this line there is no call, so CPython lets no other thread and no
         # signal in, while Ctrl-C just after `acquire()` would leave a lock locked for ever.
         own["_stepping"] = True
@@ -147,7 +160,7 @@ class Optimizer:
             if plan is None or not plan.accepts(params, grads, groups, by_array):
                 if plan is not None:  # the arrays of the other plan are of the past too, and should not be kept alive
                     own["_plan"] = own["_report_plan"] = None
-                name, start = type(self).__name__, settings.start_values()
+                name, start = type(self).__name__, settings._start()
                 plan = Plan(name, self._rule, params, grads, start, self._state, report, groups, by_array)
             parts, options = [settings], settings._options
             if groups or by_array:
@@ -164,12 +177,21 @@ class Optimizer:
                 return nothing
             if options or by_array:
                 scalars = amounts.added(settings, plan, params, parts, scalars, options)
+            averaged, resting = self._averaged, NOTHING
+            if self.averaging is not None or self.lookahead is not None:
+                after = averages.amounts(self, step, averaged)
+                if after:
+                    scalars, options = [(*row, *after.values()) for row in scalars], (*options, *after)
+                if "averaging" in after:
+                    resting = averages.of_resting(plan, params, after["averaging"], averaged == 0)
+                    averaged += 1
             plan.stepped = False
             try:
-                plan.run(params, scalars, report, options)
+                plan.run(params, scalars, report, options, resting)
             finally:
                 if plan.stepped:  # also where Ctrl-C came during the step, which is then complete
-                    own.update({which: plan, "_steps": step, "_state": plan.state if plan.state.slots else None})
+                    state = plan.state if plan.state.slots else None
+                    own.update({which: plan, "_steps": step, "_averaged": averaged, "_state": state})
             return plan.report() if report else None
         finally:
             del own["_stepping"]
@@ -298,8 +320,8 @@ class Optimizer:
 
     def __getattr__(self, name: str) -> Any:
         # Reached only for names that are not set: the state slots.
-        if name in self._rule.state:
-            if self._state is None:
+        if name in self._rule.state or name in SLOTS.values():
+            if self._state is None or name not in self._state.views:
                 return None
             views = self._state.views[name]
             return views[BARE] if list(views) == [BARE] else views
@@ -311,6 +333,9 @@ class Optimizer:
             pass
         elif name == "groups":
             value = Groups(owner, value)
+        elif name in SLOTS:
+            value = averages.setting(owner.__name__, name, value)
+            self.__dict__.update(_plan=None, _report_plan=None)  # they may be without its slot
         elif name in self._hyperparameters():
             # A default of None is worked out by __post_init__.
             unset = value is None and name not in self.__dict__ and getattr(owner, name) is None
@@ -320,9 +345,9 @@ class Optimizer:
                 new = {name: value}
                 self.__dict__.update(new, _scheduled=self._scheduled_names(self.__dict__ | new))
             self.__dict__["_options"] = None
-        elif name in self._rule.state:
+        elif name in self._rule.state or name in SLOTS.values():
             checks.state_value(owner.__name__, name, value)
-            self._state = self._plan = self._report_plan = None
+            self.__dict__.update(_state=None, _plan=None, _report_plan=None, _averaged=0)
             return
         elif name != "iter":
             raise AttributeError(checks.unknown_setting(owner.__name__, name, self._public_names()))
@@ -363,7 +388,7 @@ class Optimizer:
         return [field.name for field in sorted(fields(cls), key=lambda field: bool(field.kw_only))]  # shared ones last
 
     def _public_names(self) -> list[str]:
-        return [*self._hyperparameters(), *self._rule.state, "iter"]
+        return [*self._hyperparameters(), *self._rule.state, *SLOTS.values(), "iter"]
 
     def __copy__(self) -> Optimizer:
         """Like `copy.deepcopy`: two optimizers never share state."""
@@ -371,16 +396,16 @@ class Optimizer:
 
     def __getstate__(self) -> dict[str, Any]:
         if "_stepping" in self.__dict__:
-            raise RuntimeError(checks.in_use(type(self).__name__))
+            raise RuntimeError(checks.in_use(type(self).__name__, self.__dict__["_stepping"]))
         return {name: value for name, value in self.__dict__.items() if name not in ("_plan", "_report_plan")}
 
     @contextmanager
-    def _not_stepping(self) -> Iterator[None]:
-        """No step is being made and none can begin."""
+    def _not_stepping(self, doing: Any = True) -> Iterator[None]:
+        """No step is being made and none can begin; `doing` chooses the text of the error."""
         own = self.__dict__
         if "_stepping" in own:
-            raise RuntimeError(checks.in_use(type(self).__name__))
-        own["_stepping"] = True
+            raise RuntimeError(checks.in_use(type(self).__name__, own["_stepping"]))
+        own["_stepping"] = doing
         try:
             yield
         finally:

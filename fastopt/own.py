@@ -8,6 +8,7 @@ from typing import Any
 
 from fastopt import formulas
 from fastopt.kernels import RULES
+from fastopt.kernels.averages import SLOTS
 from fastopt.kernels.build import Rule
 from fastopt.optimizer import Optimizer
 
@@ -89,7 +90,7 @@ def _optimizer(
         raise ValueError(formulas.taken_rule(owner))
     for kind, names in (("state", state), ("setting", tuple(settings))):
         for name in names:
-            if name.startswith("_") or name == "rule" or hasattr(Optimizer, name):
+            if name.startswith("_") or name in ("rule", *SLOTS.values()) or hasattr(Optimizer, name):
                 raise ValueError(formulas.clash(owner, name, kind, "something that every optimizer has"))
     for name, default in settings.items():
         if name in state:

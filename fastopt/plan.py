@@ -24,6 +24,7 @@ from fastopt.report import Report
 from fastopt.state import Layout
 from fastopt.table import Table, mode_of
 
+NOTHING: Iterator[None] = iter(())
 _NO_SUMS = np.zeros((0, FIELDS))
 
 
@@ -149,10 +150,18 @@ class Plan(Table):
                 raise FloatingPointError(checks.nonfinite(self.owner, self._name(key, "grads"), found))
         raise AssertionError("no gradient is NaN or infinite")
 
-    def run(self, params: Any, scalars: list[tuple[float, ...]], report: bool, options: tuple[str, ...] = ()) -> None:
+    def run(
+        self,
+        params: Any,
+        scalars: list[tuple[float, ...]],
+        report: bool,
+        options: tuple[str, ...] = (),
+        resting: Iterator[None] = NOTHING,
+    ) -> None:
         """Updates everything. Only the arrays that `accepts` or `__init__` checked are touched.
 
         scalars : for each part those of the formula, then the amounts of the options
+        resting : what `averages.of_resting` returned
 
         `stepped`, which the caller has set to False, stays so as long as nothing was written. After that the step is
         finished whatever comes: CPython raises KeyboardInterrupt after a call or at the start of a function, so never
@@ -175,6 +184,7 @@ class Plan(Table):
                 if launch.staged:
                     launch.put_back(params)
             self.stepped = True
+            list(resting)
         except BaseException:
             if done:
                 self._launches[done - 1].put_back(params)
@@ -182,6 +192,8 @@ class Plan(Table):
                     launch.fetch(params)
                     kernel(table, starts, threads)
                     launch.put_back(params)
+            if self.stepped:
+                list(resting)
             raise
         finally:
             self._gradients = []

@@ -39,16 +39,20 @@ def lies_in(array: Array, order: str) -> bool:
     return flags.aligned and (flags.f_contiguous if order == "F" else flags.c_contiguous)
 
 
+PARAMETER = None
+"""The start of a state slot that begins as the parameter itself."""
+
+
 class State:
     """State for a set of parameters, allocated at the first step.
 
-    slots : {slot name: value at the start}
+    slots : {slot name: value at the start, or PARAMETER}
     layouts : {key: Layout}, in the order of the parameters
     views : {slot name: ViewDict of arrays by key}, what users see as `optimizer.m`
     blocks : the 1-D buffers behind the views, one per dtype and slot, arrays of one dtype one after the other
     """
 
-    def __init__(self, slots: dict[str, float], layouts: dict[Hashable, Layout]) -> None:
+    def __init__(self, slots: dict[str, float | None], layouts: dict[Hashable, Layout]) -> None:
         self.slots = slots
         self.layouts = layouts
         self.blocks: list[Array] = []
@@ -57,7 +61,7 @@ class State:
             mine = {key: layout for key, layout in layouts.items() if layout.dtype == dtype}
             blocks = memory.arena(sum(layout.size for layout in mine.values()), dtype, len(slots))
             for (slot, start_value), block in zip(slots.items(), blocks, strict=True):
-                if start_value != 0.0:
+                if start_value is not PARAMETER and start_value != 0.0:
                     block[...] = start_value
                 start = 0
                 for key, layout in mine.items():
@@ -66,6 +70,22 @@ class State:
                     start += layout.size
             self.blocks += blocks
         self.views = {slot: ViewDict({key: views[slot][key] for key in layouts}) for slot in slots}
+
+    def begin(self, parameters: dict[Hashable, Array]) -> None:
+        """Copies parameters to where state begins as they are."""
+        for slot, start_value in self.slots.items():
+            if start_value is PARAMETER:
+                for key, parameter in parameters.items():
+                    self.views[slot][key][...] = parameter
+
+    def with_slots(self, slots: dict[str, float | None], parameters: dict[Hashable, Array]) -> State:
+        """A copy with more slots."""
+        more = State({**self.slots, **slots}, self.layouts)
+        more.begin(parameters)
+        for slot, views in self.views.items():
+            for key, view in views.items():
+                more.views[slot][key][...] = view
+        return more
 
     def __getstate__(self) -> Any:
         return self.slots, self.layouts, self.blocks

@@ -14,7 +14,7 @@ from numpy.lib.array_utils import byte_bounds
 from fastopt import checks
 from fastopt.flat import Array, FlatDict
 from fastopt.groups import NO_GROUPS, Groups, Part
-from fastopt.kernels import build, memory
+from fastopt.kernels import averages, build, memory
 from fastopt.kernels.build import Rule
 from fastopt.kernels.gradients import OPTIONS
 from fastopt.launch import BARE, Entry, Launch, share_memory
@@ -37,7 +37,7 @@ class Table:
 
     owner : class name of the optimizer, for error texts
     rule : the rule
-    start_values : {state slot: value at the start}
+    start_values : {state slot: value at the start, or PARAMETER}
     state : the optimizer's state, None before the first step or where the rule has none
     by_key : whether the arrays of a FlatDict are walked one by one, for a report on each
     groups : the groups that the parameters are divided by
@@ -50,7 +50,7 @@ class Table:
         rule: Rule,
         params: Any,
         grads: Any,
-        start_values: dict[str, float],
+        start_values: dict[str, float | None],
         state: State | None,
         by_key: bool = False,
         groups: Groups | None = None,
@@ -66,14 +66,21 @@ class Table:
         values = [params] if self.mode == "array" else list(params.values())
         arrays = [checks.parameter(owner, self._name(key), value) for key, value in zip(self.keys, values, strict=True)]
 
+        by_name = dict(zip(self.keys, arrays, strict=True))
         if state is None:
-            layouts = {key: layout_of(array) for key, array in zip(self.keys, arrays, strict=True)}
-            state = State(start_values, layouts)
-        self.state = state
+            state = State(start_values, {key: layout_of(array) for key, array in by_name.items()})
+            state.begin(by_name)
         for key, array in zip(self.keys, arrays, strict=True):
             if key not in state.layouts:
                 raise KeyError(checks.no_state(owner, key, state.layouts))
             checks.replaced(owner, self._name(key), array, *state.layouts[key][:2])
+        more = {slot: value for slot, value in start_values.items() if slot not in state.slots}
+        if more:  # an average that is wanted from now on
+            missing = [key for key in state.layouts if key not in by_name]
+            if missing:
+                raise ValueError(checks.first_average(owner, missing))
+            state = state.with_slots(more, by_name)
+        self.state = state
 
         self.entries = [
             Entry(key, value, array, state.layouts[key])
@@ -190,8 +197,9 @@ class Table:
                 raise ValueError(checks.same_array(self.owner, self._name(entry.key)))
             if not _is_direct(entry):
                 entry.staged = entry.layout.empty()
-        self._table = np.zeros((len(active) + len(groups), 3 + slots), dtype=np.int64)
-        self._scalars = np.zeros((len(self.parts), len(self.rule.scalars) + len(OPTIONS)))
+        columns = 3 + len(self.rule.state) + len(averages.SLOTS)
+        self._table = np.zeros((len(active) + len(groups), columns), dtype=np.int64)
+        self._scalars = np.zeros((len(self.parts), len(self.rule.scalars) + len(OPTIONS) + len(averages.SLOTS)))
         self._launches: list[Launch] = []
         row = 0
         for wave, dtype in sorted(groups, key=lambda group: group[0]):
@@ -239,7 +247,9 @@ class Table:
 
     def _state_addresses(self, entry: Entry) -> list[int]:
         key = self.keys[0] if self.mode == "flat" else entry.key
-        return [views[key].ctypes.data for views in self.state.views.values()]
+        views = self.state.views
+        slots = (*self.rule.state, *averages.SLOTS.values())
+        return [views[slot][key].ctypes.data if slot in views else 0 for slot in slots]
 
     def _place_gradient(self, number: int, value: Any) -> None:
         """Checks a gradient and puts its address, or that of a converted copy, into the table."""

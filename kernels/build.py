@@ -25,6 +25,7 @@ from numba import njit
 from numba.core import config
 
 from fastopt.kernels import elements, loops
+from fastopt.kernels.averages import AVERAGES
 from fastopt.kernels.gradients import OPTIONS
 from fastopt.kernels.loops import (
     gradient_span,
@@ -35,6 +36,7 @@ from fastopt.kernels.loops import (
     serial,
     span,
     tallied_span,
+    with_average,
     with_option,
 )
 
@@ -111,6 +113,12 @@ class Rule:
         """The names of the formula's scalars."""
         return tuple(inspect.signature(self.formula).parameters)[2 + len(self.state) :]
 
+    def columns(self, options: tuple[str, ...] = ()) -> tuple[int, ...]:
+        """The columns of the table that the formula with options takes: averages have theirs behind the state's."""
+        last = 2 + len(self.state)
+        slots = [last + number for number, name in enumerate(AVERAGES) if name in options]
+        return 0, 1, *reversed(slots), *range(2, last)  # the one applied last lies outermost
+
     def kernel(
         self, dtype: str, in_parallel: bool, which: str = "step", options: tuple[str, ...] = ()
     ) -> Callable[[Any, Any, int], None]:
@@ -120,8 +128,9 @@ class Rule:
             the squares of its results; for a preparing rule "prepare", which only writes the last state slot; for
             `NO_RULE` "look", which only finds out whether all gradients are finite, or "norm", which only adds up
             their squares
-        options : the names of the functions of `gradients.OPTIONS` that go before the rule, in that order; the amount
-            of the first is the last of the scalars
+        options : the names of the functions of `gradients.OPTIONS` that go before the rule, in that order, and then
+            of those of `averages.AVERAGES` that go after it. Their amounts stand behind the scalars: of those before
+            the rule the last one's first, of those after it the first one's
 
         Compiled, or loaded from numba's disk cache, at the first call and kept for the life of the process.
         """
@@ -136,14 +145,14 @@ class Rule:
     def dispatcher(self, dtype: str, in_parallel: bool, which: str = "step", options: tuple[str, ...] = ()) -> Any:
         """The numba dispatcher of a kernel, not compiled yet and without the disk cache (to inspect its code)."""
         loop = parallel if in_parallel else serial
-        digest = _digest(self.formula, *(OPTIONS[name] for name in options))
+        digest = _digest(self.formula, *((OPTIONS | AVERAGES)[name] for name in options))
         name = "_".join((self.name, *options, which, dtype, loop.__name__, digest))
         # The inner functions carry it too: two cached kernels, compiled in two processes, may otherwise hold different
         # functions under one symbol, of which the loader takes the first for both.
         names = {
             "rule": composed(self.formula, options, name, njit(**FLAGS)),
             "DTYPE": getattr(np, dtype),
-            "COLUMNS": (0,) * (2 + len(self.state)),
+            "COLUMNS": self.columns(options),
             "SCALARS": (0,) * (len(self.scalars) + len(options)),
         }
         names = {"span": njit(**FLAGS)(clone(SPANS[which], f"span_{name}", names))}
@@ -168,11 +177,14 @@ def clone(function: Any, name: str, names: dict[str, Any]) -> types.FunctionType
 
 
 def composed(formula: Any, options: tuple[str, ...], name: str, compile: Callable[[Any], Any]) -> Any:
-    """The formula with the options before it; what `name` is for, see `dispatcher`."""
+    """The formula with the options before and after it; what `name` is for, see `dispatcher`."""
     inner = compile(clone(formula, f"rule_{name}", _helpers(formula, name, compile)))
-    for which in reversed(options):  # the last one applied lies innermost
+    for which in reversed([option for option in options if option in OPTIONS]):  # the last one applied lies innermost
         names = {"rule": inner, "option": compile(clone(OPTIONS[which], f"{which}_{name}", {}))}
         inner = compile(clone(with_option, f"with_{which}_{name}", names))
+    for which in [option for option in options if option in AVERAGES]:
+        names = {"rule": inner, "option": compile(clone(AVERAGES[which], f"{which}_{name}", {}))}
+        inner = compile(clone(with_average, f"with_{which}_{name}", names))
     return inner
 
 

@@ -39,14 +39,14 @@ def peek(typingctx: Any, address: Any) -> Any:
 
 @intrinsic
 def addresses(typingctx: Any, table: Any, row: Any, columns: Any) -> Any:
-    """The first elements of row `row` of the int64 table as a tuple; `columns` is a tuple of that length."""
+    """The elements of row `row` of the int64 table that stand in `columns`, a tuple of their numbers, as a tuple."""
     result = types.UniTuple(types.int64, len(columns))
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         array = cgutils.create_struct_proxy(table)(context, builder, args[0])
         _, width = cgutils.unpack_tuple(builder, array.shape)
         start = builder.gep(array.data, [builder.mul(args[1], width)])
-        values = [builder.load(builder.gep(start, [ir.Constant(_INT64, k)])) for k in range(len(columns))]
+        values = [builder.load(builder.gep(start, [column])) for column in cgutils.unpack_tuple(builder, args[2])]
         return context.make_tuple(builder, result, values)
 
     return result(table, types.int64, columns), codegen

@@ -53,7 +53,8 @@ def interpreted(rule: Rule, dtype: str, which: str, options: tuple[str, ...] = (
     def kernel(table: Any, starts: Any, threads: int) -> None:
         for number_of_array, size in enumerate(np.diff(starts).tolist()):
             memory = ctypes.c_float * size if number is np.float32 else ctypes.c_double * size
-            arrays = [np.ctypeslib.as_array(memory.from_address(int(at))) for at in table[number_of_array, :-1]]
+            addresses = table[number_of_array, list(rule.columns(options))]
+            arrays = [np.ctypeslib.as_array(memory.from_address(int(at))) for at in addresses]
             constants = [number(x) for x in scalars.from_address(int(table[number_of_array, -1]))]
             before = arrays[0].astype(np.float64)
             for index in range(size if which in ("step", "report") else 0):

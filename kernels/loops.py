@@ -26,11 +26,11 @@ SECOND_TOTAL, SECOND_REST = 2, 3  # and of another one
 # Elements whose measures wait in the first cache to be added up.
 BLOCK = 512
 
-# What `span` and `with_option` find under these names in their globals; every compiled clone of them has its own.
+# What the functions below find under these names in their globals; every compiled clone of them has its own.
 rule: Any = None  # the formula, compiled, with the options that are bound
-option: Any = None  # a function of gradients.py, compiled
+option: Any = None  # a function of gradients.py or averages.py, compiled
 DTYPE: Any = None  # np.float32 or np.float64
-COLUMNS: Any = None  # a tuple as long as parameter, gradient and state slots
+COLUMNS: Any = None  # the columns of the table that the rule takes: parameter, gradient and state slots
 SCALARS: Any = None  # a tuple as long as the scalars and amounts
 
 
@@ -38,6 +38,13 @@ def with_option(p, g, *rest):  # type: ignore[no-untyped-def]
     """A rule with an option before it, whose amount stands behind the rule's scalars."""
     p, g = option(p, g, rest[-1])
     return rule(p, g, *rest[:-1])
+
+
+def with_average(p, g, average, *rest):  # type: ignore[no-untyped-def]
+    """A rule with an average after it, whose slot stands before the rule's and whose amount stands last."""
+    new = rule(p, g, *rest[:-1])
+    p, average = option(new[0], average, rest[-1])
+    return p, average, *new[1:]
 
 
 def span(table, starts, first, last):  # type: ignore[no-untyped-def]
@@ -173,9 +180,9 @@ def prepared_span(table, starts, first, last):  # type: ignore[no-untyped-def]
 def serial(table, starts, threads):  # type: ignore[no-untyped-def]
     """Applies the rule to every element of every array.
 
-    table : int64[arrays + 1, 3 + state slots], the addresses of parameter, gradient, state and the array's scalars:
-        float64, those of the rule in the order of the formula, then the amounts of the options. Of the last row the
-        first element is the address of the tally, if there is one
+    table : int64[arrays + 1, 5 + state slots], the addresses of parameter, gradient, state, averages (0 where there are
+        none) and the array's scalars: float64, those of the rule in the order of the formula, then the amounts of the
+        options. Of the last row the first element is the address of the tally, if there is one
     starts : int64[arrays + 1], the running sum of the array sizes
     threads : 1
     """

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import fastopt
-from fastopt import checks
+from fastopt import averages, checks
 from fastopt.kernels import RULES
 from fastopt.optimizers import OPTIMIZERS
 
@@ -273,6 +273,7 @@ def test_every_hyperparameter_is_checked():
             *checks.CHOICES,
             *checks.SWITCHES,
             "groups",  # whose own settings are these
+            *averages.KINDS,
         }
 
 

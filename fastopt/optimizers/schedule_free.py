@@ -7,10 +7,8 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
-from fastopt import checks
-from fastopt.launch import BARE, as_number
+from fastopt import averages
+from fastopt.flat import Array
 from fastopt.optimizer import Optimizer
 
 __all__ = ["ScheduleFreeAdamW", "ScheduleFreeSGD"]
@@ -38,21 +36,15 @@ class _ScheduleFree(Optimizer):
         RuntimeError
             in the middle of a step.
         """
-        with self._not_stepping():
-            checks.container(type(self).__name__, params, params)
-            if isinstance(params, np.ndarray):
-                return self._averaged(BARE, "params", params)
-            return {key: self._averaged(key, f"params[{key!r}]", value) for key, value in params.items()}
+        return super().averaged(params)
 
-    def _averaged(self, key: Hashable, name: str, value: Any) -> Any:
-        owner, state = type(self).__name__, self._state
-        average = np.array(checks.parameter(owner, name, value))
-        if state is not None:
-            if key not in state.layouts:
-                raise KeyError(checks.no_state(owner, key, state.layouts))
-            checks.replaced(owner, name, average, *state.layouts[key][:2])
-            average += state.views["offset"][key]
-        return average if isinstance(value, np.ndarray) else as_number(average, value)
+    def _copies_of_average(self, params: Any) -> Any:
+        state = self._state
+
+        def average(key: Hashable, array: Array) -> Array:
+            return array if state is None else array + state.views["offset"][key]
+
+        return averages.copies(type(self).__name__, state, params, average)
 
 
 @dataclass(eq=False)

@@ -97,7 +97,7 @@ class Sophia(Optimizer):
         """
         with self._not_stepping():
             plan = Plan(
-                type(self).__name__, _HESSIAN, params, estimates, self.start_values(), self._state, groups=self.groups
+                type(self).__name__, _HESSIAN, params, estimates, self._start(), self._state, groups=self.groups
             )
             parts, _ = self._parts(plan, self._steps + 1)
             if self.on_nonfinite != "propagate" and not plan.finite():

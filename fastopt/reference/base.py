@@ -6,7 +6,7 @@ import copy
 import math
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -28,10 +28,15 @@ class Reference:
     clip_norm: float = field(default=math.inf, kw_only=True, repr=False)
     clip_array_norm: float = field(default=math.inf, kw_only=True, repr=False)
     groups: Any = field(default=None, kw_only=True, repr=False)
+    averaging: Any = field(default=None, kw_only=True, repr=False)
+    lookahead: Any = field(default=None, kw_only=True, repr=False)
 
     # Not annotated, which would make settings of them.
     flush = True
     iter = 0
+    averages = 0
+    weight_average = cast("dict[Any, Array] | None", None)
+    slow_weights = cast("dict[Any, Array] | None", None)
 
     def __post_init__(self) -> None:
         for slot in self.slots:
@@ -67,8 +72,10 @@ class Reference:
             state = [getattr(self, slot)[key] for slot in self.slots]
             parts[key].step(p, g, *state)
             self._flush(*state)
+            self._look_ahead(p, key)
             if not isinstance(params[key], np.ndarray):
                 params[key] = p[()] if isinstance(params[key], np.floating) else p.item()
+        self._average(params)
 
     def _begin(self, params: dict[Any, Any]) -> None:
         """Makes the state, where there is none."""
@@ -76,6 +83,31 @@ class Reference:
             if getattr(self, slot) is None:
                 start = self.start_values().get(slot, 0.0)
                 setattr(self, slot, {key: np.full_like(_array(p), start) for key, p in params.items()})
+
+        if self.lookahead is not None and self.slow_weights is None:
+            self.slow_weights = {key: _array(p).copy() for key, p in params.items()}
+        if self.averaging is not None and self.weight_average is None:
+            self.weight_average = {key: np.zeros_like(_array(p)) for key, p in params.items()}
+
+    def _look_ahead(self, p: Array, key: Any) -> None:
+        """Every some steps the slow weights follow, and p goes on from them."""
+        if self.lookahead is not None and self.iter % self.lookahead.every == 0 and self.lookahead.alpha:
+            assert self.slow_weights is not None
+            slow = self.slow_weights[key]
+            slow += self.lookahead.alpha * (p - slow)
+            p[...] = slow
+            self._flush(slow)
+
+    def _average(self, params: dict[Any, Any]) -> None:
+        """The average follows, that of parameters without a gradient too."""
+        amount = 0.0 if self.averaging is None else self.averaging.amount(self.iter, self.averages)
+        if amount:
+            assert self.weight_average is not None
+            self.averages += 1
+            for key, value in params.items():
+                average = self.weight_average[key]
+                average += amount * (_array(value) - average)
+                self._flush(average)
 
     def _flush(self, *state: Array) -> None:
         if self.flush:

@@ -1,0 +1,337 @@
+"""Averages of the weights: `EMA` and `SWA`, which are evaluated, and `Lookahead`, which training goes back to.
+
+They are settings of every optimizer, `averaging` and `lookahead`, and kept in the step's own pass over memory. A step
+whose amount is zero runs as if there were none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from itertools import repeat
+from operator import setitem
+from typing import Any
+
+import numpy as np
+
+from fastopt import checks
+from fastopt.flat import Array
+from fastopt.kernels.averages import AVERAGES, SLOTS
+from fastopt.launch import BARE, as_number
+from fastopt.plan import Plan
+from fastopt.state import PARAMETER, State
+
+
+@dataclass(frozen=True)
+class EMA:
+    """The exponential moving average of the weights: `average = average + (1 - decay)(p - average)` after each step.
+
+    After the first step it is p itself.
+
+    Parameters
+    ----------
+    decay : float, default 0.999
+        The share of the average that is kept at each step, in [0, 1).
+
+    Raises
+    ------
+    TypeError, ValueError
+        if `decay` is not a number, or not in that range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastopt
+    >>> params, optimizer = {"W": np.zeros(1)}, fastopt.SGD(lr=1.0, averaging=fastopt.EMA(decay=0.75))
+    >>> for _ in range(2):
+    ...     optimizer.update(params, {"W": -np.ones(1)})
+    >>> params["W"], optimizer.weight_average["W"]
+    (array([2.]), array([1.25]))
+
+    References
+    ----------
+    Polyak and Juditsky, Acceleration of stochastic approximation by averaging, SIAM Journal on Control and Optimization
+    30, 1992; the moving form is that of PyTorch's `swa_utils.get_ema_multi_avg_fn`.
+    """
+
+    decay: float = 0.999
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "decay", checks.in_range("EMA", "decay", self.decay, (0.0, 1.0, False)))
+
+    def amount(self, step: int, averaged: int) -> float:
+        """How far the average goes at a step, counted from 1; `averaged` is how many times it went before."""
+        return 1 - self.decay if averaged else 1.0
+
+
+@dataclass(frozen=True)
+class SWA:
+    """Stochastic weight averaging: the mean of the weights after the steps `start`, `start + every`, and so on.
+
+    `average = average + (p - average) / (n + 1)` at the n-th of them, counted from 0. All other steps cost nothing.
+
+    Parameters
+    ----------
+    start : int
+        The first step after which weights are taken, counted from 1.
+    every : int, default 1
+        After how many steps they are taken again, 1 or more.
+
+    Raises
+    ------
+    TypeError, ValueError
+        if one of them is not a whole number, or less than 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastopt
+    >>> params, optimizer = {"W": np.zeros(1)}, fastopt.SGD(lr=1.0, averaging=fastopt.SWA(start=2, every=3))
+    >>> for _ in range(6):
+    ...     optimizer.update(params, {"W": -np.ones(1)})
+    >>> params["W"], optimizer.weight_average["W"]  # of 2 and 5
+    (array([6.]), array([3.5]))
+
+    References
+    ----------
+    Izmailov et al., Averaging weights leads to wider optima and better generalization, UAI 2018, arXiv:1803.05407.
+    """
+
+    start: int
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("start", "every"):
+            object.__setattr__(self, name, checks.positive("SWA", name, getattr(self, name)))
+
+    def amount(self, step: int, averaged: int) -> float:
+        """How far the average goes at a step, counted from 1; `averaged` is how many times it went before."""
+        number, rest = divmod(step - self.start, self.every)
+        # An average that was begun later than at `start` knows of fewer weights.
+        return 0.0 if rest or number < 0 else 1 / (min(number, averaged) + 1)
+
+
+@dataclass(frozen=True)
+class Lookahead:
+    """Every some steps slow weights go part of the way to p, and p goes on from there.
+
+    `slow = slow + alpha (p - slow)` and `p = slow` after each step that `every` divides; slow begins as the parameters
+    before the first step. All other steps cost nothing.
+
+    Parameters
+    ----------
+    every : int, default 5
+        The number of steps of the rule between two of the slow weights, 1 or more (k in the paper).
+    alpha : float, default 0.5
+        How far the slow weights go, in [0, 1].
+
+    Raises
+    ------
+    TypeError, ValueError
+        if one of them is not such a number.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastopt
+    >>> params, optimizer = {"W": np.zeros(1)}, fastopt.SGD(lr=1.0, lookahead=fastopt.Lookahead(every=4))
+    >>> for _ in range(5):
+    ...     optimizer.update(params, {"W": -np.ones(1)})
+    >>> params["W"], optimizer.slow_weights["W"]  # 1, 2, 3, half of 4, 3
+    (array([3.]), array([2.]))
+
+    References
+    ----------
+    Zhang, Lucas, Hinton and Ba, Lookahead optimizer: k steps forward, 1 step back, NeurIPS 2019, arXiv:1907.08610,
+    Algorithm 1.
+    """
+
+    every: int = 5
+    alpha: float = 0.5
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "every", checks.positive("Lookahead", "every", self.every))
+        object.__setattr__(self, "alpha", checks.in_range("Lookahead", "alpha", self.alpha, (0.0, 1.0, True)))
+
+    def amount(self, step: int, averaged: int) -> float:
+        """How far the slow weights go at a step, counted from 1."""
+        return 0.0 if step % self.every else self.alpha
+
+
+KINDS: dict[str, tuple[type[Any], ...]] = {"lookahead": (Lookahead,), "averaging": (EMA, SWA)}
+"""What may be assigned to each setting, besides None."""
+
+# Zero with an amount of 1 gives the weights themselves, and an array that is never averaged costs no memory.
+_START: dict[str, float | None] = {"slow_weights": PARAMETER, "weight_average": 0.0}
+
+
+def setting(owner: str, name: str, value: Any) -> Any:
+    """The value of `averaging` or `lookahead`, or an error."""
+    if value is not None and not isinstance(value, KINDS[name]):
+        raise TypeError(checks.no_average(owner, name, value, KINDS[name]))
+    return value
+
+
+def to_dict(value: Any) -> dict[str, Any]:
+    """An `EMA`, `SWA` or `Lookahead` as plain JSON values."""
+    return {"average": type(value).__name__, **asdict(value)}
+
+
+def from_dict(name: str, plain: Any) -> Any:
+    """What `to_dict` made these values of; ValueError or TypeError if it was not that."""
+    kinds = {kind.__name__: kind for kind in KINDS[name]}
+    if not isinstance(plain, Mapping) or plain.get("average") not in kinds:
+        raise ValueError(f"{name} is {plain!r:.200}, expected a dict that names {' or '.join(kinds)} under 'average'")
+    kind, given = kinds[plain["average"]], {key: value for key, value in plain.items() if key != "average"}
+    if set(given) != {field.name for field in fields(kind)}:
+        raise ValueError(f"{kind.__name__} has the settings {', '.join(given)}")
+    return kind(**given)
+
+
+def start_values(settings: Any) -> dict[str, float | None]:
+    """The slots that the settings call for, and what they begin with."""
+    return {slot: _START[slot] for name, slot in SLOTS.items() if getattr(settings, name) is not None}
+
+
+def amounts(settings: Any, step: int, averaged: int) -> dict[str, float]:
+    """By option, in the order of `AVERAGES`, how far the averages go at a step; without those that stay."""
+    found = {
+        name: getattr(settings, name).amount(step, averaged) for name in AVERAGES if getattr(settings, name) is not None
+    }
+    return {name: amount for name, amount in found.items() if amount}
+
+
+def of_resting(plan: Plan, params: Any, amount: float, first: bool) -> Iterator[None]:
+    """What writes the averages of parameters that a step leaves alone, whose weights count too; see `writing`."""
+    if first and len(plan.keys) != len(plan.state.layouts):
+        missing = [key for key in plan.state.layouts if key not in plan.keys]
+        raise ValueError(checks.first_average(plan.owner, missing))
+    averages, values = [], []
+    for entry in plan.entries:
+        if entry.row < 0:
+            name, value = plan._name(entry.key), params if entry.key is BARE else params[entry.key]
+            array = checks.parameter(plan.owner, name, value)
+            checks.replaced(plan.owner, name, array, *entry.layout[:2])
+            average = plan.state.views[SLOTS["averaging"]][entry.key]
+            with np.errstate(all="ignore"):
+                new = np.asarray(average + amount * (array - average))
+                new[np.abs(new) < np.finfo(new.dtype).tiny] *= 0  # as the kernels do
+            averages.append(average)
+            values.append(new)
+    return writing(averages, values)
+
+
+def writing(targets: list[Array], values: list[Array]) -> Iterator[None]:
+    """Copies values into targets when `list` walks through it: one call of C, so Ctrl-C comes before or after."""
+    assign: Callable[..., None] = setitem
+    return map(assign, targets, repeat(...), values)
+
+
+def copies(owner: str, state: State | None, params: Any, look_up: Callable[[Hashable, Array], Array]) -> Any:
+    """New values for parameters: arrays that `look_up` finds by key and parameter, in the form of `params`."""
+    checks.container(owner, params, params)
+
+    def of(key: Hashable, name: str, value: Any) -> Any:
+        array = checks.parameter(owner, name, value)
+        if state is not None:
+            if key not in state.layouts:
+                raise KeyError(checks.no_state(owner, key, state.layouts))
+            checks.replaced(owner, name, array, *state.layouts[key][:2])
+        new = np.array(look_up(key, array))
+        return new if isinstance(value, np.ndarray) else as_number(new, value)
+
+    if isinstance(params, np.ndarray):
+        return of(BARE, "params", params)
+    return {key: of(key, f"params[{key!r}]", value) for key, value in params.items()}
+
+
+@contextmanager
+def _swapped(owner: str, params: Any, new: Any) -> Iterator[None]:
+    """Has the values `new` in `params` until it is left."""
+    if isinstance(params, np.ndarray):
+        params, new = {None: params}, {None: new}
+    arrays = {key: value for key, value in params.items() if isinstance(value, np.ndarray)}
+    others = {key: value for key, value in params.items() if key not in arrays}
+    if others:
+        checks.rebindable(owner, params)
+    mutable: MutableMapping[Any, Any] = params
+    targets = [np.asarray(value) for value in arrays.values()]
+    there = writing(targets, [new[key] for key in arrays])
+    back = writing(targets, [target.copy(order="K") for target in targets])
+    try:
+        list(there)
+        for key in others:
+            mutable[key] = new[key]
+        yield
+    finally:
+        list(back)
+        for key, value in others.items():
+            mutable[key] = value
+
+
+class AveragedWeights:
+    """What an optimizer does with an average of the weights."""
+
+    def averaged(self: Any, params: Any) -> Any:
+        """The averaged weights, which `averaging` keeps, as copies in the form of `params`.
+
+        Parameters
+        ----------
+        params : dict of arrays, or one array
+            The parameters that are trained, or some of them.
+
+        Returns
+        -------
+        dict of arrays, or one array
+
+        Raises
+        ------
+        TypeError, ValueError, KeyError
+            as `update` does of its parameters.
+        RuntimeError
+            if there is no average yet; in the middle of a step.
+        """
+        with self._not_stepping():
+            return self._copies_of_average(params)
+
+    @contextmanager
+    def averaged_weights(self: Any, params: Any) -> Iterator[Any]:
+        """Has the averaged weights in `params`, in place, as long as a `with` block lasts; then again what was there.
+
+        They are those that `averaged` returns. Steps, saving and copying of the optimizer are refused meanwhile.
+        Afterwards, also after an exception, every bit of `params` is what it was before. Costs the memory of `params`
+        twice.
+
+        Parameters
+        ----------
+        params : dict of arrays, FlatDict, or one array
+            The parameters that are trained, or some of them.
+
+        Raises
+        ------
+        TypeError, ValueError, KeyError, RuntimeError
+            as `averaged` does, before anything is written.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import fastopt
+        >>> params, optimizer = {"W": np.zeros(1)}, fastopt.SGD(lr=1.0, averaging=fastopt.EMA(decay=0.75))
+        >>> for _ in range(2):
+        ...     optimizer.update(params, {"W": -np.ones(1)})
+        >>> with optimizer.averaged_weights(params):
+        ...     print(params["W"])
+        [1.25]
+        >>> params["W"]
+        array([2.])
+        """
+        with self._not_stepping(checks.SWAPPED):
+            with _swapped(type(self).__name__, params, self._copies_of_average(params)):
+                yield params
+
+    def _copies_of_average(self: Any, params: Any) -> Any:
+        if not self._averaged:
+            raise RuntimeError(checks.nothing_averaged(type(self).__name__, self.averaging, self._steps))
+        state, slot = self._state, SLOTS["averaging"]
+        return copies(type(self).__name__, state, params, lambda key, _: state.views[slot][key])

@@ -1,0 +1,27 @@
+"""What may be done with a new parameter after the rule: averages of the weights, in the same pass over memory.
+
+Each is a function `(p, average, amount) -> (p, average)` of scalars with a state slot of its own, bound when a kernel
+is built; what is not bound costs nothing. They are applied in the order of `AVERAGES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+
+def lookahead(p, slow, amount):  # type: ignore[no-untyped-def]
+    """Slow weights go part of the way to the fast ones, which start from there (Zhang et al., arXiv:1907.08610)."""
+    slow = slow + amount * (p - slow)
+    return slow, slow
+
+
+def averaging(p, average, amount):  # type: ignore[no-untyped-def]
+    """The average goes part of the way to the new weights; with amount 1, an average of zero becomes the weights."""
+    return p, average + amount * (p - average)
+
+
+AVERAGES: dict[str, Callable[..., Any]] = {function.__name__: function for function in (lookahead, averaging)}
+
+SLOTS = {"lookahead": "slow_weights", "averaging": "weight_average"}
+"""The state slot of each."""
