@@ -214,7 +214,8 @@ class Optimizer(AveragedWeights):
     def load_state_dict(self, state_dict: Any, strict: bool = True) -> checkpoint.Mismatch:
         """Takes settings, step count and state from what `state_dict` returned, by name, as copies.
 
-        An optimizer that has not stepped yet takes all state. One that has keeps its keys, shapes and dtypes.
+        An optimizer that has not stepped yet takes all state. One that has keeps its keys, shapes and dtypes. Where
+        there is no `averaging` or `lookahead` in it the optimizer's stays, and begins anew.
 
         Parameters
         ----------
