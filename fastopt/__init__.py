@@ -22,6 +22,7 @@ from fastopt.groups import NO_DECAY_ON_VECTORS, Groups
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers import *  # noqa: F403
 from fastopt.own import rule
+from fastopt.rows import Rows
 from fastopt.threads import num_threads, set_num_threads
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "FlatDict",
     "Groups",
     "Optimizer",
+    "Rows",
     "check",
     "flatten",
     "num_threads",

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastopt.rows import Rows
+
 Array = npt.NDArray[Any]
 
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
@@ -215,12 +217,12 @@ def in_use(owner: str) -> str:
 def container(owner: str, params: Any, grads: Any) -> None:
     """Parameters and gradients are two mappings or two arrays."""
     for name, value in (("params", params), ("grads", grads)):
-        if not isinstance(value, Mapping | np.ndarray):
+        if not isinstance(value, Mapping | np.ndarray | (Rows if name == "grads" else np.ndarray)):
             raise TypeError(
                 f"{owner}: {name} must be a dict of arrays or one NumPy array, got {type(value).__name__}; "
                 f"put several arrays in a dict such as {{'W1': W1, 'b1': b1}}"
             )
-    if isinstance(params, np.ndarray) != isinstance(grads, np.ndarray):
+    if isinstance(params, Mapping) != isinstance(grads, Mapping):
         raise TypeError(
             f"{owner}: params is of type {type(params).__name__} and grads of type {type(grads).__name__}; "
             "both must be dicts with the same keys, or both arrays of the same shape"

@@ -109,7 +109,7 @@ class Optimizer:
             their entries are replaced. The same array under several keys is updated once per key.
         grads : dict with at least the keys of `params`, FlatDict, or one array
             Gradients of the shapes of the parameters. Another real dtype or memory layout is converted first. None
-            leaves parameter and state of that key as they are.
+            leaves parameter and state of that key as they are; `Rows` are the gradient of some rows alone.
         report : bool
             Whether to return a `Report`: norms of gradients, parameters and updates, and shares of zero and
             non-finite gradients, in all and by key, added up in the same pass.

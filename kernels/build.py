@@ -68,11 +68,13 @@ class Rule:
     state : the names of the state slots, in the order of the formula.
     measure : for a rule that needs norms of each array: a formula that takes the same but for the last scalar and
         returns two numbers. What their norms come to is the last scalar.
+    rows : whether it may be applied to some rows of a parameter and not to others, for gradients that are `Rows`
     """
 
     formula: Callable[..., Any]
     state: tuple[str, ...] = ()
     measure: Callable[..., Any] | None = None
+    rows: bool = False
 
     @property
     def measuring(self) -> Rule | None:
@@ -173,8 +175,10 @@ def _kernel(
 def compiled(function: Callable[..., Any], *signature: Any) -> Callable[..., Any]:
     """A function of the package, with the plain functions that it calls, compiled for one signature.
 
-    Serial, holding the GIL, through the disk cache.
+    Serial, holding the GIL, through the disk cache. With NUMBA_DISABLE_JIT=1 it is the function itself.
     """
+    if config.DISABLE_JIT:
+        return function
     flags = {**FLAGS, "nogil": False}
     digest = _digest(function)
     copied = clone(function, f"{function.__name__}_{digest}", _helpers(function, digest, njit(**flags)))

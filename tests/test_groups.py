@@ -122,7 +122,11 @@ def test_decay_in_one_group_leaves_the_bits_of_others_alone():
 
 @pytest.mark.parametrize("rule", ONE_OF_EACH_KIND)
 def test_saved_copied_and_pickled(rule, tmp_path):
-    groups = {"b*": {"clip_value": Linear(0.1, 0.0, steps=9)}, is_vector: {"weight_decay": 0.0}, ("a", 1): {"frozen": True}}
+    groups = {
+        "b*": {"clip_value": Linear(0.1, 0.0, steps=9)},
+        is_vector: {"weight_decay": 0.0},
+        ("a", 1): {"frozen": True},
+    }
     optimizer = OPTIMIZERS[rule](weight_decay=0.01, groups=groups)
     params = {**model(), ("a", 1): np.ones(3)}
     for step in range(2):
