@@ -119,9 +119,10 @@ class Plan(Table):
             for entry, given in zip(self.entries, self._gradients, strict=True):
                 if entry.row < 0:
                     continue
-                gradient, parameter = _as_seen(given, entry.layout), entry.array
-                if entry.touched is not None:
-                    gradient, parameter = entry.touched.sums, parameter[entry.touched.distinct]
+                if entry.touched is None:
+                    gradient, parameter = _as_seen(given, entry.layout), entry.array
+                else:
+                    gradient, parameter = entry.touched.sums, entry.array[entry.touched.distinct]
                 squares = [np.square(array, dtype=np.float64).sum() for array in (gradient, parameter)]
                 rows.append([*squares, 0.0, np.sum(gradient == 0), np.sum(~np.isfinite(gradient))])
         in_order = np.arange(len(rows))
