@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastopt import checks
+from fastopt import checks, lag
 from fastopt.flat import Array
 from fastopt.groups import PREDICATES, Groups
 from fastopt.launch import BARE
@@ -63,12 +63,14 @@ def state_dict(optimizer: Any) -> dict[str, Any]:
             copies = {key: view.copy(order="K") for key, view in views.items()}
             slots[slot] = copies[BARE] if list(copies) == [BARE] else copies
     settings = {name: _copied(getattr(optimizer, name)) for name in optimizer._hyperparameters()}
+    rows = lag.saved(optimizer._lags)
     return {
         "rule": optimizer.rule,
         "hyperparameters": settings,
         "step": optimizer.iter,
         "skipped": optimizer.skipped,
         "state": slots,
+        **({"rows": rows} if rows else {}),
     }
 
 
@@ -112,9 +114,13 @@ def load_state_dict(optimizer: Any, saved: Any, strict: bool, source: str = "sta
             for key, view in views.items():
                 fits = key in state.get(slot, {}) and key not in mismatch.reshaped
                 view[...] = state[slot][key] if fits else optimizer._state.views[slot][key]
+    try:
+        lags = lag.loaded(owner, saved.get("rows", {}), loaded)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{source}: {_one_line(error)}") from None
     new = {name: _copied(value) for name, value in settings.items() if name in known}
     new["_scheduled"] = optimizer._scheduled_names(optimizer.__dict__ | new)
-    new |= {"_steps": step, "_skipped": skipped, "_state": loaded}
+    new |= {"_steps": step, "_skipped": skipped, "_state": loaded, "_lags": lags}
     new |= {"_plan": None, "_report_plan": None, "_options": None}
     optimizer.__dict__.update(new)  # all at once
     missing, unexpected, reshaped = ([None if key is BARE else key for key in keys] for keys in mismatch[:3])
@@ -258,6 +264,11 @@ def _pack(owner: str, saved: dict[str, Any]) -> tuple[dict[str, Array], dict[str
             for encoded, array in zip(keys, value.values(), strict=True):
                 tensors[f"{slot}/{json.dumps(encoded)}"] = np.ascontiguousarray(array).reshape(array.shape)
             fortran = [number for number, array in enumerate(value.values()) if layout_of(array).order == "F"]
+    rows: list[Any] = []
+    for key, behind in saved.get("rows", {}).items():
+        name = "rows" if key is BARE else f"rows/{json.dumps(_encoded(owner, key))}"
+        tensors[name] = behind["behind"]
+        rows.append([name, *behind["rates"]])
     settings = dict(saved["hyperparameters"])
     groups = _plain_groups(owner, settings.pop("groups"))
     hyperparameters = {name: _plain(owner, name, value) for name, value in settings.items()}
@@ -273,6 +284,8 @@ def _pack(owner: str, saved: dict[str, Any]) -> tuple[dict[str, Array], dict[str
         "keys": json.dumps(keys),
         "fortran": json.dumps(fortran),
     }
+    if rows:  # as with groups
+        metadata["rows"] = json.dumps(rows)
     if len(metadata["hyperparameters"]) > LONGEST:
         raise CheckpointError(
             f"{owner}: the groups or schedules of its hyperparameters are too long for a file; make them shorter"
@@ -293,13 +306,19 @@ def _unpack(optimizer: Any, tensors: dict[str, Array], metadata: Any, name: str)
     if checksum != _checksum(tensors, metadata):
         raise CheckpointError(f"{name} is damaged: its checksum is not that of its content; take another copy")
     # Texts are parsed only where they can be what they should be, so that a small file takes little memory.
+    metadata.setdefault("rows", "[]")
     longest = {"keys": 16 + sum(map(len, tensors)) + 4 * len(tensors), "fortran": 16 + 12 * len(tensors)}
+    longest["rows"] = longest["keys"] + 80 * len(tensors)
     for field, most in (longest | dict.fromkeys(("hyperparameters", "step", "skipped"), LONGEST)).items():
         if len(metadata[field]) > most:
             raise CheckpointError(f"{name} is no checkpoint of fastopt: its {field} are too long")
     keys = json.loads(metadata["keys"])
     fortran = set(json.loads(metadata["fortran"]))
     decoded = [BARE] if keys is None else [_decoded(key) for key in keys]
+    rows = {
+        BARE if row == "rows" else _decoded(json.loads(row[5:])): {"behind": tensors.pop(row), "rates": rates}
+        for row, *rates in json.loads(metadata["rows"])
+    }
     names = [""] if keys is None else [f"/{json.dumps(key)}" for key in keys]
     state: dict[str, Any] = {}
     _same_rule(optimizer, metadata["rule"], name)
@@ -321,6 +340,7 @@ def _unpack(optimizer: Any, tensors: dict[str, Array], metadata: Any, name: str)
         "step": int(metadata["step"]),
         "skipped": int(metadata["skipped"]),
         "state": state,
+        "rows": rows,
     }
 
 

@@ -8,9 +8,10 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
+from types import MappingProxyType
 from typing import Any, ClassVar, cast
 
-from fastopt import amounts, checkpoint, checks
+from fastopt import amounts, checkpoint, checks, lag
 from fastopt.groups import NO_GROUPS, Groups
 from fastopt.kernels import RULES
 from fastopt.kernels.build import Rule
@@ -86,6 +87,7 @@ class Optimizer:
     _plan = cast("Plan | None", None)
     _report_plan = cast("Plan | None", None)
     _scheduled = cast("tuple[str, ...]", ())
+    _lags = cast("dict[Any, lag.Lag]", MappingProxyType({}))  # by key, where rows wait for steps that they skipped
 
     def scalars(self, step: int) -> tuple[float, ...]:
         """The scalars of the rule's formula at a step, counted from 1."""
@@ -94,6 +96,10 @@ class Optimizer:
     def ratio(self, one: float, other: float, size: int) -> float:
         """What the norms of the two measures of an array of `size` elements come to, for a rule that has measures."""
         raise NotImplementedError
+
+    def kept_share(self) -> float:
+        """The share of its state that a step without a gradient keeps, in a rule with a closed form of such steps."""
+        return 1.0
 
     def start_values(self) -> dict[str, float]:
         """The value of each state slot before the first step."""
@@ -159,15 +165,45 @@ class Optimizer:
                 return nothing
             if options or by_array:
                 scalars = amounts.added(settings, plan, params, parts, scalars, options)
+            lagging = lag.Step(self, plan, params, parts) if self._lags or plan.rows_launches else None
             plan.stepped = False
             try:
+                if lagging:
+                    lagging.before()
                 plan.run(params, scalars, report, options)
             finally:
                 if plan.stepped:  # also where Ctrl-C came during the step, which is then complete
                     own.update({which: plan, "_steps": step, "_state": plan.state if plan.state.slots else None})
+                    if lagging:
+                        own["_lags"] = lagging.after()
             return plan.report() if report else None
         finally:
             del own["_stepping"]
+
+    def catch_up(self, params: Any) -> None:
+        """Makes the steps that rows skipped, with `Rows(..., exact=True)`: writes `params` and the state in place.
+
+        To be called before parameters are used or saved; between steps it may be called at any time. Without such
+        rows it does nothing.
+
+        Raises
+        ------
+        TypeError, ValueError, KeyError, RuntimeError
+            as `update` does of its parameters, before anything is written.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastopt import Momentum, Rows
+        >>> params, optimizer = {"e": np.zeros((2, 1))}, Momentum(lr=1.0, momentum=0.5)
+        >>> for row in (0, 1, 1):
+        ...     optimizer.update(params, {"e": Rows(np.array([row]), np.ones((1, 1)), exact=True)})
+        >>> optimizer.catch_up(params)
+        >>> params["e"].ravel()  # row 0 went on by 0.5 and 0.25
+        array([-1.75, -2.5 ])
+        """
+        with self._not_stepping():
+            lag.catch_up_all(self, params)
 
     def state_dict(self) -> dict[str, Any]:
         """Rule, hyperparameters, step count and state by slot and key, as copies.
@@ -318,6 +354,7 @@ class Optimizer:
         elif name in self._rule.state:
             checks.state_value(owner.__name__, name, value)
             self._state = self._plan = self._report_plan = None
+            self._lags = {}
             return
         elif name != "iter":
             raise AttributeError(checks.unknown_setting(owner.__name__, name, self._public_names()))

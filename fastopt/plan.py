@@ -55,7 +55,7 @@ class Plan(Table):
                 return False
             self._place_gradient(number, gradients[number])
             number = scan(*here, number + 1, *where)
-        if self._rows_launches:
+        if self.rows_launches:
             self._arrange()
         self._gradients = gradients
         return True

@@ -32,6 +32,13 @@ class Rows:
         The rows, from 0 on, in any order, each as often as you like. Negative ones are refused.
     values : array of shape (n, *parameter.shape[1:])
         The gradient of each. Another real dtype than the parameter's is converted first, before they are summed.
+    exact : bool, default False
+        Whether the other rows take the step too, with a gradient of zero, as in the dense step: not now, but when they
+        are next touched, all steps that they skipped at once, in closed form, and up to rounding. Until then they lag
+        behind: call `optimizer.catch_up(params)` before using or saving parameters. Momentum's velocity goes on as a
+        geometric series, RMSProp's mean decays, and decoupled weight decay acts; SGD and AdaGrad have nothing to do but
+        that. Adam and AdamW have no closed form (their p moves by a sum of m / (sqrt(v) + eps)) and refuse it, as does
+        weight decay that is not decoupled.
 
     Neither is looked at before a step, nor ever written.
 
@@ -55,6 +62,7 @@ class Rows:
 
     indices: Any
     values: Any
+    exact: bool = False
 
 
 # -- checks -----------------------------------------------------------------------------------------------------------
@@ -80,6 +88,32 @@ def table(owner: str, name: str, value: Any, direct: bool) -> None:
             f"{owner}: the gradient of {name} is Rows, for which each row of {name} and of its state must lie in one "
             f"piece; make it so once, before the first step: np.ascontiguousarray({name})"
         )
+
+
+def no_closed_form(owner: str, name: str, known: Iterable[str]) -> str:
+    return (
+        f"{owner}: {name} is Rows with exact=True, but steps without a gradient have no closed form in this rule; hand "
+        f"in Rows without it, an array with zeros elsewhere, or use one of the rules {', '.join(known)}"
+    )
+
+
+def coupled_decay(owner: str) -> str:
+    return (
+        f"{owner}: Rows with exact=True need decoupled weight decay, as steps of an L2 penalty have no closed form; set "
+        "decoupled=True or weight_decay=0, for a group if you like"
+    )
+
+
+def tied(owner: str, name: str) -> str:
+    return f"{owner}: the gradient of {name} is Rows with exact=True, but the array is there under another key too"
+
+
+def other_table(owner: str, name: str, found: int, expected: int) -> str:
+    return f"{owner}: {name} has {found} rows, but had {expected} when some of them began to lag behind; use a new optimizer"
+
+
+def behind_is_missing(owner: str, name: str) -> str:
+    return f"{owner}: {name} is missing, of which rows lag behind; hand in what update() was given"
 
 
 def arrays(owner: str, name: str, rows: Rows, parameter_name: str, target: Array) -> tuple[Array, Array]:

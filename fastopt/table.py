@@ -208,7 +208,7 @@ class Table:
         self._scalars = np.zeros((len(self.parts), len(self.rule.scalars) + len(OPTIONS)))
         self._launches: list[Launch] = []
         row = 0
-        self._rows_launches: list[RowsLaunch] = []
+        self.rows_launches: list[RowsLaunch] = []
         for wave in sorted(groups, key=lambda wave: wave[0]):
             _, dtype, by_rows = wave
             group, first = groups[wave], row
@@ -229,7 +229,7 @@ class Table:
             self._launches.append(launch)
             if isinstance(launch, RowsLaunch):
                 launch.begin(group)
-                self._rows_launches.append(launch)
+                self.rows_launches.append(launch)
             row += 1  # for the tally
         self._active = active
         # From the order of the launches to that of the keys.
@@ -264,6 +264,9 @@ class Table:
         entry = self.entries[number]
         name, layout = self._name(entry.key, "grads"), entry.layout
         if entry.touched is not None:
+            if value.exact and self.rule.idle is None:
+                known = (name for name in RULES if RULES[name].idle)
+                raise TypeError(rows.no_closed_form(self.owner, name, known))
             entry.touched.take(self.owner, name, value, self._name(entry.key), entry.array)
             return
         found = checks.gradient(self.owner, name, value, self._name(entry.key), entry.array)
@@ -281,7 +284,7 @@ class Table:
 
     def _arrange(self) -> None:
         """Makes the tables of addresses of touched rows, when all gradients have been placed."""
-        for launch in self._rows_launches:
+        for launch in self.rows_launches:
             launch.arrange()
 
     def _is_written(self, name: str, entry: Entry, found: Array) -> bool:

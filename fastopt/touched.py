@@ -25,7 +25,7 @@ class Touched:
     def __init__(self, layout: Layout) -> None:
         self.width = math.prod(layout.shape[1:])
         self.width_bytes = self.width * layout.dtype.itemsize
-        self.count = 0
+        self.count, self.exact = 0, False
         self._slots = np.full(layout.shape[0], -1, np.int64)
         self._distinct = np.zeros(0, np.int64)
         self._sums = np.zeros((0, self.width), layout.dtype)
@@ -42,7 +42,7 @@ class Touched:
             count = _compiled_add_up(target.dtype)(indices, values, self._slots, self._distinct, self._sums)
         if count < 0:
             raise ValueError(rows.out_of_range(owner, name, given, -1 - count, parameter_name, len(self._slots)))
-        self.count = count
+        self.count, self.exact = count, bool(given.exact)
 
     @property
     def distinct(self) -> Array:

@@ -2,7 +2,7 @@
 
 from fastopt.kernels.adabelief import adabelief
 from fastopt.kernels.adadelta import adadelta
-from fastopt.kernels.adagrad import adagrad
+from fastopt.kernels.adagrad import adagrad, adagrad_idle
 from fastopt.kernels.adam import adam
 from fastopt.kernels.adamax import adamax
 from fastopt.kernels.adan import adan
@@ -14,16 +14,16 @@ from fastopt.kernels.centred_rmsprop import centred_rmsprop
 from fastopt.kernels.lamb import lamb, lamb_measure
 from fastopt.kernels.lars import lars, lars_measure
 from fastopt.kernels.lion import lion
-from fastopt.kernels.momentum import momentum
+from fastopt.kernels.momentum import momentum, momentum_idle
 from fastopt.kernels.nadam import nadam
 from fastopt.kernels.nesterov import nesterov
 from fastopt.kernels.radam import radam
-from fastopt.kernels.rmsprop import rmsprop
+from fastopt.kernels.rmsprop import rmsprop, rmsprop_idle
 from fastopt.kernels.rmsprop_momentum import rmsprop_momentum
 from fastopt.kernels.rprop import rprop
 from fastopt.kernels.schedule_free_adamw import schedule_free_adamw
 from fastopt.kernels.schedule_free_sgd import schedule_free_sgd
-from fastopt.kernels.sgd import sgd
+from fastopt.kernels.sgd import sgd, sgd_idle
 from fastopt.kernels.sgd_momentum import sgd_momentum
 from fastopt.kernels.sgd_nesterov import sgd_nesterov
 from fastopt.kernels.signum import signum
@@ -32,8 +32,8 @@ from fastopt.kernels.stable_adamw import stable_adamw, stable_adamw_measure
 from fastopt.kernels.yogi import yogi
 
 RULES: dict[str, Rule] = {
-    "sgd": Rule(sgd, rows=True),
-    "momentum": Rule(momentum, state=("v",), rows=True),
+    "sgd": Rule(sgd, rows=True, idle=sgd_idle),
+    "momentum": Rule(momentum, state=("v",), rows=True, idle=momentum_idle),
     "nesterov": Rule(nesterov, state=("v",)),
     "sgd_momentum": Rule(sgd_momentum, state=("v",)),
     "sgd_nesterov": Rule(sgd_nesterov, state=("v",)),
@@ -41,8 +41,8 @@ RULES: dict[str, Rule] = {
     "rprop": Rule(rprop, state=("previous", "step_size")),
     "signum": Rule(signum, state=("m",)),
     "lion": Rule(lion, state=("m",)),
-    "adagrad": Rule(adagrad, state=("h",), rows=True),
-    "rmsprop": Rule(rmsprop, state=("h",), rows=True),
+    "adagrad": Rule(adagrad, state=("h",), rows=True, idle=adagrad_idle),
+    "rmsprop": Rule(rmsprop, state=("h",), rows=True, idle=rmsprop_idle),
     "rmsprop_momentum": Rule(rmsprop_momentum, state=("h", "v")),
     "centred_rmsprop": Rule(centred_rmsprop, state=("h", "m", "v")),
     "adadelta": Rule(adadelta, state=("h", "d")),

@@ -69,12 +69,15 @@ class Rule:
     measure : for a rule that needs norms of each array: a formula that takes the same but for the last scalar and
         returns two numbers. What their norms come to is the last scalar.
     rows : whether it may be applied to some rows of a parameter and not to others, for gradients that are `Rows`
+    idle : where steps without a gradient have a closed form: the formula `(p, g, *state, *scalars) -> (p, *state)`
+        of several of them, whose scalars are the first of kept, share and moved; see `fastopt/lag.py`
     """
 
     formula: Callable[..., Any]
     state: tuple[str, ...] = ()
     measure: Callable[..., Any] | None = None
     rows: bool = False
+    idle: Callable[..., Any] | None = None
 
     @property
     def measuring(self) -> Rule | None:

@@ -239,3 +239,120 @@ def test_in_pure_python(setting):
         "t.assert_equals_reference('adam', clip_norm=1.0); t.test_reports_and_clipping_are_of_the_sums(); print('same')"
     )
     assert python(code, cwd=ROOT, **{setting: "1"}).stdout == "same\n"
+
+
+# -- exact ------------------------------------------------------------------------------------------------------------
+
+EXACT = [
+    ("sgd", {}),
+    ("sgd", {"weight_decay": 0.3, "decoupled": True}),
+    ("momentum", {}),
+    ("momentum", {"lr": 0.1, "weight_decay": 1.0, "decoupled": True}),  # both rates are 0.9
+    ("momentum", {"lr": 10.0, "weight_decay": 0.12, "decoupled": True, "clip_norm": 1.0}),  # one rate is negative
+    ("momentum", {"momentum": 1.0, "groups": {"f": {"momentum": 0.0}}}),
+    ("adagrad", {}),
+    ("rmsprop", {"weight_decay": 0.3, "decoupled": True}),
+]
+
+
+def exactly(array, seed, count=5):
+    rows = some_rows(array, seed, count)
+    return Rows(rows.indices, rows.values, exact=True)
+
+
+def assert_close_state(pair):
+    for slot in pair.plain.slots:
+        for key, plain in getattr(pair.plain, slot).items():
+            np.testing.assert_allclose(getattr(pair.fast, slot)[key], plain, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize(("rule", "settings"), EXACT)
+def test_exact_rows_equal_the_dense_step_up_to_rounding(rule, settings):
+    pair, rng = Pair(rule, **settings), np.random.default_rng(0)
+    fast = {"e": rng.standard_normal((50, 3)), "f": np.ones((4, 2, 2))}
+    plain = copy.deepcopy(fast)
+    for step in range(40):
+        grads = {"e": exactly(fast["e"], step), "f": exactly(fast["f"], step, 1)}
+        grads["e"] = {11: np.ones((50, 3)), 20: None}.get(step, grads["e"])
+        pair.update(fast, plain, grads)
+    pair.fast.catch_up(fast)
+    for key in fast:
+        np.testing.assert_allclose(fast[key], plain[key], rtol=1e-12, atol=1e-13)
+    assert_close_state(pair)
+    again = copy.deepcopy(fast)
+    pair.fast.catch_up(fast)
+    assert (fast["e"] == again["e"]).all()
+
+
+def test_skipped_steps_are_made_at_the_settings_of_their_time():
+    pair, fast, plain = Pair("momentum"), np.ones((20, 2)), np.ones((20, 2))
+    pair.fast.momentum = lambda step: 0.9 if step < 5 else 0.5 / step
+    for step in range(9):
+        pair.plain.momentum = pair.fast.momentum(step + 1)
+        pair.update(fast, plain, exactly(fast, step))
+    pair.fast.catch_up(fast)
+    np.testing.assert_allclose(fast, plain, rtol=1e-12)
+
+
+def test_lazy_and_flat_steps_of_a_lagging_table():
+    optimizer, params = (
+        fastopt.Momentum(lr=1.0, momentum=0.5),
+        fastopt.flatten({"e": np.zeros((3, 1)), "b": np.zeros(1)}),
+    )
+    one = np.ones((1, 1))
+    optimizer.update(params, {"e": Rows(np.array([0]), one, exact=True), "b": np.zeros(1)})
+    optimizer.update(params, {"e": Rows(np.array([1]), one, exact=True), "b": np.zeros(1)})
+    optimizer.update(params, {"e": Rows(np.array([2]), one), "b": np.zeros(1)})  # for row 2 alone
+    assert params["e"].ravel().tolist() == [-1.0, -1.0, -1.0]
+    optimizer.update(params, fastopt.flatten({"e": np.zeros((3, 1)), "b": np.zeros(1)}))
+    assert params["e"].ravel().tolist() == [-1.75, -1.5, -1.5]
+
+
+def test_rows_that_lag_behind_are_saved(tmp_path):
+    for table in ({"e": np.ones((30, 2), np.float32), "W": np.ones((2, 2))}, np.ones((30, 2))):
+        bare, optimizer = isinstance(table, np.ndarray), fastopt.Momentum(momentum=0.99)
+        for step in range(6):
+            rows = exactly(table if bare else table["e"], step)
+            optimizer.update(table, rows if bare else {"e": rows, "W": np.ones((2, 2))})
+        optimizer.save(tmp_path / "file")
+        loaded, other = fastopt.Momentum(), fastopt.Momentum()
+        loaded.load(tmp_path / "file")
+        other.load_state_dict(optimizer.state_dict())
+        expected = copy.deepcopy(table)
+        copy.deepcopy(optimizer).catch_up(expected)
+        for again in (loaded, other, copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))):
+            continued = copy.deepcopy(table)
+            again.catch_up(continued)
+            for key in [...] if bare else table:
+                assert_same_bits(continued[key], expected[key])
+        assert "rows" in optimizer.state_dict() and "rows" not in again.state_dict()
+        saved = optimizer.state_dict()
+        (key,) = saved["rows"]
+        for wrong in ({"behind": np.ones(29, np.int64), "rates": (1, 1)}, {"behind": -saved["rows"][key]["behind"]}, 3):
+            with pytest.raises(fastopt.CheckpointError):
+                other.load_state_dict({**saved, "rows": {key: wrong}})
+
+
+def test_what_cannot_be_exact():
+    table, rows = np.ones((5, 3)), Rows(np.array([0]), np.ones((1, 3)), exact=True)
+    for optimizer in (fastopt.Adam(), fastopt.AdamW()):
+        with pytest.raises(
+            TypeError, match=r"grads is Rows with exact=True, but .* no closed form .* sgd, momentum, adag"
+        ):
+            optimizer.update(table, rows)
+    with pytest.raises(ValueError, match="Rows with exact=True need decoupled weight decay"):
+        fastopt.SGD(weight_decay=0.1).update(table, rows)
+    with pytest.raises(
+        ValueError, match=r"params\['a'\] is Rows with exact=True, but the array is there under another key"
+    ):
+        fastopt.SGD().update({"a": table, "b": table}, {"a": rows, "b": np.ones((5, 3))})
+    assert (table == 1).all()
+    optimizer = fastopt.Momentum()
+    optimizer.catch_up({})  # nothing lags behind yet
+    optimizer.update({"e": table}, {"e": rows})
+    with pytest.raises(KeyError, match=r"Momentum: params\['e'\] is missing, of which rows lag behind"):
+        optimizer.catch_up({"W": table})
+    with pytest.raises(ValueError, match=r"params\['e'\] has shape \(4, 3\), but at the first step"):
+        optimizer.catch_up({"e": np.ones((4, 3))})
+    optimizer.v = None
+    optimizer.catch_up({})

@@ -60,9 +60,9 @@ class Reference:
         given = {
             key: grads[key] for key in params if not getattr(parts[key], "frozen", False) and grads[key] is not None
         }
-        touched = {key: np.unique(g.indices) for key, g in given.items() if isinstance(g, Rows)}
+        touched = {key: np.unique(g.indices) for key, g in given.items() if isinstance(g, Rows) and not g.exact}
         seen = {
-            key: _summed(g, touched[key], params[key].dtype)
+            key: _summed(g, touched.get(key, np.arange(len(params[key]))), params[key].dtype)
             if isinstance(g, Rows)
             else np.asarray(g).astype(_array(params[key]).dtype, copy=False)
             for key, g in given.items()
