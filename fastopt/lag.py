@@ -1,11 +1,7 @@
 """Rows that lag behind: steps without a gradient, which a row takes all at once when it is next touched.
 
-With `Rows(..., exact=True)` a step leaves all other rows as they are, but counts for them too. k steps in which a row
-has no gradient have a closed form in some rules: with f = 1 - lr weight_decay where weight decay is decoupled, else 1,
-and r the share of its state that a step keeps,
-
-    state = r^k state
-    p = f^k p + (r f^(k-1) + r^2 f^(k-2) + ... + r^k) state    the second term in Momentum alone
+With `Rows(..., exact=True)` a step leaves all other rows as they are, but counts for them too. `fastopt.kernels.idle`
+has the closed form of several steps in which a row has no gradient.
 """
 
 from __future__ import annotations
@@ -24,7 +20,7 @@ from fastopt.plan import Plan
 from fastopt.touched import compiled_spread
 
 Rates = tuple[float, float]
-"""f and r."""
+"""The shares of parameter and state that a step without a gradient keeps: f and r in `fastopt.kernels.idle`."""
 
 
 class Lag:

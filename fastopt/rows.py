@@ -99,8 +99,8 @@ def no_closed_form(owner: str, name: str, known: Iterable[str]) -> str:
 
 def coupled_decay(owner: str) -> str:
     return (
-        f"{owner}: Rows with exact=True need decoupled weight decay, as steps of an L2 penalty have no closed form; set "
-        "decoupled=True or weight_decay=0, for a group if you like"
+        f"{owner}: Rows with exact=True need decoupled weight decay, as steps of an L2 penalty have no closed form; "
+        "set decoupled=True or weight_decay=0, for a group if you like"
     )
 
 
@@ -109,7 +109,10 @@ def tied(owner: str, name: str) -> str:
 
 
 def other_table(owner: str, name: str, found: int, expected: int) -> str:
-    return f"{owner}: {name} has {found} rows, but had {expected} when some of them began to lag behind; use a new optimizer"
+    return (
+        f"{owner}: {name} has {found} rows, but had {expected} when some of them began to lag behind; use a new "
+        "optimizer"
+    )
 
 
 def behind_is_missing(owner: str, name: str) -> str:

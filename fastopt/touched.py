@@ -39,7 +39,7 @@ class Touched:
             self._sums = np.empty((len(self._distinct), self.width), target.dtype)
         values = values.reshape(len(indices), self.width)
         with np.errstate(all="ignore"):  # in pure Python
-            count = _compiled_add_up(target.dtype)(indices, values, self._slots, self._distinct, self._sums)
+            count = compiled_add_up(target.dtype)(indices, values, self._slots, self._distinct, self._sums)
         if count < 0:
             raise ValueError(rows.out_of_range(owner, name, given, -1 - count, parameter_name, len(self._slots)))
         self.count, self.exact = count, bool(given.exact)
@@ -113,7 +113,7 @@ _COLUMN = types.Array(_INT64, 1, "C")
 
 
 @cache
-def _compiled_add_up(dtype: np.dtype[Any]) -> Any:
+def compiled_add_up(dtype: np.dtype[Any]) -> Any:
     """`add_up`, compiled for values of a dtype."""
     values = types.Array(from_dtype(dtype), 2, "C")
     return build.compiled(add_up, _COLUMN, values, _COLUMN, _COLUMN, values)

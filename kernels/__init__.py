@@ -2,7 +2,7 @@
 
 from fastopt.kernels.adabelief import adabelief
 from fastopt.kernels.adadelta import adadelta
-from fastopt.kernels.adagrad import adagrad, adagrad_idle
+from fastopt.kernels.adagrad import adagrad
 from fastopt.kernels.adam import adam
 from fastopt.kernels.adamax import adamax
 from fastopt.kernels.adan import adan
@@ -11,19 +11,20 @@ from fastopt.kernels.amsgrad import amsgrad
 from fastopt.kernels.asgd import asgd
 from fastopt.kernels.build import Rule
 from fastopt.kernels.centred_rmsprop import centred_rmsprop
+from fastopt.kernels.idle import adagrad_idle, momentum_idle, rmsprop_idle, sgd_idle
 from fastopt.kernels.lamb import lamb, lamb_measure
 from fastopt.kernels.lars import lars, lars_measure
 from fastopt.kernels.lion import lion
-from fastopt.kernels.momentum import momentum, momentum_idle
+from fastopt.kernels.momentum import momentum
 from fastopt.kernels.nadam import nadam
 from fastopt.kernels.nesterov import nesterov
 from fastopt.kernels.radam import radam
-from fastopt.kernels.rmsprop import rmsprop, rmsprop_idle
+from fastopt.kernels.rmsprop import rmsprop
 from fastopt.kernels.rmsprop_momentum import rmsprop_momentum
 from fastopt.kernels.rprop import rprop
 from fastopt.kernels.schedule_free_adamw import schedule_free_adamw
 from fastopt.kernels.schedule_free_sgd import schedule_free_sgd
-from fastopt.kernels.sgd import sgd, sgd_idle
+from fastopt.kernels.sgd import sgd
 from fastopt.kernels.sgd_momentum import sgd_momentum
 from fastopt.kernels.sgd_nesterov import sgd_nesterov
 from fastopt.kernels.signum import signum

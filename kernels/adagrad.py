@@ -13,8 +13,3 @@ def adagrad(p, g, h, lr, eps):  # type: ignore[no-untyped-def]
     h = h + g * g  # h_t
     p = p - lr * g / (math.sqrt(h) + eps)  # p_t
     return p, h
-
-
-def adagrad_idle(p, g, h, kept):  # type: ignore[no-untyped-def]
-    """Steps without a gradient: decoupled weight decay alone."""
-    return kept * p, h

@@ -70,7 +70,7 @@ class Rule:
         returns two numbers. What their norms come to is the last scalar.
     rows : whether it may be applied to some rows of a parameter and not to others, for gradients that are `Rows`
     idle : where steps without a gradient have a closed form: the formula `(p, g, *state, *scalars) -> (p, *state)`
-        of several of them, whose scalars are the first of kept, share and moved; see `fastopt/lag.py`
+        of several of them, whose scalars are the first of kept, share and moved; see `kernels/idle.py`
     """
 
     formula: Callable[..., Any]

@@ -12,8 +12,3 @@ def momentum(p, g, v, lr, momentum):  # type: ignore[no-untyped-def]
     v = momentum * v - lr * g  # v_t
     p = p + v  # p_t
     return p, v
-
-
-def momentum_idle(p, g, v, kept, share, moved):  # type: ignore[no-untyped-def]
-    """K steps without a gradient: share = momentum^k, and without decay moved = momentum + ... + momentum^k."""
-    return kept * p + moved * v, share * v

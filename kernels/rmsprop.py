@@ -15,8 +15,3 @@ def rmsprop(p, g, h, lr, decay_rate, gradient_share, eps, eps_root):  # type: ig
     h = h + gradient_share * g * g  # h_t; gradient_share = 1 - decay_rate
     p = p - lr * g / (math.sqrt(h + eps_root) + eps)  # p_t
     return p, h
-
-
-def rmsprop_idle(p, g, h, kept, share):  # type: ignore[no-untyped-def]
-    """K steps without a gradient: share = decay_rate^k."""
-    return kept * p, share * h

@@ -9,8 +9,3 @@ No state.
 def sgd(p, g, lr):  # type: ignore[no-untyped-def]
     p = p - lr * g  # p_t
     return (p,)
-
-
-def sgd_idle(p, g, kept):  # type: ignore[no-untyped-def]
-    """Steps without a gradient: decoupled weight decay alone."""
-    return (kept * p,)

@@ -219,12 +219,12 @@ def test_what_cannot_be_updated_by_rows():
             fastopt.SGD().update({"e": table}, {"e": rows})
     for rule in set(RULES) - set(BY_ROWS):
         with pytest.raises(
-            TypeError, match="no form in which some rows only.* use one of the rules sgd, momentum, adag"
+            TypeError, match=r"no form in which some rows only.* use one of the rules sgd, momentum, adag"
         ):
             OPTIMIZERS[rule]().update({"e": np.ones((5, 3))}, {"e": rows})
     for params, grads in ((rows, rows), ({"e": np.ones((5, 3))}, rows)):
         with pytest.raises(
-            TypeError, match="SGD: (params must be a dict|params is of type dict and grads of type Rows)"
+            TypeError, match=r"SGD: (params must be a dict|params is of type dict and grads of type Rows)"
         ):
             fastopt.SGD().update(params, grads)
 
