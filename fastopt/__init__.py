@@ -18,7 +18,7 @@ from fastopt import optimizers, schedules
 from fastopt.checkpoint import CheckpointError
 from fastopt.compare import check
 from fastopt.flat import FlatDict, flatten
-from fastopt.groups import NO_DECAY_ON_VECTORS, Groups
+from fastopt.groups import NO_DECAY_ON_VECTORS, Groups, is_vector
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers import *  # noqa: F403
 from fastopt.own import rule
@@ -34,6 +34,7 @@ __all__ = [
     "Rows",
     "check",
     "flatten",
+    "is_vector",
     "num_threads",
     "rule",
     "schedules",

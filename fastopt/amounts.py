@@ -8,13 +8,15 @@ from typing import Any
 
 from fastopt.plan import Plan
 
-# With settings that do not call for an option it takes what does nothing: another part may call for it.
 AMOUNTS: dict[str, Callable[[Any], float]] = {
     "clip": lambda settings: settings.clip_value,
-    "weight_decay": lambda settings: 0.0 if settings.decoupled else settings.weight_decay,
-    "decoupled_weight_decay": lambda settings: 1 - _lr(settings) * settings.weight_decay if settings.decoupled else 1.0,
+    "weight_decay": lambda settings: settings.weight_decay,
+    "decoupled_weight_decay": lambda settings: 1 - _lr(settings) * settings.weight_decay,
 }
 """Of the settings of a part; "scale" needs norms."""
+
+NOTHING = {"clip": math.inf, "weight_decay": 0.0, "decoupled_weight_decay": 1.0}
+"""With what an option does nothing, for a part that does not call for it where another does."""
 
 
 def added(
@@ -28,6 +30,8 @@ def added(
     """The scalars of each part of a plan with the ratio of its norms, where the rule has measures, and its amounts."""
     amounts = _amounts(settings, plan, parts, options)
     rows = [own + more for own, more in zip(scalars, amounts, strict=True)]
+    if plan.rule.prepare:
+        plan.prepare(params, rows, options, parts)
     if plan.rule.measure is None:
         return rows
     norms = plan.measures(params, rows, options)
@@ -43,10 +47,12 @@ def _amounts(settings: Any, plan: Plan, parts: list[Any], options: tuple[str, ..
             most, scaled = parts[row].clip_array_norm, norm * abs(scales[row])
             if not scaled <= most:
                 scales[row] *= most / scaled
-    return [
-        tuple(scale if option == "scale" else AMOUNTS[option](part) for option in reversed(options))
-        for part, scale in zip(parts, scales, strict=True)
-    ]
+    amounts = []
+    for part, factor in zip(parts, scales, strict=True):
+        wanted = options if len(parts) == 1 else part._wanted_options()
+        own = {option: AMOUNTS[option](part) if option in wanted else NOTHING[option] for option in NOTHING}
+        amounts.append(tuple(factor if option == "scale" else own[option] for option in reversed(options)))
+    return amounts
 
 
 def scale(settings: Any, plan: Plan) -> float:

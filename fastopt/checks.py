@@ -59,6 +59,7 @@ SWITCHES = ("decoupled", "maximize", "frozen")
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "form": ("textbook", "paper"),
+    "adjust": ("original", "match_rms_adamw"),
     "on_nonfinite": ("propagate", "raise", "skip"),
 }
 

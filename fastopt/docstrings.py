@@ -56,5 +56,9 @@ def equations(optimizer: type[Optimizer]) -> list[str]:
 
 
 def bytes_per_element(optimizer: type[Optimizer], itemsize: int = 4) -> int:
-    """What a step reads and writes: parameter, gradient and state are read, parameter and state written."""
-    return itemsize * (3 + 2 * len(optimizer._rule.state))
+    """What a step reads and writes: parameter, gradient and state are read, parameter and state written.
+
+    Where norms are needed, what they are of is read before; where a direction is prepared, that is written too.
+    """
+    rule = optimizer._rule
+    return itemsize * (3 + 2 * len(rule.state) + len(rule.measured) + bool(rule.prepare))

@@ -88,7 +88,7 @@ class Launch:
                 kernel = self.kernels[wanted] = rule.kernel(self.dtype, threads > 1, which, options)
             except NumbaError as error:
                 raise TypeError(formulas.not_compiled(rule.formula, rule.state, error)) from error
-        if which != "step" and self.tally is None:
+        if which not in ("step", "prepare") and self.tally is None:
             tally = np.zeros((self.starts[-1] // loops.PIECE + len(self.starts), loops.FIELDS))
             self.table[-1, 0] = tally.ctypes.data
             self.tally = tally  # last: Ctrl-C may come before, and the next call then does it all again

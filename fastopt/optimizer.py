@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar, cast
 
 from fastopt import amounts, checkpoint, checks, lag
+from fastopt.flat import Array
 from fastopt.groups import NO_GROUPS, Groups
 from fastopt.kernels import RULES
 from fastopt.kernels.build import Rule
@@ -100,6 +101,10 @@ class Optimizer:
     def kept_share(self) -> float:
         """The share of its state that a step without a gradient keeps, in a rule with a closed form of such steps."""
         return 1.0
+
+    def prepared(self, direction: Array) -> None:
+        """Makes of an array of the last state slot what the step goes along, in place, for a rule that prepares."""
+        raise NotImplementedError
 
     def start_values(self) -> dict[str, float]:
         """The value of each state slot before the first step."""
@@ -371,8 +376,8 @@ class Optimizer:
         return settings
 
     def _is_by_array(self) -> bool:
-        """Whether norms of each array are needed."""
-        if self._rule.measure or self.clip_array_norm != math.inf:
+        """Whether arrays must be told apart."""
+        if self._rule.is_by_array or self.clip_array_norm != math.inf:
             return True
         return any("clip_array_norm" in group for group in self.groups.values())
 

@@ -79,28 +79,46 @@ class Plan(Table):
     ) -> dict[int, tuple[float, float, int]]:
         """The norms of the rule's two measures and the size of the array of each row of scalars; writes nothing."""
         self._write_scalars(scalars)
-        for launch in self._launches:
-            launch.fetch(params)
         assert self.rule.measuring is not None
         sizes = {entry.part: entry.layout.size for entry in self.entries}
         return {
             row: (_norm(sums[:, [TOTAL, REST]]), _norm(sums[:, [SECOND_TOTAL, SECOND_REST]]), sizes[row])
-            for row, sums in self._sums_by_row("measure", self.rule.measuring, options)
+            for row, sums in self._sums_by_row("measure", self.rule.measuring, options, params)
         }
+
+    def prepare(
+        self, params: Any, scalars: list[tuple[float, ...]], options: tuple[str, ...], parts: list[Any]
+    ) -> None:
+        """Fills the last state slot, and does to each array of it what the settings of its part do; writes no other."""
+        self._write_scalars(scalars)
+        assert self.rule.preparing is not None
+        self._run_before("prepare", self.rule.preparing, options, params)
+        views = self.state.views[self.rule.state[-1]]
+        for entry in self.entries:
+            if entry.row >= 0:
+                parts[entry.part].prepared(views[entry.key])
 
     def _sums_by_row(self, *call: Any) -> Iterator[tuple[int, Array]]:
         """The row of scalars of each array, and its rows of the tally."""
         for launch, tally in zip(self._launches, self._look(*call), strict=True):
             yield from zip(launch.parts, np.split(tally, launch.rows[1:]), strict=True)
 
-    def _look(self, which: str, rule: Rule = build.NO_RULE, options: tuple[str, ...] = ()) -> list[Array]:
+    def _look(self, *call: Any) -> list[Array]:
         """Runs a kernel that only reads; returns its tallies."""
+        self._run_before(*call)
+        return [launch.tally for launch in self._launches if launch.tally is not None]
+
+    def _run_before(
+        self, which: str, rule: Rule = build.NO_RULE, options: tuple[str, ...] = (), params: Any = None
+    ) -> None:
+        """Runs a kernel that writes no parameter; `params` are needed where it reads them."""
         calls = [launch.call(rule, which, options) for launch in self._launches]
         if build.CHECK:
             check_addresses(self)
-        for kernel, table, starts, threads in calls:
+        for launch, (kernel, table, starts, threads) in zip(self._launches, calls, strict=True):
+            if params is not None:
+                launch.fetch(params)
             kernel(table, starts, threads)
-        return [launch.tally for launch in self._launches if launch.tally is not None]
 
     def report(self) -> Report:
         """What the last `run` with a report did."""

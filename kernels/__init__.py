@@ -16,8 +16,10 @@ from fastopt.kernels.lamb import lamb, lamb_measure
 from fastopt.kernels.lars import lars, lars_measure
 from fastopt.kernels.lion import lion
 from fastopt.kernels.momentum import momentum
+from fastopt.kernels.muon import muon, muon_direction
 from fastopt.kernels.nadam import nadam
 from fastopt.kernels.nesterov import nesterov
+from fastopt.kernels.novograd import novograd, novograd_measure
 from fastopt.kernels.radam import radam
 from fastopt.kernels.rmsprop import rmsprop
 from fastopt.kernels.rmsprop_momentum import rmsprop_momentum
@@ -63,4 +65,6 @@ RULES: dict[str, Rule] = {
     "lars": Rule(lars, state=("v",), measure=lars_measure),
     "lamb": Rule(lamb, state=("m", "v"), measure=lamb_measure),
     "stable_adamw": Rule(stable_adamw, state=("m", "v"), measure=stable_adamw_measure),
+    "novograd": Rule(novograd, state=("m", "v"), measure=novograd_measure),
+    "muon": Rule(muon, state=("m", "o"), prepare=muon_direction),
 }

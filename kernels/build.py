@@ -6,6 +6,7 @@ loop of this file, `span`, and compiles that for a dtype, serial or parallel.
 
 from __future__ import annotations
 
+import dis
 import hashlib
 import inspect
 import os
@@ -30,6 +31,7 @@ from fastopt.kernels.loops import (
     measured_span,
     norm_span,
     parallel,
+    prepared_span,
     serial,
     span,
     tallied_span,
@@ -54,6 +56,7 @@ SPANS = {
     "step": span,
     "report": tallied_span,
     "measure": measured_span,
+    "prepare": prepared_span,
     "look": gradient_span,
     "norm": norm_span,
 }
@@ -71,6 +74,8 @@ class Rule:
     rows : whether it may be applied to some rows of a parameter and not to others, for gradients that are `Rows`
     idle : where steps without a gradient have a closed form: the formula `(p, g, *state, *scalars) -> (p, *state)`
         of several of them, whose scalars are the first of kept, share and moved; see `kernels/idle.py`
+    prepare : for a rule that needs whole arrays: a formula that takes the same and returns one number, which goes to
+        the last state slot before the step; the optimizer's `prepared` then has each array of that slot.
     """
 
     formula: Callable[..., Any]
@@ -78,6 +83,24 @@ class Rule:
     measure: Callable[..., Any] | None = None
     rows: bool = False
     idle: Callable[..., Any] | None = None
+    prepare: Callable[..., Any] | None = None
+
+    @property
+    def is_by_array(self) -> bool:
+        """Whether arrays must be told apart."""
+        return bool(self.measure or self.prepare)
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """The arrays that the pass before the step reads."""
+        before = self.measure or self.prepare
+        read = {step.argval for step in dis.get_instructions(before)} if before else set()
+        return tuple(name for name in ("p", "g", *self.state) if name in read)
+
+    @property
+    def preparing(self) -> Rule | None:
+        """The rule of the pass over memory that goes before the step, and writes its last state slot only."""
+        return Rule(self.prepare, self.state) if self.prepare else None
 
     @property
     def measuring(self) -> Rule | None:
@@ -99,8 +122,9 @@ class Rule:
         """The compiled `serial` or `parallel` of this rule for `dtype` ("float32" or "float64").
 
         which : "step"; "report", which fills the tally as well; for a measuring rule "measure", which only adds up
-            the squares of its results; for `NO_RULE` "look", which only finds out whether all gradients are finite, or
-            "norm", which only adds up their squares
+            the squares of its results; for a preparing rule "prepare", which only writes the last state slot; for
+            `NO_RULE` "look", which only finds out whether all gradients are finite, or "norm", which only adds up
+            their squares
         options : the names of the functions of `gradients.OPTIONS` that go before the rule, in that order; the amount
             of the first is the last of the scalars
 

@@ -61,7 +61,9 @@ def interpreted(rule: Rule, dtype: str, which: str, options: tuple[str, ...] = (
                 arrays[0][index] = p
                 for array, value in zip(arrays[2:], state, strict=True):
                     array[index] = value if not abs(value) < tiny else value * 0
-            if which == "step":
+            for index in range(size if which == "prepare" else 0):
+                arrays[-1][index] = formula(*(array[index] for array in arrays), *constants)
+            if which in ("step", "prepare"):
                 continue
             row = int(starts[number_of_array]) // PIECE + number_of_array
             cells = (ctypes.c_double * FIELDS).from_address(int(table[-1, 0]) + 8 * FIELDS * row)

@@ -156,6 +156,20 @@ def measured_span(table, starts, first, last):  # type: ignore[no-untyped-def]
             array += 1
 
 
+def prepared_span(table, starts, first, last):  # type: ignore[no-untyped-def]
+    """Writes the result of the formula to the last state slot, and nothing else."""
+    array = np.searchsorted(starts, first, side="right") - 1
+    while first < last:
+        begin = starts[array]
+        end = min(last, starts[array + 1])
+        where = addresses(table, array, COLUMNS)
+        constants = numbers(table[array, -1], SCALARS, DTYPE)
+        for index in range(first - begin, end - begin):
+            store((where[-1], where[1]), index, (rule(*(load(where, index, DTYPE) + constants)),), DTYPE)
+        first = end
+        array += 1
+
+
 def serial(table, starts, threads):  # type: ignore[no-untyped-def]
     """Applies the rule to every element of every array.
 

@@ -80,5 +80,8 @@ ROOT = Path(__file__).parent.parent
 # the formula alone, whose bits tests/test_contract.py compares for all of them.
 ONE_OF_EACH_KIND = list({len(rule.state): name for name, rule in reversed(RULES.items())}.values())[::-1]
 
+# The rules whose steps do not depend on which elements lie in one array.
+ELEMENTWISE = [name for name, rule in RULES.items() if not rule.is_by_array]
+
 # Serial, and in parallel with fewer, as many and more shares than there are threads.
 THREAD_COUNTS = [1, 2, 3, 7] if threads.layer() else [1]

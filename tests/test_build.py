@@ -209,7 +209,7 @@ def test_arena_is_aligned_and_staggered(slots, dtype, size):
 @pytest.mark.parametrize("which", build.SPANS)
 def test_every_function_of_a_kernel_has_a_name_of_its_own(which, parallel):
     """numba numbers functions anew in each process, so cached kernels may otherwise hold different ones by one name."""
-    rule = RULES["adagrad"]
+    rule = {"measure": RULES["lamb"].measuring, "prepare": RULES["muon"].preparing}.get(which, RULES["adagrad"])
     dispatcher = rule.dispatcher("float32", parallel, which)
     dispatcher.compile(build.SIGNATURE)
     (overload,) = dispatcher.overloads.values()

@@ -31,13 +31,13 @@ os.makedirs = tempfile.TemporaryFile = refuse
 def run(folder, code=STEP, **environment):
     process = python(code, NUMBA_CACHE_DIR=str(folder), NUMBA_DEBUG_CACHE="1", **environment)
     assert process.stdout.count("RESULT 0.5") == 1
-    kernel = [line for line in process.stdout.splitlines() if "build.sgd" in line]
+    kernel = [line for line in process.stdout.splitlines() if "loops.sgd" in line]
     loaded, saved = (any(f"data {word}" in line for line in kernel) for word in ("loaded", "saved"))
     return "hit" if loaded else "saved" if saved else "memory", process.stderr.count("disk cache cannot be used")
 
 
 def kernel_files(folder, suffix):
-    files = sorted(Path(folder).rglob(f"build.sgd*.{suffix}"))
+    files = sorted(Path(folder).rglob(f"loops.sgd*.{suffix}"))
     assert files
     return files
 

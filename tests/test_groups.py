@@ -39,7 +39,8 @@ def assert_equals_reference(rule, groups, dtype="float32", count=1, flat=False, 
 def test_each_rule_with_groups_equals_its_reference(rule):
     own = {"weight_decay": 0.0} if rule == "rprop" else {"lr": 0.02, "weight_decay": 0.0}  # its lr is read once
     groups = {"b*": own, "W2": {"clip_value": 0.1}, "scale": {"frozen": True}}
-    assert_equals_reference(rule, groups, weight_decay=0.1)
+    # With the options of tests/test_processing.py, whose kernels these are.
+    assert_equals_reference(rule, groups, weight_decay=0.1, decoupled=False, maximize=True)
 
 
 @pytest.mark.parametrize("flat", [False, True])
@@ -189,3 +190,68 @@ def test_the_reference_takes_groups_too():
     params = {"W": np.ones((1, 1)), "b": np.ones(1)}
     reference.SGD(lr=1.0, groups={"b": {"lr": 0.5}}).update(params, {"W": np.ones((1, 1)), "b": np.ones(1)})
     assert params["W"] == 0 and params["b"] == 0.5
+
+
+def test_clipping_by_the_norm_of_each_array():
+    params = {"a": np.zeros(2), "b": np.zeros(2), "c": np.zeros(2)}
+    grads = {"a": np.array([3.0, 4.0]), "b": np.array([0.3, 0.4]), "c": np.array([6.0, 8.0])}
+    optimizer = fastopt.SGD(lr=1.0, clip_array_norm=1.0, gradient_scale=2.0, groups={"c": {"clip_array_norm": 2.5}})
+    optimizer.update(params, grads)
+    found = {key: -value for key, value in params.items()}
+    np.testing.assert_allclose(found["a"], [0.6, 0.8])
+    np.testing.assert_allclose(found["b"], [0.6, 0.8])
+    np.testing.assert_allclose(found["c"], [1.5, 2.0])
+
+
+@pytest.mark.parametrize("flat", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("rule", ["momentum", "lamb"])
+def test_norms_of_arrays_are_the_references_bits(rule, dtype, flat):
+    for count in THREAD_COUNTS[:2]:
+        settings = {"clip_array_norm": 0.5, "clip_norm": 1.0, "maximize": True, "weight_decay": 0.1}
+        groups = {"b1": {"clip_array_norm": 0.1, "lr": 0.3}, "W2": {"clip_array_norm": np.inf}}
+        assert_equals_reference(rule, groups, dtype, count, flat, **settings)
+    mixed = {"W": np.ones((3, 4), np.float32)[:, ::2], "b": np.ones(7), "x": 0.5}
+    plain = copy.deepcopy(mixed)
+    pair = Pair(rule, clip_array_norm=0.5)
+    for _ in range(3):
+        pair.update(mixed, plain, {"W": np.ones((3, 2)), "b": np.arange(7.0), "x": 3.0})
+    for key in mixed:
+        assert_same_bits(np.asarray(mixed[key]), np.asarray(plain[key]))
+
+
+def test_turning_norms_of_arrays_on_and_off():
+    pair, fast = Pair("momentum"), model()
+    plain = copy.deepcopy(fast)
+    for step, most in enumerate((np.inf, 0.5, np.inf, 0.25)):
+        pair.fast.clip_array_norm = pair.plain.clip_array_norm = most
+        pair.update(fast, plain, model(seed=step + 1))
+    for key in fast:
+        assert_same_bits(fast[key], plain[key])
+
+
+def test_a_rule_with_norms_takes_each_array_once():
+    shared = np.ones(3)
+    with pytest.raises(
+        ValueError, match=r"LAMB: params\['b'\] is also there under another key; a rule that needs norms"
+    ):
+        fastopt.LAMB().update({"a": shared, "b": shared}, {"a": np.ones(3), "b": np.ones(3)})
+    assert (shared == 1).all()
+
+
+def test_stable_adamw_takes_the_papers_path(rng):
+    """Algorithm 2 of arXiv:2304.13013, with bias corrections written out."""
+    start, gradients = rng.standard_normal(50), rng.standard_normal((20, 50)) * np.logspace(-2, 3, 20)[:, None]
+    lr, beta1, beta2, eps, decay = 0.1, 0.9, 0.99, 1e-3, 0.1
+    p, m, v = start.copy(), np.zeros(50), np.zeros(50)
+    for t, g in enumerate(gradients, start=1):
+        share1 = beta1 * (1 - beta1 ** (t - 1)) / (1 - beta1**t)
+        share2 = beta2 * (1 - beta2 ** (t - 1)) / (1 - beta2**t)
+        m, v = share1 * m + (1 - share1) * g, share2 * v + (1 - share2) * g * g
+        rms = np.sqrt(np.mean(g * g / np.maximum(v, eps * eps)))
+        step = lr / max(1, rms)
+        p = p - step * decay * p - step * m / (np.sqrt(v) + eps)
+    params, optimizer = {"W": start.copy()}, fastopt.StableAdamW(lr, beta1, beta2, eps, weight_decay=decay)
+    for g in gradients:
+        optimizer.update(params, {"W": g})
+    np.testing.assert_allclose(params["W"], p, rtol=1e-10)

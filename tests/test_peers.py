@@ -50,6 +50,24 @@ CASES = {
         unchanged,
         {"m": lambda state: state[0].m1, "slow": lambda state: state[0].m2, "v": lambda state: state[0].nu},
     ),
+    "lars": (
+        lambda: fastopt.LARS(lr=0.5, trust_coefficient=0.1, eps=0.01, weight_decay=0.1),
+        lambda: optax.lars(0.5, weight_decay=0.1, trust_coefficient=0.1, eps=0.01),
+        unchanged,
+        {},
+    ),
+    "lamb": (
+        lambda: fastopt.LAMB(lr=0.1, weight_decay=0.1),
+        lambda: optax.lamb(0.1, weight_decay=0.1),
+        unchanged,
+        {"m": lambda state: state[0].mu, "v": lambda state: state[0].nu},
+    ),
+    "novograd": (
+        lambda: fastopt.NovoGrad(lr=0.1, weight_decay=0.1),
+        lambda: optax.novograd(0.1, weight_decay=0.1),
+        unchanged,
+        {"m": lambda state: state[0].mu},
+    ),
     "schedule_free_sgd": (
         lambda: fastopt.ScheduleFreeSGD(lr=0.1, weight_decay=0.1),
         lambda: optax.contrib.schedule_free_sgd(0.1, weight_decay=0.1),

@@ -118,6 +118,11 @@ ELSEWHERE = (
     "sophia",
     "schedule_free_sgd",
     "schedule_free_adamw",
+    "lars",
+    "lamb",
+    "stable_adamw",
+    "novograd",
+    "muon",  # below
 )
 
 
@@ -175,3 +180,31 @@ def test_rows_equal_pytorchs_sparse_gradients(rule, rng):
         tensor.grad = torch.sparse_coo_tensor(indices[None], values, (20, 3), check_invariants=True)
         other.step()
     np.testing.assert_allclose(table, tensor.detach().numpy(), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("adjust", ["original", "match_rms_adamw"])
+@pytest.mark.parametrize("shape", [(60, 20), (20, 60), (32, 32)])
+def test_muon_goes_the_same_way(shape, adjust, rng):
+    """PyTorch makes directions orthogonal in bfloat16, which has three digits; momentum is compared to all of them."""
+    p = torch.nn.Parameter(torch.tensor(rng.standard_normal(shape).astype("float32")))
+    params = {"W": p.detach().numpy().copy()}
+    ours = fastopt.Muon(lr=0.1, adjust=adjust)
+    theirs = torch.optim.Muon([p], lr=0.1, adjust_lr_fn=adjust)
+    for _ in range(10):
+        before, g = params["W"].copy(), rng.standard_normal(shape).astype("float32")
+        ours.update(params, {"W": g})
+        p.grad = torch.tensor(g)
+        theirs.step()
+        gap = np.linalg.norm(p.detach().numpy() - params["W"])
+        assert gap < 0.02 * np.linalg.norm(params["W"] - before)
+        with torch.no_grad():
+            p.copy_(torch.tensor(params["W"]))  # so that gaps do not add up
+    momentum = theirs.state[p]["momentum_buffer"].numpy() / (1 - 0.95)  # where gradients are averaged, not added up
+    np.testing.assert_allclose(ours.m["W"], momentum, rtol=1e-4, atol=1e-4)
+
+
+def test_muons_singular_values_are_about_one(rng):
+    params, optimizer = {"W": np.zeros((50, 30))}, fastopt.Muon(lr=1.0, adjust="original", weight_decay=0.0)
+    optimizer.update(params, {"W": rng.standard_normal((50, 30))})
+    values = np.linalg.svd(params["W"] / np.sqrt(50 / 30), compute_uv=False)
+    assert 0.6 < values.min() and values.max() < 1.3

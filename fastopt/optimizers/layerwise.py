@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from fastopt.flat import Array
+from fastopt.kernels.muon import matrix_shape, orthogonalise
 from fastopt.optimizer import Optimizer
 
-__all__ = ["LAMB", "LARS", "StableAdamW"]
+__all__ = ["LAMB", "LARS", "Muon", "NovoGrad", "StableAdamW"]
 
 
 @dataclass(eq=False)
@@ -41,6 +43,12 @@ class LARS(Optimizer):
     References
     ----------
     You, Gitman and Ginsburg, Large batch training of convolutional networks, 2017, arXiv:1708.03888, Algorithm 1.
+
+    Differences
+    -----------
+    PyTorch: has none.
+    Keras: has none.
+    optax: `lars`, the same formula.
     """
 
     rule = "lars"
@@ -89,6 +97,12 @@ class LAMB(Optimizer):
     ----------
     You et al., Large batch optimization for deep learning: training BERT in 76 minutes, ICLR 2020, arXiv:1904.00962,
     Algorithm 2.
+
+    Differences
+    -----------
+    PyTorch: has none.
+    Keras: `Lamb`, the same formula; eps 1e-7.
+    optax: `lamb`, the same formula.
     """
 
     rule = "lamb"
@@ -147,6 +161,12 @@ class StableAdamW(Optimizer):
     ----------
     Wortsman et al., Stable and low-precision training for large-scale vision-language models, NeurIPS 2023,
     arXiv:2304.13013, Algorithm 2; the clipping is that of Shazeer and Stern, Adafactor, ICML 2018, arXiv:1804.04235.
+
+    Differences
+    -----------
+    PyTorch: has none; its `Adafactor` clips in this way, with means by row and column in the place of v.
+    Keras: has none; nor does its `Adafactor` keep a v for each element.
+    optax: has none; `clip_by_block_rms` after `scale_by_adam` clips by m_hat in the place of g.
     """
 
     rule = "stable_adamw"
@@ -168,3 +188,123 @@ class StableAdamW(Optimizer):
 
     def _wanted_options(self) -> tuple[str, ...]:
         return tuple(option for option in super()._wanted_options() if option != "decoupled_weight_decay")
+
+
+@dataclass(eq=False)
+class NovoGrad(Optimizer):
+    """Momentum of gradients divided by the root of a running mean of the squared norm of each array's gradient.
+
+    `v = v + (1 - beta2)(|g|^2 - v)`, at first `v = |g|^2`, `m = beta1 m + g / (sqrt(v) + eps) + weight_decay p` and
+    `p = p - lr m`. `decoupled=False` adds weight decay to g instead.
+
+    Parameters
+    ----------
+    lr : float, default 0.001
+        Learning rate, 0 or more.
+    beta1, beta2 : float, default 0.9 and 0.25
+        The share of m, and of the running mean v, that is kept at each step, in [0, 1).
+    eps : float, default 1e-6
+        Added to the root, 0 or more.
+
+    State: `m`, and `v`, one number for an array, which is kept with each of its elements.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> params = {"W": np.array([1.0, 1.0])}
+    >>> NovoGrad(lr=0.5, eps=0.0).update(params, {"W": np.array([3.0, 4.0])})
+    >>> params["W"].round(6)
+    array([0.7, 0.6])
+
+    References
+    ----------
+    Ginsburg et al., Stochastic gradient methods with layer-wise adaptive moments for training of deep networks, 2019,
+    arXiv:1905.11286.
+
+    Differences
+    -----------
+    PyTorch: has none.
+    Keras: has none.
+    optax: `novograd`, the same formula.
+    """
+
+    rule = "novograd"
+    lr: float = 0.001
+    beta1: float = 0.9
+    beta2: float = 0.25
+    eps: float = 1e-6
+    decoupled: bool = field(default=True, kw_only=True, repr=False)
+
+    def scalars(self, step: int) -> tuple[float, ...]:
+        decay = self.weight_decay if self.decoupled else 0.0
+        return self.beta1, 1.0 if step == 1 else 1 - self.beta2, self.eps, decay, self.lr
+
+    def ratio(self, gradient_norm: float, _: float, size: int) -> float:
+        return gradient_norm * gradient_norm
+
+    def _wanted_options(self) -> tuple[str, ...]:
+        return tuple(option for option in super()._wanted_options() if option != "decoupled_weight_decay")
+
+
+@dataclass(eq=False)
+class Muon(Optimizer):
+    """Momentum whose steps are made nearly orthogonal, for matrices: all their singular values become about 1.
+
+    `m = momentum m + g`, `o` is `g + momentum m` made nearly orthogonal by five steps of Newton and Schulz, in which
+    NumPy multiplies matrices, and `p = p - lr s o` with s by the shape. An array of more than two dimensions is taken
+    as a matrix of its first dimension by the others. A vector is a matrix of one row, whose direction is kept and whose
+    length becomes about 1; usually vectors are given to Adam, and `groups={fastopt.is_vector: {"frozen": True}}` here.
+
+    Parameters
+    ----------
+    lr : float, default 0.001
+        Learning rate, 0 or more.
+    momentum : float, default 0.95
+        The share of m that is kept at each step, in [0, 1].
+    adjust : "original" or "match_rms_adamw", default "original"
+        What s is for n rows and k columns: sqrt(max(1, n / k)), or 0.2 sqrt(max(n, k)), with which lr and weight decay
+        of AdamW can be taken over.
+    weight_decay, decoupled : default 0.1 and True
+        As of every optimizer, but on by default.
+
+    State: `m`, the sum of decayed gradients, and `o`, which the last step was made along.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> params = {"W": np.zeros((2, 2))}
+    >>> Muon(lr=1.0).update(params, {"W": np.array([[3.0, 0.0], [0.0, 0.5]])})
+    >>> params["W"].round(1)
+    array([[-0.7,  0. ],
+           [ 0. , -1. ]])
+
+    References
+    ----------
+    Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024,
+    https://kellerjordan.github.io/posts/muon/; "match_rms_adamw" is that of Liu et al., 2025, arXiv:2502.16982.
+
+    Differences
+    -----------
+    PyTorch: `Muon`, the same formula with (1 - momentum) m in m's place, and bfloat16 in the steps of Newton and
+        Schulz.
+    Keras: `Muon`, which gives vectors to an AdamW of its own.
+    optax: `contrib.muon`, a running mean in m's place, corrected for its start at zero.
+    """
+
+    rule = "muon"
+    lr: float = 0.001
+    momentum: float = 0.95
+    adjust: str = "original"
+    weight_decay: float = field(default=0.1, kw_only=True, repr=False)
+    decoupled: bool = field(default=True, kw_only=True, repr=False)
+
+    def scalars(self, step: int) -> tuple[float, ...]:
+        return self.momentum, self.lr
+
+    def prepared(self, direction: Array) -> None:
+        orthogonalise(direction)
+        rows, columns = matrix_shape(direction.shape)
+        if self.adjust == "original":
+            direction *= math.sqrt(max(1.0, rows / max(columns, 1)))
+        else:
+            direction *= 0.2 * math.sqrt(max(rows, columns))

@@ -13,7 +13,7 @@ from fastopt.reference.adagrad import Adadelta, AdaGrad, CentredRMSProp, RMSProp
 from fastopt.reference.adam import Adam, Adamax, AdamW, AMSGrad, NAdam, RAdam
 from fastopt.reference.base import Reference as Reference
 from fastopt.reference.descent import ASGD, SGD, Lion, Momentum, Nesterov, Rprop, SGDMomentum, SGDNesterov, Signum
-from fastopt.reference.layerwise import LAMB, LARS, StableAdamW
+from fastopt.reference.layerwise import LAMB, LARS, Muon, NovoGrad, StableAdamW
 from fastopt.reference.schedule_free import ScheduleFreeAdamW, ScheduleFreeSGD
 from fastopt.reference.sophia import Sophia
 from fastopt.reference.successors import AdaBelief, Adan, AdEMAMix, Yogi
@@ -35,8 +35,10 @@ __all__ = [
     "CentredRMSProp",
     "Lion",
     "Momentum",
+    "Muon",
     "NAdam",
     "Nesterov",
+    "NovoGrad",
     "RAdam",
     "RMSProp",
     "RMSPropMomentum",

@@ -9,7 +9,7 @@ import numpy as np
 
 from fastopt.reference.base import Array, Reference, global_norm
 
-__all__ = ["LAMB", "LARS", "StableAdamW"]
+__all__ = ["LAMB", "LARS", "Muon", "NovoGrad", "StableAdamW"]
 
 
 def norm(x: Array) -> float:
@@ -77,3 +77,51 @@ class StableAdamW(Reference):
 
     def _decayed(self, p: Array, g: Array) -> Array:
         return g if self.decoupled else super()._decayed(p, g)
+
+
+@dataclass(eq=False)
+class NovoGrad(Reference):
+    lr: float = 0.001
+    beta1: float = 0.9
+    beta2: float = 0.25
+    eps: float = 1e-6
+    decoupled: bool = field(default=True, kw_only=True, repr=False)
+    slots = ("m", "v")
+
+    def step(self, p: Array, g: Array, m: Array, v: Array) -> None:  # type: ignore[override]
+        squared_norm = norm(g) * norm(g)
+        v += (1.0 if self.iter == 1 else 1 - self.beta2) * (np.asarray(squared_norm, p.dtype) - v)
+        m *= self.beta1
+        m += g / (np.sqrt(v) + self.eps) + (self.weight_decay if self.decoupled else 0.0) * p
+        p -= self.lr * m
+
+    def _decayed(self, p: Array, g: Array) -> Array:
+        return g if self.decoupled else super()._decayed(p, g)
+
+
+@dataclass(eq=False)
+class Muon(Reference):
+    lr: float = 0.001
+    momentum: float = 0.95
+    adjust: str = "original"
+    weight_decay: float = field(default=0.1, kw_only=True, repr=False)
+    decoupled: bool = field(default=True, kw_only=True, repr=False)
+    slots = ("m", "o")
+
+    def step(self, p: Array, g: Array, m: Array, o: Array) -> None:  # type: ignore[override]
+        m *= self.momentum
+        m += g
+        rows, columns = (len(p), math.prod(p.shape[1:])) if p.ndim > 1 else (1, p.size)
+        x = np.ascontiguousarray(g + self.momentum * m).reshape(rows, columns)
+        x = x.T if rows > columns else x
+        x = x / max(math.sqrt(np.square(x, dtype=np.float64).sum()), 1e-7)
+        for _ in range(5):
+            square = x @ x.T
+            x = 3.4445 * x + (-4.775 * square + 2.0315 * (square @ square)) @ x
+        o[...] = (x.T if rows > columns else x).reshape(o.shape)
+        o *= (
+            math.sqrt(max(1.0, rows / max(columns, 1)))
+            if self.adjust == "original"
+            else 0.2 * math.sqrt(max(rows, columns))
+        )
+        p -= self.lr * o

@@ -1,0 +1,20 @@
+"""NovoGrad (Ginsburg et al., Stochastic gradient methods with layer-wise adaptive moments, 2019, arXiv:1905.11286).
+
+    v_t = beta2 v_{t-1} + (1 - beta2) |g_t|^2, v_1 = |g_1|^2,   with the norm of each array
+    m_t = beta1 m_{t-1} + g_t / (sqrt(v_t) + eps) + weight_decay p_{t-1}
+    p_t = p_{t-1} - lr m_t
+
+State: m, and v, one number for all elements of an array, which is kept with each of them. squared_norm = |g_t|^2.
+"""
+
+import math
+
+
+def novograd_measure(p, g, m, v, beta1, square_share, eps, weight_decay, lr):  # type: ignore[no-untyped-def]
+    return g, g
+
+
+def novograd(p, g, m, v, beta1, square_share, eps, weight_decay, lr, squared_norm):  # type: ignore[no-untyped-def]
+    v = v + square_share * (squared_norm - v)  # v_t; square_share = 1 - beta2, at first 1
+    m = beta1 * m + (g / (math.sqrt(v) + eps) + weight_decay * p)  # m_t
+    return p - lr * m, m, v
