@@ -2,7 +2,7 @@
 
 Both sides take turns in one process, some calls each; a ratio is taken per turn, and the ratio of the two smallest
 times and the median ratio are printed, with the median times. Nothing else should run on the machine. PART is kernel,
-dict, loop, dead or extras; without it all are run. PyTorch is compared where it is installed.
+dict, loop, dead, extras or rows; without it all are run. PyTorch is compared where it is installed.
 
 "textbook" is the book's NumPy code, "reference" is `fastopt.reference`, which flushes subnormal state besides.
 """
@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
-from itertools import pairwise
+from itertools import cycle, pairwise
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ import numpy as np
 from bench.cases import Step, array, checked_step, make, mlp, size_of
 from bench.limit import bytes_per_element
 from bench.test_loop import training_step
-from fastopt import EMA, SWA, Lookahead, threads
+from fastopt import EMA, SWA, Lookahead, Rows, threads
 from fastopt.groups import NO_DECAY_ON_VECTORS
 from fastopt.kernels import RULES
 from fastopt.schedules import Cosine
@@ -156,7 +156,78 @@ def extras() -> None:
             report(f"{rule}, {size_of(params):,}", list(sides), interleaved(steps, turns, calls))
 
 
-PARTS: dict[str, Callable[[], None]] = {"kernel": kernel, "dict": dicts, "loop": loop, "dead": dead, "extras": extras}
+def rows() -> None:
+    """Word2vec: of a table of 100,000 words by 100 a step touches 2,000 rows, drawn as words are, some many times.
+
+    "dense" has its gradient ready; "dense, made" puts the rows into a whole one first, as NumPy code must.
+    """
+    words, width, count = 100_000, 100, 2_000
+    rng = np.random.default_rng(0)
+    share = 1 / np.arange(1, words + 1)
+    batches = [rng.choice(words, count, p=share / share.sum()) for _ in range(200)]
+    values = rng.standard_normal((count, width), dtype=np.float32) * np.float32(1e-3)
+    table = rng.standard_normal((words, width), dtype=np.float32)
+    touched = np.mean([len(np.unique(batch)) for batch in batches])
+    for rule in (name for name, known in RULES.items() if known.rows):
+        sides = {"rows": _by_rows(rule, table, batches, values)}
+        if RULES[rule].idle:
+            sides["rows, exact"] = _by_rows(rule, table, batches, values, exact=True)
+        sides["dense"] = partial(make(rule, "fastopt").update, {"p": table.copy()}, {"p": np.zeros_like(table)})
+        sides["dense, made"] = _dense(rule, table, batches, values)
+        if HAS_TORCH and rule == "adam":
+            sides["SparseAdam"] = _sparse_adam(table, batches, values)
+        report(f"{rule}, {touched:.0f} of {words:,} rows", list(sides), interleaved(list(sides.values()), 15, 5))
+
+
+def _by_rows(rule: str, table: np.ndarray, batches: list[np.ndarray], values: np.ndarray, exact: bool = False) -> Step:
+    """Steps by rows; found equal to the reference first."""
+    ours, theirs, turn = {"p": table.copy()}, {"p": table.copy()}, cycle(batches)
+    optimizer, plain = make(rule, "fastopt"), make(rule, "reference")
+
+    def step() -> None:
+        optimizer.update(ours, {"p": Rows(next(turn), values, exact=exact)})
+
+    for batch in batches[:3]:
+        step()
+        plain.update(theirs, {"p": Rows(batch, values, exact=exact)})
+    optimizer.catch_up(ours)
+    np.testing.assert_allclose(ours["p"], theirs["p"], rtol=1e-5 if exact else 0)
+    return step
+
+
+def _dense(rule: str, table: np.ndarray, batches: list[np.ndarray], values: np.ndarray) -> Step:
+    params, optimizer, turn = {"p": table.copy()}, make(rule, "fastopt"), cycle(batches)
+
+    def step() -> None:
+        gradient = np.zeros_like(table)
+        np.add.at(gradient, next(turn), values)
+        optimizer.update(params, {"p": gradient})
+
+    return step
+
+
+def _sparse_adam(table: np.ndarray, batches: list[np.ndarray], values: np.ndarray) -> Step:
+    import torch
+
+    parameter, turn = torch.nn.Parameter(torch.tensor(table)), cycle(batches)
+    optimizer, gradients = torch.optim.SparseAdam([parameter]), torch.tensor(values)
+
+    def step() -> None:
+        indices = torch.from_numpy(next(turn))[None]
+        parameter.grad = torch.sparse_coo_tensor(indices, gradients, parameter.shape, check_invariants=False)
+        optimizer.step()
+
+    return step
+
+
+PARTS: dict[str, Callable[[], None]] = {
+    "kernel": kernel,
+    "dict": dicts,
+    "loop": loop,
+    "dead": dead,
+    "extras": extras,
+    "rows": rows,
+}
 
 
 def main(parts: list[str]) -> None:

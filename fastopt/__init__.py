@@ -23,6 +23,7 @@ from fastopt.groups import NO_DECAY_ON_VECTORS, Groups, is_vector
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers import *  # noqa: F403
 from fastopt.own import rule
+from fastopt.rows import Rows
 from fastopt.threads import num_threads, set_num_threads
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "Groups",
     "Lookahead",
     "Optimizer",
+    "Rows",
     "check",
     "flatten",
     "is_vector",

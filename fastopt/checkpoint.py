@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastopt import averages, checks
+from fastopt import averages, checks, lag
 from fastopt.flat import Array
 from fastopt.groups import PREDICATES, Groups
 from fastopt.kernels.averages import SLOTS
@@ -64,6 +64,7 @@ def state_dict(optimizer: Any) -> dict[str, Any]:
             copies = {key: view.copy(order="K") for key, view in views.items()}
             slots[slot] = copies[BARE] if list(copies) == [BARE] else copies
     settings = {name: _copied(getattr(optimizer, name)) for name in optimizer._hyperparameters()}
+    rows = lag.saved(optimizer._lags)
     return {
         "rule": optimizer.rule,
         "hyperparameters": settings,
@@ -71,6 +72,7 @@ def state_dict(optimizer: Any) -> dict[str, Any]:
         "skipped": optimizer.skipped,
         "averaged": optimizer._averaged,
         "state": slots,
+        **({"rows": rows} if rows else {}),
     }
 
 
@@ -127,11 +129,15 @@ def load_state_dict(optimizer: Any, saved: Any, strict: bool, source: str = "sta
                 view[...] = state[slot][key] if key in taken else mine[slot][key]
     if loaded is None or SLOTS["averaging"] not in loaded.slots:
         averaged = 0
+    try:
+        lags = lag.loaded(owner, saved.get("rows", {}), loaded)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{source}: {_one_line(error)}") from None
     # What is None was not wanted, or not known: it goes on as it is.
     new = {name: _copied(value) for name, value in settings.items() if name in known}
     new = {name: value for name, value in new.items() if name not in SLOTS or value is not None}
     new["_scheduled"] = optimizer._scheduled_names(optimizer.__dict__ | new)
-    new |= {"_steps": step, "_skipped": skipped, "_averaged": averaged, "_state": loaded}
+    new |= {"_steps": step, "_skipped": skipped, "_averaged": averaged, "_state": loaded, "_lags": lags}
     new |= {"_plan": None, "_report_plan": None, "_options": None}
     optimizer.__dict__.update(new)  # all at once
     missing, unexpected, reshaped = ([None if key is BARE else key for key in keys] for keys in mismatch[:3])
@@ -278,6 +284,11 @@ def _pack(owner: str, saved: dict[str, Any]) -> tuple[dict[str, Array], dict[str
             for encoded, array in zip(keys, value.values(), strict=True):
                 tensors[f"{slot}/{json.dumps(encoded)}"] = np.ascontiguousarray(array).reshape(array.shape)
             fortran = [number for number, array in enumerate(value.values()) if layout_of(array).order == "F"]
+    rows: list[Any] = []
+    for key, behind in saved.get("rows", {}).items():
+        name = "rows" if key is BARE else f"rows/{json.dumps(_encoded(owner, key))}"
+        tensors[name] = behind["behind"]
+        rows.append([name, *behind["rates"]])
     settings = dict(saved["hyperparameters"])
     groups = _plain_groups(owner, settings.pop("groups"))
     wanted = {name: averages.to_dict(value) for name in SLOTS if (value := settings.pop(name)) is not None}
@@ -296,6 +307,8 @@ def _pack(owner: str, saved: dict[str, Any]) -> tuple[dict[str, Array], dict[str
     }
     if saved["averaged"]:
         metadata["averaged"] = str(saved["averaged"])
+    if rows:  # as with groups
+        metadata["rows"] = json.dumps(rows)
     if len(metadata["hyperparameters"]) > LONGEST:
         raise CheckpointError(
             f"{owner}: the groups or schedules of its hyperparameters are too long for a file; make them shorter"
@@ -316,7 +329,9 @@ def _unpack(optimizer: Any, tensors: dict[str, Array], metadata: Any, name: str)
     if checksum != _checksum(tensors, metadata):
         raise CheckpointError(f"{name} is damaged: its checksum is not that of its content; take another copy")
     # Texts are parsed only where they can be what they should be, so that a small file takes little memory.
+    metadata.setdefault("rows", "[]")
     longest = {"keys": 16 + sum(map(len, tensors)) + 4 * len(tensors), "fortran": 16 + 12 * len(tensors)}
+    longest["rows"] = longest["keys"] + 80 * len(tensors)
     metadata.setdefault("averaged", "0")
     for field, most in (longest | dict.fromkeys(("hyperparameters", "step", "skipped", "averaged"), LONGEST)).items():
         if len(metadata[field]) > most:
@@ -324,6 +339,10 @@ def _unpack(optimizer: Any, tensors: dict[str, Array], metadata: Any, name: str)
     keys = json.loads(metadata["keys"])
     fortran = set(json.loads(metadata["fortran"]))
     decoded = [BARE] if keys is None else [_decoded(key) for key in keys]
+    rows = {
+        BARE if row == "rows" else _decoded(json.loads(row[5:])): {"behind": tensors.pop(row), "rates": rates}
+        for row, *rates in json.loads(metadata["rows"])
+    }
     names = [""] if keys is None else [f"/{json.dumps(key)}" for key in keys]
     state: dict[str, Any] = {}
     _same_rule(optimizer, metadata["rule"], name)
@@ -347,6 +366,7 @@ def _unpack(optimizer: Any, tensors: dict[str, Array], metadata: Any, name: str)
         "skipped": int(metadata["skipped"]),
         "averaged": int(metadata["averaged"]),
         "state": state,
+        "rows": rows,
     }
 
 

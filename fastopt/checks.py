@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastopt.rows import Rows
+
 Array = npt.NDArray[Any]
 
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
@@ -144,6 +146,13 @@ def same_array(owner: str, name: str) -> str:
     return f"{owner}: {name} is also there under another key; a rule that needs norms must have each array once"
 
 
+def averaged_rows(owner: str) -> str:
+    return (
+        f"{owner}: gradients that are fastopt.Rows leave most of an array alone, and averaging and lookahead are of "
+        "all of it; set averaging and lookahead to None, or give dense gradients"
+    )
+
+
 def empty_group(owner: str, selector: Any, keys: Iterable[Hashable]) -> str:
     return f"{owner}: groups[{selector!r}] selects none of the parameters, which are {_names(keys)}; correct its name"
 
@@ -260,12 +269,12 @@ def in_use(owner: str, doing: Any) -> str:
 def container(owner: str, params: Any, grads: Any) -> None:
     """Parameters and gradients are two mappings or two arrays."""
     for name, value in (("params", params), ("grads", grads)):
-        if not isinstance(value, Mapping | np.ndarray):
+        if not isinstance(value, Mapping | np.ndarray | (Rows if name == "grads" else np.ndarray)):
             raise TypeError(
                 f"{owner}: {name} must be a dict of arrays or one NumPy array, got {type(value).__name__}; "
                 f"put several arrays in a dict such as {{'W1': W1, 'b1': b1}}"
             )
-    if isinstance(params, np.ndarray) != isinstance(grads, np.ndarray):
+    if isinstance(params, Mapping) != isinstance(grads, Mapping):
         raise TypeError(
             f"{owner}: params is of type {type(params).__name__} and grads of type {type(grads).__name__}; "
             "both must be dicts with the same keys, or both arrays of the same shape"

@@ -39,6 +39,7 @@ class Entry:
     row: int = -1  # its row in the table, -1 if its gradient is None
     part: int = 0  # its row of scalars
     staged: Array | None = None  # a contiguous copy to work on where the parameter itself cannot be
+    touched: Any = None  # a `Touched` where the gradient is Rows
 
     def __post_init__(self) -> None:
         self.header = header_of(self.array)
@@ -48,8 +49,13 @@ class Entry:
         """Equal for the same memory seen in the same way; numbers are never the same."""
         return self.header if isinstance(self.value, np.ndarray) else (id(self),)
 
+    @property
+    def size(self) -> int:
+        """The number of elements that a step updates."""
+        return self.layout.size if self.touched is None else int(self.touched.size)
+
     def fits(self, value: Any) -> bool:
-        """Whether a staged parameter is still what it was; the scan sees to all others."""
+        """Whether a parameter that the scan does not see to is still what it was."""
         if isinstance(self.value, np.ndarray):
             return value is self.value and value.flags.writeable and header_of(value) == self.header
         return type(value) is type(self.value)
@@ -94,6 +100,9 @@ class Launch:
             assert entry.staged is not None
             entry.staged[...] = params if entry.key is BARE else params[entry.key]
 
+    def check_rows(self, owner: str, blocks: list[Array]) -> None:
+        """Raises if the address of a row is wrong, where arrays are rows."""
+
     def put_back(self, params: Any) -> None:
         """Copies the staged arrays to where they came from; doing it twice does no harm."""
         for entry in self.staged:
@@ -125,7 +134,7 @@ def share_memory(a: Array, b: Array) -> bool:
 def check_addresses(plan: Any) -> None:
     """Raises if an address in a plan is not that of a live array, large enough and, where written, writable."""
     for number, entry in enumerate(plan.entries):
-        if entry.row < 0:
+        if entry.row < 0 or entry.touched:
             continue
         size = entry.layout.size * entry.layout.dtype.itemsize
         owners = [[entry.array if entry.staged is None else entry.staged]]
@@ -142,6 +151,7 @@ def check_addresses(plan: Any) -> None:
                     f"of {most} bytes of a live array; please report this error"
                 )
     for launch in plan._launches:
+        launch.check_rows(plan.owner, plan.state.blocks)
         if launch.tally is not None and launch.table[-1, 0] != launch.tally.ctypes.data:
             raise RuntimeError(f"{plan.owner}: the address of a tally is wrong; please report this error")
 

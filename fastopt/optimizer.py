@@ -8,9 +8,10 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
+from types import MappingProxyType
 from typing import Any, ClassVar, cast
 
-from fastopt import amounts, averages, checkpoint, checks
+from fastopt import amounts, averages, checkpoint, checks, lag
 from fastopt.averages import AveragedWeights
 from fastopt.flat import Array
 from fastopt.groups import NO_GROUPS, Groups
@@ -96,6 +97,7 @@ class Optimizer(AveragedWeights):
     _plan = cast("Plan | None", None)
     _report_plan = cast("Plan | None", None)
     _scheduled = cast("tuple[str, ...]", ())
+    _lags = cast("dict[Any, lag.Lag]", MappingProxyType({}))  # by key, where rows wait for steps that they skipped
 
     def scalars(self, step: int) -> tuple[float, ...]:
         """The scalars of the rule's formula at a step, counted from 1."""
@@ -104,6 +106,10 @@ class Optimizer(AveragedWeights):
     def ratio(self, one: float, other: float, size: int) -> float:
         """What the norms of the two measures of an array of `size` elements come to, for a rule that has measures."""
         raise NotImplementedError
+
+    def kept_share(self) -> float:
+        """The share of its state that a step without a gradient keeps, in a rule with a closed form of such steps."""
+        return 1.0
 
     def prepared(self, direction: Array) -> None:
         """Makes of an array of the last state slot what the step goes along, in place, for a rule that prepares."""
@@ -127,7 +133,7 @@ class Optimizer(AveragedWeights):
             their entries are replaced. The same array under several keys is updated once per key.
         grads : dict with at least the keys of `params`, FlatDict, or one array
             Gradients of the shapes of the parameters. Another real dtype or memory layout is converted first. None
-            leaves parameter and state of that key as they are.
+            leaves parameter and state of that key as they are; `Rows` are the gradient of some rows alone.
         report : bool
             Whether to return a `Report`: norms of gradients, parameters and updates, and shares of zero and
             non-finite gradients, in all and by key, added up in the same pass.
@@ -179,22 +185,54 @@ class Optimizer(AveragedWeights):
                 scalars = amounts.added(settings, plan, params, parts, scalars, options)
             averaged, resting = self._averaged, NOTHING
             if self.averaging is not None or self.lookahead is not None:
+                if plan.rows_launches:
+                    raise ValueError(checks.averaged_rows(type(self).__name__))
                 after = averages.amounts(self, step, averaged)
                 if after:
                     scalars, options = [(*row, *after.values()) for row in scalars], (*options, *after)
                 if "averaging" in after:
                     resting = averages.of_resting(plan, params, after["averaging"], averaged == 0)
                     averaged += 1
+            lagging = lag.Step(self, plan, params, parts) if self._lags or plan.rows_launches else None
             plan.stepped = False
             try:
+                if lagging:
+                    lagging.before()
                 plan.run(params, scalars, report, options, resting)
             finally:
                 if plan.stepped:  # also where Ctrl-C came during the step, which is then complete
                     state = plan.state if plan.state.slots else None
                     own.update({which: plan, "_steps": step, "_averaged": averaged, "_state": state})
+                    if lagging:
+                        own["_lags"] = lagging.after()
             return plan.report() if report else None
         finally:
             del own["_stepping"]
+
+    def catch_up(self, params: Any) -> None:
+        """Makes the steps that rows skipped, with `Rows(..., exact=True)`: writes `params` and the state in place.
+
+        To be called before parameters are used or saved; between steps it may be called at any time. Without such
+        rows it does nothing.
+
+        Raises
+        ------
+        TypeError, ValueError, KeyError, RuntimeError
+            as `update` does of its parameters, before anything is written.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastopt import Momentum, Rows
+        >>> params, optimizer = {"e": np.zeros((2, 1))}, Momentum(lr=1.0, momentum=0.5)
+        >>> for row in (0, 1, 1):
+        ...     optimizer.update(params, {"e": Rows(np.array([row]), np.ones((1, 1)), exact=True)})
+        >>> optimizer.catch_up(params)
+        >>> params["e"].ravel()  # row 0 went on by 0.5 and 0.25
+        array([-1.75, -2.5 ])
+        """
+        with self._not_stepping():
+            lag.catch_up_all(self, params)
 
     def state_dict(self) -> dict[str, Any]:
         """Rule, hyperparameters, step count and state by slot and key, as copies.
@@ -348,7 +386,7 @@ class Optimizer(AveragedWeights):
             self.__dict__["_options"] = None
         elif name in self._rule.state or name in SLOTS.values():
             checks.state_value(owner.__name__, name, value)
-            self.__dict__.update(_state=None, _plan=None, _report_plan=None, _averaged=0)
+            self.__dict__.update(_state=None, _plan=None, _report_plan=None, _averaged=0, _lags={})
             return
         elif name != "iter":
             raise AttributeError(checks.unknown_setting(owner.__name__, name, self._public_names()))

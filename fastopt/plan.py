@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from typing import Any, NoReturn
 
 import numpy as np
@@ -21,6 +21,7 @@ from fastopt.kernels.build import Rule
 from fastopt.kernels.loops import FIELDS, NONFINITE, REST, SECOND_REST, SECOND_TOTAL, TOTAL
 from fastopt.launch import BARE, check_addresses
 from fastopt.report import Report
+from fastopt.rows import Rows
 from fastopt.state import Layout
 from fastopt.table import Table, mode_of
 
@@ -42,7 +43,7 @@ class Plan(Table):
         if lists is None:
             return False
         parameters, gradients = lists
-        for number in self._staged_numbers:
+        for number in self._special_numbers:
             if not self.entries[number].fits(parameters[number]):
                 return False
         here = id(parameters), id(gradients)
@@ -51,8 +52,12 @@ class Plan(Table):
         while number != len(self.entries):
             if number < 0 or gradients[number] is None:
                 return False
+            if isinstance(gradients[number], Rows) != (self.entries[number].touched is not None):
+                return False
             self._place_gradient(number, gradients[number])
             number = scan(*here, number + 1, *where)
+        if self.rows_launches:
+            self._arrange()
         self._gradients = gradients
         return True
 
@@ -119,7 +124,12 @@ class Plan(Table):
     def report(self) -> Report:
         """What the last `run` with a report did."""
         tallies = [(launch.tally.copy(), launch.rows) for launch in self._launches if launch.tally is not None]
-        return Report(*self._reported, tallies, self._order, skipped=False)
+        return Report(*self._reported(), tallies, self._order, skipped=False)
+
+    def _reported(self) -> tuple[list[Hashable], list[int]]:
+        """The keys of what is updated, and their numbers of elements."""
+        keys = [None if entry.key is BARE else entry.key for entry in self._active]
+        return keys, [entry.size for entry in self._active]
 
     def report_of_nothing(self) -> Report:
         """The report of a step that is not made."""
@@ -128,11 +138,15 @@ class Plan(Table):
             for entry, given in zip(self.entries, self._gradients, strict=True):
                 if entry.row < 0:
                     continue
-                gradient = _as_seen(given, entry.layout)
-                squares = [np.square(array, dtype=np.float64).sum() for array in (gradient, entry.array)]
+                if entry.touched is None:
+                    gradient, parameter = _as_seen(given, entry.layout), entry.array
+                else:
+                    gradient, parameter = entry.touched.sums, entry.array[entry.touched.distinct]
+                squares = [np.square(array, dtype=np.float64).sum() for array in (gradient, parameter)]
                 rows.append([*squares, 0.0, np.sum(gradient == 0), np.sum(~np.isfinite(gradient))])
         in_order = np.arange(len(rows))
-        return Report(*self._reported, [(np.array(rows, np.float64), in_order)] if rows else [], in_order, skipped=True)
+        tallies = [(np.array(rows, np.float64), in_order)] if rows else []
+        return Report(*self._reported(), tallies, in_order, skipped=True)
 
     def forget_gradients(self) -> None:
         """Lets go of the gradients of a step that is not made."""
@@ -145,9 +159,17 @@ class Plan(Table):
             if key in self._frozen:
                 continue
             gradient = grads if key is BARE else grads[key]
-            found = _as_seen(0.0 if gradient is None else gradient, self.state.layouts[key])
+            name, layout = self._name(key, "grads"), self.state.layouts[key]
+            if isinstance(gradient, Rows):
+                touched = next(entry.touched for entry in self.entries if entry.key == key)
+                for row in np.flatnonzero(~np.isfinite(touched.sums).all(axis=1))[:1]:
+                    found = touched.sums[row].reshape(layout.shape[1:])
+                    name = f"the sum of row {touched.distinct[row]} of {name}"
+                    raise FloatingPointError(checks.nonfinite(self.owner, name, found))
+                continue
+            found = _as_seen(0.0 if gradient is None else gradient, layout)
             if not np.isfinite(found).all():
-                raise FloatingPointError(checks.nonfinite(self.owner, self._name(key, "grads"), found))
+                raise FloatingPointError(checks.nonfinite(self.owner, name, found))
         raise AssertionError("no gradient is NaN or infinite")
 
     def run(

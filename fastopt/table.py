@@ -11,14 +11,16 @@ import numpy as np
 from numba import types
 from numpy.lib.array_utils import byte_bounds
 
-from fastopt import checks
+from fastopt import checks, rows
 from fastopt.flat import Array, FlatDict
 from fastopt.groups import NO_GROUPS, Groups, Part
-from fastopt.kernels import averages, build, memory
+from fastopt.kernels import RULES, averages, build, memory
 from fastopt.kernels.build import Rule
 from fastopt.kernels.gradients import OPTIONS
 from fastopt.launch import BARE, Entry, Launch, share_memory
+from fastopt.rows import Rows
 from fastopt.state import Layout, State, layout_of, lies_in
+from fastopt.touched import RowsLaunch, Touched
 
 
 def mode_of(params: Any, grads: Any) -> str | None:
@@ -26,7 +28,7 @@ def mode_of(params: Any, grads: Any) -> str | None:
     if type(params) is dict and type(grads) is dict:  # what it is nearly always; the rest is slower to tell
         return "dict"
     if isinstance(params, np.ndarray):
-        return "array" if isinstance(grads, np.ndarray) else None
+        return "array" if isinstance(grads, np.ndarray | Rows) else None
     if isinstance(params, FlatDict) and isinstance(grads, FlatDict) and grads.layout is params.layout:
         return "flat"
     return "dict" if isinstance(params, dict | Mapping) and isinstance(grads, dict | Mapping) else None
@@ -100,12 +102,16 @@ class Table:
             self._divide(groups or Groups(object), by_array)
         _, gradients = self._lists(params, grads) or self._missing(grads)
         active = [entry for entry, gradient in zip(self.entries, gradients, strict=True) if gradient is not None]
+        for entry, gradient in zip(self.entries, gradients, strict=True):
+            if isinstance(gradient, Rows):
+                entry.touched = self._touched(entry)
         self.written = self._written_memory(active)
         self._tabulate(active)
         self._expect()
         for number, entry in enumerate(self.entries):
             if entry.row >= 0:
                 self._place_gradient(number, gradients[number])
+        self._arrange()
         self._gradients = gradients  # alive until the launch is over
         self._scan = compiled_scan() if memory.layout_is_known() else None
 
@@ -158,6 +164,13 @@ class Table:
             layout.order == "C" and layout.dtype == self.entries[0].layout.dtype for layout in layouts.values()
         )
 
+    def _touched(self, entry: Entry) -> Touched:
+        name = self._name(entry.key)
+        if not self.rule.rows:
+            raise TypeError(rows.unknown_form(self.owner, name, (name for name in RULES if RULES[name].rows)))
+        rows.table(self.owner, name, entry.value, _is_direct(entry) and entry.layout.order == "C")
+        return Touched(entry.layout)
+
     def _written_memory(self, active: list[Entry]) -> Array:
         """int64[2, n], starts and ends of the blocks that a step writes, ascending; raises where parameters overlap."""
         entries = list({entry.identity: entry for entry in active if entry.array.size}.values())
@@ -188,10 +201,11 @@ class Table:
         """The table of addresses, a row per array that is updated, rows of one launch next to one another."""
         slots = len(self.state.slots)
         waves: Counter[tuple[Any, ...]] = Counter()
-        groups: dict[tuple[int, np.dtype[Any]], list[Entry]] = {}
+        groups: dict[tuple[int, np.dtype[Any], bool], list[Entry]] = {}
         for entry in active:
             # The same array under several keys is updated once per key: in as many launches, in the keys' order.
-            groups.setdefault((waves[entry.identity], entry.layout.dtype), []).append(entry)
+            wave = waves[entry.identity], entry.layout.dtype, entry.touched is not None
+            groups.setdefault(wave, []).append(entry)
             waves[entry.identity] += 1
             if self.rule.is_by_array and waves[entry.identity] > 1:
                 raise ValueError(checks.same_array(self.owner, self._name(entry.key)))
@@ -202,44 +216,48 @@ class Table:
         self._scalars = np.zeros((len(self.parts), len(self.rule.scalars) + len(OPTIONS) + len(averages.SLOTS)))
         self._launches: list[Launch] = []
         row = 0
-        for wave, dtype in sorted(groups, key=lambda group: group[0]):
-            group = groups[wave, dtype]
-            first = row
+        self.rows_launches: list[RowsLaunch] = []
+        for wave in sorted(groups, key=lambda wave: wave[0]):
+            _, dtype, by_rows = wave
+            group, first = groups[wave], row
             for entry in group:
                 entry.row = row
                 self._table[row, 0] = (entry.array if entry.staged is None else entry.staged).ctypes.data
                 self._table[row, 2:] = *self._state_addresses(entry), self._scalars[entry.part :].ctypes.data
                 row += 1
             sizes = [entry.layout.size for entry in group]
-            self._launches.append(
-                Launch(
-                    table=self._table[first : row + 1],
-                    starts=np.cumsum([0, *sizes], dtype=np.int64),
-                    dtype=dtype.name,
-                    moved_bytes=sum(sizes) * (3 + 2 * slots) * dtype.itemsize,
-                    staged=[entry for entry in group if entry.staged is not None],
-                    parts=[entry.part for entry in group],
-                )
+            launch = (RowsLaunch if by_rows else Launch)(
+                table=self._table[first : row + 1],
+                starts=np.cumsum([0, *sizes], dtype=np.int64),
+                dtype=dtype.name,
+                moved_bytes=sum(sizes) * (3 + 2 * slots) * dtype.itemsize,
+                staged=[entry for entry in group if entry.staged is not None],
+                parts=[entry.part for entry in group],
             )
+            self._launches.append(launch)
+            if isinstance(launch, RowsLaunch):
+                launch.begin(group)
+                self.rows_launches.append(launch)
             row += 1  # for the tally
-        keys = [None if entry.key is BARE else entry.key for entry in active]
-        self._reported = keys, [entry.layout.size for entry in active]
+        self._active = active
         # From the order of the launches to that of the keys.
         self._order = np.argsort(np.argsort([entry.row for entry in active]))
 
     def _expect(self) -> None:
         """What `memory.scan` compares the arrays of a step with."""
         self._scratch: dict[int, Array] = {}
-        self._staged_numbers = [number for number, entry in enumerate(self.entries) if entry.staged is not None]
+        # Those that Python looks after. Of a gradient that is to be Rows no array has -1 dimensions.
+        special = [entry.staged is not None or entry.touched is not None for entry in self.entries]
+        self._special_numbers = np.flatnonzero(special).tolist()
         self._expected = np.zeros((len(self.entries), memory.ENTRY_FIELDS), dtype=np.int64)
         shapes: list[int] = []
         for number, entry in enumerate(self.entries):
             expected, layout = self._expected[number], entry.layout
             expected[memory.ROW] = entry.row
-            expected[memory.PARAMETER] = id(entry.value) if entry.staged is None else 0
+            expected[memory.PARAMETER] = 0 if special[number] else id(entry.value)
             expected[memory.DTYPE] = memory.dtype_word(layout.dtype)
             expected[memory.ORDER] = memory.ALIGNED | (memory.F_ORDER if layout.order == "F" else memory.C_ORDER)
-            expected[memory.DIMENSION] = len(layout.shape)
+            expected[memory.DIMENSION] = len(layout.shape) if entry.touched is None else -1
             expected[memory.SHAPE] = len(shapes)
             expected[memory.BYTES] = layout.size * layout.dtype.itemsize
             shapes += layout.shape
@@ -255,6 +273,12 @@ class Table:
         """Checks a gradient and puts its address, or that of a converted copy, into the table."""
         entry = self.entries[number]
         name, layout = self._name(entry.key, "grads"), entry.layout
+        if entry.touched is not None:
+            if value.exact and self.rule.idle is None:
+                known = (name for name in RULES if RULES[name].idle)
+                raise TypeError(rows.no_closed_form(self.owner, name, known))
+            entry.touched.take(self.owner, name, value, self._name(entry.key), entry.array)
+            return
         found = checks.gradient(self.owner, name, value, self._name(entry.key), entry.array)
         if (
             self._is_written(name, entry, found)
@@ -267,6 +291,11 @@ class Table:
             np.copyto(self._scratch[number], found, casting="same_kind")
             found = self._scratch[number]
         self._table[entry.row, 1] = found.ctypes.data
+
+    def _arrange(self) -> None:
+        """Makes the tables of addresses of touched rows, when all gradients have been placed."""
+        for launch in self.rows_launches:
+            launch.arrange()
 
     def _is_written(self, name: str, entry: Entry, found: Array) -> bool:
         """Whether a gradient lies in its own parameter's memory; in any other that the step writes it is refused."""

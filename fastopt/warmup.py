@@ -9,8 +9,10 @@ from rich.console import Console
 from rich.progress import track
 
 from fastopt import info, threads
+from fastopt.checks import DTYPES
 from fastopt.optimizers import OPTIMIZERS
 from fastopt.table import compiled_scan
+from fastopt.touched import compiled_add_up, compiled_spread
 
 
 def kernels() -> list[tuple[str, str, bool]]:
@@ -23,6 +25,9 @@ def main() -> None:
     console = Console()
     start = time.perf_counter()
     compiled_scan()
+    compiled_spread()
+    for known in DTYPES:
+        compiled_add_up(known)
     wanted = kernels()
     for rule, dtype, in_parallel in track(wanted, "compiling", console=console):
         optimizer = OPTIMIZERS[rule]()

@@ -11,6 +11,7 @@ from fastopt.kernels.amsgrad import amsgrad
 from fastopt.kernels.asgd import asgd
 from fastopt.kernels.build import Rule
 from fastopt.kernels.centred_rmsprop import centred_rmsprop
+from fastopt.kernels.idle import adagrad_idle, momentum_idle, rmsprop_idle, sgd_idle
 from fastopt.kernels.lamb import lamb, lamb_measure
 from fastopt.kernels.lars import lars, lars_measure
 from fastopt.kernels.lion import lion
@@ -34,8 +35,8 @@ from fastopt.kernels.stable_adamw import stable_adamw, stable_adamw_measure
 from fastopt.kernels.yogi import yogi
 
 RULES: dict[str, Rule] = {
-    "sgd": Rule(sgd),
-    "momentum": Rule(momentum, state=("v",)),
+    "sgd": Rule(sgd, rows=True, idle=sgd_idle),
+    "momentum": Rule(momentum, state=("v",), rows=True, idle=momentum_idle),
     "nesterov": Rule(nesterov, state=("v",)),
     "sgd_momentum": Rule(sgd_momentum, state=("v",)),
     "sgd_nesterov": Rule(sgd_nesterov, state=("v",)),
@@ -43,14 +44,14 @@ RULES: dict[str, Rule] = {
     "rprop": Rule(rprop, state=("previous", "step_size")),
     "signum": Rule(signum, state=("m",)),
     "lion": Rule(lion, state=("m",)),
-    "adagrad": Rule(adagrad, state=("h",)),
-    "rmsprop": Rule(rmsprop, state=("h",)),
+    "adagrad": Rule(adagrad, state=("h",), rows=True, idle=adagrad_idle),
+    "rmsprop": Rule(rmsprop, state=("h",), rows=True, idle=rmsprop_idle),
     "rmsprop_momentum": Rule(rmsprop_momentum, state=("h", "v")),
     "centred_rmsprop": Rule(centred_rmsprop, state=("h", "m", "v")),
     "adadelta": Rule(adadelta, state=("h", "d")),
-    "adam": Rule(adam, state=("m", "v")),
+    "adam": Rule(adam, state=("m", "v"), rows=True),
     "amsgrad": Rule(amsgrad, state=("m", "v", "v_max")),
-    "adamw": Rule(adam, state=("m", "v")),
+    "adamw": Rule(adam, state=("m", "v"), rows=True),
     "adamax": Rule(adamax, state=("m", "u")),
     "nadam": Rule(nadam, state=("m", "v")),
     "radam": Rule(radam, state=("m", "v")),

@@ -73,6 +73,9 @@ class Rule:
     state : the names of the state slots, in the order of the formula.
     measure : for a rule that needs norms of each array: a formula that takes the same but for the last scalar and
         returns two numbers. What their norms come to is the last scalar.
+    rows : whether it may be applied to some rows of a parameter and not to others, for gradients that are `Rows`
+    idle : where steps without a gradient have a closed form: the formula `(p, g, *state, *scalars) -> (p, *state)`
+        of several of them, whose scalars are the first of kept, share and moved; see `kernels/idle.py`
     prepare : for a rule that needs whole arrays: a formula that takes the same and returns one number, which goes to
         the last state slot before the step; the optimizer's `prepared` then has each array of that slot.
     """
@@ -80,6 +83,8 @@ class Rule:
     formula: Callable[..., Any]
     state: tuple[str, ...] = ()
     measure: Callable[..., Any] | None = None
+    rows: bool = False
+    idle: Callable[..., Any] | None = None
     prepare: Callable[..., Any] | None = None
 
     @property
@@ -209,8 +214,10 @@ def _kernel(
 def compiled(function: Callable[..., Any], *signature: Any) -> Callable[..., Any]:
     """A function of the package, with the plain functions that it calls, compiled for one signature.
 
-    Serial, holding the GIL, through the disk cache.
+    Serial, holding the GIL, through the disk cache. With NUMBA_DISABLE_JIT=1 it is the function itself.
     """
+    if config.DISABLE_JIT:
+        return function
     flags = {**FLAGS, "nogil": False}
     digest = _digest(function)
     copied = clone(function, f"{function.__name__}_{digest}", _helpers(function, digest, njit(**flags)))

@@ -160,6 +160,28 @@ def test_every_rule_is_covered():
     assert list(CASES) == [rule for rule in RULES if rule not in ELSEWHERE]
 
 
+SPARSE = {
+    "sgd": (lambda: fastopt.SGD(lr=0.1), lambda p: torch.optim.SGD([p], lr=0.1)),
+    "adagrad": (lambda: fastopt.AdaGrad(lr=0.1), lambda p: torch.optim.Adagrad([p], lr=0.1, eps=1e-7)),
+    "adam": (lambda: fastopt.Adam(lr=0.1, eps=1e-8), lambda p: torch.optim.SparseAdam([p], lr=0.1)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks")
+@pytest.mark.parametrize("rule", SPARSE)
+def test_rows_equal_pytorchs_sparse_gradients(rule, rng):
+    ours, theirs = SPARSE[rule]
+    table = rng.standard_normal((20, 3))
+    tensor = torch.nn.Parameter(torch.tensor(table))
+    optimizer, other = ours(), theirs(tensor)
+    for _ in range(30):
+        indices, values = rng.integers(0, 20, 12), rng.standard_normal((12, 3))
+        optimizer.update(table, fastopt.Rows(indices, values))
+        tensor.grad = torch.sparse_coo_tensor(indices[None], values, (20, 3), check_invariants=True)
+        other.step()
+    np.testing.assert_allclose(table, tensor.detach().numpy(), rtol=1e-12, atol=1e-14)
+
+
 @pytest.mark.parametrize("adjust", ["original", "match_rms_adamw"])
 @pytest.mark.parametrize("shape", [(60, 20), (20, 60), (32, 32)])
 def test_muon_goes_the_same_way(shape, adjust, rng):

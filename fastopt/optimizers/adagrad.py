@@ -109,6 +109,9 @@ class RMSProp(Optimizer):
     def scalars(self, step: int) -> tuple[float, ...]:
         return self.lr, self.decay_rate, 1 - self.decay_rate, self.eps, self.eps_root
 
+    def kept_share(self) -> float:
+        return self.decay_rate
+
 
 RMSprop = RMSProp
 

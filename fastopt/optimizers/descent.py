@@ -85,6 +85,9 @@ class Momentum(Optimizer):
     def scalars(self, step: int) -> tuple[float, ...]:
         return self.lr, self.momentum
 
+    def kept_share(self) -> float:
+        return self.momentum
+
 
 @dataclass(eq=False)
 class Nesterov(Optimizer):

@@ -11,6 +11,8 @@ from typing import Any, ClassVar, cast
 import numpy as np
 import numpy.typing as npt
 
+from fastopt.rows import Rows
+
 Array = npt.NDArray[Any]
 
 
@@ -60,20 +62,30 @@ class Reference:
         self.iter += 1
         self._begin(params)
         parts = {key: self._part(key, _array(p)) for key, p in params.items()}
+        given = {
+            key: grads[key] for key in params if not getattr(parts[key], "frozen", False) and grads[key] is not None
+        }
+        touched = {key: np.unique(g.indices) for key, g in given.items() if isinstance(g, Rows) and not g.exact}
         seen = {
-            key: np.asarray(grads[key]).astype(_array(params[key]).dtype, copy=False)
-            for key in params
-            if not getattr(parts[key], "frozen", False) and grads[key] is not None
+            key: _summed(g, touched.get(key, np.arange(len(params[key]))), params[key].dtype)
+            if isinstance(g, Rows)
+            else np.asarray(g).astype(_array(params[key]).dtype, copy=False)
+            for key, g in given.items()
         }
         scale = self._scale(seen)
         for key in seen:
-            p = _array(params[key])
+            p, state = _array(params[key]), [getattr(self, slot)[key] for slot in self.slots]
+            if key in touched:
+                whole = [p, *state]
+                p, *state = (x[touched[key]] for x in whole)
             g = parts[key]._processed(p, seen[key], scale)
-            state = [getattr(self, slot)[key] for slot in self.slots]
             parts[key].step(p, g, *state)
             self._flush(*state)
             self._look_ahead(p, key)
-            if not isinstance(params[key], np.ndarray):
+            if key in touched:
+                for x, rows in zip(whole, (p, *state), strict=True):
+                    x[touched[key]] = rows
+            elif not isinstance(params[key], np.ndarray):
                 params[key] = p[()] if isinstance(params[key], np.floating) else p.item()
         self._average(params)
 
@@ -161,6 +173,14 @@ def global_norm(grads: dict[Any, Array]) -> float:
     if not math.isfinite(total):
         return total
     return math.sqrt(math.fsum(x for square in squares for x in square.tolist()))
+
+
+def _summed(gradient: Rows, touched: Array, dtype: Any) -> Array:
+    """The gradient of each touched row: the values of one row are added up in the order given, from zero on."""
+    values = np.asarray(gradient.values).astype(dtype, copy=False)
+    sums = np.zeros((len(touched), *values.shape[1:]), dtype)
+    np.add.at(sums, np.searchsorted(touched, gradient.indices), values)
+    return sums
 
 
 def _array(value: Any) -> Array:

@@ -1,0 +1,26 @@
+"""Steps without a gradient, k at once, of the rules in which they have a closed form.
+
+With f = 1 - lr weight_decay where weight decay is decoupled, else 1, and r the share of its state that a step keeps
+(momentum, decay_rate):
+
+    state_k = r^k state
+    p_k = f^k p + (r f^(k-1) + r^2 f^(k-2) + ... + r^k) state    the second term in Momentum alone
+
+The scalars: kept = f^k, share = r^k, and moved, the sum in brackets. A formula takes the first of them that it needs.
+"""
+
+
+def sgd_idle(p, g, kept):  # type: ignore[no-untyped-def]
+    return (kept * p,)
+
+
+def momentum_idle(p, g, v, kept, share, moved):  # type: ignore[no-untyped-def]
+    return kept * p + moved * v, share * v
+
+
+def adagrad_idle(p, g, h, kept):  # type: ignore[no-untyped-def]
+    return kept * p, h
+
+
+def rmsprop_idle(p, g, h, kept, share):  # type: ignore[no-untyped-def]
+    return kept * p, share * h
