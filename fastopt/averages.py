@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from fastopt import checks
+from fastopt import checks, ranges
 from fastopt.flat import Array
 from fastopt.kernels.averages import AVERAGES, SLOTS
 from fastopt.launch import BARE, as_number
@@ -58,7 +58,7 @@ class EMA:
     decay: float = 0.999
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "decay", checks.in_range("EMA", "decay", self.decay, (0.0, 1.0, False)))
+        object.__setattr__(self, "decay", ranges.in_range("EMA", "decay", self.decay, (0.0, 1.0, False)))
 
     def amount(self, step: int, averaged: int) -> float:
         """How far the average goes at a step, counted from 1; `averaged` is how many times it went before."""
@@ -152,7 +152,7 @@ class Lookahead:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "every", checks.positive("Lookahead", "every", self.every))
-        object.__setattr__(self, "alpha", checks.in_range("Lookahead", "alpha", self.alpha, (0.0, 1.0, True)))
+        object.__setattr__(self, "alpha", ranges.in_range("Lookahead", "alpha", self.alpha, (0.0, 1.0, True)))
 
     def amount(self, step: int, averaged: int) -> float:
         """How far the slow weights go at a step, counted from 1."""

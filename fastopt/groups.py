@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
-from fastopt import checks
+from fastopt import checks, ranges
 from fastopt.flat import Array
 
 Part = tuple[int, ...]
@@ -45,7 +45,7 @@ class Group(UserDict[str, Any]):
         known = [*(name for name in owner._hyperparameters() if name not in FOR_ALL), "frozen"]
         if name not in known:
             raise ValueError(checks.no_group_setting(owner.__name__, self.selector, name, known))
-        super().__setitem__(name, checks.hyperparameter(owner.__name__, name, value))
+        super().__setitem__(name, ranges.hyperparameter(owner.__name__, name, value))
 
 
 class Groups(UserDict[Any, Group]):

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any, ClassVar, cast
 
-from fastopt import amounts, averages, checkpoint, checks, lag
+from fastopt import amounts, averages, checks, lag, ranges
 from fastopt.averages import AveragedWeights
 from fastopt.flat import Array
 from fastopt.groups import NO_GROUPS, Groups
@@ -22,11 +21,12 @@ from fastopt.kernels.gradients import OPTIONS
 from fastopt.launch import BARE
 from fastopt.plan import NOTHING, Plan
 from fastopt.report import Report
+from fastopt.saving import Saving
 from fastopt.state import State
 
 
 @dataclass(init=False, eq=False, repr=False)
-class Optimizer(AveragedWeights):
+class Optimizer(Saving, AveragedWeights):
     """What all optimizers share; a subclass names its rule, its hyperparameters and how they become scalars.
 
     Hyperparameters are attributes and may be changed between steps. One that is a number may also be a schedule
@@ -234,102 +234,6 @@ class Optimizer(AveragedWeights):
         with self._not_stepping():
             lag.catch_up_all(self, params)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Rule, hyperparameters, step count and state by slot and key, as copies.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from fastopt import Momentum
-        >>> optimizer = Momentum(lr=0.1)
-        >>> optimizer.update({"W": np.ones(2)}, {"W": np.ones(2)})
-        >>> optimizer.state_dict()["state"]
-        {'v': {'W': array([-0.1, -0.1])}}
-        """
-        with self._not_stepping():
-            return checkpoint.state_dict(self)
-
-    def load_state_dict(self, state_dict: Any, strict: bool = True) -> checkpoint.Mismatch:
-        """Takes settings, step count and state from what `state_dict` returned, by name, as copies.
-
-        An optimizer that has not stepped yet takes all state. One that has keeps its keys, shapes and dtypes. Where
-        there is no `averaging` or `lookahead` in it the optimizer's stays, and begins anew.
-
-        Parameters
-        ----------
-        state_dict : dict
-            Its arrays are float32 or float64, of the shapes of the parameters.
-        strict : bool
-            Whether all must fit; otherwise what fits is loaded.
-
-        Returns
-        -------
-        Mismatch
-            `missing`, `unexpected` and `reshaped` keys and differing `settings`: what did not fit.
-
-        Raises
-        ------
-        CheckpointError
-            (a ValueError) if something does not fit, says what; the optimizer is then as it was.
-        RuntimeError
-            in the middle of a step.
-        """
-        with self._not_stepping():
-            return checkpoint.load_state_dict(self, state_dict, strict)
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes what `state_dict` returns to one file, which holds no code.
-
-        It is written beside, as `.NAME.fastopt-tmp`, synced to the disk and renamed: whenever the process is killed,
-        `path` is the old file or the new one. Two processes must not save to one path at a time. A rule without state
-        (SGD) has settings and step count only.
-
-        Raises
-        ------
-        CheckpointError
-            if a key is neither text nor a number nor a tuple of them, or a hyperparameter is a Python function.
-        RuntimeError
-            in the middle of a step: in another thread, or in a signal handler, which should set a flag instead.
-        OSError
-            if the file cannot be written.
-        ImportError
-            without safetensors: `pip install 'fastopt[checkpoints]'`.
-
-        Examples
-        --------
-        >>> import numpy as np, os, tempfile
-        >>> from fastopt import Adam
-        >>> optimizer, params = Adam(lr=0.1), {"W": np.ones(2)}
-        >>> optimizer.update(params, {"W": np.ones(2)})
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     optimizer.save(os.path.join(folder, "adam.safetensors"))
-        ...     resumed = Adam()
-        ...     mismatch = resumed.load(os.path.join(folder, "adam.safetensors"))
-        >>> resumed.lr, resumed.iter, resumed.m["W"]
-        (0.1, 1, array([0.1, 0.1]))
-        """
-        checkpoint.save(self.state_dict(), type(self).__name__, path)
-
-    def load(self, path: str | os.PathLike[str], strict: bool = True) -> checkpoint.Mismatch:
-        """Takes settings, step count and state from a file that `save` wrote, as `load_state_dict` does.
-
-        A file from a stranger cannot run code, nor take memory out of proportion to its own size.
-
-        Raises
-        ------
-        CheckpointError
-            if the file is damaged, truncated, not a checkpoint, of a newer format, of another rule, or does not fit;
-            the optimizer is then as it was.
-        OSError
-            if the file cannot be read.
-        RuntimeError
-            in the middle of a step.
-        ImportError
-            without safetensors: `pip install 'fastopt[checkpoints]'`.
-        """
-        with self._not_stepping():
-            return checkpoint.load(self, path, strict)
-
     def _wanted_options(self) -> tuple[str, ...]:
         """The options of `fastopt.kernels.gradients` that the settings call for."""
         wanted = {
@@ -379,7 +283,7 @@ class Optimizer(AveragedWeights):
             # A default of None is worked out by __post_init__.
             unset = value is None and name not in self.__dict__ and getattr(owner, name) is None
             if not unset:
-                value = checks.hyperparameter(owner.__name__, name, value)
+                value = ranges.hyperparameter(owner.__name__, name, value)
             if callable(value) or name in self._scheduled:
                 new = {name: value}
                 self.__dict__.update(new, _scheduled=self._scheduled_names(self.__dict__ | new))
@@ -399,7 +303,7 @@ class Optimizer(AveragedWeights):
         mine.update(self.__dict__, _options=None, **own or {})
         for name in {*self._scheduled, *(own or ())}:
             if callable(mine[name]):
-                mine[name] = checks.hyperparameter_at(owner.__name__, name, mine[name], step)
+                mine[name] = ranges.hyperparameter_at(owner.__name__, name, mine[name], step)
         return settings
 
     def _is_by_array(self) -> bool:

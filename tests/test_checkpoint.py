@@ -10,7 +10,7 @@ import pytest
 import safetensors.numpy
 
 import fastopt
-from fastopt import CheckpointError, checkpoint
+from fastopt import CheckpointError, checkpoint_file
 from fastopt.optimizers import OPTIMIZERS
 from tests.conftest import assert_same_bits
 
@@ -187,7 +187,7 @@ def rewritten(path, change):
     del metadata["checksum"]
     change(tensors, metadata)
     if "checksum" not in metadata:
-        metadata["checksum"] = checkpoint._checksum(tensors, metadata)
+        metadata["checksum"] = checkpoint_file._checksum(tensors, metadata)
     safetensors.numpy.save_file(tensors, path, metadata)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import fastopt
-from fastopt import averages, checks
+from fastopt import averages, ranges
 from fastopt.kernels import RULES
 from fastopt.optimizers import OPTIMIZERS
 
@@ -239,11 +239,11 @@ def test_numbers_in_a_mapping_that_cannot_be_assigned_to():
 BAD_SETTINGS = [
     *[
         (name, value, ValueError)
-        for name in checks.RANGES
+        for name in ranges.RANGES
         for value in (-0.1, float("nan"), float("inf"), -float("inf"))
-        if not (value == np.inf and checks.RANGES[name][1:] == (np.inf, True))  # where it stands for no limit
+        if not (value == np.inf and ranges.RANGES[name][1:] == (np.inf, True))  # where it stands for no limit
     ],
-    *[(name, value, TypeError) for name in checks.RANGES for value in ("0.1", [0.1], 1j, True, np.ones(2))],
+    *[(name, value, TypeError) for name in ranges.RANGES for value in ("0.1", [0.1], 1j, True, np.ones(2))],
     *[(name, 1.5, ValueError) for name in ("momentum", "decay_rate", "beta1", "beta2")],
     *[(name, 1.0, ValueError) for name in ("beta1", "beta2")],
     *[("form", value, TypeError) for value in (1, None, np.array(["paper"]))],
@@ -269,9 +269,9 @@ def test_bad_settings(name, value, error):
 def test_every_hyperparameter_is_checked():
     for optimizer in OPTIMIZERS.values():
         assert {field.name for field in dataclasses.fields(optimizer)} <= {
-            *checks.RANGES,
-            *checks.CHOICES,
-            *checks.SWITCHES,
+            *ranges.RANGES,
+            *ranges.CHOICES,
+            *ranges.SWITCHES,
             "groups",  # whose own settings are these
             *averages.KINDS,
         }

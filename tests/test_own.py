@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import fastopt
-from fastopt import CheckpointError, checks, reference, schedules
+from fastopt import CheckpointError, ranges, reference, schedules
 from tests.conftest import assert_same_bits, python
 
 
@@ -303,7 +303,7 @@ def test_what_only_compiling_finds_is_told_in_terms_of_the_formula(case):
 def test_an_optimizer_of_no_rule_is_told_what_to_do():
     with pytest.raises(KeyError, match=r"Mine: there is no rule 'mine'; make an optimizer .* with @fastopt\.rule"):
         type("Mine", (fastopt.Optimizer,), {"rule": "mine"})
-    assert "mine" not in checks.RANGES
+    assert "mine" not in ranges.RANGES
 
 
 # -- check ------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,264 @@
+"""An optimizer's settings, step count and state in one file.
+
+It is in the safetensors format, which holds no code: a header in JSON, then the arrays. Its metadata say what the
+arrays are; a sha256 over all of it tells a damaged file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Hashable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastopt import averages
+from fastopt.checkpoint import CheckpointError, Mismatch, load_state_dict, one_line, same_rule
+from fastopt.flat import Array
+from fastopt.groups import PREDICATES, Groups
+from fastopt.kernels.averages import SLOTS
+from fastopt.launch import BARE
+from fastopt.schedules import from_dict, to_dict
+from fastopt.state import layout_of
+
+FORMAT = 1
+"""The version of what the file holds; one with a higher number is refused."""
+
+
+LONGEST = 100_000
+"""The most characters that the settings in a file may have."""
+
+
+def save(saved: dict[str, Any], owner: str, path: str | os.PathLike[str]) -> None:
+    """Writes what `state_dict` returned."""
+    safetensors = _library()
+    path = Path(os.path.realpath(path))  # where `path` is a link, what it leads to is replaced
+    tensors, metadata = _pack(owner, saved)
+    temporary = path.with_name(f".{path.name}.fastopt-tmp")  # one name, so that a kill leaves one file at most
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        with open(os.open(temporary, flags, 0o666), "wb") as file:
+            if path.exists():
+                os.chmod(temporary, stat.S_IMODE(path.stat().st_mode))
+            file.write(safetensors.save(tensors, metadata))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if os.name == "posix":  # the new name is on the disk too
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            with suppress(OSError):  # some network file systems cannot
+                os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def load(optimizer: Any, path: str | os.PathLike[str], strict: bool) -> Mismatch:
+    """What `Optimizer.load` does."""
+    safetensors = _library()
+    content = Path(path).read_bytes()  # not mapped into memory: a file that shrinks meanwhile would end the process
+    name = os.fspath(path)
+    try:
+        tensors = safetensors.load(content)
+        metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {})
+    except Exception as error:
+        raise CheckpointError(f"{name} is damaged, or no checkpoint of fastopt ({one_line(error)})") from None
+    try:
+        saved = _unpack(optimizer, tensors, metadata, name)
+    except (KeyError, TypeError, ValueError, RecursionError, OverflowError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{name} is no checkpoint of fastopt ({one_line(error)})") from None
+    return load_state_dict(optimizer, saved, strict, name)
+
+
+def _library() -> Any:
+    try:
+        import safetensors.numpy
+    except ImportError:
+        raise ImportError("saving and loading need safetensors: pip install 'fastopt[checkpoints]'") from None
+    return safetensors.numpy
+
+
+def _pack(owner: str, saved: dict[str, Any]) -> tuple[dict[str, Array], dict[str, str]]:
+    """Arrays by name and metadata as text. The name of an array is its slot, a slash and its key as JSON."""
+    from fastopt import __version__
+
+    tensors: dict[str, Array] = {}
+    keys: list[Any] | None = None
+    fortran: list[int] = []
+    for slot, value in saved["state"].items():
+        if isinstance(value, np.ndarray):
+            tensors[slot], keys = np.ascontiguousarray(value).reshape(value.shape), None
+            fortran = [0] if layout_of(value).order == "F" else []
+        elif value is not None:
+            keys = [_encoded(owner, key) for key in value]
+            for encoded, array in zip(keys, value.values(), strict=True):
+                tensors[f"{slot}/{json.dumps(encoded)}"] = np.ascontiguousarray(array).reshape(array.shape)
+            fortran = [number for number, array in enumerate(value.values()) if layout_of(array).order == "F"]
+    rows: list[Any] = []
+    for key, behind in saved.get("rows", {}).items():
+        name = "rows" if key is BARE else f"rows/{json.dumps(_encoded(owner, key))}"
+        tensors[name] = behind["behind"]
+        rows.append([name, *behind["rates"]])
+    settings = dict(saved["hyperparameters"])
+    groups = _plain_groups(owner, settings.pop("groups"))
+    wanted = {name: averages.to_dict(value) for name in SLOTS if (value := settings.pop(name)) is not None}
+    hyperparameters = {name: _plain(owner, name, value) for name, value in settings.items()} | wanted
+    if groups:  # files without any, and without averages, stay readable for versions that know none
+        hyperparameters["groups"] = groups
+    metadata = {
+        "format": str(FORMAT),
+        "fastopt": __version__,
+        "rule": saved["rule"],
+        "step": str(saved["step"]),
+        "skipped": str(saved["skipped"]),
+        "hyperparameters": json.dumps(hyperparameters),
+        "keys": json.dumps(keys),
+        "fortran": json.dumps(fortran),
+    }
+    if saved["averaged"]:
+        metadata["averaged"] = str(saved["averaged"])
+    if rows:  # as with groups
+        metadata["rows"] = json.dumps(rows)
+    if len(metadata["hyperparameters"]) > LONGEST:
+        raise CheckpointError(
+            f"{owner}: the groups or schedules of its hyperparameters are too long for a file; make them shorter"
+        )
+    return tensors, {**metadata, "checksum": _checksum(tensors, metadata)}
+
+
+def _unpack(optimizer: Any, tensors: dict[str, Array], metadata: Any, name: str) -> dict[str, Any]:
+    """What `_pack` was given; raises some error where it was not `_pack` that made it."""
+    if not isinstance(metadata, dict) or not str(metadata.get("format", "")).isdecimal():
+        raise CheckpointError(f"{name} is a safetensors file but no checkpoint of fastopt: it names no format")
+    if int(metadata["format"]) > FORMAT:
+        raise CheckpointError(
+            f"{name} is of format {metadata['format']}, written by fastopt {metadata.get('fastopt')}; this version "
+            f"reads formats up to {FORMAT}: update fastopt"
+        )
+    checksum = metadata.pop("checksum", None)
+    if checksum != _checksum(tensors, metadata):
+        raise CheckpointError(f"{name} is damaged: its checksum is not that of its content; take another copy")
+    # Texts are parsed only where they can be what they should be, so that a small file takes little memory.
+    metadata.setdefault("rows", "[]")
+    longest = {"keys": 16 + sum(map(len, tensors)) + 4 * len(tensors), "fortran": 16 + 12 * len(tensors)}
+    longest["rows"] = longest["keys"] + 80 * len(tensors)
+    metadata.setdefault("averaged", "0")
+    for field, most in (longest | dict.fromkeys(("hyperparameters", "step", "skipped", "averaged"), LONGEST)).items():
+        if len(metadata[field]) > most:
+            raise CheckpointError(f"{name} is no checkpoint of fastopt: its {field} are too long")
+    keys = json.loads(metadata["keys"])
+    fortran = set(json.loads(metadata["fortran"]))
+    decoded = [BARE] if keys is None else [_decoded(key) for key in keys]
+    rows = {
+        BARE if row == "rows" else _decoded(json.loads(row[5:])): {"behind": tensors.pop(row), "rates": rates}
+        for row, *rates in json.loads(metadata["rows"])
+    }
+    names = [""] if keys is None else [f"/{json.dumps(key)}" for key in keys]
+    state: dict[str, Any] = {}
+    same_rule(optimizer, metadata["rule"], name)
+    there = {tensor.partition("/")[0] for tensor in tensors}
+    for slot in (*optimizer._rule.state, *(slot for slot in SLOTS.values() if slot in there)):
+        if keys is None and not tensors:
+            state[slot] = None
+            continue
+        arrays = {key: tensors.pop(slot + name) for key, name in zip(decoded, names, strict=True)}
+        arrays = {
+            key: np.asfortranarray(array) if number in fortran else array
+            for number, (key, array) in enumerate(arrays.items())
+        }
+        state[slot] = arrays[BARE] if keys is None else arrays
+    if tensors:
+        raise CheckpointError(f"{name} is no checkpoint of fastopt: it holds {', '.join(sorted(tensors)[:8])} besides")
+    return {
+        "rule": metadata["rule"],
+        "hyperparameters": _with_schedules(json.loads(metadata["hyperparameters"])),
+        "step": int(metadata["step"]),
+        "skipped": int(metadata["skipped"]),
+        "averaged": int(metadata["averaged"]),
+        "state": state,
+        "rows": rows,
+    }
+
+
+def _plain(owner: str, name: str, value: Any) -> Any:
+    """A setting as JSON can write it."""
+    if not callable(value):
+        return value
+    try:
+        return to_dict(value)
+    except ValueError:
+        raise CheckpointError(
+            f"{owner}: {name} is a function ({value!r:.100}), and a file holds no code; make it of the schedules in "
+            f"fastopt.schedules, or set {name} to a number before saving and to the function after loading"
+        ) from None
+
+
+def _plain_groups(owner: str, groups: Groups) -> list[Any]:
+    """Groups as JSON can write them: of each whether it is a predicate, its selector and its settings."""
+    plain = []
+    for selector, group in groups.items():
+        names = [name for name, predicate in PREDICATES.items() if predicate is selector]
+        if callable(selector) and not names:
+            raise CheckpointError(
+                f"{owner}: groups[{selector!r:.100}] is selected by a function, and a file holds no code; name its "
+                f"keys, or use one of {', '.join(PREDICATES)} in fastopt.groups"
+            )
+        settings = {name: _plain(owner, f"groups[{selector!r}][{name!r}]", value) for name, value in group.items()}
+        plain.append([bool(names), names[0] if names else _encoded(owner, selector), settings])
+    return plain
+
+
+def _with_schedules(settings: Any) -> Any:
+    """What `_plain` was given."""
+    if not isinstance(settings, dict):
+        return settings
+    found: dict[str, Any] = {
+        name: averages.from_dict(name, value)
+        if name in SLOTS
+        else from_dict(value)
+        if isinstance(value, dict)
+        else value
+        for name, value in settings.items()
+    }
+    if "groups" in found:
+        found["groups"] = {
+            PREDICATES[selector] if predicate else _decoded(selector): _with_schedules(own)
+            for predicate, selector, own in found["groups"]
+        }
+    return found
+
+
+def _checksum(tensors: dict[str, Array], metadata: dict[str, str]) -> str:
+    """sha256 over all names, dtypes, shapes, bytes and texts, in an order that the file does not decide."""
+    digest = hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
+    for name in sorted(tensors):
+        array = tensors[name]
+        digest.update(json.dumps([name, array.dtype.name, array.shape]).encode())
+        digest.update(np.ascontiguousarray(array).data if array.size else b"")
+    return digest.hexdigest()
+
+
+def _encoded(owner: str, key: Hashable) -> Any:
+    """A key as JSON can write it: tuples become lists."""
+    if isinstance(key, tuple):
+        return [_encoded(owner, part) for part in key]
+    if key is None or isinstance(key, str) or (isinstance(key, int | float) and abs(key) < 2**63):
+        return key
+    raise CheckpointError(
+        f"{owner}: a key of type {type(key).__name__} cannot be saved; name parameters by text, numbers or "
+        "tuples of them"
+    )
+
+
+def _decoded(key: Any) -> Hashable:
+    return tuple(_decoded(part) for part in key) if isinstance(key, list) else key

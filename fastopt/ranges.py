@@ -1,0 +1,101 @@
+"""Hyperparameters by name: the values that they may have, and the errors about others."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from typing import Any
+
+import numpy as np
+
+# (lowest, highest, whether the highest itself is allowed) by the name of the hyperparameter
+RANGES: dict[str, tuple[float, float, bool]] = {
+    "lr": (0.0, math.inf, False),
+    "lr_decay": (0.0, math.inf, False),
+    "momentum": (0.0, 1.0, True),
+    "dampening": (0.0, 1.0, True),
+    "decay_rate": (0.0, 1.0, True),
+    "beta1": (0.0, 1.0, False),
+    "beta2": (0.0, 1.0, False),
+    "beta3": (0.0, 1.0, False),
+    "lambd": (0.0, math.inf, False),
+    "t0": (0.0, math.inf, False),
+    "eta_minus": (0.0, 1.0, False),
+    "eta_plus": (1.0, math.inf, False),
+    "min_step_size": (0.0, math.inf, False),
+    "max_step_size": (0.0, math.inf, False),
+    "gamma": (0.0, math.inf, False),
+    "alpha": (0.0, math.inf, False),
+    "momentum_decay": (0.0, math.inf, False),
+    "warmup": (0.0, math.inf, False),
+    "eps": (0.0, math.inf, False),
+    "eps_root": (0.0, math.inf, False),
+    "initial_accumulator": (0.0, math.inf, False),
+    "weight_decay": (0.0, math.inf, False),
+    "gradient_scale": (0.0, math.inf, False),
+    "clip_value": (0.0, math.inf, True),
+    "clip_norm": (0.0, math.inf, True),
+    "clip_array_norm": (0.0, math.inf, True),
+    "trust_coefficient": (0.0, math.inf, False),
+}
+
+# Of a hyperparameter of one's own, in `fastopt.rule`.
+ANY_NUMBER = (-math.inf, math.inf, False)
+
+SWITCHES = ("decoupled", "maximize", "frozen")
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "form": ("textbook", "paper"),
+    "adjust": ("original", "match_rms_adamw"),
+    "on_nonfinite": ("propagate", "raise", "skip"),
+}
+
+
+def hyperparameter(owner: str, name: str, value: Any) -> Any:
+    """The value as a Python float (or as one of the known words), or an error."""
+    if name in CHOICES:
+        words = f"{owner}: {name} must be {' or '.join(repr(word) for word in CHOICES[name])}, got {value!r}"
+        if not isinstance(value, str):
+            raise TypeError(words)
+        if value not in CHOICES[name]:
+            raise ValueError(words)
+        return value
+    if name in SWITCHES:
+        if not isinstance(value, bool | np.bool_):
+            raise TypeError(f"{owner}: {name} must be True or False, got {value!r} of type {type(value).__name__}")
+        return bool(value)
+    if callable(value) and not isinstance(value, type):
+        hyperparameter_at(owner, name, value, 1)
+        return value
+    return _in_range(owner, name, name, value, " or a schedule")
+
+
+def hyperparameter_at(owner: str, name: str, schedule: Any, step: int) -> float:
+    """The value at a step of a hyperparameter that is a function of the step, or an error."""
+    return _in_range(owner, name, f"{name} at step {step}", schedule(step))
+
+
+def _in_range(owner: str, name: str, called: str, value: Any, otherwise: str = "") -> float:
+    return in_range(owner, called, value, RANGES.get(name, ANY_NUMBER), otherwise)
+
+
+def in_range(owner: str, called: str, value: Any, allowed: tuple[float, float, bool], otherwise: str = "") -> float:
+    """The value as a Python float, or an error."""
+    lowest, highest, closed = allowed
+    interval = f"{'(' if lowest == -math.inf else '['}{lowest:g}, {highest:g}{']' if closed else ')'}"
+    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
+        raise TypeError(
+            f"{owner}: {called} must be a number in {interval}{otherwise}, got {value!r} of type {type(value).__name__}"
+        )
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if number == -math.inf or not (lowest <= number < highest or (closed and number == highest)):
+        raise ValueError(f"{owner}: {called} must be in {interval}, got {number!r}")
+    return number
+
+
+def is_hyperparameter(name: Any) -> bool:
+    """Whether some optimizer has a hyperparameter of that name."""
+    return name in RANGES or name in CHOICES or name in SWITCHES

@@ -1,0 +1,109 @@
+"""What every optimizer has to be saved and to go on."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from fastopt import checkpoint, checkpoint_file
+from fastopt.checkpoint import Mismatch
+
+
+class Saving:
+    """Checkpoints, as dicts and as files."""
+
+    def state_dict(self: Any) -> dict[str, Any]:
+        """Rule, hyperparameters, step count and state by slot and key, as copies.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastopt import Momentum
+        >>> optimizer = Momentum(lr=0.1)
+        >>> optimizer.update({"W": np.ones(2)}, {"W": np.ones(2)})
+        >>> optimizer.state_dict()["state"]
+        {'v': {'W': array([-0.1, -0.1])}}
+        """
+        with self._not_stepping():
+            return checkpoint.state_dict(self)
+
+    def load_state_dict(self: Any, state_dict: Any, strict: bool = True) -> Mismatch:
+        """Takes settings, step count and state from what `state_dict` returned, by name, as copies.
+
+        An optimizer that has not stepped yet takes all state. One that has keeps its keys, shapes and dtypes. Where
+        there is no `averaging` or `lookahead` in it the optimizer's stays, and begins anew.
+
+        Parameters
+        ----------
+        state_dict : dict
+            Its arrays are float32 or float64, of the shapes of the parameters.
+        strict : bool
+            Whether all must fit; otherwise what fits is loaded.
+
+        Returns
+        -------
+        Mismatch
+            `missing`, `unexpected` and `reshaped` keys and differing `settings`: what did not fit.
+
+        Raises
+        ------
+        CheckpointError
+            (a ValueError) if something does not fit, says what; the optimizer is then as it was.
+        RuntimeError
+            in the middle of a step.
+        """
+        with self._not_stepping():
+            return checkpoint.load_state_dict(self, state_dict, strict)
+
+    def save(self: Any, path: str | os.PathLike[str]) -> None:
+        """Writes what `state_dict` returns to one file, which holds no code.
+
+        It is written beside, as `.NAME.fastopt-tmp`, synced to the disk and renamed: whenever the process is killed,
+        `path` is the old file or the new one. Two processes must not save to one path at a time. A rule without state
+        (SGD) has settings and step count only.
+
+        Raises
+        ------
+        CheckpointError
+            if a key is neither text nor a number nor a tuple of them, or a hyperparameter is a Python function.
+        RuntimeError
+            in the middle of a step: in another thread, or in a signal handler, which should set a flag instead.
+        OSError
+            if the file cannot be written.
+        ImportError
+            without safetensors: `pip install 'fastopt[checkpoints]'`.
+
+        Examples
+        --------
+        >>> import numpy as np, os, tempfile
+        >>> from fastopt import Adam
+        >>> optimizer, params = Adam(lr=0.1), {"W": np.ones(2)}
+        >>> optimizer.update(params, {"W": np.ones(2)})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     optimizer.save(os.path.join(folder, "adam.safetensors"))
+        ...     resumed = Adam()
+        ...     mismatch = resumed.load(os.path.join(folder, "adam.safetensors"))
+        >>> resumed.lr, resumed.iter, resumed.m["W"]
+        (0.1, 1, array([0.1, 0.1]))
+        """
+        checkpoint_file.save(self.state_dict(), type(self).__name__, path)
+
+    def load(self: Any, path: str | os.PathLike[str], strict: bool = True) -> Mismatch:
+        """Takes settings, step count and state from a file that `save` wrote, as `load_state_dict` does.
+
+        A file from a stranger cannot run code, nor take memory out of proportion to its own size.
+
+        Raises
+        ------
+        CheckpointError
+            if the file is damaged, truncated, not a checkpoint, of a newer format, of another rule, or does not fit;
+            the optimizer is then as it was.
+        OSError
+            if the file cannot be read.
+        RuntimeError
+            in the middle of a step.
+        ImportError
+            without safetensors: `pip install 'fastopt[checkpoints]'`.
+        """
+        with self._not_stepping():
+            return checkpoint_file.load(self, path, strict)
