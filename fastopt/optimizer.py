@@ -178,9 +178,11 @@ class Optimizer:
                 plan.run(params, scalars, report, options)
             finally:
                 if plan.stepped:  # also where Ctrl-C came during the step, which is then complete
-                    own.update({which: plan, "_steps": step, "_state": plan.state if plan.state.slots else None})
-                    if lagging:
-                        own["_lags"] = lagging.after()
+                    lags = lagging.lags if lagging else {}
+                    state = plan.state if plan.state.slots else None
+                    own.update({which: plan, "_steps": step, "_state": state, "_lags": lags})
+                elif lagging:
+                    lagging.undo()
             return plan.report() if report else None
         finally:
             del own["_stepping"]
@@ -211,7 +213,7 @@ class Optimizer:
             lag.catch_up_all(self, params)
 
     def state_dict(self) -> dict[str, Any]:
-        """Rule, hyperparameters, step count and state by slot and key, as copies.
+        """Rule, hyperparameters, step count and state by slot and key, as copies; `rows` where rows lag behind.
 
         Examples
         --------
