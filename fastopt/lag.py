@@ -7,6 +7,7 @@ has the closed form of several steps in which a row has no gradient.
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,14 +24,16 @@ Rates = tuple[float, float]
 """The shares of parameter and state that a step without a gradient keeps: f and r in `fastopt.kernels.idle`."""
 
 
+@dataclass(eq=False)
 class Lag:
     """How many steps each row of a parameter is behind, and by which rates it will be brought up to date.
 
     `clock` counts the steps with exact rows, and `last` says at which of them each row was up to date.
     """
 
-    def __init__(self, behind: Array, rates: Rates) -> None:
-        self.clock, self.last, self.rates = 0, -behind, rates
+    last: Array  # int64[rows]
+    rates: Rates
+    clock: int = 0
 
     @property
     def behind(self) -> Array:
@@ -128,8 +131,10 @@ class Step:
 
     def __init__(self, optimizer: Any, plan: Plan, params: Any, parts: list[Any]) -> None:
         lags: dict[Hashable, Lag] = optimizer._lags
-        self._lags = lags
-        self._advanced: dict[Hashable, tuple[Lag, Rates, Array]] = {}
+        self.lags = dict(lags)
+        """The lags after the step."""
+        self._touched: list[tuple[Lag, Array]] = []
+        self._marked = 0
         self._catch_ups: list[CatchUp] = []
         resting = {entry.key for entry in plan.entries if entry.row < 0}
         for entry in plan.entries:
@@ -141,7 +146,8 @@ class Step:
                     raise ValueError(rows.tied(plan.owner, f"params[{key!r}]"))
                 rates = rates_of(plan.owner, parts[entry.part])
                 lag = lag or Lag(np.zeros(len(entry.array), np.int64), rates)
-                self._advanced[key] = lag, rates, wanted
+                self._touched.append((lag, wanted))
+                self.lags[key] = Lag(lag.last, rates, lag.clock + 1)
                 wanted = wanted if rates == lag.rates else None  # all rows, at the rates of the steps they skipped
             if lag is not None:
                 self._catch_ups.append(_catch_up(optimizer, plan.state, params, key, lag, wanted))
@@ -152,17 +158,20 @@ class Step:
         ]
 
     def before(self) -> None:
-        """Brings up to date what the step touches; what it does not touch, and what it counts for, comes after it."""
+        """Brings up to date what the step touches, and notes that it will be so after the step too.
+
+        Between the step and its count no call may come, lest Ctrl-C does.
+        """
         for made in self._catch_ups:
             made.run()
+        for lag, touched in self._touched:
+            self._marked += 1
+            lag.last[touched] = lag.clock + 1
 
-    def after(self) -> dict[Hashable, Lag]:
-        """Counts the step for the rows that it did not touch; returns the new lags by key."""
-        for lag, rates, touched in self._advanced.values():
-            lag.rates = rates
-            lag.clock += 1
+    def undo(self) -> None:
+        """Takes the note back, where the step was not made."""
+        for lag, touched in self._touched[: self._marked]:
             lag.last[touched] = lag.clock
-        return {**self._lags, **{key: lag for key, (lag, _, _) in self._advanced.items()}}
 
 
 # -- checkpoints ------------------------------------------------------------------------------------------------------
@@ -187,5 +196,5 @@ def loaded(owner: str, found: Any, state: Any) -> dict[Hashable, Lag]:
         for views in state.views.values() if state is not None else ():
             if key not in views or len(views[key]) != len(behind):
                 raise ValueError(f"{owner}: rows[{key!r}] is of {len(behind)} rows, which its state does not have")
-        lags[key] = Lag(behind, (rates[0], rates[1]))
+        lags[key] = Lag(-behind, (rates[0], rates[1]))
     return lags

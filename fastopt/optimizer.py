@@ -201,10 +201,11 @@ class Optimizer(Saving, AveragedWeights):
                 plan.run(params, scalars, report, options, resting)
             finally:
                 if plan.stepped:  # also where Ctrl-C came during the step, which is then complete
-                    state = plan.state if plan.state.slots else None
-                    own.update({which: plan, "_steps": step, "_averaged": averaged, "_state": state})
-                    if lagging:
-                        own["_lags"] = lagging.after()
+                    state, lags = plan.state if plan.state.slots else None, lagging.lags if lagging else {}
+                    new = {"_steps": step, "_averaged": averaged, "_state": state, "_lags": lags}
+                    own.update({which: plan, **new})
+                elif lagging:
+                    lagging.undo()
             return plan.report() if report else None
         finally:
             del own["_stepping"]

@@ -365,3 +365,22 @@ def test_averages_of_all_rows_are_refused():
         with pytest.raises(ValueError, match=r"Adam: gradients that are fastopt\.Rows leave most of an array alone"):
             optimizer.update(params, {"W": rows})
         assert (params["W"] == 1).all() and optimizer.iter == 0
+
+
+def test_a_step_that_is_interrupted_before_it_is_made_counts_for_no_row(monkeypatch):
+    optimizer, table = fastopt.Momentum(lr=1.0, momentum=0.5), np.zeros((2, 1))
+    first, second = (Rows(np.array([row]), np.ones((1, 1)), exact=True) for row in range(2))
+    optimizer.update(table, first)
+    run = fastopt.plan.Plan.run
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fastopt.plan.Plan, "run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        optimizer.update(table, first)
+    monkeypatch.setattr(fastopt.plan.Plan, "run", run)
+    optimizer.update(table, second)
+    optimizer.catch_up(table)
+    # The interrupted one had caught up with the steps that it touches, of which there were none.
+    assert table.ravel().tolist() == [-1.5, -1.0] and optimizer.iter == 2
