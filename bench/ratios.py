@@ -138,7 +138,7 @@ def extras() -> None:
     sides: dict[str, dict[str, Any]] = {"plain": {}, "on_nonfinite": {"on_nonfinite": "skip"}, "report": {}}
     sides |= {"decay": decay, "clip_norm": {"clip_norm": 1.0}}
     groups = {**NO_DECAY_ON_VECTORS, lambda key, value: value.size > 1000: {"clip_value": 1.0}}
-    sides["together"] = decay | {"clip_norm": 1.0, "lr": Cosine(0.01, 0.0, steps=100_000), "groups": groups}
+    sides["together"] = decay | {"clip_norm": 1.0, "lr": Cosine(0.01, steps=100_000), "groups": groups}
     sides |= {
         "EMA": {"averaging": EMA(0.999)},
         "SWA": {"averaging": SWA(1, 10)},
