@@ -11,7 +11,7 @@ import pytest
 import fastopt
 from fastopt.kernels import RULES, build, memory
 from fastopt.kernels.build import Rule
-from tests.conftest import THREAD_COUNTS, assert_same_bits, python
+from tests.conftest import ONE_OF_EACH_KIND, THREAD_COUNTS, assert_same_bits, python
 
 HERE = Path(fastopt.__file__).parent
 
@@ -34,9 +34,12 @@ def machine_code(rule, dtype, parallel):
     return str(overload.library._get_module_for_linking())
 
 
-@pytest.mark.parametrize("parallel", [False, True], ids=["serial", "parallel"])
+# In parallel it is the same loop.
+LOOPS = [*((rule, False) for rule in RULES), *((rule, True) for rule in ONE_OF_EACH_KIND)]
+
+
 @pytest.mark.parametrize("dtype", WIDTHS)
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(("rule", "parallel"), LOOPS)
 def test_kernels_are_vectorised(rule, dtype, parallel):
     code = machine_code(rule, dtype, parallel)
     element = "float" if dtype == "float32" else "double"
@@ -46,8 +49,7 @@ def test_kernels_are_vectorised(rule, dtype, parallel):
         assert re.search(rf"= fdiv <{WIDTHS[dtype]} x {element}>", code)
 
 
-@pytest.mark.parametrize("parallel", [False, True], ids=["serial", "parallel"])
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(("rule", "parallel"), LOOPS)
 def test_float32_kernels_hold_no_float64_arithmetic(rule, parallel):
     code = machine_code(rule, "float32", parallel)
     assert not [line for line in code.splitlines() if FLOAT64_ARITHMETIC.search(line)]

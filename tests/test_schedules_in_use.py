@@ -148,7 +148,7 @@ def test_a_function_cannot_be_saved(tmp_path):
 )
 def test_a_file_from_a_stranger(plain, words, tmp_path, monkeypatch):
     optimizer = fastopt.SGD(lr=schedules.Constant(0.1))
-    monkeypatch.setattr("fastopt.checkpoint.to_dict", lambda schedule: plain)
+    monkeypatch.setattr("fastopt.checkpoint_file.to_dict", lambda schedule: plain)
     optimizer.save(tmp_path / "state")
     with pytest.raises(CheckpointError, match=words):
         optimizer.load(tmp_path / "state")
@@ -161,7 +161,7 @@ def test_a_schedule_in_a_deep_file(tmp_path, monkeypatch):
     def dumps(value, dumps=json.dumps):
         return f'{{"lr": {deep}}}' if isinstance(value, dict) else dumps(value)  # the settings are the only dict
 
-    monkeypatch.setattr("fastopt.checkpoint.json.dumps", dumps)
+    monkeypatch.setattr("fastopt.checkpoint_file.json.dumps", dumps)
     fastopt.SGD(lr=0.5).save(tmp_path / "state")
     monkeypatch.undo()
     with pytest.raises(CheckpointError, match="RecursionError"):
