@@ -49,7 +49,7 @@ def _amounts(settings: Any, plan: Plan, parts: list[Any], options: tuple[str, ..
                 scales[row] *= most / scaled
     amounts = []
     for part, factor in zip(parts, scales, strict=True):
-        wanted = options if len(parts) == 1 else part._wanted_options()
+        wanted = options if part._options is None else part._options
         own = {option: AMOUNTS[option](part) if option in wanted else NOTHING[option] for option in NOTHING}
         amounts.append(tuple(factor if option == "scale" else own[option] for option in reversed(options)))
     return amounts

@@ -70,12 +70,14 @@ class Groups(UserDict[Any, Group]):
 
     def settings_of(self, part: Part) -> dict[str, Any]:
         """What a part has to itself."""
-        groups = list(self.values())
-        return {name: value for number in part for name, value in groups[number].items()}
+        groups, own = list(self.data.values()), {}
+        for number in part:
+            own.update(groups[number].data)
+        return own
 
     def arrangement(self) -> tuple[Any, ...]:
         """What decides which arrays are updated, and in which parts."""
-        return tuple((selector, group.get("frozen")) for selector, group in self.items())
+        return tuple((selector, group.data.get("frozen")) for selector, group in self.data.items())
 
 
 def selects(selector: Any, key: Hashable, array: Array) -> bool:

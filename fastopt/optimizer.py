@@ -13,7 +13,7 @@ from typing import Any, ClassVar, cast
 from fastopt import amounts, averages, checks, lag, ranges
 from fastopt.averages import AveragedWeights
 from fastopt.flat import Array
-from fastopt.groups import NO_GROUPS, Groups
+from fastopt.groups import Groups, Part
 from fastopt.kernels import RULES
 from fastopt.kernels.averages import SLOTS
 from fastopt.kernels.build import Rule
@@ -170,7 +170,7 @@ class Optimizer(Saving, AveragedWeights):
                 plan = Plan(name, self._rule, params, grads, start, self._state, report, groups, by_array)
             parts, options = [settings], settings._options
             if groups or by_array:
-                parts, options = self._parts(plan, step)
+                parts, options = settings._parts(plan, step)
             elif options is None:
                 options = settings.__dict__["_options"] = settings._wanted_options()
             scalars = [part.scalars(step) for part in parts]
@@ -298,11 +298,11 @@ class Optimizer(Saving, AveragedWeights):
         object.__setattr__(self, name, value)
 
     def _at(self, step: int, own: dict[str, Any] | None = None) -> Optimizer:
-        """Something with the settings of a step as numbers, to compute scalars of; `own` are those of a part."""
+        """Something with the settings of a step as numbers; with `own`, those of a part, of one whose others are."""
         owner, settings = type(self), object.__new__(type(self))
         mine = settings.__dict__
         mine.update(self.__dict__, _options=None, **own or {})
-        for name in {*self._scheduled, *(own or ())}:
+        for name in self._scheduled if own is None else own:
             if callable(mine[name]):
                 mine[name] = ranges.hyperparameter_at(owner.__name__, name, mine[name], step)
         return settings
@@ -314,12 +314,16 @@ class Optimizer(Saving, AveragedWeights):
         return any("clip_array_norm" in group for group in self.groups.values())
 
     def _parts(self, plan: Plan, step: int) -> tuple[list[Optimizer], tuple[str, ...]]:
-        """The settings of each part of a plan, and the options that some of them call for."""
-        distinct = {part: self._at(step, self.groups.settings_of(part)) for part in (NO_GROUPS, *plan.parts)}
-        for part, settings in distinct.items():
-            if self._state is None and settings.start_values() != distinct[NO_GROUPS].start_values():
-                raise ValueError(checks.read_at_the_start(type(self).__name__, self.groups.settings_of(part)))
-        wanted = {option for settings in distinct.values() for option in settings._wanted_options()}
+        """Of something with the settings of a step, those of each part of a plan; the options that some call for."""
+        distinct: dict[Part, Optimizer] = {}
+        wanted: set[str] = set()
+        for part in dict.fromkeys(plan.parts):
+            own = self.groups.settings_of(part)
+            distinct[part] = settings = self._at(step, own)
+            if self._state is None and settings.start_values() != self.start_values():
+                raise ValueError(checks.read_at_the_start(type(self).__name__, own))
+            settings.__dict__["_options"] = options = settings._wanted_options()
+            wanted.update(options)
         return [distinct[part] for part in plan.parts], tuple(option for option in OPTIONS if option in wanted)
 
     @classmethod
