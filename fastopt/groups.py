@@ -54,6 +54,20 @@ class Groups(UserDict[Any, Group]):
     owner : the class of the optimizer
     groups : {selector: {setting: value}}; a selector is a key, a pattern of keys such as "b*" (of `fnmatch`), or a
         function `(key, array) -> bool`
+
+    `optimizer.groups` is one; assigned to, or changed as a dict is, between steps. TypeError and ValueError, at once,
+    for what is no dict or no setting of a group; at the next step ValueError for a key or pattern that selects nothing.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import SGD
+    >>> params, optimizer = {"W": np.ones(2), "b": np.ones(2)}, SGD(lr=0.5, groups={"b*": {"lr": 0.25}})
+    >>> optimizer.update(params, {"W": np.ones(2), "b": np.ones(2)})
+    >>> optimizer.groups["b*"]["frozen"] = True
+    >>> optimizer.update(params, {"W": np.ones(2)})
+    >>> params["W"], params["b"]
+    (array([0., 0.]), array([0.75, 0.75]))
     """
 
     def __init__(self, owner: type, groups: Any = None) -> None:
@@ -66,6 +80,7 @@ class Groups(UserDict[Any, Group]):
         super().__setitem__(selector, Group(self.owner, selector, settings))
 
     def part_of(self, key: Hashable, array: Array) -> Part:
+        """The part that an array belongs to; its key is None where the parameters are one array."""
         return tuple(number for number, selector in enumerate(self) if selects(selector, key, array))
 
     def settings_of(self, part: Part) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from fastopt.kernels.averages import SLOTS
 from fastopt.kernels.build import Rule
 from fastopt.kernels.gradients import OPTIONS
 from fastopt.launch import BARE
-from fastopt.plan import NOTHING, Plan
+from fastopt.plan import NONE_RESTING, Plan
 from fastopt.report import Report
 from fastopt.saving import Saving
 from fastopt.state import State
@@ -87,6 +87,9 @@ class Optimizer(Saving, AveragedWeights):
 
     lookahead: Any = field(default=None, kw_only=True, repr=False)
     """`Lookahead`, by which steps go back part of the way every so often: state `slow_weights`, by key."""
+
+    _decays_itself: ClassVar[bool] = False
+    """Whether decoupled weight decay is in the formula, which `_own_decay` is for."""
 
     _steps = 0
     _averaged = 0
@@ -161,15 +164,18 @@ class Optimizer(Saving, AveragedWeights):
             # A report has a plan of its own, in which the arrays of a FlatDict are told apart.
             which = "_report_plan" if report else "_plan"
             plan, step = getattr(self, which), self._steps + 1
-            settings, groups = self._at(step) if self._scheduled else self, self.groups
-            by_array = settings._is_by_array()
+            settings = self._at(step) if self._scheduled else self
+            groups = self.groups if self.groups.data else None
+            by_array = self._rule.is_by_array or settings.clip_array_norm != math.inf
+            if groups is not None and not by_array:
+                by_array = any("clip_array_norm" in group for group in groups.values())
             if plan is None or not plan.accepts(params, grads, groups, by_array):
                 if plan is not None:  # the arrays of the other plan are of the past too, and should not be kept alive
                     own["_plan"] = own["_report_plan"] = None
                 name, start = type(self).__name__, settings._start()
                 plan = Plan(name, self._rule, params, grads, start, self._state, report, groups, by_array)
             parts, options = [settings], settings._options
-            if groups or by_array:
+            if groups is not None or by_array:
                 parts, options = settings._parts(plan, step)
             elif options is None:
                 options = settings.__dict__["_options"] = settings._wanted_options()
@@ -183,7 +189,7 @@ class Optimizer(Saving, AveragedWeights):
                 return nothing
             if options or by_array:
                 scalars = amounts.added(settings, plan, params, parts, scalars, options)
-            averaged, resting = self._averaged, NOTHING
+            averaged, resting = self._averaged, NONE_RESTING
             if self.averaging is not None or self.lookahead is not None:
                 if plan.rows_launches:
                     raise ValueError(checks.averaged_rows(type(self).__name__))
@@ -235,6 +241,10 @@ class Optimizer(Saving, AveragedWeights):
         with self._not_stepping():
             lag.catch_up_all(self, params)
 
+    def _own_decay(self) -> float:
+        """The weight decay of a formula that has its own."""
+        return self.weight_decay if self.decoupled else 0.0
+
     def _wanted_options(self) -> tuple[str, ...]:
         """The options of `fastopt.kernels.gradients` that the settings call for."""
         wanted = {
@@ -244,7 +254,7 @@ class Optimizer(Saving, AveragedWeights):
             or self.clip_array_norm != math.inf,
             "clip": self.clip_value != math.inf,
             "weight_decay": self.weight_decay != 0 and not self.decoupled,
-            "decoupled_weight_decay": self.weight_decay != 0 and self.decoupled,
+            "decoupled_weight_decay": self.weight_decay != 0 and self.decoupled and not self._decays_itself,
         }
         return tuple(option for option in OPTIONS if wanted[option])
 
@@ -306,12 +316,6 @@ class Optimizer(Saving, AveragedWeights):
             if callable(mine[name]):
                 mine[name] = ranges.hyperparameter_at(owner.__name__, name, mine[name], step)
         return settings
-
-    def _is_by_array(self) -> bool:
-        """Whether arrays must be told apart."""
-        if self._rule.is_by_array or self.clip_array_norm != math.inf:
-            return True
-        return any("clip_array_norm" in group for group in self.groups.values())
 
     def _parts(self, plan: Plan, step: int) -> tuple[list[Optimizer], tuple[str, ...]]:
         """Of something with the settings of a step, those of each part of a plan; the options that some call for."""

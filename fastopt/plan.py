@@ -23,9 +23,9 @@ from fastopt.launch import BARE, check_addresses
 from fastopt.report import Report
 from fastopt.rows import Rows
 from fastopt.state import Layout
-from fastopt.table import Table, mode_of
+from fastopt.table import Table, arrangement, mode_of
 
-NOTHING: Iterator[None] = iter(())
+NONE_RESTING: Iterator[None] = iter(())
 _NO_SUMS = np.zeros((0, FIELDS))
 
 
@@ -37,7 +37,7 @@ class Plan(Table):
         scan = self._scan
         if scan is None or mode_of(params, grads) != self.wanted_mode:
             return False
-        if self.arrangement != (groups.arrangement() if groups else (), by_array):
+        if (groups is not None or by_array or self.divided) and self.arrangement != arrangement(groups, by_array):
             return False
         lists = self._lists(params, grads)
         if lists is None:
@@ -178,7 +178,7 @@ class Plan(Table):
         scalars: list[tuple[float, ...]],
         report: bool,
         options: tuple[str, ...] = (),
-        resting: Iterator[None] = NOTHING,
+        resting: Iterator[None] = NONE_RESTING,
     ) -> None:
         """Updates everything. Only the arrays that `accepts` or `__init__` checked are touched.
 

@@ -61,8 +61,9 @@ class Table:
         checks.container(owner, params, grads)
         self.owner = owner
         self.rule = rule
-        self.arrangement = groups.arrangement() if groups else (), by_array
-        by_key = by_key or bool(groups) or by_array
+        self.arrangement = arrangement(groups, by_array)
+        self.divided = bool(groups) or by_array
+        by_key = by_key or self.divided
         self.wanted_mode = self.mode = mode_of(params, grads)
         self.keys: list[Hashable] = [BARE] if self.mode == "array" else list(params)
         values = [params] if self.mode == "array" else list(params.values())
@@ -98,7 +99,7 @@ class Table:
 
         self.parts: list[Part] = [NO_GROUPS]
         self._frozen: set[Hashable] = set()
-        if groups or by_array:
+        if self.divided:
             self._divide(groups or Groups(object), by_array)
         _, gradients = self._lists(params, grads) or self._missing(grads)
         active = [entry for entry, gradient in zip(self.entries, gradients, strict=True) if gradient is not None]
@@ -311,6 +312,11 @@ class Table:
         if any(share_memory(block, found) for block in self.state.blocks):
             raise ValueError(checks.gradient_in_written_memory(self.owner, name, "the optimizer's state"))
         return share_memory(entry.array, found)
+
+
+def arrangement(groups: Groups | None, by_array: bool) -> tuple[Any, ...]:
+    """What a table must have been made for: the groups that divide it, and whether arrays are told apart."""
+    return groups.arrangement() if groups else (), by_array
 
 
 def _is_direct(entry: Entry) -> bool:

@@ -87,7 +87,7 @@ class Rule:
     idle: Callable[..., Any] | None = None
     prepare: Callable[..., Any] | None = None
 
-    @property
+    @cached_property
     def is_by_array(self) -> bool:
         """Whether arrays must be told apart."""
         return bool(self.measure or self.prepare)

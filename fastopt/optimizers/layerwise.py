@@ -106,6 +106,7 @@ class LAMB(Optimizer):
     """
 
     rule = "lamb"
+    _decays_itself = True
     lr: float = 0.001
     beta1: float = 0.9
     beta2: float = 0.999
@@ -114,16 +115,13 @@ class LAMB(Optimizer):
 
     def scalars(self, step: int) -> tuple[float, ...]:
         root = math.sqrt(1.0 - self.beta2**step)
-        decay = self.weight_decay if self.decoupled else 0.0
+        decay = self._own_decay()
         return 1 - self.beta1, 1 - self.beta2, root / (1.0 - self.beta1**step), self.eps * root, decay
 
     def ratio(self, parameter_norm: float, direction_norm: float, size: int) -> float:
         if parameter_norm == 0 or direction_norm == 0:
             return self.lr
         return self.lr * parameter_norm / direction_norm
-
-    def _wanted_options(self) -> tuple[str, ...]:
-        return tuple(option for option in super()._wanted_options() if option != "decoupled_weight_decay")
 
 
 @dataclass(eq=False)
@@ -170,6 +168,7 @@ class StableAdamW(Optimizer):
     """
 
     rule = "stable_adamw"
+    _decays_itself = True
     lr: float = 0.001
     beta1: float = 0.9
     beta2: float = 0.99
@@ -179,15 +178,12 @@ class StableAdamW(Optimizer):
 
     def scalars(self, step: int) -> tuple[float, ...]:
         root = math.sqrt(1.0 - self.beta2**step)
-        decay = self.weight_decay if self.decoupled else 0.0
+        decay = self._own_decay()
         return 1 - self.beta1, 1 - self.beta2, root / (1.0 - self.beta1**step), root, self.eps * root, decay
 
     def ratio(self, spread_norm: float, parameter_norm: float, size: int) -> float:
         mean = spread_norm / math.sqrt(size) if size else 0.0
         return self.lr / mean if mean > 1 else self.lr
-
-    def _wanted_options(self) -> tuple[str, ...]:
-        return tuple(option for option in super()._wanted_options() if option != "decoupled_weight_decay")
 
 
 @dataclass(eq=False)
@@ -229,6 +225,7 @@ class NovoGrad(Optimizer):
     """
 
     rule = "novograd"
+    _decays_itself = True
     lr: float = 0.001
     beta1: float = 0.9
     beta2: float = 0.25
@@ -236,14 +233,11 @@ class NovoGrad(Optimizer):
     decoupled: bool = field(default=True, kw_only=True, repr=False)
 
     def scalars(self, step: int) -> tuple[float, ...]:
-        decay = self.weight_decay if self.decoupled else 0.0
+        decay = self._own_decay()
         return self.beta1, 1.0 if step == 1 else 1 - self.beta2, self.eps, decay, self.lr
 
     def ratio(self, gradient_norm: float, _: float, size: int) -> float:
         return gradient_norm * gradient_norm
-
-    def _wanted_options(self) -> tuple[str, ...]:
-        return tuple(option for option in super()._wanted_options() if option != "decoupled_weight_decay")
 
 
 @dataclass(eq=False)

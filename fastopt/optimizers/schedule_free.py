@@ -146,6 +146,7 @@ class ScheduleFreeAdamW(_ScheduleFree):
     """
 
     rule = "schedule_free_adamw"
+    _decays_itself = True
     lr: float = 0.0025
     beta1: float = 0.9
     beta2: float = 0.999
@@ -155,11 +156,8 @@ class ScheduleFreeAdamW(_ScheduleFree):
 
     def scalars(self, step: int) -> tuple[float, ...]:
         root = math.sqrt(1.0 - self.beta2**step)
-        decay = self.weight_decay if self.decoupled else 0.0
+        decay = self._own_decay()
         return 1 - self.beta2, root, self.eps * root, decay, *_scalars(step, self.lr, self.beta1, self.warmup)
-
-    def _wanted_options(self) -> tuple[str, ...]:
-        return tuple(option for option in super()._wanted_options() if option != "decoupled_weight_decay")
 
 
 def _scalars(step: int, lr: float, beta1: float, warmup: float) -> tuple[float, ...]:

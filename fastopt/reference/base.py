@@ -21,6 +21,7 @@ class Reference:
     """Walks over the parameters; a subclass says in `step` what happens to one array and its state, in place."""
 
     slots: ClassVar[tuple[str, ...]] = ()
+    decays_itself: ClassVar[bool] = False  # decoupled weight decay is in the step
     lr: float = 0.01
     weight_decay: float = field(default=0.0, kw_only=True, repr=False)
     decoupled: bool = field(default=False, kw_only=True, repr=False)
@@ -159,7 +160,8 @@ class Reference:
     def _decayed(self, p: Array, g: Array) -> Array:
         if not self.decoupled:
             return g + self.weight_decay * p
-        p *= 1 - self.lr * self.weight_decay
+        if not self.decays_itself:
+            p *= 1 - self.lr * self.weight_decay
         return g
 
 

@@ -41,6 +41,7 @@ class LAMB(Reference):
     eps: float = 1e-6
     decoupled: bool = field(default=True, kw_only=True, repr=False)
     slots = ("m", "v")
+    decays_itself = True
 
     def step(self, p: Array, g: Array, m: Array, v: Array) -> None:  # type: ignore[override]
         root = math.sqrt(1.0 - self.beta2**self.iter)
@@ -49,9 +50,6 @@ class LAMB(Reference):
         decay = self.weight_decay if self.decoupled else 0.0
         u = root / (1.0 - self.beta1**self.iter) * m / (np.sqrt(v) + self.eps * root) + decay * p
         p -= (self.lr * norm(p) / norm(u) if norm(p) and norm(u) else self.lr) * u
-
-    def _decayed(self, p: Array, g: Array) -> Array:
-        return g if self.decoupled else super()._decayed(p, g)
 
 
 @dataclass(eq=False)
@@ -63,6 +61,7 @@ class StableAdamW(Reference):
     weight_decay: float = field(default=0.01, kw_only=True, repr=False)
     decoupled: bool = field(default=True, kw_only=True, repr=False)
     slots = ("m", "v")
+    decays_itself = True
 
     def step(self, p: Array, g: Array, m: Array, v: Array) -> None:  # type: ignore[override]
         root = math.sqrt(1.0 - self.beta2**self.iter)
@@ -75,9 +74,6 @@ class StableAdamW(Reference):
         update = root / (1.0 - self.beta1**self.iter) * m / (spread + eps) + decay * p
         p -= (self.lr / mean if mean > 1 else self.lr) * update
 
-    def _decayed(self, p: Array, g: Array) -> Array:
-        return g if self.decoupled else super()._decayed(p, g)
-
 
 @dataclass(eq=False)
 class NovoGrad(Reference):
@@ -87,6 +83,7 @@ class NovoGrad(Reference):
     eps: float = 1e-6
     decoupled: bool = field(default=True, kw_only=True, repr=False)
     slots = ("m", "v")
+    decays_itself = True
 
     def step(self, p: Array, g: Array, m: Array, v: Array) -> None:  # type: ignore[override]
         squared_norm = norm(g) * norm(g)
@@ -94,9 +91,6 @@ class NovoGrad(Reference):
         m *= self.beta1
         m += g / (np.sqrt(v) + self.eps) + (self.weight_decay if self.decoupled else 0.0) * p
         p -= self.lr * m
-
-    def _decayed(self, p: Array, g: Array) -> Array:
-        return g if self.decoupled else super()._decayed(p, g)
 
 
 @dataclass(eq=False)

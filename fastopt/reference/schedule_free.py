@@ -36,6 +36,7 @@ class ScheduleFreeAdamW(Reference):
     warmup: float = 0.0
     decoupled: bool = field(default=True, kw_only=True, repr=False)
     slots = ("v", "offset")
+    decays_itself = True
 
     def step(self, p: Array, g: Array, v: Array, offset: Array) -> None:  # type: ignore[override]
         lr_t, share = averaging(self.iter, self.lr, self.warmup)
@@ -44,9 +45,6 @@ class ScheduleFreeAdamW(Reference):
         decay = self.weight_decay if self.decoupled else 0.0
         direction = correction * g / (np.sqrt(v) + self.eps * correction) + decay * p
         move(p, direction, offset, lr_t, share, self.beta1)
-
-    def _decayed(self, p: Array, g: Array) -> Array:
-        return g if self.decoupled else super()._decayed(p, g)
 
 
 def averaging(t: int, lr: float, warmup: float) -> tuple[float, float]:
