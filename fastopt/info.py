@@ -11,10 +11,11 @@ import llvmlite.binding
 import numba
 import numpy as np
 from numba.core import config
+from numba.core.caching import FunctionCache
 
 import fastopt
 from fastopt import threads
-from fastopt.kernels import RULES, build
+from fastopt.kernels import RULES, loops
 from fastopt.optimizers import OPTIMIZERS
 
 
@@ -44,12 +45,10 @@ def facts(parameters: int, optimizer: str, dtype: str) -> dict[str, str]:
 def cache_folder() -> str:
     """Where numba keeps compiled kernels, or why it does not."""
     try:
-        dispatcher = RULES["sgd"].dispatcher("float32", in_parallel=False)
-        dispatcher.enable_caching()
+        folder = Path(FunctionCache(loops.entry).cache_path)
     except Exception as error:
         return f"memory only ({error})"
-    folder = Path(dispatcher.stats.cache_path)
-    files = list(folder.glob(f"{Path(build.__file__).stem}.*.nbc"))
+    files = list(folder.glob(f"{Path(loops.__file__).stem}.*.nbc"))
     return f"{folder} ({len(files)} kernels, {sum(file.stat().st_size for file in files) / 1e6:.1f} MB)"
 
 

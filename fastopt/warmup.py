@@ -15,9 +15,9 @@ from fastopt.table import compiled_scan
 from fastopt.touched import compiled_add_up, compiled_spread
 
 
-def kernels() -> list[tuple[str, str, bool]]:
-    """What steps with the default settings need: rule, dtype, and whether in parallel."""
-    return list(product(OPTIMIZERS, ("float32", "float64"), (False, True) if threads.layer() else (False,)))
+def kernels() -> list[tuple[str, str]]:
+    """What steps with the default settings need: rule and dtype."""
+    return list(product(OPTIMIZERS, ("float32", "float64")))
 
 
 def main() -> None:
@@ -29,8 +29,9 @@ def main() -> None:
     for known in DTYPES:
         compiled_add_up(known)
     wanted = kernels()
-    for rule, dtype, in_parallel in track(wanted, "compiling", console=console):
+    for rule, dtype in track(wanted, "compiling", console=console):
         optimizer = OPTIMIZERS[rule]()
-        optimizer._rule.kernel(dtype, in_parallel, "step", optimizer._wanted_options())
+        for in_parallel in (False, True) if threads.layer() else (False,):  # the second one costs nothing
+            optimizer._rule.kernel(dtype, in_parallel, "step", optimizer._wanted_options())
     seconds = time.perf_counter() - start
     console.print(f"{len(wanted)} kernels in {seconds:.1f} s: {info.cache_folder()}", highlight=False, soft_wrap=True)

@@ -1,7 +1,7 @@
 """From a scalar formula to compiled kernels: the only file that knows numba's flags.
 
-A rule is a function of scalars, `formula(p, g, *state, *scalars) -> (p, *state)`. `Rule.kernel` puts it into the one
-loop of this file, `span`, and compiles that for a dtype, serial or parallel.
+A rule is a function of scalars, `formula(p, g, *state, *scalars) -> (p, *state)`. `Rule.kernel` puts it into a loop
+over elements, `loops.span`, compiles that for a dtype, and gives its address to `loops.serial` or `loops.parallel`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import types
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,13 @@ import numba
 import numpy as np
 from numba import njit
 from numba.core import config
+from numba.core.ccallback import CFunc
 
 from fastopt.kernels import elements, loops
 from fastopt.kernels.averages import AVERAGES
 from fastopt.kernels.gradients import OPTIONS
 from fastopt.kernels.loops import (
+    entry,
     gradient_span,
     measured_span,
     norm_span,
@@ -51,8 +53,13 @@ FLAGS: dict[str, Any] = {
 # FASTOPT_CHECK=1: every address is looked at before a launch, and kernels run in pure Python, to find memory errors.
 CHECK = os.environ.get("FASTOPT_CHECK") == "1"
 
-SIGNATURE = numba.types.Array(numba.int64, 2, "C"), numba.types.Array(numba.int64, 1, "C"), numba.int64
-"""The argument types of every kernel."""
+_INT64, _POINTER = numba.int64, numba.types.CPointer(numba.int64)
+
+ENTRY = numba.types.void(_POINTER, _INT64, _POINTER, _INT64, _INT64, _INT64)
+"""The type of `loops.entry`."""
+
+DRIVER = _INT64, numba.types.Array(_INT64, 2, "C"), numba.types.Array(_INT64, 1, "C"), _INT64
+"""The argument types of `loops.serial` and `loops.parallel`."""
 
 SPANS = {
     "step": span,
@@ -143,15 +150,14 @@ class Rule:
             from fastopt.kernels.interpreted import interpreted  # which needs this file
 
             return interpreted(self, dtype, which, options)
-        kernel, problem = _kernel(self, dtype, in_parallel, which, options)
+        callback, problem = _callback(self, dtype, which, options)
         _say_once(problem)
-        return kernel
+        return partial(_driver(in_parallel), callback.address)
 
-    def dispatcher(self, dtype: str, in_parallel: bool, which: str = "step", options: tuple[str, ...] = ()) -> Any:
-        """The numba dispatcher of a kernel, not compiled yet and without the disk cache (to inspect its code)."""
-        loop = parallel if in_parallel else serial
+    def callback(self, dtype: str, which: str = "step", options: tuple[str, ...] = ()) -> CFunc:
+        """The part of a kernel that is the rule's, not compiled yet and without the disk cache."""
         digest = _digest(self.formula, *((OPTIONS | AVERAGES)[name] for name in options))
-        name = "_".join((self.name, *options, which, dtype, loop.__name__, digest))
+        name = "_".join((self.name, *options, which, dtype, digest))
         # The inner functions carry it too: two cached kernels, compiled in two processes, may otherwise hold different
         # functions under one symbol, of which the loader takes the first for both.
         names = {
@@ -162,7 +168,7 @@ class Rule:
         }
         names = {"span": njit(**FLAGS)(clone(SPANS[which], f"span_{name}", names))}
         # numba's disk cache takes this name as its key. It knows nothing of callees and globals, hence the digest.
-        return njit(parallel=in_parallel, **FLAGS)(clone(loop, name, names))
+        return CFunc(clone(entry, name, names), (ENTRY.args, ENTRY.return_type), {}, FLAGS)
 
 
 def no_formula(p, g):  # type: ignore[no-untyped-def]
@@ -182,7 +188,7 @@ def clone(function: Any, name: str, names: dict[str, Any]) -> types.FunctionType
 
 
 def composed(formula: Any, options: tuple[str, ...], name: str, compile: Callable[[Any], Any]) -> Any:
-    """The formula with the options before and after it; what `name` is for, see `dispatcher`."""
+    """The formula with the options before and after it; what `name` is for, see `callback`."""
     inner = compile(clone(formula, f"rule_{name}", _helpers(formula, name, compile)))
     for which in reversed([option for option in options if option in OPTIONS]):  # the last one applied lies innermost
         names = {"rule": inner, "option": compile(clone(OPTIONS[which], f"{which}_{name}", {}))}
@@ -204,10 +210,16 @@ def _helpers(function: Any, name: str, compile: Callable[[Any], Any]) -> dict[st
 
 
 @cache
-def _kernel(
-    rule: Rule, dtype: str, in_parallel: bool, which: str, options: tuple[str, ...]
-) -> tuple[Callable[..., None], Exception | None]:
-    return _compiled(lambda: rule.dispatcher(dtype, in_parallel, which, options), SIGNATURE)
+def _callback(rule: Rule, dtype: str, which: str, options: tuple[str, ...]) -> tuple[CFunc, Exception | None]:
+    return _through_cache(lambda: rule.callback(dtype, which, options), CFunc.compile)
+
+
+@cache
+def _driver(in_parallel: bool) -> Callable[..., None]:
+    """`loops.parallel` or `loops.serial`, compiled."""
+    loop = parallel if in_parallel else serial
+    copied = clone(loop, f"{loop.__name__}_{_digest(loop)}", {})
+    return _entry_point(lambda: njit(parallel=in_parallel, **FLAGS)(copied), DRIVER)
 
 
 @cache
@@ -221,15 +233,21 @@ def compiled(function: Callable[..., Any], *signature: Any) -> Callable[..., Any
     flags = {**FLAGS, "nogil": False}
     digest = _digest(function)
     copied = clone(function, f"{function.__name__}_{digest}", _helpers(function, digest, njit(**flags)))
-    entry_point, problem = _compiled(lambda: njit(**flags)(copied), signature)
+    return _entry_point(lambda: njit(**flags)(copied), signature)
+
+
+def _entry_point(make: Callable[[], Any], signature: tuple[Any, ...]) -> Callable[..., Any]:
+    """Of a dispatcher compiled for one signature: it skips numba's look-up of types at every call."""
+    dispatcher, problem = _through_cache(make, lambda dispatcher: dispatcher.compile(signature))
     _say_once(problem)
-    return entry_point
+    (overload,) = dispatcher.overloads.values()
+    return overload.entry_point  # type: ignore[no-any-return]
 
 
-def _compiled(make: Callable[[], Any], signature: tuple[Any, ...]) -> tuple[Callable[..., Any], Exception | None]:
-    """Compiles a dispatcher for one signature, or loads it from the disk cache.
+def _through_cache(make: Callable[[], Any], compile: Callable[[Any], Any]) -> tuple[Any, Exception | None]:
+    """Makes a function of numba's and compiles it, or loads it from the disk cache.
 
-    Returns the entry point, which skips numba's look-up of types at every call, and what was wrong with the cache.
+    Returns it, and what was wrong with the cache.
 
     A cache problem may cost time, never a step. What is damaged is written anew; where that fails too (no folder to
     write to, a full disk) the kernel is kept in memory only.
@@ -237,22 +255,19 @@ def _compiled(make: Callable[[], Any], signature: tuple[Any, ...]) -> tuple[Call
     problem: Exception | None = None
     for damaged in (False, True):
         try:
-            dispatcher = make()
-            dispatcher.enable_caching()
+            made = make()
+            made.enable_caching()
             if damaged:
-                dispatcher._cache.flush()
-            dispatcher.compile(signature)
-            problem = None
-            break
+                made._cache.flush()
+            compile(made)
+            return made, None
         except numba.errors.NumbaError:
             raise  # of the formula, not of the cache
         except Exception as error:
             problem = error
-    else:
-        dispatcher = make()
-        dispatcher.compile(signature)
-    (overload,) = dispatcher.overloads.values()
-    return overload.entry_point, problem
+    made = make()
+    compile(made)
+    return made, problem
 
 
 _said = False

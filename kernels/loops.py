@@ -5,9 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import prange
+from numba import carray, prange
 
-from fastopt.kernels.elements import add_squares, addresses, fetch_add, load, numbers, plus, plus_square, put, store
+from fastopt.kernels.elements import (
+    add_squares,
+    addresses,
+    call,
+    fetch_add,
+    load,
+    numbers,
+    plus,
+    plus_square,
+    put,
+    store,
+)
 
 # Threads take the elements in pieces of this many: long enough that taking one (some 20 ns) costs nothing, short enough
 # that no thread waits long for another.
@@ -177,19 +188,25 @@ def prepared_span(table, starts, first, last):  # type: ignore[no-untyped-def]
         array += 1
 
 
-def serial(table, starts, threads):  # type: ignore[no-untyped-def]
-    """Applies the rule to every element of every array.
+def entry(table, width, starts, length, first, last):  # type: ignore[no-untyped-def]
+    """`span` for C: `table` and `starts` are pointers, `width` the columns of the table, `length` that of `starts`."""
+    span(carray(table, (length, width)), carray(starts, (length,)), first, last)
 
+
+def serial(address, table, starts, threads):  # type: ignore[no-untyped-def]
+    """Applies a rule to every element of every array.
+
+    address : of the rule's compiled `entry`: this function and `parallel` are compiled once for all rules
     table : int64[arrays + 1, 5 + state slots], the addresses of parameter, gradient, state, averages (0 where there are
         none) and the array's scalars: float64, those of the rule in the order of the formula, then the amounts of the
         options. Of the last row the first element is the address of the tally, if there is one
     starts : int64[arrays + 1], the running sum of the array sizes
     threads : 1
     """
-    span(table, starts, 0, starts[-1])
+    call(address, table, starts, 0, starts[-1])
 
 
-def parallel(table, starts, threads):  # type: ignore[no-untyped-def]
+def parallel(address, table, starts, threads):  # type: ignore[no-untyped-def]
     """The same on several threads.
 
     The elements are cut into as many equal shares as threads. A thread works through its own share, the same at every
@@ -205,5 +222,5 @@ def parallel(table, starts, threads):  # type: ignore[no-untyped-def]
             begin, end = pieces * share // threads, pieces * (share + 1) // threads
             piece = begin + fetch_add(taken, share * LINE)
             while piece < end:
-                span(table, starts, piece * PIECE, min(piece * PIECE + PIECE, total))
+                call(address, table, starts, piece * PIECE, min(piece * PIECE + PIECE, total))
                 piece = begin + fetch_add(taken, share * LINE)

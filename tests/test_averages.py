@@ -10,9 +10,8 @@ import pytest
 import fastopt
 from fastopt import EMA, SWA, Lookahead, reference, threads
 from fastopt.averages import from_dict, to_dict
-from fastopt.kernels import RULES, build
 from tests.conftest import ONE_OF_EACH_KIND, THREAD_COUNTS, Pair, assert_same_bits, python
-from tests.test_build import FLOAT64_ARITHMETIC, WIDTHS
+from tests.test_build import FLOAT64_ARITHMETIC, WIDTHS, machine_code
 
 SHAPES = {"W": (130, 70), "b": (70,), "sometimes": (3, 2), "frozen": (2,), "none": (0,), "one": ()}
 BOTH = {"averaging": EMA(0.9), "lookahead": Lookahead(every=2, alpha=0.7)}
@@ -104,11 +103,7 @@ def test_steps_that_leave_averages_alone_run_the_plain_kernel():
 
 
 def test_kernels_with_averages_are_vectorised():
-    dispatcher = RULES["momentum"].dispatcher("float32", False, options=("lookahead", "averaging"))
-    dispatcher.enable_caching()
-    dispatcher.compile(build.SIGNATURE)
-    (overload,) = dispatcher.overloads.values()
-    code = str(overload.library._get_module_for_linking())
+    code = machine_code("momentum", "float32", ("lookahead", "averaging"))
     assert re.search(rf"= fadd <{WIDTHS['float32']} x float>", code)
     assert not [line for line in code.splitlines() if FLOAT64_ARITHMETIC.search(line)]
 

@@ -11,7 +11,7 @@ import pytest
 import fastopt
 from fastopt.kernels import RULES, build, memory
 from fastopt.kernels.build import Rule
-from tests.conftest import ONE_OF_EACH_KIND, THREAD_COUNTS, assert_same_bits, python
+from tests.conftest import THREAD_COUNTS, assert_same_bits, python
 
 HERE = Path(fastopt.__file__).parent
 
@@ -22,26 +22,21 @@ FLOAT64_ARITHMETIC = re.compile(r"= (fadd|fsub|fmul|fdiv|frem|fneg|fpext)\b.*dou
 WIDTHS = {"float32": r"(4|8|16)", "float64": r"(2|4|8)"}
 
 
-def machine_code(rule, dtype, parallel):
-    """The optimised code of a kernel, out of numba's disk cache, where most lie since other tests' steps.
+def machine_code(rule, dtype, options=()):
+    """The optimised code of a rule's loop, out of numba's disk cache, where most lie since other tests' steps.
 
     `inspect_llvm` knows only what this process compiled, which would be each of them a second time.
     """
-    dispatcher = RULES[rule].dispatcher(dtype, parallel)
-    dispatcher.enable_caching()
-    dispatcher.compile(build.SIGNATURE)
-    (overload,) = dispatcher.overloads.values()
-    return str(overload.library._get_module_for_linking())
-
-
-# In parallel it is the same loop.
-LOOPS = [*((rule, False) for rule in RULES), *((rule, True) for rule in ONE_OF_EACH_KIND)]
+    callback = RULES[rule].callback(dtype, options=options)
+    callback.enable_caching()
+    callback.compile()
+    return str(callback._library._get_module_for_linking())
 
 
 @pytest.mark.parametrize("dtype", WIDTHS)
-@pytest.mark.parametrize(("rule", "parallel"), LOOPS)
-def test_kernels_are_vectorised(rule, dtype, parallel):
-    code = machine_code(rule, dtype, parallel)
+@pytest.mark.parametrize("rule", RULES)
+def test_kernels_are_vectorised(rule, dtype):
+    code = machine_code(rule, dtype)
     element = "float" if dtype == "float32" else "double"
     assert re.search(rf"= f(add|sub|mul) <{WIDTHS[dtype]} x {element}>", code)
     if "sqrt" in RULES[rule].formula.__code__.co_names:
@@ -49,14 +44,14 @@ def test_kernels_are_vectorised(rule, dtype, parallel):
         assert re.search(rf"= fdiv <{WIDTHS[dtype]} x {element}>", code)
 
 
-@pytest.mark.parametrize(("rule", "parallel"), LOOPS)
-def test_float32_kernels_hold_no_float64_arithmetic(rule, parallel):
-    code = machine_code(rule, "float32", parallel)
+@pytest.mark.parametrize("rule", RULES)
+def test_float32_kernels_hold_no_float64_arithmetic(rule):
+    code = machine_code(rule, "float32")
     assert not [line for line in code.splitlines() if FLOAT64_ARITHMETIC.search(line)]
 
 
 def test_float64_arithmetic_would_be_found():
-    assert [line for line in machine_code("adam", "float64", False).splitlines() if FLOAT64_ARITHMETIC.search(line)]
+    assert [line for line in machine_code("adam", "float64").splitlines() if FLOAT64_ARITHMETIC.search(line)]
 
 
 def slots_0(p, g, lr):
@@ -193,13 +188,12 @@ def test_arena_is_aligned_and_staggered(slots, dtype, size):
         assert block.ctypes.data + block.nbytes <= after.ctypes.data
 
 
-@pytest.mark.parametrize(("which", "parallel"), [*((which, False) for which in build.SPANS), ("step", True)])
-def test_every_function_of_a_kernel_has_a_name_of_its_own(which, parallel):
+@pytest.mark.parametrize("which", build.SPANS)
+def test_every_function_of_a_kernel_has_a_name_of_its_own(which):
     """numba numbers functions anew in each process, so cached kernels may otherwise hold different ones by one name."""
     rule = {"measure": RULES["lamb"].measuring, "prepare": RULES["muon"].preparing}.get(which, RULES["adagrad"])
-    dispatcher = rule.dispatcher("float32", parallel, which)
-    dispatcher.compile(build.SIGNATURE)
-    (overload,) = dispatcher.overloads.values()
-    names = re.findall(r'^define [^@]*@"?([^"( ]+)', overload.library.get_llvm_str(), re.M)
+    callback = rule.callback("float32", which)
+    callback.compile()
+    names = re.findall(r'^define [^@]*@"?([^"( ]+)', callback._library.get_llvm_str(), re.M)
     ours = [name for name in names if "fastopt" in name]
-    assert ours and all(dispatcher.__qualname__ in name for name in ours)
+    assert ours and all(callback.__qualname__ in name for name in ours)
