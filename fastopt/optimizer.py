@@ -163,7 +163,7 @@ class Optimizer(Saving, AveragedWeights):
         try:
             # A report has a plan of its own, in which the arrays of a FlatDict are told apart.
             which = "_report_plan" if report else "_plan"
-            plan, step = getattr(self, which), self._steps + 1
+            plan, step = own.get(which), self._steps + 1
             settings = self._at(step) if self._scheduled else self
             groups = self.groups if self.groups.data else None
             by_array = self._rule.is_by_array or settings.clip_array_norm != math.inf
@@ -207,9 +207,10 @@ class Optimizer(Saving, AveragedWeights):
                 plan.run(params, scalars, report, options, resting)
             finally:
                 if plan.stepped:  # also where Ctrl-C came during the step, which is then complete
-                    state, lags = plan.state if plan.state.slots else None, lagging.lags if lagging else {}
-                    new = {"_steps": step, "_averaged": averaged, "_state": state, "_lags": lags}
-                    own.update({which: plan, **new})
+                    # No calls, between which Ctrl-C could come.
+                    own[which], own["_steps"], own["_averaged"] = plan, step, averaged
+                    own["_state"] = plan.state if plan.state.slots else None
+                    own["_lags"] = lagging.lags if lagging else {}
                 elif lagging:
                     lagging.undo()
             return plan.report() if report else None

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
+from functools import cache
 from typing import Any, NoReturn
 
 import numpy as np
@@ -47,15 +48,14 @@ class Plan(Table):
             if not self.entries[number].fits(parameters[number]):
                 return False
         here = id(parameters), id(gradients)
-        where = (memory.NDARRAY, memory.NONE, self._expected, self._shapes, self.written, self._table)
-        number = scan(*here, 0, *where)
+        number = scan(*here, 0, *self._where)
         while number != len(self.entries):
             if number < 0 or gradients[number] is None:
                 return False
             if isinstance(gradients[number], Rows) != (self.entries[number].touched is not None):
                 return False
             self._place_gradient(number, gradients[number])
-            number = scan(*here, number + 1, *where)
+            number = scan(*here, number + 1, *self._where)
         if self.rows_launches:
             self._arrange()
         self._gradients = gradients
@@ -192,12 +192,12 @@ class Plan(Table):
         done = 0
         which = "report" if report else "step"
         # Compiles before anything is written.
-        calls = [launch.call(self.rule, which, options) for launch in self._launches]
+        calls = [(launch, launch.call(self.rule, which, options)) for launch in self._launches]
         self._write_scalars(scalars)
         if build.CHECK:
             check_addresses(self)
         try:
-            for launch, (kernel, table, starts, threads) in zip(self._launches, calls, strict=True):
+            for launch, (kernel, table, starts, threads) in calls:
                 if launch.staged:
                     launch.fetch(params)
                 done += 1
@@ -210,7 +210,7 @@ class Plan(Table):
         except BaseException:
             if done:
                 self._launches[done - 1].put_back(params)
-                for launch, (kernel, table, starts, threads) in zip(self._launches[done:], calls[done:], strict=True):
+                for launch, (kernel, table, starts, threads) in calls[done:]:
                     launch.fetch(params)
                     kernel(table, starts, threads)
                     launch.put_back(params)
@@ -221,8 +221,16 @@ class Plan(Table):
             self._gradients = []
 
     def _write_scalars(self, scalars: list[tuple[float, ...]]) -> None:
-        for row, values in enumerate(scalars):
-            struct.pack_into(f"{len(values)}d", self._scalars.data, row * self._scalars.strides[0], *values)
+        place = 0
+        for values in scalars:
+            _pack(len(values))(self._scalars_memory, place, *values)
+            place += self._scalars_stride
+
+
+@cache
+def _pack(count: int) -> Callable[..., None]:
+    """Writes so many float64 numbers to a buffer, from an offset on."""
+    return struct.Struct(f"{count}d").pack_into
 
 
 def _norm(sums: Array) -> float:

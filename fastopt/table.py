@@ -215,6 +215,7 @@ class Table:
         columns = 3 + len(self.rule.state) + len(averages.SLOTS)
         self._table = np.zeros((len(active) + len(groups), columns), dtype=np.int64)
         self._scalars = np.zeros((len(self.parts), len(self.rule.scalars) + len(OPTIONS) + len(averages.SLOTS)))
+        self._scalars_memory, self._scalars_stride = self._scalars.data, self._scalars.strides[0]
         self._launches: list[Launch] = []
         row = 0
         self.rows_launches: list[RowsLaunch] = []
@@ -263,6 +264,8 @@ class Table:
             expected[memory.BYTES] = layout.size * layout.dtype.itemsize
             shapes += layout.shape
         self._shapes = np.array(shapes, dtype=np.int64)
+        # The arguments of a scan that are the same at every step.
+        self._where = (memory.NDARRAY, memory.NONE, self._expected, self._shapes, self.written, self._table)
 
     def _state_addresses(self, entry: Entry) -> list[int]:
         key = self.keys[0] if self.mode == "flat" else entry.key
