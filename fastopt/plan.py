@@ -17,7 +17,7 @@ import numpy as np
 from fastopt import checks
 from fastopt.flat import Array
 from fastopt.groups import Groups
-from fastopt.kernels import build, memory
+from fastopt.kernels import build
 from fastopt.kernels.build import Rule
 from fastopt.kernels.loops import FIELDS, NONFINITE, REST, SECOND_REST, SECOND_TOTAL, TOTAL
 from fastopt.launch import BARE, check_addresses
