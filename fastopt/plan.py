@@ -19,7 +19,7 @@ from fastopt.flat import Array
 from fastopt.groups import Groups
 from fastopt.kernels import build
 from fastopt.kernels.build import Rule
-from fastopt.kernels.loops import FIELDS, NONFINITE, REST, SECOND_REST, SECOND_TOTAL, TOTAL
+from fastopt.kernels.loops import NONFINITE, REST, SECOND_REST, SECOND_TOTAL, TOTAL
 from fastopt.launch import BARE, check_addresses
 from fastopt.report import Report
 from fastopt.rows import Rows
@@ -27,7 +27,8 @@ from fastopt.state import Layout
 from fastopt.table import Table, arrangement, mode_of
 
 NONE_RESTING: Iterator[None] = iter(())
-_NO_SUMS = np.zeros((0, FIELDS))
+# Of a tally of norms.
+SUMS, SECOND_SUMS = slice(TOTAL, REST + 1), slice(SECOND_TOTAL, SECOND_REST + 1)
 
 
 class Plan(Table):
@@ -69,11 +70,11 @@ class Plan(Table):
 
     def gradient_norm(self) -> float:
         """The norm of all gradients together; writes nothing."""
-        return _norm(np.concatenate([_NO_SUMS, *self._look("norm")])[:, [TOTAL, REST]])
+        return _norm(*(tally[:, SUMS] for tally in self._look("norm")))
 
     def gradient_norms(self) -> dict[int, float]:
         """The norm of the gradient of each row of scalars; writes nothing."""
-        return {row: _norm(sums[:, [TOTAL, REST]]) for row, sums in self._sums_by_row("norm")}
+        return {row: _norm(sums[:, SUMS]) for row, sums in self._sums_by_row("norm")}
 
     def measures(
         self, params: Any, scalars: list[tuple[float, ...]], options: tuple[str, ...]
@@ -83,7 +84,7 @@ class Plan(Table):
         assert self.rule.measuring is not None
         sizes = {entry.part: entry.layout.size for entry in self.entries}
         return {
-            row: (_norm(sums[:, [TOTAL, REST]]), _norm(sums[:, [SECOND_TOTAL, SECOND_REST]]), sizes[row])
+            row: (_norm(sums[:, SUMS]), _norm(sums[:, SECOND_SUMS]), sizes[row])
             for row, sums in self._sums_by_row("measure", self.rule.measuring, options, params)
         }
 
@@ -233,14 +234,17 @@ def _pack(count: int) -> Callable[..., None]:
     return struct.Struct(f"{count}d").pack_into
 
 
-def _norm(sums: Array) -> float:
-    """The root of the sum of exact sums of squares."""
-    if not np.isfinite(sums).all():
-        return float(sums[:, 0].sum())  # infinity or NaN
+def _norm(*sums: Array) -> float:
+    """The root of the sum of exact sums of squares: rows of a sum, and what rounding took from it."""
+    numbers: list[float] = []
+    for found in sums:
+        numbers += found.ravel().tolist()
     try:
-        return math.sqrt(math.fsum(sums.ravel().tolist()))  # rounded once, so in any order
+        norm = math.sqrt(math.fsum(numbers))  # rounded once, so in any order
     except OverflowError:
         return math.inf
+    # What rounding took from infinity is NaN.
+    return norm if norm < math.inf else math.sqrt(sum(numbers[::2]))
 
 
 def _as_seen(gradient: Any, layout: Layout) -> Array:

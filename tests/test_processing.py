@@ -108,6 +108,26 @@ def test_the_global_norm_is_the_same_bits_however_the_model_is_split(dtype):
     assert np.linalg.norm(plain["all"].astype(float)) == pytest.approx(1, rel=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "scale"),
+    [("float32", 1.0), ("float32", 1e-38), ("float32", 1e33)]
+    + [("float64", scale) for scale in (1.0, 1e-162, 1e-300, 3e150, 4e150, 1e151)],
+)
+def test_norms_of_numbers_of_any_size_are_exact(dtype, scale):
+    """Squares that vanish, that are subnormal, and that nearly overflow, next to zeros and to smaller ones."""
+    rng = np.random.default_rng(0)
+    for size in (1, 31, 32, 33, 1000, 8192, 30_000):
+        g = (rng.standard_normal(size) * np.exp(rng.standard_normal(size)) * scale).astype(dtype)
+        g[rng.random(size) < 0.2] = 0
+        for more in (g, np.append(g, np.full(100, scale / 1e9, dtype))):
+            optimizer, params = fastopt.SGD(clip_norm=1.0), {"W": np.zeros_like(more)}
+            optimizer.update(params, {"W": more})
+            squares = math.fsum((more.astype(np.float64) ** 2).tolist())
+            assert optimizer._plan.accepts(params, {"W": more}) and optimizer._plan.gradient_norm() == math.sqrt(
+                squares
+            )
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e300])
 def test_norms_that_are_not_finite(bad):
     for settings in ({"clip_norm": 1.0}, {"clip_norm": 1.0, "clip_value": 0.5}):
