@@ -41,8 +41,9 @@ def added(
 
 def _amounts(settings: Any, plan: Plan, parts: list[Any], options: tuple[str, ...]) -> list[tuple[float, ...]]:
     """That of the last option first."""
-    scales = [scale(settings, plan) if "scale" in options else 1.0] * len(parts)
-    if any(part.clip_array_norm < math.inf for part in parts):
+    first = int("scale" in options)  # which is the first of them
+    scales = [scale(settings, plan) if first else 1.0] * len(parts)
+    if first and any(part.clip_array_norm < math.inf for part in parts):
         for row, norm in plan.gradient_norms().items():
             most, scaled = parts[row].clip_array_norm, norm * abs(scales[row])
             if not scaled <= most:
@@ -50,8 +51,8 @@ def _amounts(settings: Any, plan: Plan, parts: list[Any], options: tuple[str, ..
     amounts = []
     for part, factor in zip(parts, scales, strict=True):
         wanted = options if part._options is None else part._options
-        own = {option: AMOUNTS[option](part) if option in wanted else NOTHING[option] for option in NOTHING}
-        amounts.append(tuple(factor if option == "scale" else own[option] for option in reversed(options)))
+        own = {option: AMOUNTS[option](part) if option in wanted else NOTHING[option] for option in options[first:]}
+        amounts.append((*reversed(own.values()), *[factor] * first))
     return amounts
 
 

@@ -34,10 +34,10 @@ FOR_ALL = ("on_nonfinite", "gradient_scale", "maximize", "clip_norm", "groups", 
 class Group(UserDict[str, Any]):
     """The settings that a group has to itself; may be changed between steps."""
 
-    def __init__(self, owner: type, selector: Any, settings: Any) -> None:
-        self.owner, self.selector = owner, selector
+    def __init__(self, whole: Groups, selector: Any, settings: Any) -> None:
+        self.whole, self.owner, self.selector = whole, whole.owner, selector
         if not isinstance(settings, Mapping):
-            raise TypeError(checks.group_settings(owner.__name__, selector, settings))
+            raise TypeError(checks.group_settings(self.owner.__name__, selector, settings))
         super().__init__(settings)
 
     def __setitem__(self, name: str, value: Any) -> None:
@@ -46,6 +46,11 @@ class Group(UserDict[str, Any]):
         if name not in known:
             raise ValueError(checks.no_group_setting(owner.__name__, self.selector, name, known))
         super().__setitem__(name, ranges.hyperparameter(owner.__name__, name, value))
+        self.whole.changes += 1
+
+    def __delitem__(self, name: str) -> None:
+        super().__delitem__(name)
+        self.whole.changes += 1
 
 
 class Groups(UserDict[Any, Group]):
@@ -71,13 +76,18 @@ class Groups(UserDict[Any, Group]):
     """
 
     def __init__(self, owner: type, groups: Any = None) -> None:
-        self.owner = owner
+        self.owner, self.changes = owner, 0
         if groups is not None and not isinstance(groups, Mapping):
             raise TypeError(checks.groups(owner.__name__, groups))
         super().__init__(groups)
 
     def __setitem__(self, selector: Any, settings: Any) -> None:
-        super().__setitem__(selector, Group(self.owner, selector, settings))
+        super().__setitem__(selector, Group(self, selector, settings))
+        self.changes += 1
+
+    def __delitem__(self, selector: Any) -> None:
+        super().__delitem__(selector)
+        self.changes += 1
 
     def part_of(self, key: Hashable, array: Array) -> Part:
         """The part that an array belongs to; its key is None where the parameters are one array."""

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, cast
 from fastopt import amounts, averages, checks, lag, ranges
 from fastopt.averages import AveragedWeights
 from fastopt.flat import Array
-from fastopt.groups import Groups, Part
+from fastopt.groups import NO_GROUPS, Groups, Part
 from fastopt.kernels import RULES
 from fastopt.kernels.averages import SLOTS
 from fastopt.kernels.build import Rule
@@ -100,6 +100,8 @@ class Optimizer(Saving, AveragedWeights):
     _plan = cast("Plan | None", None)
     _report_plan = cast("Plan | None", None)
     _scheduled = cast("tuple[str, ...]", ())
+    # For each part something with its settings, and its schedules: as long as nothing is assigned, nor groups changed.
+    _copies = cast("tuple[int, dict[Part, tuple[Any, dict[str, Any]]]] | None", None)
     _lags = cast("dict[Any, lag.Lag]", MappingProxyType({}))  # by key, where rows wait for steps that they skipped
 
     def scalars(self, step: int) -> tuple[float, ...]:
@@ -164,7 +166,8 @@ class Optimizer(Saving, AveragedWeights):
             # A report has a plan of its own, in which the arrays of a FlatDict are told apart.
             which = "_report_plan" if report else "_plan"
             plan, step = own.get(which), self._steps + 1
-            settings = self._at(step) if self._scheduled else self
+            known: dict[Any, float] = {}
+            settings = self._at(step, NO_GROUPS, known) if self._scheduled else self
             groups = self.groups if self.groups.data else None
             by_array = self._rule.is_by_array or settings.clip_array_norm != math.inf
             if groups is not None and not by_array:
@@ -176,7 +179,7 @@ class Optimizer(Saving, AveragedWeights):
                 plan = Plan(name, self._rule, params, grads, start, self._state, report, groups, by_array)
             parts, options = [settings], settings._options
             if groups is not None or by_array:
-                parts, options = settings._parts(plan, step)
+                parts, options = self._parts(plan, step, known)
             elif options is None:
                 options = settings.__dict__["_options"] = settings._wanted_options()
             scalars = [part.scalars(step) for part in parts]
@@ -306,29 +309,42 @@ class Optimizer(Saving, AveragedWeights):
             return
         elif name != "iter":
             raise AttributeError(checks.unknown_setting(owner.__name__, name, self._public_names()))
+        if not name.startswith("_"):
+            self.__dict__["_copies"] = None
         object.__setattr__(self, name, value)
 
-    def _at(self, step: int, own: dict[str, Any] | None = None) -> Optimizer:
-        """Something with the settings of a step as numbers; with `own`, those of a part, of one whose others are."""
-        owner, settings = type(self), object.__new__(type(self))
+    def _at(self, step: int, part: Part = NO_GROUPS, known: dict[Any, float] | None = None) -> Any:
+        """Something with the settings of a step as numbers, those of a part; `known` are values of its schedules."""
+        owner, changes = type(self), self.groups.changes
+        if self._copies is None or self._copies[0] != changes:
+            self._copies = changes, {}
+        copies, known = self._copies[1], {} if known is None else known
+        if part not in copies:
+            settings = object.__new__(owner)
+            mine = settings.__dict__
+            mine.update({name: value for name, value in self.__dict__.items() if not name.startswith("_")})
+            mine.update(self.groups.settings_of(part))
+            copies[part] = settings, {name: value for name, value in mine.items() if callable(value)}
+        settings, schedules = copies[part]
         mine = settings.__dict__
-        mine.update(self.__dict__, _options=None, **own or {})
-        for name in self._scheduled if own is None else own:
-            if callable(mine[name]):
-                mine[name] = ranges.hyperparameter_at(owner.__name__, name, mine[name], step)
+        for name, schedule in schedules.items():
+            key = name, id(schedule)
+            if key not in known:
+                known[key] = ranges.hyperparameter_at(owner.__name__, name, schedule, step)
+            mine[name] = known[key]
+        if "_options" not in mine or not _SHARED.isdisjoint(schedules):
+            mine["_options"] = settings._wanted_options()
         return settings
 
-    def _parts(self, plan: Plan, step: int) -> tuple[list[Optimizer], tuple[str, ...]]:
-        """Of something with the settings of a step, those of each part of a plan; the options that some call for."""
-        distinct: dict[Part, Optimizer] = {}
-        wanted: set[str] = set()
-        for part in dict.fromkeys(plan.parts):
-            own = self.groups.settings_of(part)
-            distinct[part] = settings = self._at(step, own)
-            if self._state is None and settings.start_values() != self.start_values():
-                raise ValueError(checks.read_at_the_start(type(self).__name__, own))
-            settings.__dict__["_options"] = options = settings._wanted_options()
-            wanted.update(options)
+    def _parts(self, plan: Plan, step: int, known: dict[Any, float]) -> tuple[list[Optimizer], tuple[str, ...]]:
+        """The settings of a step for each part of a plan, and the options that some of them call for."""
+        distinct = {part: self._at(step, part, known) for part in dict.fromkeys(plan.parts)}
+        if self._state is None:
+            start = self._at(step, NO_GROUPS, known).start_values()
+            for part, settings in distinct.items():
+                if settings.start_values() != start:
+                    raise ValueError(checks.read_at_the_start(type(self).__name__, self.groups.settings_of(part)))
+        wanted = {option for settings in distinct.values() for option in settings._options}
         return [distinct[part] for part in plan.parts], tuple(option for option in OPTIONS if option in wanted)
 
     @classmethod
@@ -350,7 +366,9 @@ class Optimizer(Saving, AveragedWeights):
     def __getstate__(self) -> dict[str, Any]:
         if "_stepping" in self.__dict__:
             raise RuntimeError(checks.in_use(type(self).__name__, self.__dict__["_stepping"]))
-        return {name: value for name, value in self.__dict__.items() if name not in ("_plan", "_report_plan")}
+        return {
+            name: value for name, value in self.__dict__.items() if name not in ("_plan", "_report_plan", "_copies")
+        }
 
     @contextmanager
     def _not_stepping(self, doing: Any = True) -> Iterator[None]:
@@ -363,3 +381,7 @@ class Optimizer(Saving, AveragedWeights):
             yield
         finally:
             del own["_stepping"]
+
+
+_SHARED = frozenset(Optimizer._hyperparameters())
+"""The settings of every optimizer, which options follow from."""

@@ -82,6 +82,8 @@ def _in_range(owner: str, name: str, called: str, value: Any, otherwise: str = "
 def in_range(owner: str, called: str, value: Any, allowed: tuple[float, float, bool], otherwise: str = "") -> float:
     """The value as a Python float, or an error."""
     lowest, highest, closed = allowed
+    if type(value) is float and lowest <= value < highest and value != -math.inf:  # as a schedule's at every step
+        return value
     interval = f"{'(' if lowest == -math.inf else '['}{lowest:g}, {highest:g}{']' if closed else ')'}"
     if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
         raise TypeError(

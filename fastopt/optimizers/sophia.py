@@ -100,7 +100,7 @@ class Sophia(Optimizer):
                 type(self).__name__, _HESSIAN, params, estimates, self._start(), self._state, groups=self.groups
             )
             step = self._steps + 1
-            parts, _ = self._at(step)._parts(plan, step)
+            parts, _ = self._parts(plan, step, {})
             if self.on_nonfinite != "propagate" and not plan.finite():
                 if self.on_nonfinite == "raise":
                     plan.refuse_nonfinite(estimates)
