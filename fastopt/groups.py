@@ -77,6 +77,7 @@ class Groups(UserDict[Any, Group]):
 
     def __init__(self, owner: type, groups: Any = None) -> None:
         self.owner, self.changes = owner, 0
+        self._arrangement: tuple[int, tuple[Any, ...]] = 0, ()
         if groups is not None and not isinstance(groups, Mapping):
             raise TypeError(checks.groups(owner.__name__, groups))
         super().__init__(groups)
@@ -102,7 +103,10 @@ class Groups(UserDict[Any, Group]):
 
     def arrangement(self) -> tuple[Any, ...]:
         """What decides which arrays are updated, and in which parts."""
-        return tuple((selector, group.data.get("frozen")) for selector, group in self.data.items())
+        if self._arrangement[0] != self.changes:
+            found = tuple((selector, group.data.get("frozen")) for selector, group in self.data.items())
+            self._arrangement = self.changes, found
+        return self._arrangement[1]
 
 
 def selects(selector: Any, key: Hashable, array: Array) -> bool:
