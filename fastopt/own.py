@@ -24,8 +24,9 @@ def rule(
 ) -> Any:
     """Makes an optimizer class of a formula on numbers; a decorator.
 
-    The class is an `Optimizer` as any other: its steps are fused, its kernels cached, its settings may be schedules, it
-    can be saved, reported on and pickled, and `fastopt.check` compares it with the formula in plain Python.
+    The class is an `Optimizer` as any other: its steps are fused, its kernels cached, its settings may be schedules,
+    gradients may be `Rows`, it can be saved, reported on and pickled, and `fastopt.check` compares it with the formula
+    in plain Python.
 
     Parameters
     ----------
@@ -102,7 +103,7 @@ def _optimizer(
         formulas.number(owner, f"the start of {slot}", value)
     if scalars is not None:
         formulas.callable_with(owner, scalars, settings)
-    own = Rule(formula, state)
+    own = Rule(formula, state, rows=True)  # elements do not know of one another, so some may stay as they are
 
     def scalars_at(self: Optimizer, step: int) -> tuple[float, ...]:
         values = {name: getattr(self, name) for name in settings}

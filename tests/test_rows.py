@@ -219,7 +219,7 @@ def test_what_cannot_be_updated_by_rows():
             fastopt.SGD().update({"e": table}, {"e": rows})
     for rule in set(RULES) - set(BY_ROWS):
         with pytest.raises(
-            TypeError, match=r"no form in which some rows only.* use one of the rules sgd, momentum, adag"
+            TypeError, match=r"no form in which some rows only.* use one of the rules sgd, .* own by fastopt\.rule"
         ):
             OPTIMIZERS[rule]().update({"e": np.ones((5, 3))}, {"e": rows})
     for params, grads in ((rows, rows), ({"e": np.ones((5, 3))}, rows)):
@@ -337,7 +337,7 @@ def test_what_cannot_be_exact():
     table, rows = np.ones((5, 3)), Rows(np.array([0]), np.ones((1, 3)), exact=True)
     for optimizer in (fastopt.Adam(), fastopt.AdamW()):
         with pytest.raises(
-            TypeError, match=r"grads is Rows with exact=True, but .* no closed form .* sgd, momentum, adag"
+            TypeError, match=r"grads is Rows with exact=True, but no closed form .* sgd, momentum, adag"
         ):
             optimizer.update(table, rows)
     with pytest.raises(ValueError, match="Rows with exact=True need decoupled weight decay"):
