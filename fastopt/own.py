@@ -70,10 +70,10 @@ def rule(
     >>> params["W"], optimizer
     (array([0.9]), my_momentum(lr=0.1, momentum=0.9))
     """
-    names = formulas.slots(state)
+    names, begin = formulas.slots(state), formulas.starts(start)
 
     def made(formula: Callable[..., Any]) -> type[Optimizer]:
-        return _optimizer(formula, names, scalars, dict(start or {}), settings)
+        return _optimizer(formula, names, scalars, begin, settings)
 
     return made if formula is None else made(formula)
 
