@@ -106,9 +106,9 @@ def _parser() -> argparse.ArgumentParser:
     warmup = commands.add_parser(
         "warmup",
         help="compile kernels into numba's disk cache",
-        description="Compiles the kernels that steps need, so that no training run waits for it: of all optimizers with "
-        "default settings, or of those that are named with the settings that are given. Reports have kernels of their "
-        "own, compiled when the first is asked for.",
+        description="Compiles the kernels that steps need, so that no training run waits for it: of all optimizers "
+        "with default settings, or of those that are named with the settings that are given. Reports have kernels of "
+        "their own, compiled when the first is asked for.",
         epilog=f"optimizers: {', '.join(OPTIMIZERS)}",
         formatter_class=formatter,
     )

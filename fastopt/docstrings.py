@@ -52,13 +52,10 @@ def shared_settings() -> list[tuple[str, Any, str]]:
     (tree,) = ast.parse(textwrap.dedent(inspect.getsource(Optimizer))).body
     assert isinstance(tree, ast.ClassDef)
     written = {}
-    for statement, after in pairwise(tree.body):
-        if (
-            isinstance(statement, ast.AnnAssign)
-            and isinstance(after, ast.Expr)
-            and isinstance(after.value, ast.Constant)
-        ):
-            written[ast.unparse(statement.target)] = one_line(str(after.value.value))
+    for pair in pairwise(tree.body):
+        match pair:
+            case ast.AnnAssign(target=name), ast.Expr(value=ast.Constant(value=str(text))):
+                written[ast.unparse(name)] = one_line(text)
     return [(field.name, field.default, written[field.name]) for field in fields(Optimizer)]
 
 
