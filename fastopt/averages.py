@@ -9,16 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from itertools import repeat
-from operator import setitem
+from itertools import chain, repeat
+from operator import call, setitem
 from typing import Any
 
 import numpy as np
 
-from fastopt import checks, ranges
+from fastopt import checks, ranges, rows
 from fastopt.flat import Array
-from fastopt.kernels.averages import AVERAGES, SLOTS
-from fastopt.launch import BARE, as_number
+from fastopt.kernels.averages import AVERAGES, SLOTS, unchanged
+from fastopt.kernels.build import Rule
+from fastopt.launch import BARE, Launch, as_number
 from fastopt.plan import Plan
 from fastopt.state import PARAMETER, State
 
@@ -207,6 +208,9 @@ def amounts(settings: Any, step: int, averaged: int) -> dict[str, float]:
     return {name: amount for name, amount in found.items() if amount}
 
 
+_MOVED = Rule(unchanged)
+
+
 def of_resting(plan: Plan, params: Any, amount: float, first: bool) -> Iterator[None]:
     """What writes the averages of parameters that a step leaves alone, whose weights count too; see `writing`."""
     if first and len(plan.keys) != len(plan.state.layouts):
@@ -224,7 +228,32 @@ def of_resting(plan: Plan, params: Any, amount: float, first: bool) -> Iterator[
                 new[np.abs(new) < np.finfo(new.dtype).tiny] *= 0  # as the kernels do
             averages.append(average)
             values.append(new)
-    return writing(averages, values)
+    return chain(writing(averages, values), _of_tables(plan, amount))
+
+
+def _of_tables(plan: Plan, amount: float) -> Iterator[None]:
+    """Moves the averages of whole tables after a step of some of their rows: calls of C alone, as in `writing`."""
+    plan.amount = np.array([amount])  # lives as long as its address is in use
+    calls = []
+    for entry in plan.entries:
+        if entry.touched is not None and entry.array.size:
+            average = plan.state.views[SLOTS["averaging"]][entry.key]
+            # In the order of a table's columns: parameter, what is read as its gradient, averages, scalars.
+            places = {"averaging": average.ctypes.data}
+            row = [entry.array.ctypes.data] * 2 + [places.get(name, 0) for name in AVERAGES] + [plan.amount.ctypes.data]
+            table, starts = np.array([row, [0] * len(row)], np.int64), np.array([0, average.size], np.int64)
+            launch = Launch(table, starts, average.dtype.name, 5 * average.nbytes, [], [])
+            calls.append(launch.call(_MOVED, "step", ("averaging",)))
+    return map(call, *zip(*calls, strict=True)) if calls else iter(())
+
+
+def check_rows(optimizer: Any, plan: Plan) -> None:
+    """Raises where gradients of some rows leave weights behind that averages are of."""
+    if plan.rows_launches and optimizer.lookahead is not None:
+        raise ValueError(rows.with_lookahead(plan.owner))
+    lagging = any(lag.behind.any() for lag in optimizer._lags.values())
+    if lagging or any(entry.touched is not None and entry.touched.exact for entry in plan.entries):
+        raise ValueError(rows.lagging_with_average(plan.owner))
 
 
 def writing(targets: list[Array], values: list[Array]) -> Iterator[None]:

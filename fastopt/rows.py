@@ -24,7 +24,8 @@ class Rows:
 
     `SGD`, `Momentum`, `AdaGrad`, `RMSProp`, `Adam`, `AdamW` and all that `fastopt.rule` makes take it; for SGD and
     AdaGrad without weight decay the step is that of the dense gradient to the last bit. Settings go for the named rows:
-    weight decay is of them alone, norms for clipping and reports are of the sums.
+    weight decay is of them alone, norms for clipping and reports are of the sums. Averages of the weights are of all
+    rows, so with `averaging` a step reads and writes the whole table and its average too; `lookahead` refuses rows.
 
     Parameters
     ----------
@@ -101,6 +102,20 @@ def coupled_decay(owner: str) -> str:
     return (
         f"{owner}: Rows with exact=True need decoupled weight decay, as steps of an L2 penalty have no closed form; "
         "set decoupled=True or weight_decay=0, for a group if you like"
+    )
+
+
+def with_lookahead(owner: str) -> str:
+    return (
+        f"{owner}: gradients that are Rows leave most of an array alone, and Lookahead moves all of it; set "
+        "lookahead to None, or give dense gradients"
+    )
+
+
+def lagging_with_average(owner: str) -> str:
+    return (
+        f"{owner}: gradients that are Rows with exact=True let rows lag behind, and averages are of weights that do "
+        "not; hand in Rows without it, after catch_up(params), or set averaging to None"
     )
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import fastopt
-from fastopt import EMA, SWA, Lookahead, reference, schedules, threads
+from fastopt import EMA, SWA, Lookahead, Rows, reference, schedules, threads
 from fastopt.kernels import RULES, build
 from tests.conftest import ONE_OF_EACH_KIND, THREAD_COUNTS, Pair, assert_same_bits, python
 from tests.test_build import FLOAT64_ARITHMETIC, WIDTHS
@@ -87,6 +87,60 @@ def test_mixed_dtypes_orders_numbers_and_one_buffer():
         assert numbers == {key: value[()] for key, value in slow_numbers.weight_average.items()}
         assert type(numbers["a"]) is float and type(numbers["b"]) is np.float32
     assert numbers == plain_numbers
+
+
+@pytest.mark.parametrize("count", THREAD_COUNTS[:2])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("averaging", [EMA(0.9), SWA(2, 2)])
+def test_averages_are_of_all_rows_where_gradients_are_of_some(averaging, dtype, count):
+    """Those of a table under two keys, of one that rests and of one whose gradient is an array now and then too."""
+    rng = np.random.default_rng(0)
+    groups = {"wide": {"lr": 0.3, "clip_array_norm": 0.1}}
+    pair = Pair("momentum", averaging=averaging, groups=groups, weight_decay=0.1)
+    fast = {"e": rng.standard_normal((50, 3)).astype(dtype), "wide": rng.standard_normal((3, 9000)).astype(dtype)}
+    fast |= {"W": np.ones((5, 2)), "rests": np.ones((4, 2), np.float32), "none": np.ones((0, 2))}
+    fast["same"] = fast["e"]
+    plain = copy.deepcopy(fast)
+    with threads.exactly(count):
+        for step in range(6):
+            grads = {
+                key: Rows(rng.integers(0, len(p), 4 if len(p) else 0), np.zeros((0, 2))) for key, p in fast.items()
+            }
+            for key, rows in grads.items():
+                rows.values = rng.standard_normal((len(rows.indices), *fast[key].shape[1:]))
+            grads |= {"W": np.ones((5, 2)), "rests": None if step % 2 else grads["rests"]}
+            if step > 2:
+                grads["wide"] = rng.standard_normal((3, 9000)) if step == 3 else None
+            pair.update(fast, plain, grads)
+            for key in fast:
+                assert_same_bits(fast[key], plain[key])
+            assert_same_averages(pair)
+    pair.assert_same_state()
+
+
+def test_rows_that_lag_behind_and_lookahead_are_refused_with_averages():
+    for settings, exact, words in (
+        (
+            {"lookahead": Lookahead(), "averaging": EMA()},
+            False,
+            r"Rows leave most of an array",
+        ),
+        ({"averaging": EMA()}, True, "Rows with exact=True let rows lag behind, and averages are of weights"),
+    ):
+        params, optimizer = {"W": np.ones((5, 3))}, fastopt.SGD(**settings)
+        with pytest.raises(ValueError, match=f"SGD: gradients that are {words}"):
+            optimizer.update(params, {"W": Rows(np.array([0]), np.ones((1, 3)), exact)})
+        assert (params["W"] == 1).all() and optimizer.iter == 0
+    optimizer = fastopt.Momentum()
+    for row in (0, 1):
+        optimizer.update(params, {"W": Rows(np.array([row]), np.ones((1, 3)), exact=True)})
+    optimizer.averaging = EMA()
+    for gradient in (None, Rows(np.array([1]), np.ones((1, 3)))):  # row 0 is behind
+        with pytest.raises(ValueError, match=r"after catch_up\(params\), or set averaging to None"):
+            optimizer.update(params, {"W": gradient})
+    optimizer.catch_up(params)
+    optimizer.update(params, {"W": gradient})
+    assert_same_bits(optimizer.weight_average["W"], params["W"])
 
 
 def growing(step):
@@ -222,7 +276,7 @@ def test_what_is_not_finite_and_skipped_does_not_count():
 
 IN_PYTHON = """
 import numpy as np, fastopt
-from fastopt import reference, EMA, Lookahead
+from fastopt import reference, EMA, Lookahead, Rows
 found = []
 for package in (fastopt, reference):
     params = {"W": np.linspace(-1, 1, 40).reshape(8, 5), "b": np.ones(3)}
@@ -230,6 +284,10 @@ for package in (fastopt, reference):
     for step in range(3):
         optimizer.update(params, {"W": np.full((8, 5), 2.0), "b": np.arange(3.0) if step else None})
     found.append([x.tobytes() for x in (*params.values(), *optimizer.weight_average.values(), *optimizer.slow_weights.values())])
+    optimizer = package.Adam(averaging=EMA(0.9))
+    for step in range(3):
+        optimizer.update(params, {"W": Rows(np.array([step, 5]), np.ones((2, 5))), "b": np.ones(3)})
+    found[-1] += [x.tobytes() for x in (*params.values(), *optimizer.weight_average.values())]
 print(found[0] == found[1])
 """
 

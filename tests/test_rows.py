@@ -358,15 +358,6 @@ def test_what_cannot_be_exact():
     optimizer.catch_up({})
 
 
-def test_averages_of_all_rows_are_refused():
-    rows = fastopt.Rows(np.array([0]), np.ones((1, 3)))
-    for settings in ({"averaging": fastopt.EMA()}, {"lookahead": fastopt.Lookahead()}):
-        params, optimizer = {"W": np.ones((5, 3))}, fastopt.Adam(**settings)
-        with pytest.raises(ValueError, match=r"Adam: gradients that are fastopt\.Rows leave most of an array alone"):
-            optimizer.update(params, {"W": rows})
-        assert (params["W"] == 1).all() and optimizer.iter == 0
-
-
 def test_a_step_that_is_interrupted_before_it_is_made_counts_for_no_row(monkeypatch):
     optimizer, table = fastopt.Momentum(lr=1.0, momentum=0.5), np.zeros((2, 1))
     first, second = (Rows(np.array([row]), np.ones((1, 1)), exact=True) for row in range(2))
