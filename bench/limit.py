@@ -1,38 +1,8 @@
-"""The limit: kernels with the reads and writes of a rule and no arithmetic, made by the same machinery.
+"""The limit: kernels with the reads and writes of a rule and no arithmetic, made by the same machinery."""
 
-One addition remains, without which the compiler would not read the gradient.
-"""
+from fastopt.kernels.traffic import traffic_of
 
-from fastopt.kernels.build import Rule
-
-
-def traffic0(p, g):
-    return (p + g,)
-
-
-def traffic1(p, g, a):
-    return a, p + g
-
-
-def traffic2(p, g, a, b):
-    return a, b, p + g
-
-
-def traffic3(p, g, a, b, c):
-    return a, b, c, p + g
-
-
-def traffic4(p, g, a, b, c, d):
-    return a, b, c, d, p + g
-
-
-LIMITS = {
-    0: Rule(traffic0),
-    1: Rule(traffic1, state=("a",)),
-    2: Rule(traffic2, state=("a", "b")),
-    3: Rule(traffic3, state=("a", "b", "c")),
-    4: Rule(traffic4, state=("a", "b", "c", "d")),
-}
+LIMITS = {slots: traffic_of(slots) for slots in range(5)}
 """By the number of state slots."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import re
 import sys
 from itertools import groupby
@@ -40,8 +41,14 @@ def _index(families: list[ModuleType]) -> str:
             "",
             "Bytes are what a step reads and writes for each element in float32. What is the same for all elements is "
             "worked out once a step: step_size and the like are lr with the corrections of step t, which "
-            "`fastopt explain NAME --step T` shows beside the code. [The README](../README.md#optimizers) says what "
-            f"all optimizers share. {OTHERS}",
+            "`fastopt explain NAME --step T` shows beside the code. [The README](../README.md#optimizers) has "
+            f"examples. {OTHERS}",
+            "",
+            "## Settings of every optimizer",
+            "",
+            *(f"- **{name}**, default {_default(value)}: {text}" for name, value, text in docstrings.shared_settings()),
+            "",
+            "## Formulas",
             "",
             "| optimizer | formula | bytes | state | source | differences |",
             "| --- | --- | ---: | --- | --- | --- |",
@@ -49,6 +56,10 @@ def _index(families: list[ModuleType]) -> str:
             "",
         ]
     )
+
+
+def _default(value: object) -> str:
+    return "infinity" if value == math.inf else f"`{value!r}`"
 
 
 def _row(optimizer: type[Optimizer]) -> str:

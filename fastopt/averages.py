@@ -8,19 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
-from itertools import repeat
-from operator import setitem
+from dataclasses import dataclass, fields
+from itertools import chain, repeat
+from operator import call, setitem
 from typing import Any
 
 import numpy as np
 
-from fastopt import checks, ranges
+from fastopt import checks, ranges, rows
 from fastopt.flat import Array
-from fastopt.kernels.averages import AVERAGES, SLOTS
-from fastopt.launch import BARE, as_number
+from fastopt.kernels.averages import AVERAGES, SLOTS, unchanged
+from fastopt.kernels.build import Rule
+from fastopt.launch import BARE, Launch, as_number
 from fastopt.plan import Plan
 from fastopt.state import PARAMETER, State
+
+_DECAY, _ALPHA = (0.0, 1.0, False), (0.0, 1.0, True)
 
 
 @dataclass(frozen=True)
@@ -32,12 +35,13 @@ class EMA:
     Parameters
     ----------
     decay : float, default 0.999
-        The share of the average that is kept at each step, in [0, 1).
+        The share of the average that is kept at each step, in [0, 1). It may be a schedule or any function of the step,
+        counted from 1: `EMA(decay=lambda step: min(0.999, (1 + step) / (10 + step)))` follows faster at the start.
 
     Raises
     ------
     TypeError, ValueError
-        if `decay` is not a number, or not in that range.
+        if `decay` is not such a number; of a function at the step, before anything is written.
 
     Examples
     --------
@@ -58,11 +62,12 @@ class EMA:
     decay: float = 0.999
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "decay", ranges.in_range("EMA", "decay", self.decay, (0.0, 1.0, False)))
+        object.__setattr__(self, "decay", ranges.number_or_schedule("EMA", "decay", self.decay, _DECAY))
 
     def amount(self, step: int, averaged: int) -> float:
         """How far the average goes at a step, counted from 1; `averaged` is how many times it went before."""
-        return 1 - self.decay if averaged else 1.0
+        decay = ranges.number_at("EMA", "decay", self.decay, step, _DECAY)
+        return 1 - decay if averaged else 1.0
 
 
 @dataclass(frozen=True)
@@ -124,12 +129,12 @@ class Lookahead:
     every : int, default 5
         The number of steps of the rule between two of the slow weights, 1 or more (k in the paper).
     alpha : float, default 0.5
-        How far the slow weights go, in [0, 1].
+        How far the slow weights go, in [0, 1]; may be a schedule or any function of the step, counted from 1.
 
     Raises
     ------
     TypeError, ValueError
-        if one of them is not such a number.
+        if one of them is not such a number; of a function at the step, before anything is written.
 
     Examples
     --------
@@ -152,11 +157,12 @@ class Lookahead:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "every", checks.positive("Lookahead", "every", self.every))
-        object.__setattr__(self, "alpha", ranges.in_range("Lookahead", "alpha", self.alpha, (0.0, 1.0, True)))
+        object.__setattr__(self, "alpha", ranges.number_or_schedule("Lookahead", "alpha", self.alpha, _ALPHA))
 
     def amount(self, step: int, averaged: int) -> float:
         """How far the slow weights go at a step, counted from 1."""
-        return 0.0 if step % self.every else self.alpha
+        alpha = ranges.number_at("Lookahead", "alpha", self.alpha, step, _ALPHA)
+        return 0.0 if step % self.every else alpha
 
 
 KINDS: dict[str, tuple[type[Any], ...]] = {"lookahead": (Lookahead,), "averaging": (EMA, SWA)}
@@ -174,12 +180,12 @@ def setting(owner: str, name: str, value: Any) -> Any:
 
 
 def to_dict(value: Any) -> dict[str, Any]:
-    """An `EMA`, `SWA` or `Lookahead` as plain JSON values."""
-    return {"average": type(value).__name__, **asdict(value)}
+    """The settings of an `EMA`, `SWA` or `Lookahead` by name, and what it is."""
+    return {"average": type(value).__name__} | {field.name: getattr(value, field.name) for field in fields(value)}
 
 
 def from_dict(name: str, plain: Any) -> Any:
-    """What `to_dict` made these values of; ValueError or TypeError if it was not that."""
+    """That of which `to_dict` made these values; ValueError or TypeError if it was not that."""
     kinds = {kind.__name__: kind for kind in KINDS[name]}
     if not isinstance(plain, Mapping) or plain.get("average") not in kinds:
         raise ValueError(f"{name} is {plain!r:.200}, expected a dict that names {' or '.join(kinds)} under 'average'")
@@ -202,6 +208,9 @@ def amounts(settings: Any, step: int, averaged: int) -> dict[str, float]:
     return {name: amount for name, amount in found.items() if amount}
 
 
+_MOVED = Rule(unchanged)
+
+
 def of_resting(plan: Plan, params: Any, amount: float, first: bool) -> Iterator[None]:
     """What writes the averages of parameters that a step leaves alone, whose weights count too; see `writing`."""
     if first and len(plan.keys) != len(plan.state.layouts):
@@ -219,7 +228,32 @@ def of_resting(plan: Plan, params: Any, amount: float, first: bool) -> Iterator[
                 new[np.abs(new) < np.finfo(new.dtype).tiny] *= 0  # as the kernels do
             averages.append(average)
             values.append(new)
-    return writing(averages, values)
+    return chain(writing(averages, values), _of_tables(plan, amount))
+
+
+def _of_tables(plan: Plan, amount: float) -> Iterator[None]:
+    """Moves the averages of whole tables after a step of some of their rows: calls of C alone, as in `writing`."""
+    plan.amount = np.array([amount])  # lives as long as its address is in use
+    calls = []
+    for entry in plan.entries:
+        if entry.touched is not None and entry.array.size:
+            average = plan.state.views[SLOTS["averaging"]][entry.key]
+            # In the order of a table's columns: parameter, what is read as its gradient, averages, scalars.
+            places = {"averaging": average.ctypes.data}
+            row = [entry.array.ctypes.data] * 2 + [places.get(name, 0) for name in AVERAGES] + [plan.amount.ctypes.data]
+            table, starts = np.array([row, [0] * len(row)], np.int64), np.array([0, average.size], np.int64)
+            launch = Launch(table, starts, average.dtype.name, 5 * average.nbytes, [], [])
+            calls.append(launch.call(_MOVED, "step", ("averaging",)))
+    return map(call, *zip(*calls, strict=True)) if calls else iter(())
+
+
+def check_rows(optimizer: Any, plan: Plan) -> None:
+    """Raises where gradients of some rows leave weights behind that averages are of."""
+    if plan.rows_launches and optimizer.lookahead is not None:
+        raise ValueError(rows.with_lookahead(plan.owner))
+    lagging = any(lag.behind.any() for lag in optimizer._lags.values())
+    if lagging or any(entry.touched is not None and entry.touched.exact for entry in plan.entries):
+        raise ValueError(rows.lagging_with_average(plan.owner))
 
 
 def writing(targets: list[Array], values: list[Array]) -> Iterator[None]:

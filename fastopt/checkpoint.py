@@ -124,9 +124,12 @@ def load_state_dict(optimizer: Any, saved: Any, strict: bool, source: str = "sta
     return Mismatch(missing, unexpected, reshaped, mismatch.settings)
 
 
+_COPIED = (Schedule, Groups, *averages.KINDS["averaging"], *averages.KINDS["lookahead"])
+
+
 def _copied(setting: Any) -> Any:
-    """A schedule that is told of values is copied as arrays are, and so are groups; other functions cannot be."""
-    return copy.deepcopy(setting) if isinstance(setting, Schedule | Groups) else setting
+    """A schedule that is told of values is copied as arrays are, and so is what may hold one; functions cannot be."""
+    return copy.deepcopy(setting) if isinstance(setting, _COPIED) else setting
 
 
 def same_rule(optimizer: Any, rule: Any, source: str) -> None:

@@ -111,7 +111,11 @@ def _pack(owner: str, saved: dict[str, Any]) -> tuple[dict[str, Array], dict[str
         rows.append([name, *behind["rates"]])
     settings = dict(saved["hyperparameters"])
     groups = _plain_groups(owner, settings.pop("groups"))
-    wanted = {name: averages.to_dict(value) for name in SLOTS if (value := settings.pop(name)) is not None}
+    wanted = {
+        name: {key: _plain(owner, f"{key} of {name}", part) for key, part in averages.to_dict(value).items()}
+        for name in SLOTS
+        if (value := settings.pop(name)) is not None
+    }
     hyperparameters = {name: _plain(owner, name, value) for name, value in settings.items()} | wanted
     if groups:  # files without any, and without averages, stay readable for versions that know none
         hyperparameters["groups"] = groups
@@ -223,7 +227,7 @@ def _with_schedules(settings: Any) -> Any:
     if not isinstance(settings, dict):
         return settings
     found: dict[str, Any] = {
-        name: averages.from_dict(name, value)
+        name: averages.from_dict(name, _with_schedules(value))
         if name in SLOTS
         else from_dict(value)
         if isinstance(value, dict)

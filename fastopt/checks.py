@@ -58,13 +58,6 @@ def same_array(owner: str, name: str) -> str:
     return f"{owner}: {name} is also there under another key; a rule that needs norms must have each array once"
 
 
-def averaged_rows(owner: str) -> str:
-    return (
-        f"{owner}: gradients that are fastopt.Rows leave most of an array alone, and averaging and lookahead are of "
-        "all of it; set averaging and lookahead to None, or give dense gradients"
-    )
-
-
 def empty_group(owner: str, selector: Any, keys: Iterable[Hashable]) -> str:
     return f"{owner}: groups[{selector!r}] selects none of the parameters, which are {_names(keys)}; correct its name"
 

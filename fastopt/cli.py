@@ -105,10 +105,21 @@ def _parser() -> argparse.ArgumentParser:
 
     warmup = commands.add_parser(
         "warmup",
-        help="compile every optimizer's kernels into numba's disk cache",
-        description="Compiles the kernels that steps with default settings need, so that no training run waits for it.",
+        help="compile kernels into numba's disk cache",
+        description="Compiles the kernels that steps need, so that no training run waits for it: of all optimizers "
+        "with default settings, or of those that are named with the settings that are given. Reports have kernels of "
+        "their own, compiled when the first is asked for.",
+        epilog=f"optimizers: {', '.join(OPTIMIZERS)}",
         formatter_class=formatter,
     )
+    warmup.add_argument(
+        "names", nargs="*", metavar="NAME", help="optimizers, such as Adam, or module:Name (default: all)"
+    )
+    warmup.add_argument(
+        "--set", type=_setting, action="append", default=[], metavar="NAME=VALUE", help="a setting; may be repeated"
+    )
+    warmup.add_argument("--averaging", action="store_true", help="also with an average of the weights")
+    warmup.add_argument("--lookahead", action="store_true", help="also with Lookahead")
     warmup.set_defaults(run=_warmup)
 
     experiment = commands.add_parser(
@@ -274,19 +285,26 @@ def _info(options: argparse.Namespace) -> int:
 
 
 def _explain(options: argparse.Namespace) -> int:
+    from fastopt import explain
+
+    print(explain.explain(_made(options.name, options.set), options.step))
+    return 0
+
+
+def _made(name: str, given: list[tuple[str, Any]]) -> Any:
+    """The optimizer of a name, or of `module:Name`, with settings."""
     from fastopt import checks, explain
 
-    settings = dict(options.set)
+    settings = dict(given)
     try:
-        optimizer = explain.find(options.name)
+        optimizer = explain.find(name)
         known = optimizer._hyperparameters()
-        for name in settings:
-            if name not in known:
-                raise ValueError(checks.unknown_setting(optimizer.__name__, name, known))
-        print(explain.explain(optimizer(**settings), options.step))
+        for setting in settings:
+            if setting not in known:
+                raise ValueError(checks.unknown_setting(optimizer.__name__, setting, known))
+        return optimizer(**settings)
     except (ImportError, TypeError, ValueError) as error:
         raise UserError(str(error)) from None
-    return 0
 
 
 def _warmup(options: argparse.Namespace) -> int:
@@ -294,7 +312,8 @@ def _warmup(options: argparse.Namespace) -> int:
         from fastopt import warmup
     except ImportError as error:
         raise _missing("warmup", error) from None
-    warmup.main()
+    averages = [name for name in ("averaging", "lookahead") if getattr(options, name)]
+    warmup.main([_made(name, options.set) for name in options.names or OPTIMIZERS], averages)
     return 0
 
 

@@ -13,7 +13,9 @@ import numpy as np
 from fastopt import checks, threads
 from fastopt.flat import Array
 from fastopt.kernels.interpreted import InterpretedRule, on_arrays
+from fastopt.kernels.traffic import traffic_of
 from fastopt.optimizer import Optimizer
+from fastopt.plan import Plan
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -47,8 +49,10 @@ class Check:
     rows: list[Row]
     nanoseconds: float
     """Of a step, per element, on an array of a million float32."""
+    limit_nanoseconds: float
+    """Of reading and writing the same arrays without arithmetic: what memory alone takes."""
     numpy_nanoseconds: float | None
-    """Of the formula on whole arrays in plain NumPy; None where it has branches."""
+    """Of the formula on whole arrays in plain NumPy; None where it has branches, or functions that NumPy has not."""
 
     @property
     def identical(self) -> bool:
@@ -62,15 +66,17 @@ class Check:
             result = "identical bits" if row.identical else f"DIFFERENT by up to {largest} units in the last place"
             lines.append(f"  {row.compared:32}{row.dtype:9}{result}")
         plain = self.numpy_nanoseconds
-        beside = (
-            "the formula has branches, which plain NumPy has not" if plain is None else f"plain NumPy {plain:.3g} ns"
-        )
-        lines.append(f"  a step on a million float32      {self.nanoseconds:.3g} ns per element; {beside}")
+        beside = "has no form of branches, or of a function" if plain is None else f"{plain:.3g} ns"
+        lines.append(f"  a step on a million float32      {self.nanoseconds:.3g} ns per element")
+        lines.append(f"    its reads and writes alone     {self.limit_nanoseconds:.3g} ns")
+        lines.append(f"    plain NumPy                    {beside}")
         return "\n".join(lines)
 
 
 def check(optimizer: Optimizer | type[Optimizer], steps: int = 5) -> Check:
     """Compares the compiled steps of an optimizer with its formula in pure Python, and times them.
+
+    Times are those of the fastest of seven steps, beside what memory alone takes and the formula in plain NumPy.
 
     Parameters
     ----------
@@ -82,8 +88,9 @@ def check(optimizer: Optimizer | type[Optimizer], steps: int = 5) -> Check:
     Returns
     -------
     Check
-        `identical`, the largest differences in `rows`, `nanoseconds` and `numpy_nanoseconds`. A formula differs where a
-        function of math or NumPy rounds in another way than its compiled form, or where it turns float32 into float64.
+        `identical`, the largest differences in `rows`, `nanoseconds`, `limit_nanoseconds` and `numpy_nanoseconds`. A
+        formula differs where a function of math or NumPy rounds in another way than its compiled form, or where it
+        turns float32 into float64.
 
     Examples
     --------
@@ -158,8 +165,8 @@ def _rank(x: Array) -> Array:
     return np.asarray(np.where(bits & sign, ~bits, bits | sign))
 
 
-def _nanoseconds(optimizer: Optimizer, size: int = 1_000_000) -> tuple[float, float | None]:
-    """What an element costs in a step of the optimizer, and in its formula on whole arrays."""
+def _nanoseconds(optimizer: Optimizer, size: int = 1_000_000) -> tuple[float, float, float | None]:
+    """What an element costs in a step of the optimizer, without its arithmetic, and in its formula on whole arrays."""
     rng = np.random.default_rng(0)
     p, g = (rng.standard_normal(size, dtype=np.float32) for _ in range(2))
     state = [np.full(size, value, np.float32) for value in optimizer.start_values().values()]
@@ -170,12 +177,15 @@ def _nanoseconds(optimizer: Optimizer, size: int = 1_000_000) -> tuple[float, fl
             old[...] = new
 
     fastest = _fastest(lambda: optimizer.update(p, g))
+    moving = traffic_of(len(state))
+    plan = Plan("fastopt.check", moving, p, g, dict.fromkeys(moving.state, 0.0), None)
+    limit = _fastest(lambda: plan.run(p, [()], report=False))
     try:
         with np.errstate(all="ignore"):
             plain = _fastest(on_whole_arrays)
-    except ValueError:  # an array is neither true nor false
-        return fastest / size, None
-    return fastest / size, plain / size
+    except (TypeError, ValueError):  # an array is neither true nor false, nor one number
+        return fastest / size, limit / size, None
+    return fastest / size, limit / size, plain / size
 
 
 def _fastest(step: Callable[[], Any], times: int = 7) -> float:

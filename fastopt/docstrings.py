@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 import textwrap
 from collections.abc import Callable
+from dataclasses import fields
+from itertools import pairwise
 from typing import Any
 
 from fastopt.optimizer import Optimizer
@@ -42,6 +45,18 @@ def entries(text: str) -> list[tuple[str, str]]:
             name, _, kind = first.partition(": ")
         found.append((name, one_line(f"{kind}. {more}" if typed else f"{kind} {more}")))
     return found
+
+
+def shared_settings() -> list[tuple[str, Any, str]]:
+    """Name, default and description of each setting that every optimizer has, from the lines where they are defined."""
+    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(Optimizer))).body
+    assert isinstance(tree, ast.ClassDef)
+    written = {}
+    for pair in pairwise(tree.body):
+        match pair:
+            case ast.AnnAssign(target=name), ast.Expr(value=ast.Constant(value=str(text))):
+                written[ast.unparse(name)] = one_line(text)
+    return [(field.name, field.default, written[field.name]) for field in fields(Optimizer)]
 
 
 def source(optimizer: type[Optimizer]) -> str:

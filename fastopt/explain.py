@@ -35,7 +35,7 @@ def find(name: str) -> type[Optimizer]:
 
 
 def explain(optimizer: Optimizer, step: int = 1) -> str:
-    """The formula, its scalars at a step, state, memory, source, and where other libraries differ."""
+    """The formula, its scalars at a step, state, memory, source, where other libraries differ, shared settings."""
     made, rule = type(optimizer), optimizer._rule
     about, state = docstrings.sections(made), ", ".join(rule.state)
     parts = [
@@ -50,6 +50,8 @@ def explain(optimizer: Optimizer, step: int = 1) -> str:
         parts.append(f"Source: {docstrings.one_line(about['References'])}")
     if "Differences" in about:
         parts.append(f"Elsewhere:\n{_table(docstrings.entries(about['Differences']))}")
+    shared = [(name, text.partition(". ")[0].removesuffix(".")) for name, _, text in docstrings.shared_settings()]
+    parts.append(f"Settings of every optimizer:\n{_table(shared)}")
     return "\n\n".join(part if "\n" in part else textwrap.fill(part, WIDTH) for part in parts)
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ast
 import inspect
+import keyword
 import linecache
 import numbers
 import re
 import textwrap
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -37,7 +38,8 @@ def check(formula: Any, state: tuple[str, ...], settings: Mapping[str, Any], has
     """Raises if an optimizer cannot be made of a formula; compiles nothing."""
     if not isinstance(formula, types.FunctionType) or formula.__name__ == "<lambda>":
         raise TypeError(
-            f"fastopt.rule: expected a function made with def, got {_what(formula)}; give it a name with def"
+            f"fastopt.rule: expected a function made with def, got {_what(formula)}; write a plain one with def, "
+            "without other decorators"
         )
     _arguments(formula, state, settings, has_scalars)
     try:
@@ -55,12 +57,26 @@ def check(formula: Any, state: tuple[str, ...], settings: Mapping[str, Any], has
 
 def slots(names: Any) -> tuple[str, ...]:
     """The names of the state slots as a tuple."""
-    if isinstance(names, str) or not all(isinstance(name, str) and name.isidentifier() for name in names):
+    found = tuple(names) if isinstance(names, Iterable) and not isinstance(names, str) else (None,)
+    if not all(isinstance(name, str) and name.isidentifier() and not keyword.iskeyword(name) for name in found):
         example = names if isinstance(names, str) and names.isidentifier() else "v"
         raise TypeError(
-            f"fastopt.rule: state must be a tuple of names, got {names!r}; write state=({example!r},) for one"
+            f"fastopt.rule: state must be a tuple of names, got {names!r}; write state=({example!r},) for one, and "
+            "leave it out for none"
         )
-    return tuple(names)
+    if len({"p", "g", *found}) != 2 + len(found):
+        raise ValueError(
+            f"fastopt.rule: state must be names other than one another's and than p and g, got {_list(found)}; "
+            "rename one"
+        )
+    return found
+
+
+def starts(values: Any) -> dict[str, Any]:
+    """What state begins with, by slot; the values are not looked at yet."""
+    if values is not None and not isinstance(values, Mapping):
+        raise TypeError(f"fastopt.rule: start must be a dict such as {{'v': 0.1}}, got {_what(values)}")
+    return dict(values or {})
 
 
 def clash(owner: str, name: str, kind: str, taken_by: str) -> str:
@@ -82,8 +98,15 @@ def number(owner: str, name: str, value: Any) -> None:
     """What the decorator is given is a finite number; schedules are for the optimizers that are made."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{owner}: {name} must be a number, got {_what(value)}")
-    if not np.isfinite(float(value)):
-        raise ValueError(f"{owner}: {name} must be a finite number, got {value!r}")
+    if not np.isfinite(_as_float(value)):
+        raise ValueError(f"{owner}: {name} must be a finite number, got {value!r:.60}")
+
+
+def _as_float(value: Any) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return float("inf")
 
 
 def callable_with(owner: str, scalars: Any, settings: Mapping[str, Any]) -> None:
@@ -106,7 +129,7 @@ def scalar_values(owner: str, values: Any, names: tuple[str, ...]) -> tuple[floa
     for name, value in zip(names, values, strict=True):
         if isinstance(value, bool) or not isinstance(value, numbers.Real):
             raise TypeError(f"{owner}: scalars must return numbers, got {_what(value)} for {name}")
-    return values
+    return tuple([_as_float(value) for value in values])
 
 
 def not_compiled(formula: Formula, state: tuple[str, ...], error: Exception) -> str:
@@ -177,7 +200,8 @@ class _Reader(ast.NodeVisitor):
             self.refuse(tree.body[-1], f"the formula can end without `return {_list(self.results)}`")
 
     def generic_visit(self, node: ast.AST) -> None:
-        if not isinstance(node, ALLOWED):
+        operators = [part for part in ast.iter_child_nodes(node) if not hasattr(part, "lineno")]
+        if not all(isinstance(part, ALLOWED) for part in (node, *operators)):
             self.refuse(node, f"`{_short(node)}` cannot stand in a formula; {KNOWN}")
         super().generic_visit(node)
 
@@ -244,11 +268,14 @@ class _Reader(ast.NodeVisitor):
             module = self.outside.get(node.func.value.id)
             function = getattr(module, node.func.attr, None) if isinstance(module, types.ModuleType) else None
         if not _is_arithmetic(function):
-            self.refuse(node, f"it calls {name}; {KNOWN}")
+            self.refuse(node, f"it calls {name}{_instead(function)}; {KNOWN}")
         if node.keywords:
             self.refuse(node, f"`{_short(node)}` names an argument; write the value alone")
         for argument in node.args:
             self.visit(argument)
+        count = len(node.args)
+        if not _takes(function, count):
+            self.refuse(node, f"{name} does not take {count} argument{'' if count == 1 else 's'}")
 
     def stranger(self, name: str) -> str:
         if name in self.code.co_varnames:
@@ -273,7 +300,7 @@ def _always_returns(body: list[ast.stmt]) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float | complex) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _number(value: Any) -> str:
@@ -287,6 +314,29 @@ def _is_arithmetic(function: Any) -> bool:
     if isinstance(function, types.BuiltinFunctionType):
         return function.__module__ == "math" or any(function is known for known in (abs, min, max))
     return isinstance(function, np.ufunc)
+
+
+def _instead(function: Any) -> str:
+    """What to write in the place of a call that cannot be."""
+    if isinstance(function, types.FunctionType) and not function.__module__.startswith("numpy"):
+        return ", a Python function; write its lines into the formula"
+    written = (np.where, "a if c else b"), (np.clip, "min(max(x, least), most)"), (pow, "x ** y")
+    return next((f"; write `{text}`" for known, text in written if function is known), "")
+
+
+def _takes(function: Any, count: int) -> bool:
+    """Whether a function of arithmetic can be called with so many numbers; True where that cannot be told."""
+    if isinstance(function, np.ufunc):
+        return count == function.nin
+    if function is min or function is max:
+        return count > 1
+    try:
+        inspect.signature(function).bind(*range(count))
+    except TypeError:
+        return False
+    except ValueError:  # without a signature
+        pass
+    return True
 
 
 def _line(file: str, number: int) -> str:

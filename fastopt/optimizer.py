@@ -194,8 +194,8 @@ class Optimizer(Saving, AveragedWeights):
                 scalars = amounts.added(settings, plan, params, parts, scalars, options)
             averaged, resting = self._averaged, NONE_RESTING
             if self.averaging is not None or self.lookahead is not None:
-                if plan.rows_launches:
-                    raise ValueError(checks.averaged_rows(type(self).__name__))
+                if plan.rows_launches or self._lags:
+                    averages.check_rows(self, plan)
                 after = averages.amounts(self, step, averaged)
                 if after:
                     scalars, options = [(*row, *after.values()) for row in scalars], (*options, *after)

@@ -24,8 +24,9 @@ def rule(
 ) -> Any:
     """Makes an optimizer class of a formula on numbers; a decorator.
 
-    The class is an `Optimizer` as any other: its steps are fused, its kernels cached, its settings may be schedules, it
-    can be saved, reported on and pickled, and `fastopt.check` compares it with the formula in plain Python.
+    The class is an `Optimizer` as any other: its steps are fused, its kernels cached, its settings may be schedules,
+    gradients may be `Rows`, it can be saved, reported on and pickled, and `fastopt.check` compares it with the formula
+    in plain Python.
 
     Parameters
     ----------
@@ -69,10 +70,10 @@ def rule(
     >>> params["W"], optimizer
     (array([0.9]), my_momentum(lr=0.1, momentum=0.9))
     """
-    names = formulas.slots(state)
+    names, begin = formulas.slots(state), formulas.starts(start)
 
     def made(formula: Callable[..., Any]) -> type[Optimizer]:
-        return _optimizer(formula, names, scalars, dict(start or {}), settings)
+        return _optimizer(formula, names, scalars, begin, settings)
 
     return made if formula is None else made(formula)
 
@@ -102,7 +103,7 @@ def _optimizer(
         formulas.number(owner, f"the start of {slot}", value)
     if scalars is not None:
         formulas.callable_with(owner, scalars, settings)
-    own = Rule(formula, state)
+    own = Rule(formula, state, rows=True)  # elements do not know of one another, so some may stay as they are
 
     def scalars_at(self: Optimizer, step: int) -> tuple[float, ...]:
         values = {name: getattr(self, name) for name in settings}

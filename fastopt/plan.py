@@ -63,6 +63,8 @@ class Plan(Table):
         return True
 
     stepped = False
+    amount: Array | None = None
+    """By which `averages.of_resting` moves averages of tables."""
 
     def finite(self) -> bool:
         """Whether all gradients are finite; writes nothing."""

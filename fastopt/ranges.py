@@ -8,8 +8,11 @@ from typing import Any
 
 import numpy as np
 
-# (lowest, highest, whether the highest itself is allowed) by the name of the hyperparameter
-RANGES: dict[str, tuple[float, float, bool]] = {
+Range = tuple[float, float, bool]
+"""Lowest, highest, whether the highest itself is allowed."""
+
+# By the name of the hyperparameter.
+RANGES: dict[str, Range] = {
     "lr": (0.0, math.inf, False),
     "lr_decay": (0.0, math.inf, False),
     "momentum": (0.0, 1.0, True),
@@ -64,23 +67,28 @@ def hyperparameter(owner: str, name: str, value: Any) -> Any:
         if not isinstance(value, bool | np.bool_):
             raise TypeError(f"{owner}: {name} must be True or False, got {value!r} of type {type(value).__name__}")
         return bool(value)
-    if callable(value) and not isinstance(value, type):
-        hyperparameter_at(owner, name, value, 1)
-        return value
-    return _in_range(owner, name, name, value, " or a schedule")
+    return number_or_schedule(owner, name, value, RANGES.get(name, ANY_NUMBER))
 
 
 def hyperparameter_at(owner: str, name: str, schedule: Any, step: int) -> float:
     """The value at a step of a hyperparameter that is a function of the step, or an error."""
-    return _in_range(owner, name, f"{name} at step {step}", schedule(step))
+    return number_at(owner, name, schedule, step, RANGES.get(name, ANY_NUMBER))
 
 
-def _in_range(owner: str, name: str, called: str, value: Any, otherwise: str = "") -> float:
-    return in_range(owner, called, value, RANGES.get(name, ANY_NUMBER), otherwise)
+def number_or_schedule(owner: str, name: str, value: Any, allowed: Range) -> Any:
+    """The value as a Python float, or a function of the step that is in the range at the first; or an error."""
+    if callable(value) and not isinstance(value, type):
+        number_at(owner, name, value, 1, allowed)
+        return value
+    return _in_range(owner, name, value, allowed, " or a schedule")
 
 
-def in_range(owner: str, called: str, value: Any, allowed: tuple[float, float, bool], otherwise: str = "") -> float:
-    """The value as a Python float, or an error."""
+def number_at(owner: str, name: str, value: Any, step: int, allowed: Range) -> float:
+    """The value of a number or of a function of the step at a step, or an error."""
+    return _in_range(owner, f"{name} at step {step}", value(step), allowed) if callable(value) else float(value)
+
+
+def _in_range(owner: str, called: str, value: Any, allowed: Range, otherwise: str = "") -> float:
     lowest, highest, closed = allowed
     if type(value) is float and lowest <= value < highest and value != -math.inf:  # as a schedule's at every step
         return value

@@ -22,9 +22,10 @@ class Rows:
     the order given. So it is the dense step's for the named rows; the others miss what the dense step does to
     them without a gradient (running means that decay, velocity, weight decay), as with PyTorch's `SparseAdam`.
 
-    `SGD`, `Momentum`, `AdaGrad`, `RMSProp`, `Adam` and `AdamW` take it; for SGD and AdaGrad without weight decay the
-    step is that of the dense gradient to the last bit. Settings go for the named rows: weight decay is of them alone,
-    norms for clipping and reports are of the sums.
+    `SGD`, `Momentum`, `AdaGrad`, `RMSProp`, `Adam`, `AdamW` and all that `fastopt.rule` makes take it; for SGD and
+    AdaGrad without weight decay the step is that of the dense gradient to the last bit. Settings go for the named rows:
+    weight decay is of them alone, norms for clipping and reports are of the sums. Averages of the weights are of all
+    rows, so with `averaging` a step reads and writes the whole table and its average too; `lookahead` refuses rows.
 
     Parameters
     ----------
@@ -37,8 +38,8 @@ class Rows:
         are next touched, all steps that they skipped at once, in closed form, and up to rounding. Until then they lag
         behind: call `optimizer.catch_up(params)` before using or saving parameters. Momentum's velocity goes on as a
         geometric series, RMSProp's mean decays, and decoupled weight decay acts; SGD and AdaGrad have nothing to do but
-        that. Adam and AdamW have no closed form (their p moves by a sum of m / (sqrt(v) + eps)) and refuse it, as does
-        weight decay that is not decoupled.
+        that. Adam and AdamW have no closed form (their p moves by a sum of m / (sqrt(v) + eps)) and refuse it, as do
+        rules of one's own, of which none is known, and weight decay that is not decoupled.
 
     Neither is looked at before a step, nor ever written.
 
@@ -71,7 +72,7 @@ class Rows:
 def unknown_form(owner: str, name: str, known: Iterable[str]) -> str:
     return (
         f"{owner}: the gradient of {name} is Rows, but the rule has no form in which some rows only take a step; hand "
-        f"in an array, or use one of the rules {', '.join(known)}"
+        f"in an array, or use one of the rules {', '.join(known)}, or one of your own by fastopt.rule"
     )
 
 
@@ -92,8 +93,8 @@ def table(owner: str, name: str, value: Any, direct: bool) -> None:
 
 def no_closed_form(owner: str, name: str, known: Iterable[str]) -> str:
     return (
-        f"{owner}: {name} is Rows with exact=True, but steps without a gradient have no closed form in this rule; hand "
-        f"in Rows without it, an array with zeros elsewhere, or use one of the rules {', '.join(known)}"
+        f"{owner}: {name} is Rows with exact=True, but no closed form of steps without a gradient is known for this "
+        f"rule; hand in Rows without it, an array with zeros elsewhere, or use one of the rules {', '.join(known)}"
     )
 
 
@@ -101,6 +102,20 @@ def coupled_decay(owner: str) -> str:
     return (
         f"{owner}: Rows with exact=True need decoupled weight decay, as steps of an L2 penalty have no closed form; "
         "set decoupled=True or weight_decay=0, for a group if you like"
+    )
+
+
+def with_lookahead(owner: str) -> str:
+    return (
+        f"{owner}: gradients that are Rows leave most of an array alone, and Lookahead moves all of it; set "
+        "lookahead to None, or give dense gradients"
+    )
+
+
+def lagging_with_average(owner: str) -> str:
+    return (
+        f"{owner}: gradients that are Rows with exact=True let rows lag behind, and averages are of weights that do "
+        "not; hand in Rows without it, after catch_up(params), or set averaging to None"
     )
 
 

@@ -13,6 +13,7 @@ from numpy.lib.array_utils import byte_bounds
 from fastopt import rows
 from fastopt.flat import Array
 from fastopt.kernels import build, loops
+from fastopt.kernels.build import Rule
 from fastopt.kernels.rows import add_up, spread
 from fastopt.launch import Entry, Launch
 from fastopt.rows import Rows
@@ -70,6 +71,10 @@ class RowsLaunch(Launch):
         self._entries, self._whole = entries, self.table
         self._bytes = self.moved_bytes // max(1, int(self.starts[-1]))  # for each element
         self._table, self._starts = np.zeros((0, self.table.shape[1]), np.int64), np.zeros(1, np.int64)
+
+    def call(self, rule: Rule, which: str, options: tuple[str, ...] = ()) -> tuple[Any, Array, Array, int]:
+        """As in `Launch`, but averages are of all rows and not moved here; their amount, the last, is not read then."""
+        return super().call(rule, which, tuple(option for option in options if option != "averaging"))
 
     def arrange(self) -> None:
         """Makes the table of a step, when all its gradients have been taken."""

@@ -1,26 +1,42 @@
-"""Compiles the kernels of every optimizer into numba's disk cache: `fastopt warmup`."""
+"""Compiles the kernels of optimizers into numba's disk cache: `fastopt warmup`."""
 
 from __future__ import annotations
 
 import time
-from itertools import product
+from collections.abc import Sequence
+from itertools import chain, combinations, product
 
 from rich.console import Console
 from rich.progress import track
 
 from fastopt import info, threads
 from fastopt.checks import DTYPES
-from fastopt.optimizers import OPTIMIZERS
+from fastopt.kernels.averages import AVERAGES
+from fastopt.kernels.build import NO_RULE, Rule
+from fastopt.optimizer import Optimizer
+from fastopt.optimizers.sophia import HESSIAN, Sophia
 from fastopt.table import compiled_scan
 from fastopt.touched import compiled_add_up, compiled_spread
 
-
-def kernels() -> list[tuple[str, str]]:
-    """What steps with the default settings need: rule and dtype."""
-    return list(product(OPTIMIZERS, ("float32", "float64")))
+Kernel = tuple[Rule, str, tuple[str, ...]]
+"""A rule, which of its kernels, and the options before and after it."""
 
 
-def main() -> None:
+def kernels(optimizers: Sequence[Optimizer], averages: Sequence[str] = ()) -> list[Kernel]:
+    """What steps need; `averages` are those of `AVERAGES` that some steps keep and others leave alone."""
+    found: list[Kernel] = [(NO_RULE, "look", ()), (NO_RULE, "norm", ())]  # for on_nonfinite and clipping by norm
+    wanted = [name for name in AVERAGES if name in averages]
+    kept = list(chain.from_iterable(combinations(wanted, count) for count in range(len(wanted) + 1)))
+    for optimizer in optimizers:
+        rule, options = optimizer._rule, optimizer._wanted_options()
+        found += [(rule, "step", (*options, *after)) for after in kept]
+        found += [(rule.measuring, "measure", options)] if rule.measuring else []
+        found += [(rule.preparing, "prepare", options)] if rule.preparing else []
+        found += [(HESSIAN, "step", ())] if isinstance(optimizer, Sophia) else []
+    return found
+
+
+def main(optimizers: Sequence[Optimizer], averages: Sequence[str] = ()) -> None:
     """Compiles with a progress bar and says where the kernels are."""
     console = Console()
     start = time.perf_counter()
@@ -28,10 +44,10 @@ def main() -> None:
     compiled_spread()
     for known in DTYPES:
         compiled_add_up(known)
-    wanted = kernels()
-    for rule, dtype in track(wanted, "compiling", console=console):
-        optimizer = OPTIMIZERS[rule]()
-        for in_parallel in (False, True) if threads.layer() else (False,):  # the second one costs nothing
-            optimizer._rule.kernel(dtype, in_parallel, "step", optimizer._wanted_options())
+    loops = (False, True) if threads.layer() else (False,)
+    wanted = list(product(kernels(optimizers, averages), ("float32", "float64")))
+    for (rule, which, options), dtype in track(wanted, "compiling", console=console):
+        for in_parallel in loops:  # the second one costs nothing
+            rule.kernel(dtype, in_parallel, which, options)
     seconds = time.perf_counter() - start
     console.print(f"{len(wanted)} kernels in {seconds:.1f} s: {info.cache_folder()}", highlight=False, soft_wrap=True)

@@ -21,6 +21,11 @@ def averaging(p, average, amount):  # type: ignore[no-untyped-def]
     return p, average + amount * (p - average)
 
 
+def unchanged(p, g):  # type: ignore[no-untyped-def]
+    """Stands for a formula where only an average moves."""
+    return (p,)
+
+
 AVERAGES: dict[str, Callable[..., Any]] = {function.__name__: function for function in (lookahead, averaging)}
 
 SLOTS = {"lookahead": "slow_weights", "averaging": "weight_average"}

@@ -156,7 +156,8 @@ class Rule:
 
     def callback(self, dtype: str, which: str = "step", options: tuple[str, ...] = ()) -> CFunc:
         """The part of a kernel that is the rule's, not compiled yet and without the disk cache."""
-        digest = _digest(self.formula, *((OPTIONS | AVERAGES)[name] for name in options))
+        functions = [(OPTIONS | AVERAGES)[name] for name in options]
+        digest = _digest(self.formula, *functions, columns=self.columns(options))
         name = "_".join((self.name, *options, which, dtype, digest))
         # The inner functions carry it too: two cached kernels, compiled in two processes, may otherwise hold different
         # functions under one symbol, of which the loader takes the first for both.
@@ -296,8 +297,9 @@ def _machinery() -> str:
     return repr((version("fastopt"), FLAGS, files, settings))
 
 
-def _digest(*functions: Callable[..., Any]) -> str:
-    return hashlib.sha256((_machinery() + "".join(map(_fingerprint, functions))).encode()).hexdigest()[:16]
+def _digest(*functions: Callable[..., Any], columns: tuple[int, ...] = ()) -> str:
+    parts = _machinery(), *map(_fingerprint, functions), repr(columns)
+    return hashlib.sha256("".join(parts).encode()).hexdigest()[:16]
 
 
 def _fingerprint(function: Callable[..., Any]) -> str:

@@ -33,10 +33,24 @@ def on_arrays(formula: Callable[..., Any]) -> Callable[..., Any]:
 
 def _numpy_form(value: Any) -> Any:
     if value is math:
-        return types.SimpleNamespace(**{name: getattr(np, name, known) for name, known in vars(math).items()})
+        return types.SimpleNamespace(**{name: _numpy_form(known) for name, known in vars(math).items()})
     if getattr(value, "__module__", None) == "math":  # from math import sqrt
-        return getattr(np, value.__name__, value)
+        return getattr(np, value.__name__, None) or _without_errors(value)
     return on_arrays(value) if isinstance(value, types.FunctionType) else value
+
+
+def _without_errors(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of `math` that returns infinity or NaN, as the compiled ones do, where it would raise."""
+
+    def returning(*numbers: Any) -> Any:
+        try:
+            return function(*numbers)
+        except OverflowError:
+            return math.inf
+        except ValueError:
+            return math.nan
+
+    return returning
 
 
 def interpreted(rule: Rule, dtype: str, which: str, options: tuple[str, ...] = ()) -> Callable[..., None]:

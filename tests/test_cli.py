@@ -5,13 +5,16 @@ import shutil
 import struct
 import subprocess
 import sys
-from itertools import product
 
+import numpy as np
 import pytest
 
 from fastopt import cli, reference, threads, warmup
 from fastopt.kernels import RULES
+from fastopt.kernels.build import Rule
 from fastopt.nn import mnist
+from fastopt.optimizers import OPTIMIZERS
+from fastopt.optimizers.sophia import HESSIAN
 from fastopt.verify import cases
 from tests.conftest import THREAD_COUNTS, python
 
@@ -91,6 +94,9 @@ def test_train_on_a_folder(capsys, tmp_path):
         (("verify", "--threads", "0"), "--threads: expected a whole number"),
         (("train", "--seed", "-1"), "--seed: expected a whole number of at least 0, got '-1'"),
         (("info", "--parameters", "0"), "--parameters: expected a whole number"),
+        (("warmup", "Adamm"), "unknown optimizer 'Adamm'; known are sgd"),
+        (("warmup", "Adam", "--set", "speed=1"), "Adam has no setting 'speed'; it has lr, beta1"),
+        (("warmup", "--set", "momentum=0.5"), "SGD has no setting 'momentum'; it has lr"),
         (("nothing",), "nothing"),
         ((), "COMMAND"),
     ],
@@ -157,10 +163,9 @@ def test_info(capsys):
 
 
 WARMUP = """
-from fastopt import warmup
 from fastopt.cli import main
-warmup.OPTIMIZERS = {rule: warmup.OPTIMIZERS[rule] for rule in ("sgd", "adamw")}
-main(["warmup"])
+main(["warmup", "sgd", "AdamW"])
+main(["warmup", "Momentum", "--set", "weight_decay=0.1", "--set", "clip_value=1", "--averaging"])
 """
 
 STEP_WITHOUT_COMPILING = """
@@ -170,22 +175,51 @@ def refuse(*args, **kwargs):
 compiler.compile_extra = refuse
 for size in (10, 2_000_000):
     for dtype in (np.float32, np.float64):
-        for rule in (fastopt.SGD, fastopt.AdamW):
-            optimizer, params = rule(), {"p": np.ones(size, dtype)}
+        for optimizer in (
+            fastopt.SGD(on_nonfinite="skip"),
+            fastopt.AdamW(on_nonfinite="raise"),
+            fastopt.Momentum(weight_decay=0.1, clip_value=1.0, averaging=fastopt.SWA(2, 2)),
+        ):
+            params = {"p": np.ones(size, dtype)}
             for _ in range(2):
                 optimizer.update(params, {"p": np.ones(size, dtype)})
 """
 
 
 def test_warmup_is_for_every_kernel():
-    assert set(warmup.kernels()) == set(product(RULES, ("float32", "float64")))
+    found = warmup.kernels([make() for make in OPTIMIZERS.values()])
+    assert {rule.name for rule, which, _ in found if which == "step"} >= {rule.name for rule in RULES.values()}
+    assert {which for _, which, _ in found} == {"look", "norm", "step", "measure", "prepare"}
+    assert (HESSIAN, "step", ()) in found and len(found) == len(set(found))
+    both = warmup.kernels([OPTIMIZERS["sgd"](weight_decay=0.1, decoupled=True)], ("averaging", "lookahead"))
+    before = ("decoupled_weight_decay",)
+    after = [(), ("lookahead",), ("averaging",), ("lookahead", "averaging")]
+    assert [options for _, which, options in both if which == "step"] == [(*before, *more) for more in after]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_warmup_knows_what_a_step_needs(rule, monkeypatch):
+    """With and without norms; which kernels steps ask for, without compiling any."""
+    wanted = set()
+
+    def kernel(self, dtype, in_parallel, which="step", options=()):
+        wanted.add((self, which, options))
+        return lambda *_: None
+
+    monkeypatch.setattr(Rule, "kernel", kernel)
+    for settings in ({}, {"clip_norm": 1.0, "on_nonfinite": "raise", "weight_decay": 0.1}):
+        optimizer = OPTIMIZERS[rule](**settings)
+        optimizer.update({"W": np.ones((3, 2))}, {"W": np.ones((3, 2))})
+        assert wanted <= {*warmup.kernels([optimizer])}
+        wanted.clear()
 
 
 def test_after_warmup_nothing_compiles(tmp_path):
     """With a rule without state, and one whose defaults are more than its formula; all would take a minute."""
     for _ in range(2):
         process = python(WARMUP, NUMBA_CACHE_DIR=str(tmp_path), COLUMNS="80")
-        assert "4 kernels in" in process.stdout and str(tmp_path) in process.stdout
+        # For two dtypes: two of all rules, and a step of each; or a step with the average and one without.
+        assert process.stdout.count("8 kernels in") == 2 and str(tmp_path) in process.stdout
     python(STEP_WITHOUT_COMPILING, NUMBA_CACHE_DIR=str(tmp_path))
 
 

@@ -1,5 +1,6 @@
 """What is to be read about each optimizer: `fastopt explain` and the pages in docs/."""
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -72,6 +73,18 @@ def test_explain(rule):
         "  optax  ",
     ):
         assert words in text or words in " ".join(text.split())
+
+
+def test_settings_of_every_optimizer_are_listed_once(pages):
+    shared = docstrings.shared_settings()
+    assert [name for name, *_ in shared] == [field.name for field in dataclasses.fields(fastopt.Optimizer)]
+    assert {"averaging", "lookahead", "groups", "weight_decay"} < {name for name, *_ in shared}
+    explained = explain(fastopt.Adam())
+    for name, _, text in shared:
+        assert text.endswith(".") and "\n" not in text
+        assert len(re.findall(rf"^  {name}  ", explained.partition("Settings of every optimizer:")[2], re.M)) == 1
+        assert sum(page.count(f"\n- **{name}**, default ") for page in pages.values()) == 1
+    assert "- **clip_norm**, default infinity: The largest norm of all" in pages["README.md"]
 
 
 def test_explain_shows_what_goes_before_the_formula():

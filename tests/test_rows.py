@@ -219,7 +219,7 @@ def test_what_cannot_be_updated_by_rows():
             fastopt.SGD().update({"e": table}, {"e": rows})
     for rule in set(RULES) - set(BY_ROWS):
         with pytest.raises(
-            TypeError, match=r"no form in which some rows only.* use one of the rules sgd, momentum, adag"
+            TypeError, match=r"no form in which some rows only.* use one of the rules sgd, .* own by fastopt\.rule"
         ):
             OPTIMIZERS[rule]().update({"e": np.ones((5, 3))}, {"e": rows})
     for params, grads in ((rows, rows), ({"e": np.ones((5, 3))}, rows)):
@@ -337,7 +337,7 @@ def test_what_cannot_be_exact():
     table, rows = np.ones((5, 3)), Rows(np.array([0]), np.ones((1, 3)), exact=True)
     for optimizer in (fastopt.Adam(), fastopt.AdamW()):
         with pytest.raises(
-            TypeError, match=r"grads is Rows with exact=True, but .* no closed form .* sgd, momentum, adag"
+            TypeError, match=r"grads is Rows with exact=True, but no closed form .* sgd, momentum, adag"
         ):
             optimizer.update(table, rows)
     with pytest.raises(ValueError, match="Rows with exact=True need decoupled weight decay"):
@@ -356,15 +356,6 @@ def test_what_cannot_be_exact():
         optimizer.catch_up({"e": np.ones((4, 3))})
     optimizer.v = None
     optimizer.catch_up({})
-
-
-def test_averages_of_all_rows_are_refused():
-    rows = fastopt.Rows(np.array([0]), np.ones((1, 3)))
-    for settings in ({"averaging": fastopt.EMA()}, {"lookahead": fastopt.Lookahead()}):
-        params, optimizer = {"W": np.ones((5, 3))}, fastopt.Adam(**settings)
-        with pytest.raises(ValueError, match=r"Adam: gradients that are fastopt\.Rows leave most of an array alone"):
-            optimizer.update(params, {"W": rows})
-        assert (params["W"] == 1).all() and optimizer.iter == 0
 
 
 def test_a_step_that_is_interrupted_before_it_is_made_counts_for_no_row(monkeypatch):

@@ -11,9 +11,10 @@ from fastopt.kernels import RULES
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers.adagrad import Adadelta, AdaGrad, CentredRMSProp, RMSProp, RMSprop, RMSPropMomentum
 from fastopt.optimizers.adam import Adam, Adamax, AdamW, AMSGrad, NAdam, RAdam
-from fastopt.optimizers.descent import ASGD, SGD, Lion, Momentum, Nesterov, Rprop, SGDMomentum, SGDNesterov, Signum
+from fastopt.optimizers.descent import ASGD, SGD, Momentum, Nesterov, SGDMomentum, SGDNesterov
 from fastopt.optimizers.layerwise import LAMB, LARS, Muon, NovoGrad, StableAdamW
 from fastopt.optimizers.schedule_free import ScheduleFreeAdamW, ScheduleFreeSGD
+from fastopt.optimizers.signs import Lion, Rprop, Signum
 from fastopt.optimizers.sophia import Sophia
 from fastopt.optimizers.successors import AdaBelief, Adan, AdEMAMix, Yogi
 

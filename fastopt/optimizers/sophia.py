@@ -13,7 +13,8 @@ from fastopt.plan import Plan
 
 __all__ = ["Sophia"]
 
-_HESSIAN = Rule(sophia_hessian, RULES["sophia"].state)
+HESSIAN = Rule(sophia_hessian, RULES["sophia"].state)
+"""What `update_hessian` does to h."""
 
 
 @dataclass(eq=False)
@@ -96,9 +97,7 @@ class Sophia(Optimizer):
         Everything is checked before anything is written.
         """
         with self._not_stepping():
-            plan = Plan(
-                type(self).__name__, _HESSIAN, params, estimates, self._start(), self._state, groups=self.groups
-            )
+            plan = Plan(type(self).__name__, HESSIAN, params, estimates, self._start(), self._state, groups=self.groups)
             step = self._steps + 1
             parts, _ = self._parts(plan, step, {})
             if self.on_nonfinite != "propagate" and not plan.finite():

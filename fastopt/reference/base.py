@@ -104,10 +104,11 @@ class Reference:
 
     def _look_ahead(self, p: Array, key: Any) -> None:
         """Every some steps the slow weights follow, and p goes on from them."""
-        if self.lookahead is not None and self.iter % self.lookahead.every == 0 and self.lookahead.alpha:
+        amount = 0.0 if self.lookahead is None else self.lookahead.amount(self.iter, self.averages)
+        if amount:
             assert self.slow_weights is not None
             slow = self.slow_weights[key]
-            slow += self.lookahead.alpha * (p - slow)
+            slow += amount * (p - slow)
             p[...] = slow
             self._flush(slow)
 
