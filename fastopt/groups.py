@@ -91,8 +91,10 @@ class Groups(UserDict[Any, Group]):
         return own
 
     def arrangement(self) -> tuple[Any, ...]:
-        """What decides which arrays are updated, and in which parts."""
-        return tuple((selector, group.data.get("frozen")) for selector, group in self.data.items())
+        """What decides which arrays are updated, in which parts, and which are centralized."""
+        return tuple(
+            [(selector, group.data.get("frozen"), group.data.get("centralize")) for selector, group in self.data.items()]
+        )
 
 
 def selects(selector: Any, key: Hashable, array: Array) -> bool:
