@@ -124,7 +124,7 @@ def matrices_of(layout: Layout) -> tuple[int, int, int]:
 def jobs_of(row: int, part: int, begin: int, rows: int, columns: int, out: int) -> tuple[list[list[int]], int]:
     """The rows of `jobs` that add up a matrix, and into how many chunks it is cut, each with sums of all columns."""
     together = 1
-    while together * columns < means.LANES and together < rows:
+    while together * columns < means.LANES and 16 * together < rows:
         together *= 2
     each = max(1, means.JOB // min(columns, means.BLOCK) // together) * together
     jobs = []

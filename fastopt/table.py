@@ -45,7 +45,7 @@ class Table:
     by_key : whether the arrays of a FlatDict are walked one by one, for a report on each
     groups : the groups that the parameters are divided by
     by_array : whether each array has a row of scalars of its own, for norms by array
-    centralize : whether gradients are centralized where no group says otherwise
+    centralize : whether gradients are centralized where no group says otherwise; None: nowhere, whatever groups say
     """
 
     def __init__(
@@ -59,14 +59,14 @@ class Table:
         by_key: bool = False,
         groups: Groups | None = None,
         by_array: bool = False,
-        centralize: bool = False,
+        centralize: bool | None = None,
     ) -> None:
         checks.container(owner, params, grads)
         self.owner = owner
         self.rule = rule
         self.arrangement = arrangement(groups, by_array)
         self.divided = bool(groups) or by_array
-        by_key = by_key or self.divided or centralize
+        by_key = by_key or self.divided or bool(centralize)
         self.wanted_mode = self.mode = mode_of(params, grads)
         self.keys: list[Hashable] = [BARE] if self.mode == "array" else list(params)
         values = [params] if self.mode == "array" else list(params.values())
@@ -136,7 +136,7 @@ class Table:
         except KeyError:
             return None
 
-    def _divide(self, groups: Groups, by_array: bool, centralize: bool) -> None:
+    def _divide(self, groups: Groups, by_array: bool, centralize: bool | None) -> None:
         """Finds the part that each parameter belongs to, which are frozen, and which are centralized."""
         self.parts = [] if by_array else self.parts
         for entry in self.entries:
@@ -144,7 +144,8 @@ class Table:
             own = groups.settings_of(part)
             if own.get("frozen"):
                 self._frozen.add(entry.key)
-            entry.centralized = own.get("centralize", centralize) and entry.array.ndim > 1 and entry.array.size > 0
+            if centralize is not None and entry.array.ndim > 1 and entry.array.size:
+                entry.centralized = own.get("centralize", centralize)
             if by_array or part not in self.parts:
                 self.parts.append(part)
             entry.part = len(self.parts) - 1 if by_array else self.parts.index(part)

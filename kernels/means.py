@@ -42,7 +42,7 @@ COPIES = 8
 FIELDS = 9
 
 # Sums of so many columns stay in the first cache. Fewer lanes than this would not fill the vectors.
-BLOCK, LANES = 512, 64
+BLOCK, LANES = 512, 128
 # A job has about so many elements.
 JOB = 1 << 18
 
@@ -142,11 +142,13 @@ def divide(number, matrix, sums, means, doubtful, count):  # type: ignore[no-unt
     for k in range(columns):
         # Each of fewer than so many additions to the rest took at most half of eps of what was taken before it.
         error = lost[first + k] * (rows + 1000) * np.finfo(np.float64).eps
-        low, high = total[first + k] + (rest[first + k] - error), total[first + k] + (rest[first + k] + error)
-        if not low == high:  # also after infinity and NaN
-            doubtful[count, 0], doubtful[count, 1] = number, k
-            count += 1
-        mean = means.dtype.type(low / rows)
+        mean = means.dtype.type((total[first + k] + (rest[first + k] - error)) / rows)
+        if mean != means.dtype.type((total[first + k] + (rest[first + k] + error)) / rows):  # also after NaN
+            if means.itemsize == 4 and not abs(total[first + k]) < np.inf:
+                mean = means.dtype.type(total[first + k])  # no sum of float32 is too large for a float64
+            else:
+                doubtful[count, 0], doubtful[count, 1] = number, k
+                count += 1
         for copy in range(matrix[COPIES]):
             means[at + copy * columns + k] = mean
     return count
@@ -163,17 +165,18 @@ def write_exactly(matrix: Any, column: int, table: Any, scalars: Any, places: An
         for place, without in zip(places, (1.0, math.inf), strict=True)
     )
     with np.errstate(all="ignore"):
-        values = [float(clip(g, scale(g, g, factor)[1], most)[1]) for g in gradient]
-        means[matrix[MEANS] : matrix[MEANS] + size * columns][column::columns] = exact_mean(values)
+        g = scale(None, gradient, factor)[1]
+        g = np.where(g < -most, -most, np.where(g > most, most, g))  # `clip`
+        means[matrix[MEANS] : matrix[MEANS] + size * columns][column::columns] = exact_mean(g.astype(np.float64))
 
 
-def exact_mean(values: list[float]) -> float:
+def exact_mean(values: Any) -> float:
     """The float64 nearest to the sum, by the count; infinite or NaN where values are."""
-    strange = [value for value in values if not math.isfinite(value)]
-    if strange:
-        return sum(strange)
+    strange = values[~np.isfinite(values)]
+    if len(strange):
+        return float(strange.sum())
     try:
         total = math.fsum(values)
     except OverflowError:  # of a partial sum
-        total = math.fsum([value * 2.0**-64 for value in values]) * 2.0**64
+        total = math.fsum(values * 2.0**-64) * 2.0**64
     return total / len(values)
