@@ -17,10 +17,10 @@ from fastopt.kernels.gradients import OPTIONS
 from fastopt.launch import Entry, Launch
 from fastopt.state import Layout
 
-# An array of the table has about so many elements: a few rows of a matrix where they are short, lest a kernel has more to
-# do between arrays than in them.
+# Parts of an array have about so many elements: some rows of a matrix where they are short, lest kernels have more to do
+# between parts than in them.
 RUN = 2048
-# Where one mean is that of many elements in a row, so many copies of it are written, and an array has no more elements.
+# Where one mean is that of many elements in a row, so many copies of it are written, and a part has no more elements.
 COPIES = 256
 
 
@@ -89,7 +89,8 @@ class CentralizedLaunch(Launch):
     def _find_means(self, places: Array, threads: int) -> None:
         given = self._whole, self._scalars, places
         if build.CHECK or config.DISABLE_JIT:
-            doubtful = [(n, column) for n, matrix in enumerate(self._matrices) for column in range(matrix[means.COLUMNS])]
+            columns = self._matrices[:, means.COLUMNS].tolist()
+            doubtful = [(number, column) for number, count in enumerate(columns) for column in range(count)]
         else:
             find = compiled_find_means(self._means.dtype, threads > 1)
             count = find(self._jobs, self._matrices, *given, self._sums, self._means, self._doubtful, threads)
@@ -108,8 +109,8 @@ class CentralizedLaunch(Launch):
         wrong = ((found < low) | (found + sizes[:, None] > high)) & (low != 0)
         for row, column in np.argwhere(wrong)[:1]:
             raise RuntimeError(
-                f"{owner}: the address {found[row, column]:#x} in column {column} of a part of "
-                f"params[{self._entries[self._owners[row]].key!r}] is not that of a live array; please report this error"
+                f"{owner}: the address {found[row, column]:#x} in column {column} of a part of params["
+                f"{self._entries[self._owners[row]].key!r}] is not that of a live array; please report this error"
             )
 
 

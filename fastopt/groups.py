@@ -92,9 +92,7 @@ class Groups(UserDict[Any, Group]):
 
     def arrangement(self) -> tuple[Any, ...]:
         """What decides which arrays are updated, in which parts, and which are centralized."""
-        return tuple(
-            [(selector, group.data.get("frozen"), group.data.get("centralize")) for selector, group in self.data.items()]
-        )
+        return tuple([(name, own.data.get("frozen"), own.data.get("centralize")) for name, own in self.data.items()])
 
 
 def selects(selector: Any, key: Hashable, array: Array) -> bool:

@@ -120,7 +120,7 @@ class Rule:
         return tuple(inspect.signature(self.formula).parameters)[2 + len(self.state) :]
 
     def columns(self, options: tuple[str, ...] = ()) -> tuple[int, ...]:
-        """The columns of the table that the formula with options takes: averages and means have theirs behind the state's."""
+        """The columns of the table that the formula with options takes: averages and means stand behind the state."""
         last = 2 + len(self.state)
         slots = [last + number for number, name in enumerate(AVERAGES) if name in options]
         means = [last + len(AVERAGES)] if "centralize" in options else []

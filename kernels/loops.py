@@ -188,9 +188,9 @@ def serial(table, starts, threads):  # type: ignore[no-untyped-def]
     """Applies the rule to every element of every array.
 
     table : int64[arrays + 1, 5 + state slots], the addresses of parameter, gradient, state, averages (0 where there are
-        none), means of gradients (a column that is there with `centralize` only) and the array's scalars: float64, those
-        of the rule in the order of the formula, then the amounts of the options. Of the last row the first element is
-        the address of the tally, if there is one
+        none) and the array's scalars: float64, those of the rule in the order of the formula, then the amounts of the
+        options. Of the last row the first element is the address of the tally, if there is one. With `centralize` the
+        means of gradients have a column more, before the scalars
     starts : int64[arrays + 1], the running sum of the array sizes
     threads : 1
     """

@@ -133,11 +133,11 @@ def divide(number, matrix, sums, means, doubtful, count):  # type: ignore[no-unt
     """Writes the means of a matrix; notes those that are not certain behind the `count` that there are, and counts."""
     columns, rows, first, at = matrix[COLUMNS], matrix[COUNT], matrix[FIRST], matrix[MEANS]
     total, rest, lost = sums[0], sums[1], sums[2]
-    for chunk in range(1, matrix[CHUNKS]):
-        begin = first + chunk * columns
+    for begin in range(first + columns, first + columns * matrix[CHUNKS], columns):
         for k in range(columns):
-            total[first + k], rest[first + k], lost[first + k] = together(
-                (total[first + k], rest[first + k], lost[first + k]), (total[begin + k], rest[begin + k], lost[begin + k])
+            one, other = first + k, begin + k
+            total[one], rest[one], lost[one] = together(
+                (total[one], rest[one], lost[one]), (total[other], rest[other], lost[other])
             )
     for k in range(columns):
         # Each of fewer than so many additions to the rest took at most half of eps of what was taken before it.

@@ -116,7 +116,9 @@ def test_the_formula():
 
 def test_norms_are_of_the_gradient_as_it_was_given():
     params = {"p": np.zeros((2, 1))}
-    report = fastopt.SGD(lr=1.0, centralize=True, clip_norm=2.5).update(params, {"p": np.array([[3.0], [4.0]])}, report=True)
+    report = fastopt.SGD(lr=1.0, centralize=True, clip_norm=2.5).update(
+        params, {"p": np.array([[3.0], [4.0]])}, report=True
+    )
     assert report.gradient_norm == 5 and params["p"].ravel().tolist() == [0.25, -0.25]
 
 
@@ -144,7 +146,11 @@ def test_threads_and_splits_do_not_change_a_bit(dtype, order, monkeypatch):
     g = (rng.standard_normal((700, 1100)) * 10 ** rng.uniform(-12, 12, (700, 1100))).astype(dtype, order=order)
     conv, found = g.ravel()[:500_000].reshape(4, 50, 50, 50), set()
     for count in (1, 2, *THREAD_COUNTS[-1:]):
-        for job, block, lanes, run, copies in ((1 << 18, 512, 128, 2048, 256), (5000, 40, 8, 100, 7), (1, 512, 1, 1, 1)):
+        for job, block, lanes, run, copies in (
+            (1 << 18, 512, 128, 2048, 256),
+            (5000, 40, 8, 100, 7),
+            (1, 512, 1, 1, 1),
+        ):
             monkeypatch.setattr(means, "JOB", job)
             monkeypatch.setattr(means, "BLOCK", block)
             monkeypatch.setattr(means, "LANES", lanes)
@@ -332,7 +338,9 @@ def test_rows_are_refused_before_anything_is_written():
     rows = Rows(np.array([1]), np.ones((1, 2)))
     for groups in (None, {"W": {"centralize": False}}):
         optimizer = fastopt.Momentum(centralize=True, groups=groups)
-        with pytest.raises(ValueError, match=r"Momentum: .*params\['e'\] is Rows, but .*centralized.*'centralize': False"):
+        with pytest.raises(
+            ValueError, match=r"Momentum: .*params\['e'\] is Rows, but .*centralized.*'centralize': False"
+        ):
             optimizer.update(params, {"W": np.ones((4, 3)), "e": rows})
         assert (params["W"] == 1).all() and (params["e"] == 1).all() and optimizer.iter == 0
     optimizer.update(params, {"W": np.ones((4, 3)), "e": np.ones((5, 2))})
@@ -345,7 +353,10 @@ def test_rows_beside_what_is_centralized():
     pair = Pair("adam", centralize=True, groups={"e": {"centralize": False}}, clip_norm=1.0)
     fast, plain = (model(shapes={"W": (30, 20), "e": (50, 4)}) for _ in range(2))
     for step in range(3):
-        grads = {"W": model(seed=step, shapes={"W": (30, 20)})["W"], "e": Rows(np.array([1, 7, 1]), np.ones((3, 4), "f"))}
+        grads = {
+            "W": model(seed=step, shapes={"W": (30, 20)})["W"],
+            "e": Rows(np.array([1, 7, 1]), np.ones((3, 4), "f")),
+        }
         pair.update(fast, plain, grads)
     for key in fast:
         assert_same_bits(fast[key], plain[key])
@@ -461,4 +472,6 @@ for column in range(table.shape[1] - 1):
 def test_wrong_addresses_are_found():
     lines = python(WRONG_ADDRESS, FASTOPT_CHECK="1").stdout.splitlines()
     assert [line.split()[0] for line in lines] == ["0", "2", "5"]
-    assert all("of a part of params['W'] is not that of a live array; please report this error" in line for line in lines)
+    assert all(
+        "of a part of params['W'] is not that of a live array; please report this error" in line for line in lines
+    )

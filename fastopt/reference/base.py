@@ -176,7 +176,7 @@ def means(g: Array) -> Array:
 
 
 def mean(values: Array) -> float:
-    """The number nearest to the sum by the count, so that the order does not matter; NaN or infinite where values are."""
+    """The number nearest to the sum, by the count; so their order does not matter. NaN or infinite where values are."""
     values = values.astype(np.float64)
     strange = values[~np.isfinite(values)]
     if strange.size:
