@@ -216,7 +216,7 @@ class Table:
             wave = waves[entry.identity], entry.layout.dtype, entry.touched is not None
             groups.setdefault(wave, []).append(entry)
             waves[entry.identity] += 1
-            if self.rule.is_by_array and waves[entry.identity] > 1:
+            if self.rule.is_by_array and waves[entry.identity] > 1 and entry.layout.size:
                 raise ValueError(checks.same_array(self.owner, self._name(entry.key)))
             if not _is_direct(entry):
                 entry.staged = entry.layout.empty()
