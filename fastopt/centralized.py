@@ -17,8 +17,8 @@ from fastopt.kernels.gradients import OPTIONS
 from fastopt.launch import Entry, Launch
 from fastopt.state import Layout
 
-# Parts of an array have about so many elements, several rows of a matrix where these are short, lest kernels have more to
-# do between parts than in them.
+# Parts of an array have about so many elements, several rows of a matrix where these are short: the kernels should have
+# more to do in parts than between them.
 RUN = 2048
 # Where one mean is that of many elements in a row, so many copies of it are written, and a part has no more elements.
 COPIES = 256
