@@ -5,10 +5,11 @@ import math
 
 import numpy as np
 import pytest
+from numba.core import config
 
 import fastopt
 from fastopt import Rows, centralized, reference, threads
-from fastopt.kernels import means
+from fastopt.kernels import build, means
 from fastopt.kernels.gradients import OPTIONS
 from tests.conftest import ONE_OF_EACH_KIND, THREAD_COUNTS, Pair, assert_same_bits, python
 
@@ -217,6 +218,7 @@ def test_sums_that_are_hard(case, dtype, settings):
                 assert np.isnan(fast["p"]).sum() == 2 * len(column)
 
 
+@pytest.mark.skipif(build.CHECK or bool(config.DISABLE_JIT), reason="Python sees to everything")
 def test_python_sees_to_what_is_not_certain_and_to_nothing_else(monkeypatch):
     seen = []
     write = means.write_exactly
