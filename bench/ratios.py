@@ -9,6 +9,7 @@ dict, loop, dead, extras or rows; without it all are run. PyTorch is compared wh
 
 from __future__ import annotations
 
+import copy
 import gc
 import sys
 import time
@@ -20,10 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from bench.cases import Step, array, checked_step, make, mlp, size_of
+from bench.cases import Step, array, checked_step, gradients, make, mlp, size_of
 from bench.limit import bytes_per_element
 from bench.test_loop import training_step
-from fastopt import EMA, SWA, Lookahead, Rows, threads
+from fastopt import EMA, SWA, Lookahead, Rows, reference, threads
 from fastopt.groups import NO_DECAY_ON_VECTORS
 from fastopt.kernels import RULES
 from fastopt.schedules import Cosine
@@ -132,6 +133,8 @@ def dead() -> None:
 def extras() -> None:
     """What `on_nonfinite`, reports, decay, clipping, averages cost; "together" is decay, clipping, schedule and groups.
 
+    At the end `centralize`, of matrices.
+
     The read of the gradients that clipping needs is in "clip_norm"; "together" should be at most 1.25 times that.
     """
     decay = {"weight_decay": 0.01, "decoupled": True}
@@ -154,6 +157,23 @@ def extras() -> None:
                 wanted = {"report": True} if name == "report" else {}
                 steps.append(partial(make(rule, "fastopt", **settings).update, own, grads, **wanted))
             report(f"{rule}, {size_of(params):,}", list(sides), interleaved(steps, turns, calls))
+    matrix = {"W": array(30_000_000, "float32")["p"].reshape(5000, 6000)}
+    for params, turns, calls in ((matrix, 15, 2), (mlp(784, 100, 100, 100, 100, 10), 60, 20)):
+        sides = {"plain": {}, "clip_norm": {"clip_norm": 1e9}, "centralize": {"centralize": True}}
+        steps = [_adam(params, **settings) for settings in sides.values()]
+        report(f"adam, {size_of(params):,} in matrices", list(sides), interleaved(steps, turns, calls))
+
+
+def _adam(params: dict[str, np.ndarray], **settings: Any) -> Step:
+    """Steps on a copy; found equal to the reference first where they centralize."""
+    ours, theirs, grads = copy.deepcopy(params), copy.deepcopy(params), gradients(params)
+    optimizer = make("adam", "fastopt", **settings)
+    optimizer.update(ours, grads)
+    if optimizer.centralize:
+        reference.Adam(**settings).update(theirs, grads)
+        for key, value in ours.items():
+            np.testing.assert_array_equal(value, theirs[key])
+    return partial(optimizer.update, ours, grads)
 
 
 def rows() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from fastopt import checks, docstrings
 from fastopt.amounts import AMOUNTS
 from fastopt.kernels.build import Rule
+from fastopt.kernels.gradients import OPTIONS
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers import OPTIMIZERS
 
@@ -67,9 +68,12 @@ def _scalars(optimizer: Optimizer, step: int) -> list[tuple[str, str]]:
     settings, rule = optimizer._at(step), optimizer._rule
     values: list[Any] = [*settings.scalars(step), *(["what the norms of each array come to"] if rule.measure else [])]
     found = list(zip(rule.scalars, values, strict=True))
-    for option in settings._wanted_options():
-        if option != "scale":
-            value: Any = AMOUNTS[option](settings)
+    wanted = (*settings._wanted_options(), *(["centralize"] if settings.centralize else []))
+    for option in (name for name in OPTIONS if name in wanted):
+        if option == "centralize":
+            value: Any = "the means of gradients, where an array has two dimensions or more"
+        elif option != "scale":
+            value = AMOUNTS[option](settings)
         elif math.inf == settings.clip_norm == settings.clip_array_norm:
             value = -settings.gradient_scale if settings.maximize else settings.gradient_scale
         else:

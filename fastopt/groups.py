@@ -102,10 +102,10 @@ class Groups(UserDict[Any, Group]):
         return own
 
     def arrangement(self) -> tuple[Any, ...]:
-        """What decides which arrays are updated, and in which parts."""
+        """What decides which arrays are updated, in which parts, and which are centralized."""
         if self._arrangement[0] != self.changes:
-            found = tuple((selector, group.data.get("frozen")) for selector, group in self.data.items())
-            self._arrangement = self.changes, found
+            found = [(name, own.data.get("frozen"), own.data.get("centralize")) for name, own in self.data.items()]
+            self._arrangement = self.changes, tuple(found)
         return self._arrangement[1]
 
 

@@ -38,6 +38,7 @@ class Entry:
     layout: Layout
     row: int = -1  # its row in the table, -1 if its gradient is None
     part: int = 0  # its row of scalars
+    centralized: bool = False  # whether means are taken from its gradient
     staged: Array | None = None  # a contiguous copy to work on where the parameter itself cannot be
     touched: Any = None  # a `Touched` where the gradient is Rows
 

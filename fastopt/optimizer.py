@@ -71,6 +71,11 @@ class Optimizer(Saving, AveragedWeights):
     clip_value: float = field(default=math.inf, kw_only=True, repr=False)
     """The largest value of a gradient, `g = min(max(g, -clip_value), clip_value)`, after scale and clipping by norm."""
 
+    centralize: bool = field(default=False, kw_only=True, repr=False)
+    """Whether the mean is taken from gradients after clipping (Yong et al., ECCV 2020, arXiv:2004.01461): from those of
+    a matrix (inputs, outputs) that over axis 0, of more dimensions (filters, ...) that over all axes but the first;
+    those of fewer are left alone. Costs one read of the gradients."""
+
     clip_norm: float = field(default=math.inf, kw_only=True, repr=False)
     """The largest norm of all gradients together, after scale: one larger is scaled down to it. Costs one read of the
     gradients."""
@@ -176,7 +181,8 @@ class Optimizer(Saving, AveragedWeights):
                 if plan is not None:  # the arrays of the other plan are of the past too, and should not be kept alive
                     own["_plan"] = own["_report_plan"] = None
                 name, start = type(self).__name__, settings._start()
-                plan = Plan(name, self._rule, params, grads, start, self._state, report, groups, by_array)
+                here = name, self._rule, params, grads, start, self._state
+                plan = Plan(*here, report, groups, by_array, self.centralize)
             parts, options = [settings], settings._options
             if groups is not None or by_array:
                 parts, options = self._parts(plan, step, known)
@@ -260,7 +266,7 @@ class Optimizer(Saving, AveragedWeights):
             "weight_decay": self.weight_decay != 0 and not self.decoupled,
             "decoupled_weight_decay": self.weight_decay != 0 and self.decoupled and not self._decays_itself,
         }
-        return tuple(option for option in OPTIONS if wanted[option])
+        return tuple(option for option in OPTIONS if wanted.get(option))  # a plan sees to `centralize`
 
     @property
     def iter(self) -> int:
@@ -303,6 +309,8 @@ class Optimizer(Saving, AveragedWeights):
                 new = {name: value}
                 self.__dict__.update(new, _scheduled=self._scheduled_names(self.__dict__ | new))
             self.__dict__["_options"] = None
+            if name == "centralize":  # which plans are made for
+                self.__dict__.update(_plan=None, _report_plan=None)
         elif name in self._rule.state or name in SLOTS.values():
             checks.state_value(owner.__name__, name, value)
             self.__dict__.update(_state=None, _plan=None, _report_plan=None, _averaged=0, _lags={})

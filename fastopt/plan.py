@@ -194,9 +194,9 @@ class Plan(Table):
         """
         done = 0
         which = "report" if report else "step"
-        # Compiles before anything is written.
-        calls = [(launch, launch.call(self.rule, which, options)) for launch in self._launches]
         self._write_scalars(scalars)
+        # Compiles before anything of the user's is written.
+        calls = [(launch, launch.call(self.rule, which, options)) for launch in self._launches]
         if build.CHECK:
             check_addresses(self)
         try:

@@ -45,7 +45,7 @@ RANGES: dict[str, Range] = {
 # Of a hyperparameter of one's own, in `fastopt.rule`.
 ANY_NUMBER = (-math.inf, math.inf, False)
 
-SWITCHES = ("decoupled", "maximize", "frozen")
+SWITCHES = ("decoupled", "maximize", "centralize", "frozen")
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "form": ("textbook", "paper"),

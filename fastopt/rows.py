@@ -91,6 +91,13 @@ def table(owner: str, name: str, value: Any, direct: bool) -> None:
         )
 
 
+def centralized(owner: str, name: str) -> str:
+    return (
+        f"{owner}: the gradient of {name} is Rows, but it is to be centralized, which takes the mean over all rows; "
+        f"hand in an array, or leave it out by a group: groups={{...: {{'centralize': False}}}}"
+    )
+
+
 def no_closed_form(owner: str, name: str, known: Iterable[str]) -> str:
     return (
         f"{owner}: {name} is Rows with exact=True, but no closed form of steps without a gradient is known for this "

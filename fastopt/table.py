@@ -12,6 +12,7 @@ from numba import types
 from numpy.lib.array_utils import byte_bounds
 
 from fastopt import checks, rows
+from fastopt.centralized import CentralizedLaunch
 from fastopt.flat import Array, FlatDict
 from fastopt.groups import NO_GROUPS, Groups, Part
 from fastopt.kernels import RULES, averages, build, memory
@@ -44,6 +45,7 @@ class Table:
     by_key : whether the arrays of a FlatDict are walked one by one, for a report on each
     groups : the groups that the parameters are divided by
     by_array : whether each array has a row of scalars of its own, for norms by array
+    centralize : whether gradients are centralized where no group says otherwise; None: nowhere, whatever groups say
     """
 
     def __init__(
@@ -57,13 +59,14 @@ class Table:
         by_key: bool = False,
         groups: Groups | None = None,
         by_array: bool = False,
+        centralize: bool | None = None,
     ) -> None:
         checks.container(owner, params, grads)
         self.owner = owner
         self.rule = rule
         self.arrangement = arrangement(groups, by_array)
         self.divided = bool(groups) or by_array
-        by_key = by_key or self.divided
+        by_key = by_key or self.divided or bool(centralize)
         self.wanted_mode = self.mode = mode_of(params, grads)
         self.keys: list[Hashable] = [BARE] if self.mode == "array" else list(params)
         values = [params] if self.mode == "array" else list(params.values())
@@ -99,8 +102,8 @@ class Table:
 
         self.parts: list[Part] = [NO_GROUPS]
         self._frozen: set[Hashable] = set()
-        if self.divided:
-            self._divide(groups or Groups(object), by_array)
+        if self.divided or centralize:
+            self._divide(groups or Groups(object), by_array, centralize)
         _, gradients = self._lists(params, grads) or self._missing(grads)
         active = [entry for entry, gradient in zip(self.entries, gradients, strict=True) if gradient is not None]
         for entry, gradient in zip(self.entries, gradients, strict=True):
@@ -133,13 +136,16 @@ class Table:
         except KeyError:
             return None
 
-    def _divide(self, groups: Groups, by_array: bool) -> None:
-        """Finds the part that each parameter belongs to, and which are frozen."""
+    def _divide(self, groups: Groups, by_array: bool, centralize: bool | None) -> None:
+        """Finds the part that each parameter belongs to, which are frozen, and which are centralized."""
         self.parts = [] if by_array else self.parts
         for entry in self.entries:
             part = groups.part_of(None if entry.key is BARE else entry.key, entry.array)
-            if groups.settings_of(part).get("frozen"):
+            own = groups.settings_of(part)
+            if own.get("frozen"):
                 self._frozen.add(entry.key)
+            if centralize is not None and entry.array.ndim > 1 and entry.array.size:
+                entry.centralized = own.get("centralize", centralize)
             if by_array or part not in self.parts:
                 self.parts.append(part)
             entry.part = len(self.parts) - 1 if by_array else self.parts.index(part)
@@ -170,6 +176,8 @@ class Table:
         if not self.rule.rows:
             raise TypeError(rows.unknown_form(self.owner, name, (name for name in RULES if RULES[name].rows)))
         rows.table(self.owner, name, entry.value, _is_direct(entry) and entry.layout.order == "C")
+        if entry.centralized:
+            raise ValueError(rows.centralized(self.owner, name))
         return Touched(entry.layout)
 
     def _written_memory(self, active: list[Entry]) -> Array:
@@ -208,7 +216,7 @@ class Table:
             wave = waves[entry.identity], entry.layout.dtype, entry.touched is not None
             groups.setdefault(wave, []).append(entry)
             waves[entry.identity] += 1
-            if self.rule.is_by_array and waves[entry.identity] > 1:
+            if self.rule.is_by_array and waves[entry.identity] > 1 and entry.layout.size:
                 raise ValueError(checks.same_array(self.owner, self._name(entry.key)))
             if not _is_direct(entry):
                 entry.staged = entry.layout.empty()
@@ -228,7 +236,8 @@ class Table:
                 self._table[row, 2:] = *self._state_addresses(entry), self._scalars[entry.part :].ctypes.data
                 row += 1
             sizes = [entry.layout.size for entry in group]
-            launch = (RowsLaunch if by_rows else Launch)(
+            centralized = any(entry.centralized for entry in group)
+            launch = (RowsLaunch if by_rows else CentralizedLaunch if centralized else Launch)(
                 table=self._table[first : row + 1],
                 starts=np.cumsum([0, *sizes], dtype=np.int64),
                 dtype=dtype.name,
@@ -240,6 +249,8 @@ class Table:
             if isinstance(launch, RowsLaunch):
                 launch.begin(group)
                 self.rows_launches.append(launch)
+            elif isinstance(launch, CentralizedLaunch):
+                launch.begin(group, self._scalars)
             row += 1  # for the tally
         self._active = active
         # From the order of the launches to that of the keys.

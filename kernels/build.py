@@ -27,7 +27,7 @@ from numba.core.ccallback import CFunc
 
 from fastopt.kernels import elements, loops
 from fastopt.kernels.averages import AVERAGES
-from fastopt.kernels.gradients import OPTIONS
+from fastopt.kernels.gradients import OPTIONS, with_amounts
 from fastopt.kernels.loops import (
     entry,
     gradient_span,
@@ -39,6 +39,7 @@ from fastopt.kernels.loops import (
     span,
     tallied_span,
     with_average,
+    with_mean,
     with_option,
 )
 
@@ -126,10 +127,11 @@ class Rule:
         return tuple(inspect.signature(self.formula).parameters)[2 + len(self.state) :]
 
     def columns(self, options: tuple[str, ...] = ()) -> tuple[int, ...]:
-        """The columns of the table that the formula with options takes: averages have theirs behind the state's."""
+        """The columns of the table that the formula with options takes: averages and means stand behind the state."""
         last = 2 + len(self.state)
         slots = [last + number for number, name in enumerate(AVERAGES) if name in options]
-        return 0, 1, *reversed(slots), *range(2, last)  # the one applied last lies outermost
+        means = [last + len(AVERAGES)] if "centralize" in options else []
+        return 0, 1, *reversed(slots), *means, *range(2, last)  # the one applied last lies outermost
 
     def kernel(
         self, dtype: str, in_parallel: bool, which: str = "step", options: tuple[str, ...] = ()
@@ -152,7 +154,8 @@ class Rule:
             return interpreted(self, dtype, which, options)
         callback, problem = _callback(self, dtype, which, options)
         _say_once(problem)
-        return partial(_driver(in_parallel), callback.address)
+        driver = compiled(parallel if in_parallel else serial, *DRIVER, nogil=True, in_parallel=in_parallel)
+        return partial(driver, callback.address)
 
     def callback(self, dtype: str, which: str = "step", options: tuple[str, ...] = ()) -> CFunc:
         """The part of a kernel that is the rule's, not compiled yet and without the disk cache."""
@@ -165,7 +168,8 @@ class Rule:
             "rule": composed(self.formula, options, name, njit(**FLAGS)),
             "DTYPE": getattr(np, dtype),
             "COLUMNS": self.columns(options),
-            "SCALARS": (0,) * (len(self.scalars) + len(options)),
+            "WRITTEN": self.columns(with_amounts(options)),
+            "SCALARS": (0,) * (len(self.scalars) + len(with_amounts(options))),
         }
         names = {"span": njit(**FLAGS)(clone(SPANS[which], f"span_{name}", names))}
         # numba's disk cache takes this name as its key. It knows nothing of callees and globals, hence the digest.
@@ -193,7 +197,8 @@ def composed(formula: Any, options: tuple[str, ...], name: str, compile: Callabl
     inner = compile(clone(formula, f"rule_{name}", _helpers(formula, name, compile)))
     for which in reversed([option for option in options if option in OPTIONS]):  # the last one applied lies innermost
         names = {"rule": inner, "option": compile(clone(OPTIONS[which], f"{which}_{name}", {}))}
-        inner = compile(clone(with_option, f"with_{which}_{name}", names))
+        around = with_mean if which == "centralize" else with_option
+        inner = compile(clone(around, f"with_{which}_{name}", names))
     for which in [option for option in options if option in AVERAGES]:
         names = {"rule": inner, "option": compile(clone(AVERAGES[which], f"{which}_{name}", {}))}
         inner = compile(clone(with_average, f"with_{which}_{name}", names))
@@ -216,33 +221,24 @@ def _callback(rule: Rule, dtype: str, which: str, options: tuple[str, ...]) -> t
 
 
 @cache
-def _driver(in_parallel: bool) -> Callable[..., None]:
-    """`loops.parallel` or `loops.serial`, compiled."""
-    loop = parallel if in_parallel else serial
-    copied = clone(loop, f"{loop.__name__}_{_digest(loop)}", {})
-    return _entry_point(lambda: njit(parallel=in_parallel, **FLAGS)(copied), DRIVER)
-
-
-@cache
-def compiled(function: Callable[..., Any], *signature: Any) -> Callable[..., Any]:
+def compiled(
+    function: Callable[..., Any], *signature: Any, nogil: bool = False, in_parallel: bool = False
+) -> Callable[..., Any]:
     """A function of the package, with the plain functions that it calls, compiled for one signature.
 
-    Serial, holding the GIL, through the disk cache. With NUMBA_DISABLE_JIT=1 it is the function itself.
+    Through the disk cache. With NUMBA_DISABLE_JIT=1 it is the function itself.
     """
     if config.DISABLE_JIT:
         return function
-    flags = {**FLAGS, "nogil": False}
-    digest = _digest(function)
+    flags = {**FLAGS, "nogil": nogil}
+    digest = f"{'parallel' if in_parallel else 'serial'}_{_digest(function)}"
     copied = clone(function, f"{function.__name__}_{digest}", _helpers(function, digest, njit(**flags)))
-    return _entry_point(lambda: njit(**flags)(copied), signature)
-
-
-def _entry_point(make: Callable[[], Any], signature: tuple[Any, ...]) -> Callable[..., Any]:
-    """Of a dispatcher compiled for one signature: it skips numba's look-up of types at every call."""
-    dispatcher, problem = _through_cache(make, lambda dispatcher: dispatcher.compile(signature))
+    dispatcher, problem = _through_cache(
+        lambda: njit(parallel=in_parallel, **flags)(copied), lambda dispatcher: dispatcher.compile(signature)
+    )
     _say_once(problem)
     (overload,) = dispatcher.overloads.values()
-    return overload.entry_point  # type: ignore[no-any-return]
+    return overload.entry_point  # type: ignore[no-any-return]  # skips numba's look-up of types at every call
 
 
 def _through_cache(make: Callable[[], Any], compile: Callable[[Any], Any]) -> tuple[Any, Exception | None]:

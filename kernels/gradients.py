@@ -1,7 +1,8 @@
 """What may be done to a gradient, and to its parameter, before the rule sees them: in the same pass over memory.
 
 Each is a function `(p, g, amount) -> (p, g)` of scalars, bound when a kernel is built; what is not bound costs nothing.
-They are applied in the order of `OPTIONS`.
+They are applied in the order of `OPTIONS`. What `centralize` takes is no amount but an element of an array, as the
+gradient is.
 """
 
 from __future__ import annotations
@@ -20,6 +21,11 @@ def clip(p, g, amount):  # type: ignore[no-untyped-def]
     return p, -amount if g < -amount else amount if g > amount else g
 
 
+def centralize(p, g, mean):  # type: ignore[no-untyped-def]
+    """Gradient centralization (Yong et al., arXiv:2004.01461)."""
+    return p, g - mean
+
+
 def weight_decay(p, g, amount):  # type: ignore[no-untyped-def]
     """Weight decay as the gradient of an L2 penalty; without any the gradient is left alone, to the sign of a zero."""
     return p, g + amount * p if amount else g
@@ -31,5 +37,10 @@ def decoupled_weight_decay(p, g, amount):  # type: ignore[no-untyped-def]
 
 
 OPTIONS: dict[str, Callable[..., Any]] = {
-    function.__name__: function for function in (scale, clip, weight_decay, decoupled_weight_decay)
+    function.__name__: function for function in (scale, clip, centralize, weight_decay, decoupled_weight_decay)
 }
+
+
+def with_amounts(options: tuple[str, ...]) -> tuple[str, ...]:
+    """The options that take an amount."""
+    return tuple(option for option in options if option != centralize.__name__)

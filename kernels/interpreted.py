@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from fastopt.kernels.build import Rule, clone, composed
+from fastopt.kernels.gradients import with_amounts
 from fastopt.kernels.loops import FIELDS, PIECE, REST, SECOND_REST, SECOND_TOTAL, TOTAL
 
 
@@ -60,7 +61,8 @@ def interpreted(rule: Rule, dtype: str, which: str, options: tuple[str, ...] = (
     """
     number = np.dtype(dtype).type
     tiny = np.finfo(number).tiny
-    scalars = ctypes.c_double * (len(rule.scalars) + len(options))
+    scalars = ctypes.c_double * (len(rule.scalars) + len(with_amounts(options)))
+    written = [rule.columns(options).index(column) for column in rule.columns(with_amounts(options))]
     formula = composed(on_arrays(rule.formula), options, rule.name, lambda function: function)
 
     @np.errstate(all="ignore")
@@ -74,8 +76,8 @@ def interpreted(rule: Rule, dtype: str, which: str, options: tuple[str, ...] = (
             for index in range(size if which in ("step", "report") else 0):
                 p, *state = formula(*(array[index] for array in arrays), *constants)
                 arrays[0][index] = p
-                for array, value in zip(arrays[2:], state, strict=True):
-                    array[index] = value if not abs(value) < tiny else value * 0
+                for place, value in zip(written[2:], state, strict=True):
+                    arrays[place][index] = value if not abs(value) < tiny else value * 0
             for index in range(size if which == "prepare" else 0):
                 arrays[-1][index] = formula(*(array[index] for array in arrays), *constants)
             if which in ("step", "prepare"):

@@ -42,6 +42,7 @@ rule: Any = None  # the formula, compiled, with the options that are bound
 option: Any = None  # a function of gradients.py or averages.py, compiled
 DTYPE: Any = None  # np.float32 or np.float64
 COLUMNS: Any = None  # the columns of the table that the rule takes: parameter, gradient and state slots
+WRITTEN: Any = None  # those whose elements it may write, beside the gradient: all but that of means
 SCALARS: Any = None  # a tuple as long as the scalars and amounts
 
 
@@ -58,16 +59,22 @@ def with_average(p, g, average, *rest):  # type: ignore[no-untyped-def]
     return p, average, *new[1:]
 
 
+def with_mean(p, g, mean, *rest):  # type: ignore[no-untyped-def]
+    """A rule with an option before it that takes an element of an array, which stands before the state slots."""
+    p, g = option(p, g, mean)
+    return rule(p, g, *rest)
+
+
 def span(table, starts, first, last):  # type: ignore[no-untyped-def]
     """Applies the rule to elements `first` to `last` of all arrays, counted through as if they were one."""
     array = np.searchsorted(starts, first, side="right") - 1
     while first < last:
         begin = starts[array]
         end = min(last, starts[array + 1])
-        where = addresses(table, array, COLUMNS)
+        where, written = addresses(table, array, COLUMNS), addresses(table, array, WRITTEN)
         constants = numbers(table[array, -1], SCALARS, DTYPE)
         for index in range(first - begin, end - begin):
-            store(where, index, rule(*(load(where, index, DTYPE) + constants)), DTYPE)
+            store(written, index, rule(*(load(where, index, DTYPE) + constants)), DTYPE)
         first = end
         array += 1
 
@@ -84,14 +91,14 @@ def tallied_span(table, starts, first, last):  # type: ignore[no-untyped-def]
     while first < last:
         begin, piece = starts[array], first // PIECE
         end = min(last, starts[array + 1], (piece + 1) * PIECE)
-        where = addresses(table, array, COLUMNS)
+        where, written = addresses(table, array, COLUMNS), addresses(table, array, WRITTEN)
         constants = numbers(table[array, -1], SCALARS, DTYPE)
         gradients = parameters = changes = 0.0
         zeros, strange = zero, 0
         for index in range(first - begin, end - begin):
             before = load(where, index, DTYPE)
             after = rule(*(before + constants))
-            store(where, index, after, DTYPE)
+            store(written, index, after, DTYPE)
             gradient, parameter = np.float64(before[1]), np.float64(after[0])
             change = parameter - np.float64(before[0])
             gradients = plus_square(gradients, gradient)
@@ -199,7 +206,8 @@ def serial(address, table, starts, threads):  # type: ignore[no-untyped-def]
     address : of the rule's compiled `entry`: this function and `parallel` are compiled once for all rules
     table : int64[arrays + 1, 5 + state slots], the addresses of parameter, gradient, state, averages (0 where there are
         none) and the array's scalars: float64, those of the rule in the order of the formula, then the amounts of the
-        options. Of the last row the first element is the address of the tally, if there is one
+        options. Of the last row the first element is the address of the tally, if there is one. With `centralize` the
+        means of gradients have a column more, before the scalars
     starts : int64[arrays + 1], the running sum of the array sizes
     threads : 1
     """

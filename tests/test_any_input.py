@@ -72,7 +72,7 @@ def make(shape, dtype, kind, layout, seed):
 
 
 OPERATIONS = ["step", "step", "step", "report", "setting", "replace", "save", "deepcopy", "threads", "flat", "none"]
-OPERATIONS += ["report", "propagate", "skip", "raise"]
+OPERATIONS += ["report", "propagate", "skip", "raise", "centralize"]
 
 
 def assert_report(report, params, before, grads):
@@ -140,6 +140,8 @@ def test_any_sequence_of_operations_equals_the_reference(rule, data):
             fast.on_nonfinite = operation
         elif operation == "setting":
             fast.lr = slow.lr = data.draw(st.sampled_from([0.0, 1e-3, 0.5, 1e30]))
+        elif operation == "centralize":
+            fast.centralize = slow.centralize = not slow.centralize
         elif operation == "replace" and params and not isinstance(params, fastopt.FlatDict):
             key = data.draw(st.sampled_from(list(params)))
             params[key] = lay_out(np.array(params[key]), data.draw(st.sampled_from(LAYOUTS)))

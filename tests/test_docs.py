@@ -90,7 +90,10 @@ def test_settings_of_every_optimizer_are_listed_once(pages):
 def test_explain_shows_what_goes_before_the_formula():
     text = explain(fastopt.SGD(lr=fastopt.schedules.Linear(1.0, 0.0, steps=4), weight_decay=0.5, decoupled=True), 3)
     assert re.search(r"  lr +0.5\n  decoupled_weight_decay +0.75\n", text)
-    assert re.search(r"  scale +what makes norms .*\n  clip +2\n", explain(fastopt.SGD(clip_norm=1.0, clip_value=2.0)))
+    text = explain(fastopt.SGD(clip_norm=1.0, clip_value=2.0, centralize=True, weight_decay=0.5))
+    assert re.search(
+        r"  scale +what makes norms .*\n  clip +2\n  centralize +the means .*\n  weight_decay +0.5\n", text
+    )
 
 
 def test_the_command(capsys):

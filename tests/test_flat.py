@@ -143,3 +143,12 @@ def test_deepcopy_keeps_what_is_shared(flat):
     both = copy.deepcopy({"params": flat, "theta": flat.buffer})
     both["theta"][...] = 4
     assert (both["params"]["W"] == 4).all() and flat["W"][0, 0] == 0
+
+
+def test_two_empty_arrays_are_not_one_under_two_keys():
+    params, optimizer = (
+        fastopt.flatten({"a": np.zeros(0), "b": np.zeros((2, 0)), "c": np.ones(3)}),
+        fastopt.LAMB(lr=0.5),
+    )
+    optimizer.update(params, fastopt.flatten({"a": np.zeros(0), "b": np.zeros((2, 0)), "c": np.ones(3)}))
+    assert (params["c"] < 1).all() and optimizer.m["a"].size == optimizer.m["b"].size == 0

@@ -30,6 +30,7 @@ class Reference:
     clip_value: float = field(default=math.inf, kw_only=True, repr=False)
     clip_norm: float = field(default=math.inf, kw_only=True, repr=False)
     clip_array_norm: float = field(default=math.inf, kw_only=True, repr=False)
+    centralize: bool = field(default=False, kw_only=True, repr=False)
     groups: Any = field(default=None, kw_only=True, repr=False)
     averaging: Any = field(default=None, kw_only=True, repr=False)
     lookahead: Any = field(default=None, kw_only=True, repr=False)
@@ -156,6 +157,8 @@ class Reference:
         if self.clip_value < math.inf:
             g = np.where(g < -self.clip_value, -self.clip_value, np.where(g > self.clip_value, self.clip_value, g))
             g = g.astype(p.dtype, copy=False)
+        if self.centralize and g.ndim > 1 and g.size:
+            g = g - means(g)
         return self._decayed(p, g) if self.weight_decay else g
 
     def _decayed(self, p: Array, g: Array) -> Array:
@@ -164,6 +167,25 @@ class Reference:
         if not self.decays_itself:
             p *= 1 - self.lr * self.weight_decay
         return g
+
+
+def means(g: Array) -> Array:
+    """The means to subtract: of a matrix over axis 0, of what has more dimensions over all axes but the first."""
+    if g.ndim == 2:
+        return np.array([mean(column) for column in g.T], g.dtype)
+    return np.array([mean(part.ravel()) for part in g], g.dtype).reshape(-1, *[1] * (g.ndim - 1))
+
+
+def mean(values: Array) -> float:
+    """The number nearest to the sum, by the count; so their order does not matter. NaN or infinite where values are."""
+    values = values.astype(np.float64)
+    strange = values[~np.isfinite(values)]
+    if strange.size:
+        return float(strange.sum())
+    try:
+        return math.fsum(values.tolist()) / values.size
+    except OverflowError:  # of a part of the sum
+        return math.fsum((values * 2.0**-64).tolist()) * 2.0**64 / values.size
 
 
 def global_norm(grads: dict[Any, Array]) -> float:
