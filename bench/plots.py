@@ -8,7 +8,9 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bench import inplace
 from fastopt.kernels import RULES
+from fastopt.optimizers import OPTIMIZERS
 
 STYLE: dict[str, tuple[str, str]] = {
     "fastopt": ("#0072B2", "o"),
@@ -34,6 +36,7 @@ def draw(results: dict[str, Any], folder: Path) -> list[Path]:
         ("speedup", speedup),
         ("size", size),
         ("limit", limit),
+        ("rules", rules),
         ("loop", loop),
         ("threads", threads),
     ):
@@ -52,10 +55,13 @@ def _figure(width: float = 9, height: float = 4) -> tuple[Figure, Axes]:
     return figure, axes
 
 
+SHADES = ("#B3D9EE", "#56B4E9", "#0072B2", "#003D66")
+"""Of the sizes."""
+
+
 def _bars(axes: Axes, groups: dict[str, Any], value: Any, digits: str) -> bool:
-    """A group of bars per rule that was timed, a bar per size; `value(rows)` is its height."""
-    shades = ("#B3D9EE", "#56B4E9", "#0072B2", "#003D66")
-    rules = [rule for rule in RULES if any(f"step {rule} float32 {size_name}" in groups for size_name in SIZES)]
+    """A group of bars for each of the textbook's rules, a bar per size; `value(rows)` is its height."""
+    rules = list(inplace.RULES)
     found = False
     for number, (size_name, label) in enumerate(SIZES.items()):
         places, heights = [], []
@@ -66,7 +72,7 @@ def _bars(axes: Axes, groups: dict[str, Any], value: Any, digits: str) -> bool:
                 heights.append(value(rows))
         if heights:
             found = True
-            bars = axes.bar(places, heights, 0.2, label=label, color=shades[number])
+            bars = axes.bar(places, heights, 0.2, label=label, color=SHADES[number])
             axes.bar_label(bars, fmt=digits, fontsize=7, padding=1)
     axes.set_xticks(range(len(rules)), rules)
     if found:
@@ -90,6 +96,39 @@ def limit(groups: dict[str, Any]) -> Figure | None:
     axes.axhline(1, color="black", lw=0.8)
     axes.set(title="One step on one float32 array", ylabel="speed, share of the same-traffic kernel's", ylim=(0, None))
     return figure if found else None
+
+
+def rules(groups: dict[str, Any]) -> Figure | None:
+    """How many times faster than NumPy every rule is, and how near to the same traffic without arithmetic."""
+    timed = [rule for rule in RULES if "limit" in groups.get(f"step {rule} float32 3e7", ())]
+    if not timed:
+        return None
+    figure = Figure(figsize=(9, 1.4 + 0.23 * len(timed)), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    for (size_name, label), shade, marker in zip(SIZES.items(), SHADES, "osD^", strict=True):
+        rows = [groups.get(f"step {rule} float32 {size_name}", {}) for rule in timed]
+        faster = {
+            place: row["textbook"]["median"] / row["fastopt"]["median"]
+            for place, row in enumerate(rows)
+            if "textbook" in row
+        }
+        style: dict[str, Any] = {"color": shade, "marker": marker, "ls": "", "ms": 5, "mec": "#003D66", "mew": 0.5}
+        left.plot(faster.values(), faster.keys(), label=label, **style)
+        if size_name == "3e7":
+            shares = [row["limit"]["min"] / row["fastopt"]["min"] for row in rows]
+            right.barh(range(len(rows)), shares, color=shade, height=0.6)
+    left.set_xscale("log")
+    left.set_xticks([1, 2, 5, 10, 20, 50], ["1", "2", "5", "10", "20", "50"])
+    left.set_yticks(range(len(timed)), [OPTIMIZERS[rule].__name__ for rule in timed], fontsize=8)
+    left.invert_yaxis()
+    left.set(xlim=(0.5, 60), xlabel="times faster than the textbook's NumPy", title="One step on one float32 array")
+    right.set(xlabel="speed at 30 million, share of the same traffic's", title="Beside memory alone")
+    for axes in (left, right):
+        axes.axvline(1, color="black", lw=0.8)
+        axes.grid(axis="x", alpha=0.3)
+        axes.set_axisbelow(True)
+    figure.legend(title="elements, at the left", ncols=4, loc="outside lower left", frameon=False, fontsize=8)
+    return figure
 
 
 def size(groups: dict[str, Any]) -> Figure | None:

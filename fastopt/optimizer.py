@@ -71,17 +71,17 @@ class Optimizer(Saving, AveragedWeights):
     clip_value: float = field(default=math.inf, kw_only=True, repr=False)
     """The largest value of a gradient, `g = min(max(g, -clip_value), clip_value)`, after scale and clipping by norm."""
 
-    centralize: bool = field(default=False, kw_only=True, repr=False)
-    """Whether the mean is taken from gradients after clipping (Yong et al., ECCV 2020, arXiv:2004.01461): from those of
-    a matrix (inputs, outputs) that over axis 0, of more dimensions (filters, ...) that over all axes but the first;
-    those of fewer are left alone. Costs one read of the gradients."""
-
     clip_norm: float = field(default=math.inf, kw_only=True, repr=False)
     """The largest norm of all gradients together, after scale: one larger is scaled down to it. Costs one read of the
     gradients."""
 
     clip_array_norm: float = field(default=math.inf, kw_only=True, repr=False)
     """The largest norm of the gradient of each array, after scale and `clip_norm`."""
+
+    centralize: bool = field(default=False, kw_only=True, repr=False)
+    """Whether the mean is taken from gradients after clipping (Yong et al., ECCV 2020, arXiv:2004.01461): from those of
+    a matrix (inputs, outputs) that over axis 0, of more dimensions (filters, ...) that over all axes but the first;
+    those of fewer are left alone. Costs one read of the gradients."""
 
     groups: Any = field(default=None, kw_only=True, repr=False)
     """Settings of a part of the parameters: `{"b*": {"weight_decay": 0.0}, "embedding": {"frozen": True}}`. See
