@@ -1,7 +1,8 @@
-"""Means of gradients, for `centralize`: exact sums, so that they are the same in whatever order they are added up.
+"""Means of gradients, for `centralize`: of exact sums, so that they are the same in whatever order they are added up.
 
-A sum is two float64, the sum and what rounding took from it (Knuth's two-sum), beside a third that bounds what rounding
-took from the second. Where that leaves open which float64 is nearest to the exact sum, `exact_mean` finds it in Python.
+A sum is a float64, beside a bound on what rounding took from it. Of float32 that nearly always settles which float32 is
+nearest to the mean. Of float64 what rounding took is added up too (Knuth's two-sum), and the bound is one on what it
+took there. Where a bound leaves the mean open, `exact_mean` finds it in Python.
 
 Arrays are looked at as matrices in C order, one or several behind one another, of whose columns the means are.
 """
@@ -42,7 +43,7 @@ COPIES = 8
 FIELDS = 9
 
 # Sums of so many columns stay in the first cache. Fewer lanes than this would not fill the vectors.
-BLOCK, LANES = 512, 128
+BLOCK, LANES = 1024, 128
 # A job has about so many elements.
 JOB = 1 << 18
 
@@ -86,17 +87,17 @@ def add_columns(job, table, scalars, places, cells, sums, like):  # type: ignore
     while first < last:  # four at a time, as the sums are read and written less often so
         second, third, fourth = first + stride, first + 2 * stride, first + 3 * stride
         for k in range(width):
-            cell = total[k], rest[k], lost[k]
-            cell = plus_exactly(cell, processed(address, first + k, factor, most, like.dtype))
-            cell = plus_exactly(cell, processed(address, second + k, factor, most, like.dtype))
-            cell = plus_exactly(cell, processed(address, third + k, factor, most, like.dtype))
-            cell = plus_exactly(cell, processed(address, fourth + k, factor, most, like.dtype))
-            total[k], rest[k], lost[k] = cell
+            one = processed(address, first + k, factor, most, like.dtype)
+            two = processed(address, second + k, factor, most, like.dtype)
+            three = processed(address, third + k, factor, most, like.dtype)
+            four = processed(address, fourth + k, factor, most, like.dtype)
+            total[k], rest[k], lost[k] = plus_four((total[k], rest[k], lost[k]), one, two, three, four, like.dtype)
         first += 4 * stride
     while first <= end:
         for k in range(width if first < end else job[REST]):
             cell = total[k], rest[k], lost[k]
-            total[k], rest[k], lost[k] = plus_exactly(cell, processed(address, first + k, factor, most, like.dtype))
+            value = processed(address, first + k, factor, most, like.dtype)
+            total[k], rest[k], lost[k] = plus(cell, value, like.dtype)
         first += stride
     while width > kept:
         width //= 2
@@ -114,8 +115,25 @@ def processed(address, index, factor, most, dtype):  # type: ignore[no-untyped-d
     return np.float64(clip(g, g, most)[1])
 
 
+def plus(cell, value, dtype):  # type: ignore[no-untyped-def]
+    """A sum of elements with one more."""
+    if np.finfo(dtype).bits == 32:  # decided when it is compiled
+        total, rest, lost = cell
+        return total + value, rest, lost + abs(value)
+    return plus_exactly(cell, value)
+
+
+def plus_four(cell, one, two, three, four, dtype):  # type: ignore[no-untyped-def]
+    """A sum of elements with four more; together first, so that fewer are added one after the other."""
+    if np.finfo(dtype).bits == 32:
+        total, rest, lost = cell
+        more = (abs(one) + abs(two)) + (abs(three) + abs(four))
+        return total + ((one + two) + (three + four)), rest, lost + more
+    return plus_exactly(plus_exactly(plus_exactly(plus_exactly(cell, one), two), three), four)
+
+
 def plus_exactly(cell, value):  # type: ignore[no-untyped-def]
-    """A sum with one number more."""
+    """A sum with one number more, and with what rounding takes from it."""
     total, rest, lost = cell
     new = total + value
     part = new - total
@@ -133,6 +151,9 @@ def divide(number, matrix, sums, means, doubtful, count):  # type: ignore[no-unt
     """Writes the means of a matrix; notes those that are not certain behind the `count` that there are, and counts."""
     columns, rows, first, at = matrix[COLUMNS], matrix[COUNT], matrix[FIRST], matrix[MEANS]
     total, rest, lost = sums[0], sums[1], sums[2]
+    chunks = matrix[CHUNKS]
+    # Of fewer than so many additions one after the other each takes at most half of eps of what was added up.
+    additions = (rows // (chunks - 1) if chunks > 1 else rows) // (4 if means.itemsize == 4 else 1) + chunks + 64
     for begin in range(first + columns, first + columns * matrix[CHUNKS], columns):
         for k in range(columns):
             one, other = first + k, begin + k
@@ -140,8 +161,7 @@ def divide(number, matrix, sums, means, doubtful, count):  # type: ignore[no-unt
                 (total[one], rest[one], lost[one]), (total[other], rest[other], lost[other])
             )
     for k in range(columns):
-        # Each of fewer than so many additions to the rest took at most half of eps of what was taken before it.
-        error = lost[first + k] * (rows + 1000) * np.finfo(np.float64).eps
+        error = lost[first + k] * additions * (np.finfo(np.float64).eps / 2)
         mean = means.dtype.type((total[first + k] + (rest[first + k] - error)) / rows)
         if mean != means.dtype.type((total[first + k] + (rest[first + k] + error)) / rows):  # also after NaN
             if means.itemsize == 4 and not abs(total[first + k]) < np.inf:

@@ -190,6 +190,9 @@ HARD = {
     "half": [1.0, 2.0**-53, 2.0**-106],
     "half to even": [1.0, 2.0**-53, 0.0],
     "below half": [1.0, 2.0**-53, -(2.0**-106)],
+    "half of float32, down": [1.0, 1.0 + 2.0**-23],
+    "half of float32, up": [1.0 + 2.0**-23, 1.0 + 2.0**-22],
+    "half of float32, below": [1.0 + 2.0**-23, 1.0 + 2.0**-22, 0.0, -(2.0**-45)],
     "zero": [1.0, -1.0],
     "negative zero": [-0.0, -0.0, -0.0],
     "subnormal": [5e-324, 1e-310, -5e-324, 1e-45],
@@ -233,6 +236,10 @@ def test_python_sees_to_what_is_not_certain_and_to_nothing_else(monkeypatch):
     params = {"p": np.zeros_like(g)}
     fastopt.SGD(lr=1.0, centralize=True).update(params, {"p": g})
     assert seen == [3] and params["p"][0, 3] == math.fsum(g[:, 3]) / 2000 == 1e-20 / 2000
+    seen.clear()
+    halves = np.array([[1.0, 0.0], HARD["half of float32, up"]], np.float32).T.copy()
+    fastopt.SGD(centralize=True).update({"p": np.zeros_like(halves)}, {"p": halves})
+    assert seen == [1]
 
 
 # -- with the rest ----------------------------------------------------------------------------------------------------
