@@ -105,7 +105,9 @@ class Plan(Table):
     def _sums_by_row(self, *call: Any) -> Iterator[tuple[int, Array]]:
         """The row of scalars of each array, and its rows of the tally."""
         for launch, tally in zip(self._launches, self._look(*call), strict=True):
-            yield from zip(launch.parts, np.split(tally, launch.rows[1:]), strict=True)
+            ends = [*launch.rows.tolist(), len(tally)]
+            for part, first, last in zip(launch.parts, ends, ends[1:], strict=False):
+                yield part, tally[first:last]
 
     def _look(self, *call: Any) -> list[Array]:
         """Runs a kernel that only reads; returns its tallies."""

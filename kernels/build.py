@@ -107,12 +107,12 @@ class Rule:
         read = {step.argval for step in dis.get_instructions(before)} if before else set()
         return tuple(name for name in ("p", "g", *self.state) if name in read)
 
-    @property
+    @cached_property
     def preparing(self) -> Rule | None:
         """The rule of the pass over memory that goes before the step, and writes its last state slot only."""
         return Rule(self.prepare, self.state) if self.prepare else None
 
-    @property
+    @cached_property
     def measuring(self) -> Rule | None:
         """The rule of the pass over memory that goes before the step, and writes nothing."""
         return Rule(self.measure, self.state) if self.measure else None
