@@ -93,7 +93,7 @@ def checked_step(rule: str, implementation: str, params: Arrays) -> Step:
     """A function that makes one step of an implementation on copies of the parameters."""
     mine, grads = {key: value.copy() for key, value in params.items()}, gradients(params)
     if implementation == "limit":
-        return limit_step(len(RULES[rule].state), mine, grads)
+        return limit_step(len(RULES[rule].state), mine, grads, threads.threads_for(_moved(rule, params)))
     if implementation == "in place" and rule not in inplace.RULES:
         pytest.skip("written for the textbook's rules")
     if implementation in PEERS:
@@ -172,31 +172,40 @@ def _moved(rule: str, params: Arrays) -> int:
     return size_of(params) * bytes_per_element(len(RULES[rule].state), itemsize)
 
 
-def limit_step(slots: int, params: Arrays, grads: Arrays) -> Step:
-    """The same-traffic kernel over the first array, on the threads that an optimizer would get."""
+def limit_step(slots: int, params: Arrays, grads: Arrays, count: int) -> Step:
+    """The same-traffic kernel over the first array, on so many threads."""
     (p,), (g,) = params.values(), grads.values()
     state = memory.arena(p.size, p.dtype, slots)
     scalars = np.zeros(1)  # of which the formula reads none
     table = np.array([[x.ctypes.data for x in (p, g, *state, scalars)]], dtype=np.int64)
     starts = np.array([0, p.size], dtype=np.int64)
-    count = threads.threads_for(p.nbytes * (3 + 2 * slots))
     kernel = LIMITS[slots].kernel(p.dtype.name, count > 1)
     alive = (p, g, state, scalars)
     return lambda: kernel(table, starts, count) if alive else None
 
 
 @lru_cache(maxsize=1)
-def limit_seconds(group: str, slots: int, size: int, dtype: str) -> float:
-    """The smallest time of the same-traffic kernel, measured beside the cases of a group."""
+def _limit(slots: int, size: int, dtype: str, count: int) -> Step:
     params = array(size, dtype)
-    step = limit_step(slots, params, gradients(params))
-    end, smallest = time.perf_counter() + 0.15, float("inf")
+    return limit_step(slots, params, gradients(params), count)
+
+
+def share_of_limit(step: Step, slots: int, size: int, dtype: str, count: int) -> float:
+    """The time of the same-traffic kernel by that of a step: in turns, as the machine's speed changes; the median."""
+    limit, ratios, end = _limit(slots, size, dtype, count), [], time.perf_counter() + 0.15
+    calls = max(1, int(0.002 / min(_seconds(limit, 1) for _ in range(3))))
+    while len(ratios) < 3 or time.perf_counter() < end:
+        ratios.append(_seconds(limit, calls) / _seconds(step, calls))
+    return float(np.median(ratios))
+
+
+def _seconds(step: Step, calls: int) -> float:
+    """Of so many calls, after one that finds its data."""
     step()
-    while time.perf_counter() < end:
-        start = time.perf_counter()
+    start = time.perf_counter()
+    for _ in range(calls):
         step()
-        smallest = min(smallest, time.perf_counter() - start)
-    return smallest
+    return time.perf_counter() - start
 
 
 class OthersLoad:
@@ -221,14 +230,12 @@ class OthersLoad:
         return round(max(0.0, (busy1 - busy0 - (own1 - own0)) / max(t1 - t0, 1e-9)), 2)
 
 
-def describe(benchmark: Any, rule: str, params: Arrays, limit: bool = True) -> None:
-    """Fills `extra_info` after the timing."""
+def describe(benchmark: Any, rule: str, params: Arrays, step: Step) -> None:
+    """Fills `extra_info` after the timing of a step."""
     slots, first = len(RULES[rule].state), next(iter(params.values()))
     info, size = benchmark.extra_info, size_of(params)
     info["elements"], info["bytes per element"] = size, bytes_per_element(slots, first.dtype.itemsize)
     info["threads"], info["layer"] = threads.threads_for(_moved(rule, params)), threads.layer()
     if benchmark.stats:
-        smallest = benchmark.stats["min"]
-        info["GB/s"] = round(_moved(rule, params) / smallest / 1e9, 2)
-        if limit:
-            info["share of limit"] = round(limit_seconds(benchmark.group, slots, size, first.dtype.name) / smallest, 3)
+        info["GB/s"] = round(_moved(rule, params) / benchmark.stats["min"] / 1e9, 2)
+        info["share of limit"] = round(share_of_limit(step, slots, size, first.dtype.name, info["threads"]), 3)

@@ -30,5 +30,6 @@ def test_dict(benchmark, model, implementation):
         pytest.skip("the small models show that the bench works")
     benchmark.group = f"dict {model}"
     params = model_of(model)
-    benchmark(checked_step("adam", implementation, params))
-    describe(benchmark, "adam", params)
+    step = checked_step("adam", implementation, params)
+    benchmark(step)
+    describe(benchmark, "adam", params, step)

@@ -25,7 +25,7 @@ def test_threads(benchmark, small, size, count):
     step = checked_step("adam", "fastopt", params)
     with threads.num_threads(count):
         benchmark(step)
-        describe(benchmark, "adam", params)
+        describe(benchmark, "adam", params, step)
 
 
 @pytest.mark.parametrize(
@@ -35,8 +35,9 @@ def test_threads(benchmark, small, size, count):
 def test_size(benchmark, small, size, implementation):
     benchmark.group = f"size adam float32 {size}"
     params = model(small(SIZES[size]))
-    benchmark(checked_step("adam", implementation, params))
-    describe(benchmark, "adam", params)
+    step = checked_step("adam", implementation, params)
+    benchmark(step)
+    describe(benchmark, "adam", params, step)
 
 
 @pytest.mark.parametrize("implementation", ["textbook", "in place", "fastopt", "flat", "torch fused"])
@@ -44,5 +45,6 @@ def test_size(benchmark, small, size, implementation):
 def test_arrays(benchmark, small, count, implementation):
     benchmark.group = f"arrays adam float32 {count:,} of {TOTAL // count:,}"
     params = arrays(count if not benchmark.disabled else min(count, 100), small(TOTAL) // count or 1)
-    benchmark(checked_step("adam", implementation, params))
-    describe(benchmark, "adam", params)
+    step = checked_step("adam", implementation, params)
+    benchmark(step)
+    describe(benchmark, "adam", params, step)

@@ -26,8 +26,9 @@ model = lru_cache(maxsize=1)(array)
 def run(benchmark, rule, dtype, size, implementation, elements):
     benchmark.group = f"step {rule} {dtype} {size}"
     params = model(elements, dtype)
-    benchmark(checked_step(rule, implementation, params))
-    describe(benchmark, rule, params)
+    step = checked_step(rule, implementation, params)
+    benchmark(step)
+    describe(benchmark, rule, params, step)
 
 
 @pytest.mark.parametrize(("rule", "dtype", "implementation"), sorted(CASES, key=lambda case: (case[1], case[0])))
