@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.cases import Step, array, checked_step, gradients, make, mlp, size_of
+from bench.cases import Step, array, checked_step, embedding, gradients, make, mlp, size_of
 from bench.limit import bytes_per_element
 from bench.test_loop import training_step
 from fastopt import EMA, SWA, Lookahead, Rows, reference, threads
@@ -72,6 +72,10 @@ def kernel() -> None:
         seconds = interleaved([checked_step(rule, name, large) for name in names], 25, 2)
         moved = 30e6 * bytes_per_element(len(RULES[rule].state), 4)
         report(f"{rule}, 30 M, {moved / seconds[0].min() / 1e9:.1f} GB/s", names, seconds)
+    if HAS_TORCH:
+        largest = array(100_000_000, "float32")
+        steps = [checked_step("adam", name, largest) for name in ("fastopt", "torch fused")]
+        report("adam, 100 M", ["fastopt", "torch fused"], interleaved(steps, 11, 1))
     names = ["fastopt", "textbook", "reference"]
     report("adam, 30 M", names, interleaved([checked_step("adam", name, large) for name in names], 7, 1))
     for size, turns, calls in ((1_000_000, 40, 20), (90_000, 60, 100), (1_000, 60, 500)):
@@ -82,11 +86,12 @@ def kernel() -> None:
 
 def dicts() -> None:
     """Dicts of arrays, BLAS idle."""
-    for sizes in ((784, 40, 20, 10), (784, 100, 100, 100, 100, 10)):
-        params = mlp(*sizes)
+    models = {"-".join(map(str, sizes)): mlp(*sizes) for sizes in ((784, 40, 20, 10), (784, 100, 100, 100, 100, 10))}
+    for model, params in (models | {"an embedding of 50,000 x 64": embedding()}).items():
         names = ["fastopt", "flat", "textbook", "reference", *(["torch fused"] if HAS_TORCH else [])]
         steps = [checked_step("adam", name, params) for name in names]
-        report(f"adam, dict of {'-'.join(map(str, sizes))}", names, interleaved(steps, 150, 20))
+        turns, calls = (60, 5) if size_of(params) > 1_000_000 else (150, 20)
+        report(f"adam, dict of {model}", names, interleaved(steps, turns, calls))
 
 
 LOOPS = (

@@ -80,8 +80,9 @@ def add_columns(job, table, scalars, places, cells, sums, like):  # type: ignore
     address, stride, width, kept = table[job[JOB_ROW], 1], job[STRIDE], job[WIDTH], job[KEPT]
     factor = like.dtype.type(1.0 if places[0] < 0 else scalars[job[JOB_PART], places[0]])
     most = like.dtype.type(np.inf if places[1] < 0 else scalars[job[JOB_PART], places[1]])
-    cells[:, :width] = 0.0
     total, rest, lost = cells[0], cells[1], cells[2]
+    for k in range(width):  # written out, here and below: numba takes a second to compile an assignment to a slice
+        total[k] = rest[k] = lost[k] = 0.0
     first = job[OFFSET]
     end, last = first + job[RUNS] * stride, first + (job[RUNS] - 3) * stride
     while first < last:  # four at a time, as the sums are read and written less often so
@@ -105,7 +106,8 @@ def add_columns(job, table, scalars, places, cells, sums, like):  # type: ignore
             total[k], rest[k], lost[k] = together(
                 (total[k], rest[k], lost[k]), (total[width + k], rest[width + k], lost[width + k])
             )
-    sums[:, job[OUT] : job[OUT] + kept] = cells[:, :kept]
+    for k in range(kept):
+        sums[0, job[OUT] + k], sums[1, job[OUT] + k], sums[2, job[OUT] + k] = total[k], rest[k], lost[k]
 
 
 def processed(address, index, factor, most, dtype):  # type: ignore[no-untyped-def]
