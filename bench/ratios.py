@@ -140,13 +140,12 @@ def extras() -> None:
 
     At the end `centralize`, of matrices.
 
-    The read of the gradients that clipping needs is in "clip_norm"; "together" should be at most 1.25 times that.
+    "clip_norm" is the plain step and one read of the gradients; "together" should be at most 1.25 times that.
     """
     decay = {"weight_decay": 0.01, "decoupled": True}
     sides: dict[str, dict[str, Any]] = {"plain": {}, "on_nonfinite": {"on_nonfinite": "skip"}, "report": {}}
     sides |= {"decay": decay, "clip_norm": {"clip_norm": 1.0}}
-    groups = {**NO_DECAY_ON_VECTORS, lambda key, value: value.size > 1000: {"clip_value": 1.0}}
-    sides["together"] = decay | {"clip_norm": 1.0, "lr": Cosine(0.01, steps=100_000), "groups": groups}
+    sides["together"] = decay | {"clip_norm": 1.0, "lr": Cosine(0.01, steps=100_000), "groups": NO_DECAY_ON_VECTORS}
     sides |= {
         "EMA": {"averaging": EMA(0.999)},
         "SWA": {"averaging": SWA(1, 10)},

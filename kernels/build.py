@@ -51,6 +51,10 @@ FLAGS: dict[str, Any] = {
     "nogil": True,
 }
 
+# Of functions that only compiled ones call. Without their forms for Python and C a kernel compiles in three quarters of
+# the time.
+INNER = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+
 # FASTOPT_CHECK=1: every address is looked at before a launch, and kernels run in pure Python, to find memory errors.
 CHECK = os.environ.get("FASTOPT_CHECK") == "1"
 
@@ -165,13 +169,13 @@ class Rule:
         # The inner functions carry it too: two cached kernels, compiled in two processes, may otherwise hold different
         # functions under one symbol, of which the loader takes the first for both.
         names = {
-            "rule": composed(self.formula, options, name, njit(**FLAGS)),
+            "rule": composed(self.formula, options, name, njit(**FLAGS, **INNER)),
             "DTYPE": getattr(np, dtype),
             "COLUMNS": self.columns(options),
             "WRITTEN": self.columns(with_amounts(options)),
             "SCALARS": (0,) * (len(self.scalars) + len(with_amounts(options))),
         }
-        names = {"span": njit(**FLAGS)(clone(SPANS[which], f"span_{name}", names))}
+        names = {"span": njit(**FLAGS, **INNER)(clone(SPANS[which], f"span_{name}", names))}
         # numba's disk cache takes this name as its key. It knows nothing of callees and globals, hence the digest.
         return CFunc(clone(entry, name, names), (ENTRY.args, ENTRY.return_type), {}, FLAGS)
 
@@ -232,7 +236,7 @@ def compiled(
         return function
     flags = {**FLAGS, "nogil": nogil}
     digest = f"{'parallel' if in_parallel else 'serial'}_{_digest(function)}"
-    copied = clone(function, f"{function.__name__}_{digest}", _helpers(function, digest, njit(**flags)))
+    copied = clone(function, f"{function.__name__}_{digest}", _helpers(function, digest, njit(**flags, **INNER)))
     dispatcher, problem = _through_cache(
         lambda: njit(parallel=in_parallel, **flags)(copied), lambda dispatcher: dispatcher.compile(signature)
     )
