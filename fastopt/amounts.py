@@ -41,8 +41,8 @@ def added(
 
 def _amounts(settings: Any, plan: Plan, parts: list[Any], options: tuple[str, ...]) -> list[tuple[float, ...]]:
     """That of the last option first."""
-    if len(parts) == 1 and "scale" not in options:
-        return [tuple([AMOUNTS[option](settings) for option in reversed(options)])]
+    if len(parts) == 1 and "scale" not in options:  # which may be a group's part, with settings of its own
+        return [tuple([AMOUNTS[option](parts[0]) for option in reversed(options)])]
     first = int("scale" in options)  # which is the first of them
     scales = [scale(settings, plan) if first else 1.0] * len(parts)
     if first and any(part.clip_array_norm < math.inf for part in parts):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import UserDict
 from collections.abc import Callable, Hashable, Mapping
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, cast
 
 from fastopt import checks, ranges
 from fastopt.flat import Array
@@ -52,6 +52,10 @@ class Group(UserDict[str, Any]):
         super().__delitem__(name)
         self.whole.changes += 1
 
+    def __ior__(self, other: Any) -> Group:  # type: ignore[override,misc]  # UserDict's own looks at nothing
+        self.update(other)
+        return self
+
 
 class Groups(UserDict[Any, Group]):
     """Groups by what selects them; where several select an array, settings of later ones count.
@@ -77,7 +81,7 @@ class Groups(UserDict[Any, Group]):
 
     def __init__(self, owner: type, groups: Any = None) -> None:
         self.owner, self.changes = owner, 0
-        self._arrangement: tuple[int, tuple[Any, ...]] = 0, ()
+        self._seen, self._arrangement, self._clips_arrays = 0, cast("tuple[Any, ...]", ()), False
         if groups is not None and not isinstance(groups, Mapping):
             raise TypeError(checks.groups(owner.__name__, groups))
         super().__init__(groups)
@@ -89,6 +93,10 @@ class Groups(UserDict[Any, Group]):
     def __delitem__(self, selector: Any) -> None:
         super().__delitem__(selector)
         self.changes += 1
+
+    def __ior__(self, other: Any) -> Groups:  # type: ignore[override,misc]
+        self.update(other)
+        return self
 
     def part_of(self, key: Hashable, array: Array) -> Part:
         """The part that an array belongs to; its key is None where the parameters are one array."""
@@ -103,10 +111,20 @@ class Groups(UserDict[Any, Group]):
 
     def arrangement(self) -> tuple[Any, ...]:
         """What decides which arrays are updated, in which parts, and which are centralized."""
-        if self._arrangement[0] != self.changes:
+        self._look()
+        return self._arrangement
+
+    def clips_arrays(self) -> bool:
+        """Whether a group has a largest norm for each array."""
+        self._look()
+        return self._clips_arrays
+
+    def _look(self) -> None:
+        if self._seen != self.changes:
             found = [(name, own.data.get("frozen"), own.data.get("centralize")) for name, own in self.data.items()]
-            self._arrangement = self.changes, tuple(found)
-        return self._arrangement[1]
+            self._arrangement = tuple(found)
+            self._clips_arrays = any("clip_array_norm" in own.data for own in self.data.values())
+            self._seen = self.changes
 
 
 def selects(selector: Any, key: Hashable, array: Array) -> bool:

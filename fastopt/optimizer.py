@@ -176,7 +176,7 @@ class Optimizer(Saving, AveragedWeights):
             groups = self.groups if self.groups.data else None
             by_array = self._rule.is_by_array or settings.clip_array_norm != math.inf
             if groups is not None and not by_array:
-                by_array = any("clip_array_norm" in group for group in groups.values())
+                by_array = groups.clips_arrays()
             if plan is None or not plan.accepts(params, grads, groups, by_array):
                 if plan is not None:  # the arrays of the other plan are of the past too, and should not be kept alive
                     own["_plan"] = own["_report_plan"] = None

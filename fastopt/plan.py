@@ -49,14 +49,14 @@ class Plan(Table):
             if not self.entries[number].fits(parameters[number]):
                 return False
         here = id(parameters), id(gradients)
-        number = scan(*here, 0, *self._where)
+        number = scan(*here, 0, *self._scanned)
         while number != len(self.entries):
             if number < 0 or gradients[number] is None:
                 return False
             if isinstance(gradients[number], Rows) != (self.entries[number].touched is not None):
                 return False
             self._place_gradient(number, gradients[number])
-            number = scan(*here, number + 1, *self._where)
+            number = scan(*here, number + 1, *self._scanned)
         if self.rows_launches:
             self._arrange()
         self._gradients = gradients

@@ -276,7 +276,7 @@ class Table:
             shapes += layout.shape
         self._shapes = np.array(shapes, dtype=np.int64)
         # The arguments of a scan that are the same at every step.
-        self._where = (memory.NDARRAY, memory.NONE, self._expected, self._shapes, self.written, self._table)
+        self._scanned = (memory.NDARRAY, memory.NONE, self._expected, self._shapes, self.written, self._table)
 
     def _state_addresses(self, entry: Entry) -> list[int]:
         key = self.keys[0] if self.mode == "flat" else entry.key

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import track
 
 from fastopt import info, threads
+from fastopt.centralized import centralized, compiled_find_means
 from fastopt.checks import DTYPES
 from fastopt.kernels.averages import AVERAGES
 from fastopt.kernels.build import NO_RULE, Rule
@@ -29,6 +30,7 @@ def kernels(optimizers: Sequence[Optimizer], averages: Sequence[str] = ()) -> li
     kept = list(chain.from_iterable(combinations(wanted, count) for count in range(len(wanted) + 1)))
     for optimizer in optimizers:
         rule, options = optimizer._rule, optimizer._wanted_options()
+        options = centralized(options) if optimizer.centralize else options
         found += [(rule, "step", (*options, *after)) for after in kept]
         found += [(rule.measuring, "measure", options)] if rule.measuring else []
         found += [(rule.preparing, "prepare", options)] if rule.preparing else []
@@ -45,6 +47,10 @@ def main(optimizers: Sequence[Optimizer], averages: Sequence[str] = ()) -> None:
     for known in DTYPES:
         compiled_add_up(known)
     loops = (False, True) if threads.layer() else (False,)
+    if any(optimizer.centralize for optimizer in optimizers):
+        for known in DTYPES:
+            for in_parallel in loops:
+                compiled_find_means(known, in_parallel)
     wanted = list(product(kernels(optimizers, averages), ("float32", "float64")))
     for (rule, which, options), dtype in track(wanted, "compiling", console=console):
         for in_parallel in loops:  # the second one costs nothing

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from fastopt import cli, reference, threads, warmup
+from fastopt import centralized, cli, reference, threads, warmup
 from fastopt.kernels import RULES
 from fastopt.kernels.build import Rule
 from fastopt.nn import mnist
@@ -207,7 +207,9 @@ def test_warmup_knows_what_a_step_needs(rule, monkeypatch):
         return lambda *_: None
 
     monkeypatch.setattr(Rule, "kernel", kernel)
-    for settings in ({}, {"clip_norm": 1.0, "on_nonfinite": "raise", "weight_decay": 0.1}):
+    monkeypatch.setattr(centralized, "compiled_find_means", lambda *_: lambda *_: 0)
+    more = {"clip_norm": 1.0, "on_nonfinite": "raise", "weight_decay": 0.1}
+    for settings in ({}, more, {"centralize": True}, {"centralize": True, **more}):
         optimizer = OPTIMIZERS[rule](**settings)
         optimizer.update({"W": np.ones((3, 2))}, {"W": np.ones((3, 2))})
         assert wanted <= {*warmup.kernels([optimizer])}

@@ -222,6 +222,38 @@ def test_norms_of_arrays_are_the_references_bits(rule, dtype, flat):
         assert_same_bits(np.asarray(mixed[key]), np.asarray(plain[key]))
 
 
+@pytest.mark.parametrize("own", [{"clip_value": 1e-3}, {"weight_decay": 0.5}, {"weight_decay": 0.5, "decoupled": True}])
+@pytest.mark.parametrize("rule", ["novograd", "lars", "momentum"])
+def test_the_only_part_may_be_that_of_a_group(rule, own):
+    """Where arrays are told apart a model of one array has one part."""
+    groups = {"W": {"clip_array_norm": 1e9, **own}}
+    fast, plain = {"W": np.ones((3, 2))}, {"W": np.ones((3, 2))}
+    pair = Pair(rule, groups=groups)
+    for step in (1, 2):
+        pair.update(fast, plain, {"W": np.full((3, 2), 0.3 * step)})
+    assert_same_bits(fast["W"], plain["W"])
+    without = {"W": np.ones((3, 2))}
+    for step in (1, 2):
+        OPTIMIZERS[rule]().update(without, {"W": np.full((3, 2), 0.3 * step)})
+    assert not np.array_equal(fast["W"], without["W"])
+
+
+def test_a_setting_that_is_merged_in_counts_at_once():
+    params, optimizer = {"W": np.zeros(1)}, fastopt.SGD(lr=1.0, groups={"W": {"lr": 0.5}})
+    optimizer.update(params, {"W": -np.ones(1)})
+    group, groups = optimizer.groups["W"], optimizer.groups
+    group |= {"lr": 0.25}
+    optimizer.update(params, {"W": -np.ones(1)})
+    groups |= {"*": {"lr": 2.0}}
+    optimizer.update(params, {"W": -np.ones(1)})
+    assert params["W"] == 2.75
+    with pytest.raises(ValueError, match="lr must be in"):
+        group |= {"lr": -1.0}
+    del groups["*"]
+    optimizer.update(params, {"W": -np.ones(1)})
+    assert params["W"] == 3.0
+
+
 def test_turning_norms_of_arrays_on_and_off():
     pair, fast = Pair("momentum"), model()
     plain = copy.deepcopy(fast)
