@@ -25,7 +25,7 @@ from numba import njit
 from numba.core import config
 from numba.core.ccallback import CFunc
 
-from fastopt.kernels import elements, loops
+from fastopt.kernels import elements, loops, stores
 from fastopt.kernels.averages import AVERAGES
 from fastopt.kernels.gradients import OPTIONS, with_amounts
 from fastopt.kernels.loops import (
@@ -60,10 +60,10 @@ CHECK = os.environ.get("FASTOPT_CHECK") == "1"
 
 _INT64, _POINTER = numba.int64, numba.types.CPointer(numba.int64)
 
-ENTRY = numba.types.void(_POINTER, _INT64, _POINTER, _INT64, _INT64, _INT64)
+ENTRY = numba.types.void(_POINTER, _INT64, _POINTER, _INT64, _INT64, _INT64, _INT64)
 """The type of `loops.entry`."""
 
-DRIVER = _INT64, numba.types.Array(_INT64, 2, "C"), numba.types.Array(_INT64, 1, "C"), _INT64
+DRIVER = _INT64, _INT64, numba.types.Array(_INT64, 2, "C"), numba.types.Array(_INT64, 1, "C"), _INT64
 """The argument types of `loops.serial` and `loops.parallel`."""
 
 SPANS = {
@@ -138,7 +138,7 @@ class Rule:
         return 0, 1, *reversed(slots), *means, *range(2, last)  # the one applied last lies outermost
 
     def kernel(
-        self, dtype: str, in_parallel: bool, which: str = "step", options: tuple[str, ...] = ()
+        self, dtype: str, in_parallel: bool, which: str = "step", options: tuple[str, ...] = (), form: int = stores.PLAIN
     ) -> Callable[[Any, Any, int], None]:
         """The compiled `serial` or `parallel` of this rule for `dtype` ("float32" or "float64").
 
@@ -149,6 +149,7 @@ class Rule:
         options : the names of the functions of `gradients.OPTIONS` that go before the rule, in that order, and then
             of those of `averages.AVERAGES` that go after it. Their amounts stand behind the scalars: of those before
             the rule the last one's first, of those after it the first one's
+        form : how new parameters are stored, see `stores.py`; the same machine code and bits for each
 
         Compiled, or loaded from numba's disk cache, at the first call and kept for the life of the process.
         """
@@ -159,7 +160,7 @@ class Rule:
         callback, problem = _callback(self, dtype, which, options)
         _say_once(problem)
         driver = compiled(parallel if in_parallel else serial, *DRIVER, nogil=True, in_parallel=in_parallel)
-        return partial(driver, callback.address)
+        return partial(driver, callback.address, form_address(form))
 
     def callback(self, dtype: str, which: str = "step", options: tuple[str, ...] = ()) -> CFunc:
         """The part of a kernel that is the rule's, not compiled yet and without the disk cache."""
@@ -171,6 +172,7 @@ class Rule:
         names = {
             "rule": composed(self.formula, options, name, njit(**FLAGS, **INNER)),
             "DTYPE": getattr(np, dtype),
+            "SIZE": np.dtype(dtype).itemsize,
             "COLUMNS": self.columns(options),
             "WRITTEN": self.columns(with_amounts(options)),
             "SCALARS": (0,) * (len(self.scalars) + len(with_amounts(options))),
@@ -222,6 +224,30 @@ def _helpers(function: Any, name: str, compile: Callable[[Any], Any]) -> dict[st
 @cache
 def _callback(rule: Rule, dtype: str, which: str, options: tuple[str, ...]) -> tuple[CFunc, Exception | None]:
     return _through_cache(lambda: rule.callback(dtype, which, options), CFunc.compile)
+
+
+@cache
+def form_address(form: int) -> int:
+    """What kernels get of a form of `stores`; compiles its functions."""
+    return int(_form(form).ctypes.data)
+
+
+@cache
+def _form(form: int) -> Any:
+    numbers = np.zeros(stores.FIELDS, np.int64)
+    numbers[stores.FORM] = form
+    for place, function in () if form == stores.PLAIN else ((stores.OPEN, stores.open_block), (stores.CLOSE, stores.close_block)):
+        numbers[place] = _block_function(function).address
+    return numbers
+
+
+@cache
+def _block_function(function: Callable[..., int]) -> CFunc:
+    signature = (_INT64,) * 6, _INT64
+    name = f"{function.__name__}_{_digest(function)}"
+    made, problem = _through_cache(lambda: CFunc(clone(function, name, {}), signature, {}, FLAGS), CFunc.compile)
+    _say_once(problem)
+    return made
 
 
 @cache
@@ -290,7 +316,7 @@ def _say_once(problem: Exception | None) -> None:
 def _machinery() -> str:
     """What the machine code of every kernel depends on besides the formula."""
     files = [
-        hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in (__file__, elements.__file__, loops.__file__)
+        hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in (__file__, elements.__file__, loops.__file__, stores.__file__)
     ]
     # Settings of numba's that change the code but are not in the key of its cache (numba #10821).
     settings = [getattr(config, name, None) for name in ("OPT", "BOUNDSCHECK", "LOOP_VECTORIZE", "SLP_VECTORIZE")]

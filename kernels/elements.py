@@ -38,23 +38,23 @@ def peek(typingctx: Any, address: Any) -> Any:
 
 
 @intrinsic
-def call(typingctx: Any, address: Any, table: Any, starts: Any, first: Any, last: Any) -> Any:
+def call(typingctx: Any, address: Any, table: Any, starts: Any, first: Any, last: Any, form: Any) -> Any:
     """Calls the compiled `loops.entry` at an address."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        address, table, starts, first, last = args
+        address, table, starts, first, last, form = args
         table, starts = (
             cgutils.create_struct_proxy(kind)(context, builder, array)
             for kind, array in zip(signature.args[1:3], (table, starts), strict=True)
         )
         _, width = cgutils.unpack_tuple(builder, table.shape)
         (length,) = cgutils.unpack_tuple(builder, starts.shape)
-        arguments = [table.data, width, starts.data, length, first, last]
+        arguments = [table.data, width, starts.data, length, first, last, form]
         entry = ir.FunctionType(ir.VoidType(), [argument.type for argument in arguments])
         builder.call(builder.inttoptr(address, entry.as_pointer()), arguments)
         return context.get_dummy_value()
 
-    return types.void(types.int64, table, starts, types.int64, types.int64), codegen
+    return types.void(types.int64, table, starts, types.int64, types.int64, types.int64), codegen
 
 
 @intrinsic

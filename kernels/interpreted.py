@@ -20,9 +20,9 @@ class InterpretedRule(Rule):
     """A rule whose steps are in pure Python."""
 
     def kernel(
-        self, dtype: str, in_parallel: bool, which: str = "step", options: tuple[str, ...] = ()
+        self, dtype: str, in_parallel: bool, which: str = "step", options: tuple[str, ...] = (), form: int = 0
     ) -> Callable[..., None]:
-        """As in `Rule`."""
+        """As in `Rule`; there is one form."""
         return interpreted(self, dtype, which, options)
 
 

@@ -14,11 +14,13 @@ from fastopt.kernels.elements import (
     fetch_add,
     load,
     numbers,
+    peek,
     plus,
     plus_square,
     put,
     store,
 )
+from fastopt.kernels.stores import CLOSE, NONTEMPORAL, OPEN, PLAIN, fence, invoke, stack_block
 
 # Threads take the elements in pieces of this many: long enough that taking one (some 20 ns) costs nothing, short enough
 # that no thread waits long for another.
@@ -41,6 +43,7 @@ BLOCK = 512
 rule: Any = None  # the formula, compiled, with the options that are bound
 option: Any = None  # a function of gradients.py or averages.py, compiled
 DTYPE: Any = None  # np.float32 or np.float64
+SIZE: Any = None  # the bytes of an element
 COLUMNS: Any = None  # the columns of the table that the rule takes: parameter, gradient and state slots
 WRITTEN: Any = None  # those whose elements it may write, beside the gradient: all but that of means
 SCALARS: Any = None  # a tuple as long as the scalars and amounts
@@ -65,27 +68,40 @@ def with_mean(p, g, mean, *rest):  # type: ignore[no-untyped-def]
     return rule(p, g, *rest)
 
 
-def span(table, starts, first, last):  # type: ignore[no-untyped-def]
+def span(table, starts, first, last, form):  # type: ignore[no-untyped-def]
     """Applies the rule to elements `first` to `last` of all arrays, counted through as if they were one."""
+    stack = stack_block()
     array = np.searchsorted(starts, first, side="right") - 1
     while first < last:
         begin = starts[array]
         end = min(last, starts[array + 1])
         where, written = addresses(table, array, COLUMNS), addresses(table, array, WRITTEN)
         constants = numbers(table[array, -1], SCALARS, DTYPE)
-        for index in range(first - begin, end - begin):
-            store(written, index, rule(*(load(where, index, DTYPE) + constants)), DTYPE)
+        index = first - begin
+        while index < end - begin:
+            until, home = end - begin, (where[0],)
+            if peek(form) != PLAIN:
+                until = invoke(peek(form + 8 * OPEN), peek(form), stack, where[0], SIZE, index, until)
+                home = (peek(stack),)
+            for element in range(index, until):
+                store(home + written[1:], element, rule(*(load(home + where[1:], element, DTYPE) + constants)), DTYPE)
+            if peek(form) != PLAIN:
+                invoke(peek(form + 8 * CLOSE), peek(form), stack, where[0], SIZE, index, until)
+            index = until
         first = end
         array += 1
+    if peek(form) == NONTEMPORAL:
+        fence()
 
 
-def tallied_span(table, starts, first, last):  # type: ignore[no-untyped-def]
+def tallied_span(table, starts, first, last, form):  # type: ignore[no-untyped-def]
     """`span`, which also adds up what a report of the step needs, one row of the tally per array and piece.
 
     The table's last row holds the address of the tally. Sums over a piece are added up in one order, however many
     threads there are.
     """
     zero, one = DTYPE(0), DTYPE(1)
+    stack = stack_block()
     array = np.searchsorted(starts, first, side="right") - 1
     tally = table[len(starts) - 1, 0]
     while first < last:
@@ -95,16 +111,25 @@ def tallied_span(table, starts, first, last):  # type: ignore[no-untyped-def]
         constants = numbers(table[array, -1], SCALARS, DTYPE)
         gradients = parameters = changes = 0.0
         zeros, strange = zero, 0
-        for index in range(first - begin, end - begin):
-            before = load(where, index, DTYPE)
-            after = rule(*(before + constants))
-            store(written, index, after, DTYPE)
-            gradient, parameter = np.float64(before[1]), np.float64(after[0])
-            change = parameter - np.float64(before[0])
-            gradients = plus_square(gradients, gradient)
-            parameters = plus_square(parameters, parameter)
-            changes = plus_square(changes, change)
-            zeros = plus(zeros, one if before[1] == zero else zero)
+        index = first - begin
+        while index < end - begin:
+            until, home = end - begin, (where[0],)
+            if peek(form) != PLAIN:
+                until = invoke(peek(form + 8 * OPEN), peek(form), stack, where[0], SIZE, index, until)
+                home = (peek(stack),)
+            for element in range(index, until):
+                before = load(home + where[1:], element, DTYPE)
+                after = rule(*(before + constants))
+                store(home + written[1:], element, after, DTYPE)
+                gradient, parameter = np.float64(before[1]), np.float64(after[0])
+                change = parameter - np.float64(before[0])
+                gradients = plus_square(gradients, gradient)
+                parameters = plus_square(parameters, parameter)
+                changes = plus_square(changes, change)
+                zeros = plus(zeros, one if before[1] == zero else zero)
+            if peek(form) != PLAIN:
+                invoke(peek(form + 8 * CLOSE), peek(form), stack, where[0], SIZE, index, until)
+            index = until
         if not gradients < np.inf:
             for index in range(first - begin, end - begin):
                 strange += not abs(load(where, index, DTYPE)[1]) < np.inf
@@ -117,9 +142,11 @@ def tallied_span(table, starts, first, last):  # type: ignore[no-untyped-def]
         first = end
         if end == starts[array + 1]:
             array += 1
+    if peek(form) == NONTEMPORAL:
+        fence()
 
 
-def gradient_span(table, starts, first, last):  # type: ignore[no-untyped-def]
+def gradient_span(table, starts, first, last, form):  # type: ignore[no-untyped-def]
     """Writes to the tally whether there is a gradient that is not finite, and nothing else."""
     zero = DTYPE(0)
     array = np.searchsorted(starts, first, side="right") - 1
@@ -137,7 +164,7 @@ def gradient_span(table, starts, first, last):  # type: ignore[no-untyped-def]
             array += 1
 
 
-def norm_span(table, starts, first, last):  # type: ignore[no-untyped-def]
+def norm_span(table, starts, first, last, form):  # type: ignore[no-untyped-def]
     """Writes to the tally the sum of squares of the gradients and what rounding took from it, and nothing else."""
     array = np.searchsorted(starts, first, side="right") - 1
     tally = table[len(starts) - 1, 0]
@@ -152,7 +179,7 @@ def norm_span(table, starts, first, last):  # type: ignore[no-untyped-def]
             array += 1
 
 
-def measured_span(table, starts, first, last):  # type: ignore[no-untyped-def]
+def measured_span(table, starts, first, last, form):  # type: ignore[no-untyped-def]
     """Writes to the tally the sums of squares of the two results of the formula, as `norm_span`, and nothing else."""
     one, other = np.empty(BLOCK, DTYPE), np.empty(BLOCK, DTYPE)
     array = np.searchsorted(starts, first, side="right") - 1
@@ -181,7 +208,7 @@ def measured_span(table, starts, first, last):  # type: ignore[no-untyped-def]
             array += 1
 
 
-def prepared_span(table, starts, first, last):  # type: ignore[no-untyped-def]
+def prepared_span(table, starts, first, last, form):  # type: ignore[no-untyped-def]
     """Writes the result of the formula to the last state slot, and nothing else."""
     array = np.searchsorted(starts, first, side="right") - 1
     while first < last:
@@ -195,15 +222,16 @@ def prepared_span(table, starts, first, last):  # type: ignore[no-untyped-def]
         array += 1
 
 
-def entry(table, width, starts, length, first, last):  # type: ignore[no-untyped-def]
+def entry(table, width, starts, length, first, last, form):  # type: ignore[no-untyped-def]
     """`span` for C: `table` and `starts` are pointers, `width` the columns of the table, `length` that of `starts`."""
-    span(carray(table, (length, width)), carray(starts, (length,)), first, last)
+    span(carray(table, (length, width)), carray(starts, (length,)), first, last, form)
 
 
-def serial(address, table, starts, threads):  # type: ignore[no-untyped-def]
+def serial(address, form, table, starts, threads):  # type: ignore[no-untyped-def]
     """Applies a rule to every element of every array.
 
     address : of the rule's compiled `entry`: this function and `parallel` are compiled once for all rules
+    form : how parameters are stored: an address that `stores.py` explains
     table : int64[arrays + 1, 5 + state slots], the addresses of parameter, gradient, state, averages (0 where there are
         none) and the array's scalars: float64, those of the rule in the order of the formula, then the amounts of the
         options. Of the last row the first element is the address of the tally, if there is one. With `centralize` the
@@ -211,10 +239,10 @@ def serial(address, table, starts, threads):  # type: ignore[no-untyped-def]
     starts : int64[arrays + 1], the running sum of the array sizes
     threads : 1
     """
-    call(address, table, starts, 0, starts[-1])
+    call(address, table, starts, 0, starts[-1], form)
 
 
-def parallel(address, table, starts, threads):  # type: ignore[no-untyped-def]
+def parallel(address, form, table, starts, threads):  # type: ignore[no-untyped-def]
     """The same on several threads.
 
     The elements are cut into as many equal shares as threads. A thread works through its own share, the same at every
@@ -230,5 +258,5 @@ def parallel(address, table, starts, threads):  # type: ignore[no-untyped-def]
             begin, end = pieces * share // threads, pieces * (share + 1) // threads
             piece = begin + fetch_add(taken, share * LINE)
             while piece < end:
-                call(address, table, starts, piece * PIECE, min(piece * PIECE + PIECE, total))
+                call(address, table, starts, piece * PIECE, min(piece * PIECE + PIECE, total), form)
                 piece = begin + fetch_add(taken, share * LINE)
