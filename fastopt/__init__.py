@@ -25,6 +25,7 @@ from fastopt.optimizers import *  # noqa: F403
 from fastopt.own import rule
 from fastopt.rows import Rows
 from fastopt.threads import num_threads, set_num_threads
+from fastopt.tuning import set_tuning
 
 __all__ = [
     "EMA",
@@ -43,6 +44,7 @@ __all__ = [
     "rule",
     "schedules",
     "set_num_threads",
+    "set_tuning",
 ]
 __all__ += optimizers.__all__
 

@@ -16,6 +16,7 @@ from fastopt.kernels.build import Rule
 from fastopt.kernels.gradients import OPTIONS
 from fastopt.launch import Entry, Launch
 from fastopt.state import Layout
+from fastopt.tuning import AS_THEY_COME, Choice
 
 # Parts of an array have about so many elements, several rows of a matrix where these are short: the kernels should have
 # more to do in parts than between them.
@@ -73,12 +74,14 @@ class CentralizedLaunch(Launch):
         firsts = np.cumsum([0, *counts[:-1]])
         self.rows = self.starts[firsts] // loops.PIECE + firsts
 
-    def call(self, rule: Rule, which: str, options: tuple[str, ...] = ()) -> tuple[Any, Array, Array, int]:
+    def call(
+        self, rule: Rule, which: str, options: tuple[str, ...] = (), choice: Choice = AS_THEY_COME
+    ) -> tuple[Any, Array, Array, int]:
         """As in `Launch`; finds the means first, with scale and clipping as the plan's scalars have them."""
         self.table[:-1, 1] = self._whole[self._owners, 1] + self._offsets
         if rule is build.NO_RULE:
-            return super().call(rule, which, options)
-        call = super().call(rule, which, centralized(options))
+            return super().call(rule, which, options, choice)
+        call = super().call(rule, which, centralized(options), choice)
         if not rule.is_by_array:  # otherwise they were found for the pass before the step
             behind = [option for option in options if option in OPTIONS]
             last = len(rule.scalars) + len(behind) - 1

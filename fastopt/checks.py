@@ -25,6 +25,10 @@ SWAPPED = "averaged weights"
 """What an optimizer is in the middle of while averaged weights stand in the parameters."""
 
 
+def unknown_tuning(what: str, value: Any, known: Iterable[str]) -> str:
+    return f"{what}: there is no {value!r:.200}; it is one of {', '.join(known)}"
+
+
 def unknown_setting(owner: str, name: str, known: Iterable[str]) -> str:
     return f"{owner} has no setting {name!r}; it has {', '.join(known)}"
 

@@ -16,7 +16,7 @@ from fastopt.flat import Array
 from fastopt.kernels import loops
 from fastopt.kernels.build import Rule
 from fastopt.state import Layout
-from fastopt.threads import threads_for
+from fastopt.tuning import AS_THEY_COME, Choice
 
 
 class Bare(Enum):
@@ -72,21 +72,29 @@ class Launch:
     moved_bytes: int
     staged: list[Entry]
     parts: list[int]  # the row of scalars of each array
-    kernels: dict[tuple[str, bool, tuple[str, ...]], Any] = field(default_factory=dict)
+    kernels: dict[tuple[str, bool, tuple[str, ...], int], Any] = field(default_factory=dict)
     tally: Array | None = None  # float64[pieces and arrays, FIELDS], a row for each piece of each array
 
     def __post_init__(self) -> None:
         # The first row of each array in the tally; its others follow.
         self.rows = self.starts[:-1] // loops.PIECE + np.arange(len(self.starts) - 1)
 
-    def call(self, rule: Rule, which: str, options: tuple[str, ...] = ()) -> tuple[Any, Array, Array, int]:
+    @property
+    def parameter_bytes(self) -> int:
+        """The bytes of the parameters whose own memory the kernel writes."""
+        staged = sum(entry.layout.size for entry in self.staged)
+        return (int(self.starts[-1]) - staged) * np.dtype(self.dtype).itemsize
+
+    def call(
+        self, rule: Rule, which: str, options: tuple[str, ...] = (), choice: Choice = AS_THEY_COME
+    ) -> tuple[Any, Array, Array, int]:
         """Kernel and arguments; compiles the kernel at its first use."""
-        threads = threads_for(self.moved_bytes)
-        wanted = which, threads > 1, options
+        threads = choice.threads_for(self.moved_bytes)
+        wanted = which, threads > 1, options, choice.form
         kernel = self.kernels.get(wanted)
         if kernel is None:
             try:
-                kernel = self.kernels[wanted] = rule.kernel(self.dtype, threads > 1, which, options)
+                kernel = self.kernels[wanted] = rule.kernel(self.dtype, threads > 1, which, options, choice.form)
             except NumbaError as error:
                 raise TypeError(formulas.not_compiled(rule.formula, rule.state, error)) from error
         if which not in ("step", "prepare") and self.tally is None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any, ClassVar, cast
 
-from fastopt import amounts, averages, checks, lag, ranges
+from fastopt import amounts, averages, checks, lag, ranges, tuning
 from fastopt.averages import AveragedWeights
 from fastopt.flat import Array
 from fastopt.groups import NO_GROUPS, Groups, Part
@@ -18,11 +18,13 @@ from fastopt.kernels import RULES
 from fastopt.kernels.averages import SLOTS
 from fastopt.kernels.build import Rule
 from fastopt.kernels.gradients import OPTIONS
+from fastopt.kernels.stores import FORMS, PLAIN
 from fastopt.launch import BARE
 from fastopt.plan import NONE_RESTING, Plan
 from fastopt.report import Report
 from fastopt.saving import Saving
 from fastopt.state import State
+from fastopt.tuning import AS_THEY_COME, Tuning
 
 
 @dataclass(init=False, eq=False, repr=False)
@@ -183,6 +185,7 @@ class Optimizer(Saving, AveragedWeights):
                 name, start = type(self).__name__, settings._start()
                 here = name, self._rule, params, grads, start, self._state
                 plan = Plan(*here, report, groups, by_array, self.centralize)
+                plan.tuned_by(own.setdefault("_tuners", {}))
             parts, options = [settings], settings._options
             if groups is not None or by_array:
                 parts, options = self._parts(plan, step, known)
@@ -282,6 +285,17 @@ class Optimizer(Saving, AveragedWeights):
         """The number of steps that were not made because of gradients that are NaN or infinite."""
         return self._skipped
 
+    @property
+    def tuning(self) -> Tuning:
+        """How steps run, and what was measured to choose that: see `fastopt.set_tuning`."""
+        plan = self._plan or self._report_plan
+        if plan is None:
+            return Tuning(FORMS[PLAIN], "no step has been made yet")
+        fixed, reason = tuning.fixed(), tuning.why_not(plan.parameter_bytes)
+        if fixed is not None or plan.tuner is None:
+            return Tuning(FORMS[(fixed or AS_THEY_COME).form], reason or "not tuned: kernels are in pure Python")
+        return plan.tuner.report()
+
     def __getattr__(self, name: str) -> Any:
         # Reached only for names that are not set: the state slots.
         if name in self._rule.state or name in SLOTS.values():
@@ -375,7 +389,7 @@ class Optimizer(Saving, AveragedWeights):
         if "_stepping" in self.__dict__:
             raise RuntimeError(checks.in_use(type(self).__name__, self.__dict__["_stepping"]))
         return {
-            name: value for name, value in self.__dict__.items() if name not in ("_plan", "_report_plan", "_copies")
+            name: value for name, value in self.__dict__.items() if name not in _OF_THIS_PROCESS
         }
 
     @contextmanager
@@ -390,6 +404,9 @@ class Optimizer(Saving, AveragedWeights):
         finally:
             del own["_stepping"]
 
+
+_OF_THIS_PROCESS = frozenset({"_plan", "_report_plan", "_copies", "_tuners"})
+"""What pickle and `copy.deepcopy` leave behind."""
 
 _SHARED = frozenset(Optimizer._hyperparameters())
 """The settings of every optimizer, which options follow from."""

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from fastopt import checks
+from fastopt import checks, tuning
 from fastopt.flat import Array
 from fastopt.groups import Groups
 from fastopt.kernels import build
@@ -25,6 +25,7 @@ from fastopt.report import Report
 from fastopt.rows import Rows
 from fastopt.state import Layout
 from fastopt.table import Table, arrangement, mode_of
+from fastopt.tuning import AS_THEY_COME, Tuner
 
 NONE_RESTING: Iterator[None] = iter(())
 # Of a tally of norms.
@@ -63,6 +64,8 @@ class Plan(Table):
         return True
 
     stepped = False
+    tuner: Tuner | None = None
+    """Where it may choose how steps run."""
     amount: Array | None = None
     """By which `averages.of_resting` moves averages of tables."""
 
@@ -198,9 +201,15 @@ class Plan(Table):
         which = "report" if report else "step"
         self._write_scalars(scalars)
         # Compiles before anything of the user's is written.
-        calls = [(launch, launch.call(self.rule, which, options)) for launch in self._launches]
+        choice, tuner, begin = tuning.fixed(), None, 0
+        if choice is None:
+            tuner = self.tuner
+            choice = AS_THEY_COME if tuner is None else tuner.choice
+        calls = [(launch, launch.call(self.rule, which, options, choice)) for launch in self._launches]
         if build.CHECK:
             check_addresses(self)
+        if tuner is not None and not report:
+            begin = tuner.begin()
         try:
             for launch, (kernel, table, starts, threads) in calls:
                 if launch.staged:
@@ -212,6 +221,8 @@ class Plan(Table):
                     launch.put_back(params)
             self.stepped = True
             list(resting)
+            if begin:
+                tuner.end(begin)
         except BaseException:
             if done:
                 self._launches[done - 1].put_back(params)
@@ -224,6 +235,17 @@ class Plan(Table):
             raise
         finally:
             self._gradients = []
+
+    def tuned_by(self, tuners: dict[Any, Tuner]) -> None:
+        """Takes the tuner for arrays of these sizes out of those of an optimizer, or puts one there."""
+        if tuning.why_not(self.parameter_bytes) is None and build.compiles():
+            moved_bytes = [launch.moved_bytes for launch in self._launches if launch.parameter_bytes]
+            self.tuner = tuners.setdefault(tuple(moved_bytes), Tuner(moved_bytes))
+
+    @property
+    def parameter_bytes(self) -> int:
+        """The bytes of the parameters whose own memory a step writes."""
+        return sum(launch.parameter_bytes for launch in self._launches)
 
     def _write_scalars(self, scalars: list[tuple[float, ...]]) -> None:
         place = 0

@@ -30,6 +30,9 @@ from fastopt import checks
 PARALLEL_BYTES = {"tbb": 6_000_000, "omp": 100_000_000}
 SMALLEST_PARALLEL = min(PARALLEL_BYTES.values())
 
+# Within this factor of the threshold it depends on the loop whether threads pay, which steps may find out.
+NEAR = 8
+
 # What numba's collective names for threading layers stand for.
 CANDIDATES = {"safe": ["tbb"], "forksafe": ["tbb"], "threadsafe": ["tbb", "omp"]}
 
@@ -71,8 +74,23 @@ def choice(moved_bytes: int) -> tuple[int, str]:
     threshold = PARALLEL_BYTES[name]
     if moved_bytes < threshold:
         return 1, f"it moves less than {threshold / 1e6:g} MB"
+    return most(), f"it moves {threshold / 1e6:g} MB or more"
+
+
+def is_open(moved_bytes: int) -> bool:
+    """Whether measuring may tell better than the table how many threads a step gets, as it is near the threshold."""
+    if _exactly is not None or _forked or _most == 1 or moved_bytes < SMALLEST_PARALLEL / NEAR:
+        return False
+    name = layer()
+    if name is None or most() == 1:
+        return False
+    return PARALLEL_BYTES[name] / NEAR <= moved_bytes <= PARALLEL_BYTES[name] * NEAR
+
+
+def most() -> int:
+    """The largest number of threads that a step gets."""
     threads: int = numba.get_num_threads()
-    return min(threads, _most or threads), f"it moves {threshold / 1e6:g} MB or more"
+    return min(threads, _most or threads)
 
 
 def set_num_threads(threads: int | None) -> None:

@@ -18,6 +18,7 @@ from fastopt.kernels.rows import add_up, spread
 from fastopt.launch import Entry, Launch
 from fastopt.rows import Rows
 from fastopt.state import Layout
+from fastopt.tuning import AS_THEY_COME, Choice
 
 
 class Touched:
@@ -72,8 +73,15 @@ class RowsLaunch(Launch):
         self._bytes = self.moved_bytes // max(1, int(self.starts[-1]))  # for each element
         self._table, self._starts = np.zeros((0, self.table.shape[1]), np.int64), np.zeros(1, np.int64)
 
-    def call(self, rule: Rule, which: str, options: tuple[str, ...] = ()) -> tuple[Any, Array, Array, int]:
-        """As in `Launch`, but averages are of all rows and not moved here; their amount, the last, is not read then."""
+    parameter_bytes = 0  # BLAS reads copies of the rows, so no other core has them
+
+    def call(
+        self, rule: Rule, which: str, options: tuple[str, ...] = (), choice: Choice = AS_THEY_COME
+    ) -> tuple[Any, Array, Array, int]:
+        """As in `Launch`, but stored as they come, and averages are of all rows and not moved here.
+
+        Their amount, the last, is not read then.
+        """
         return super().call(rule, which, tuple(option for option in options if option != "averaging"))
 
     def arrange(self) -> None:

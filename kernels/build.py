@@ -58,6 +58,12 @@ INNER = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 # FASTOPT_CHECK=1: every address is looked at before a launch, and kernels run in pure Python, to find memory errors.
 CHECK = os.environ.get("FASTOPT_CHECK") == "1"
 
+
+def compiles() -> bool:
+    """Whether kernels are compiled, and not in pure Python."""
+    return not (config.DISABLE_JIT or CHECK)
+
+
 _INT64, _POINTER = numba.int64, numba.types.CPointer(numba.int64)
 
 ENTRY = numba.types.void(_POINTER, _INT64, _POINTER, _INT64, _INT64, _INT64, _INT64)
@@ -153,7 +159,7 @@ class Rule:
 
         Compiled, or loaded from numba's disk cache, at the first call and kept for the life of the process.
         """
-        if config.DISABLE_JIT or CHECK:
+        if not compiles():
             from fastopt.kernels.interpreted import interpreted  # which needs this file
 
             return interpreted(self, dtype, which, options)
@@ -235,15 +241,15 @@ def form_address(form: int) -> int:
 @cache
 def _form(form: int) -> Any:
     numbers = np.zeros(stores.FIELDS, np.int64)
-    numbers[stores.FORM] = form
+    numbers[stores.FORM], numbers[stores.LENGTH] = form, stores.LENGTHS[form]
     for place, function in () if form == stores.PLAIN else ((stores.OPEN, stores.open_block), (stores.CLOSE, stores.close_block)):
-        numbers[place] = _block_function(function).address
+        numbers[place] = block_function(function).address
     return numbers
 
 
 @cache
-def _block_function(function: Callable[..., int]) -> CFunc:
-    signature = (_INT64,) * 6, _INT64
+def block_function(function: Callable[..., int]) -> CFunc:
+    signature = (_INT64,) * 7, _INT64
     name = f"{function.__name__}_{_digest(function)}"
     made, problem = _through_cache(lambda: CFunc(clone(function, name, {}), signature, {}, FLAGS), CFunc.compile)
     _say_once(problem)

@@ -20,14 +20,17 @@ from fastopt.kernels.elements import (
     put,
     store,
 )
-from fastopt.kernels.stores import CLOSE, NONTEMPORAL, OPEN, PLAIN, fence, invoke, stack_block
+from fastopt.kernels.stores import CLOSE, LENGTH, LINE, NONTEMPORAL, OPEN, PLAIN, fence, invoke, stack_block
 
 # Threads take the elements in pieces of this many: long enough that taking one (some 20 ns) costs nothing, short enough
 # that no thread waits long for another.
 PIECE = 8192
 
 # Counters of different threads stand a cache line apart.
-LINE = 8
+APART = 8
+
+# Elements whose sums for a report are added up before they go to those of the piece: the same in every form.
+SUMMED = 1024
 
 # Columns of a tally: sums of squares of gradients, of new parameters and of their changes, then numbers of gradients
 # that are zero and that are not finite.
@@ -77,16 +80,17 @@ def span(table, starts, first, last, form):  # type: ignore[no-untyped-def]
         end = min(last, starts[array + 1])
         where, written = addresses(table, array, COLUMNS), addresses(table, array, WRITTEN)
         constants = numbers(table[array, -1], SCALARS, DTYPE)
-        index = first - begin
-        while index < end - begin:
-            until, home = end - begin, (where[0],)
+        index, stop = first - begin, end - begin
+        while index < stop:
+            line = (where[0] + index * SIZE + peek(form + 8 * LENGTH)) // LINE * LINE
+            until = min(stop, (line - where[0]) // SIZE)
+            home, block = (where[0],), (index, until, stop)
             if peek(form) != PLAIN:
-                until = invoke(peek(form + 8 * OPEN), peek(form), stack, where[0], SIZE, index, until)
-                home = (peek(stack),)
+                home = (invoke(peek(form + 8 * OPEN), peek(form), stack, where[0], SIZE, block),)
             for element in range(index, until):
                 store(home + written[1:], element, rule(*(load(home + where[1:], element, DTYPE) + constants)), DTYPE)
             if peek(form) != PLAIN:
-                invoke(peek(form + 8 * CLOSE), peek(form), stack, where[0], SIZE, index, until)
+                invoke(peek(form + 8 * CLOSE), peek(form), stack, where[0], SIZE, block)
             index = until
         first = end
         array += 1
@@ -111,24 +115,28 @@ def tallied_span(table, starts, first, last, form):  # type: ignore[no-untyped-d
         constants = numbers(table[array, -1], SCALARS, DTYPE)
         gradients = parameters = changes = 0.0
         zeros, strange = zero, 0
-        index = first - begin
-        while index < end - begin:
-            until, home = end - begin, (where[0],)
+        index, stop = first - begin, end - begin
+        while index < stop:
+            until = min(stop, index + SUMMED)
+            home, block = (where[0],), (index, until, stop)
             if peek(form) != PLAIN:
-                until = invoke(peek(form + 8 * OPEN), peek(form), stack, where[0], SIZE, index, until)
-                home = (peek(stack),)
+                home = (invoke(peek(form + 8 * OPEN), peek(form), stack, where[0], SIZE, block),)
+            gradients_here = parameters_here = changes_here = 0.0
             for element in range(index, until):
                 before = load(home + where[1:], element, DTYPE)
                 after = rule(*(before + constants))
                 store(home + written[1:], element, after, DTYPE)
                 gradient, parameter = np.float64(before[1]), np.float64(after[0])
                 change = parameter - np.float64(before[0])
-                gradients = plus_square(gradients, gradient)
-                parameters = plus_square(parameters, parameter)
-                changes = plus_square(changes, change)
+                gradients_here = plus_square(gradients_here, gradient)
+                parameters_here = plus_square(parameters_here, parameter)
+                changes_here = plus_square(changes_here, change)
                 zeros = plus(zeros, one if before[1] == zero else zero)
             if peek(form) != PLAIN:
-                invoke(peek(form + 8 * CLOSE), peek(form), stack, where[0], SIZE, index, until)
+                invoke(peek(form + 8 * CLOSE), peek(form), stack, where[0], SIZE, block)
+            gradients += gradients_here
+            parameters += parameters_here
+            changes += changes_here
             index = until
         if not gradients < np.inf:
             for index in range(first - begin, end - begin):
@@ -251,12 +259,12 @@ def parallel(address, form, table, starts, threads):  # type: ignore[no-untyped-
     """
     total = starts[-1]
     pieces = (total + PIECE - 1) // PIECE
-    taken = np.zeros(threads * LINE, dtype=np.int64)
+    taken = np.zeros(threads * APART, dtype=np.int64)
     for thread in prange(threads):
         for turn in range(threads):
             share = (thread + turn) % threads
             begin, end = pieces * share // threads, pieces * (share + 1) // threads
-            piece = begin + fetch_add(taken, share * LINE)
+            piece = begin + fetch_add(taken, share * APART)
             while piece < end:
                 call(address, table, starts, piece * PIECE, min(piece * PIECE + PIECE, total), form)
-                piece = begin + fetch_add(taken, share * LINE)
+                piece = begin + fetch_add(taken, share * APART)

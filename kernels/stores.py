@@ -30,55 +30,52 @@ FORMS = ("plain", "prefetch", "burst", "nontemporal")
 """Their names, by number."""
 
 LINE = 64  # bytes of a cache line
-# Lines that are asked for at once: as many as a core has on their way. More would wait, and the loop behind them.
-PREFETCHED = 16 * LINE
-# The block that is worked on in the first cache. 1 kB means more runs of the loop, 16 kB pushes state out of it.
-BLOCK = 64 * LINE
+
+# The bytes of a block. Of PREFETCH as many lines as a core has on their way: more would wait, and the loop behind them.
+# Of the others 4 kB: with 1 kB the loop begins too often, 16 kB push state out of the first cache.
+LENGTHS = {PLAIN: 1 << 60, PREFETCH: 16 * LINE, BURST: 64 * LINE, NONTEMPORAL: 64 * LINE}
+LONGEST = 8192  # where a kernel has its reasons for other blocks
 
 # What the kernels get of a form: the address of int64 numbers.
-FORM, OPEN, CLOSE = range(3)  # its number, and the addresses of `open_block` and `close_block`, compiled
-FIELDS = 3
+FORM, LENGTH, OPEN, CLOSE = range(4)  # its number, the bytes of a block, `open_block` and `close_block`, compiled
+FIELDS = 4
 
 _INT64, _BYTE = ir.IntType(64), ir.IntType(8)
 
 
-def open_block(form, stack, parameter, size, index, last):  # type: ignore[no-untyped-def]
-    """Begins a block at element `index`, and returns the element at which it ends: with a line, or at `last`.
+def open_block(form, stack, parameter, size, index, end, last):  # type: ignore[no-untyped-def]
+    """Begins a block; returns where element 0 of the parameter would lie, were it all where the step is to work on it.
 
-    stack : what `stack_block` returned; the first number there will be where element 0 of the parameter would lie, were
-        it all where the step is to work on the block
+    stack : what `stack_block` returned
     parameter : the address of element 0, `size` the bytes of an element
+    index, end, last : the first element of the block, the one behind it, and the one behind the last block
     """
-    begin, behind = parameter + index * size, parameter + last * size
-    end = min(behind, (begin + (PREFETCHED if form == PREFETCH else BLOCK)) // LINE * LINE)
-    if form == PREFETCH:
-        prefetch(end, min(behind, end + PREFETCHED))
-        place = begin
-    else:
-        place = stack + LINE + begin % LINE  # so that lines there are lines here
-        copy(begin, place, place + end - begin)
-    poke(stack, place - index * size)
-    return (end - parameter) // size
-
-
-def close_block(form, stack, parameter, size, index, end):  # type: ignore[no-untyped-def]
-    """Copies a block back to where it came from, and returns its end."""
     begin, behind = parameter + index * size, parameter + end * size
-    place = stack + LINE + begin % LINE
+    if form == PREFETCH:
+        prefetch(behind, min(behind + behind - begin, parameter + last * size))
+        return parameter
+    place = stack + begin % LINE  # so that lines there are lines here
+    copy(begin, place, place + behind - begin)
+    return place - index * size
+
+
+def close_block(form, stack, parameter, size, index, end, last):  # type: ignore[no-untyped-def]
+    """Copies a block back to where it came from, and returns its home."""
+    begin, behind = parameter + index * size, parameter + end * size
     if form == BURST:
-        copy(place, begin, behind)
+        copy(stack + begin % LINE, begin, behind)
     elif form == NONTEMPORAL:
-        copy_past_caches(place, begin, behind)
-    return end
+        copy_past_caches(stack + begin % LINE, begin, behind)
+    return parameter
 
 
 @intrinsic
 def stack_block(typingctx: Any) -> Any:
-    """The address of a line and a block on the stack, for as long as the function that asks for it runs."""
+    """The address of memory for a block on the stack, for as long as the function that asks for it runs."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         with builder.goto_entry_block():  # `cgutils.alloca_once` would fill it with zeros
-            block = builder.alloca(ir.ArrayType(_BYTE, LINE + BLOCK))
+            block = builder.alloca(ir.ArrayType(_BYTE, LINE + LONGEST))
         block.align = LINE
         return builder.ptrtoint(block, _INT64)
 
@@ -86,26 +83,16 @@ def stack_block(typingctx: Any) -> Any:
 
 
 @intrinsic
-def invoke(typingctx: Any, address: Any, form: Any, stack: Any, parameter: Any, size: Any, index: Any, end: Any) -> Any:
-    """Calls the compiled `open_block` or `close_block` at an address."""
+def invoke(typingctx: Any, address: Any, form: Any, stack: Any, parameter: Any, size: Any, block: Any) -> Any:
+    """Calls the compiled `open_block` or `close_block` at an address; `block` is index, end and last."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        address, *arguments = args
+        address, *arguments, block = args
+        arguments += cgutils.unpack_tuple(builder, block)
         kind = ir.FunctionType(_INT64, [_INT64] * len(arguments))
         return builder.call(builder.inttoptr(address, kind.as_pointer()), arguments)
 
-    return types.int64(*[types.int64] * 7), codegen
-
-
-@intrinsic
-def poke(typingctx: Any, address: Any, value: Any) -> Any:
-    """Writes an int64 to an address."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        builder.store(args[1], builder.inttoptr(args[0], _INT64.as_pointer()))
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64), codegen
+    return types.int64(*[types.int64] * 5, block), codegen
 
 
 def _each(builder: Any, begin: Any, end: Any, step: int, body: Callable[[Any], None]) -> None:
