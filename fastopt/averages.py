@@ -19,6 +19,7 @@ from fastopt import checks, ranges, rows
 from fastopt.flat import Array
 from fastopt.kernels.averages import AVERAGES, SLOTS, unchanged
 from fastopt.kernels.build import Rule
+from fastopt.kernels.elements import smallest_state
 from fastopt.launch import BARE, Launch, as_number
 from fastopt.plan import Plan
 from fastopt.state import PARAMETER, State
@@ -225,7 +226,7 @@ def of_resting(plan: Plan, params: Any, amount: float, first: bool) -> Iterator[
             average = plan.state.views[SLOTS["averaging"]][entry.key]
             with np.errstate(all="ignore"):
                 new = np.asarray(average + amount * (array - average))
-                new[np.abs(new) < np.finfo(new.dtype).tiny] *= 0  # as the kernels do
+                new[np.abs(new) < smallest_state(new.dtype)] *= 0  # as the kernels do
             averages.append(average)
             values.append(new)
     return chain(writing(averages, values), _of_tables(plan, amount))

@@ -27,6 +27,7 @@ from numba.core.ccallback import CFunc
 
 from fastopt.kernels import elements, loops, stores
 from fastopt.kernels.averages import AVERAGES
+from fastopt.kernels.elements import FLUSHED, KEPT, SIGN_KEPT
 from fastopt.kernels.gradients import OPTIONS, with_amounts
 from fastopt.kernels.loops import (
     entry,
@@ -94,6 +95,8 @@ class Rule:
     rows : whether it may be applied to some rows of a parameter and not to others, for gradients that are `Rows`
     idle : where steps without a gradient have a closed form: the formula `(p, g, *state, *scalars) -> (p, *state)`
         of several of them, whose scalars are the first of kept, share and moved; see `kernels/idle.py`
+    exact : the slots whose exact value decides a branch, so that small ones are not flushed to zero
+    signed : those whose sign decides one, which small values keep
     prepare : for a rule that needs whole arrays: a formula that takes the same and returns one number, which goes to
         the last state slot before the step; the optimizer's `prepared` then has each array of that slot.
     """
@@ -104,6 +107,8 @@ class Rule:
     rows: bool = False
     idle: Callable[..., Any] | None = None
     prepare: Callable[..., Any] | None = None
+    exact: tuple[str, ...] = ()
+    signed: tuple[str, ...] = ()
 
     @cached_property
     def is_by_array(self) -> bool:
@@ -143,6 +148,11 @@ class Rule:
         means = [last + len(AVERAGES)] if "centralize" in options else []
         return 0, 1, *reversed(slots), *means, *range(2, last)  # the one applied last lies outermost
 
+    def small(self, options: tuple[str, ...] = ()) -> tuple[int, ...]:
+        """What becomes of small values of the columns that are written, but for parameter and gradient."""
+        kinds = [KEPT if slot in self.exact else SIGN_KEPT if slot in self.signed else FLUSHED for slot in self.state]
+        return (*(FLUSHED for option in options if option in AVERAGES), *kinds)
+
     def kernel(
         self, dtype: str, in_parallel: bool, which: str = "step", options: tuple[str, ...] = (), form: int = stores.PLAIN
     ) -> Callable[[Any, Any, int], None]:
@@ -171,7 +181,7 @@ class Rule:
     def callback(self, dtype: str, which: str = "step", options: tuple[str, ...] = ()) -> CFunc:
         """The part of a kernel that is the rule's, not compiled yet and without the disk cache."""
         functions = [(OPTIONS | AVERAGES)[name] for name in options]
-        digest = _digest(self.formula, *functions, columns=self.columns(options))
+        digest = _digest(self.formula, *functions, constants=(self.columns(options), self.small(options)))
         name = "_".join((self.name, *options, which, dtype, digest))
         # The inner functions carry it too: two cached kernels, compiled in two processes, may otherwise hold different
         # functions under one symbol, of which the loader takes the first for both.
@@ -181,6 +191,7 @@ class Rule:
             "SIZE": np.dtype(dtype).itemsize,
             "COLUMNS": self.columns(options),
             "WRITTEN": self.columns(with_amounts(options)),
+            "SMALL": self.small(options),
             "SCALARS": (0,) * (len(self.scalars) + len(with_amounts(options))),
         }
         names = {"span": njit(**FLAGS, **INNER)(clone(SPANS[which], f"span_{name}", names))}
@@ -329,8 +340,8 @@ def _machinery() -> str:
     return repr((version("fastopt"), FLAGS, files, settings))
 
 
-def _digest(*functions: Callable[..., Any], columns: tuple[int, ...] = ()) -> str:
-    parts = _machinery(), *map(_fingerprint, functions), repr(columns)
+def _digest(*functions: Callable[..., Any], constants: tuple[Any, ...] = ()) -> str:
+    parts = _machinery(), *map(_fingerprint, functions), repr(constants)
     return hashlib.sha256("".join(parts).encode()).hexdigest()[:16]
 
 

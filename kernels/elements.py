@@ -20,6 +20,19 @@ from numba.extending import intrinsic
 
 _INT64 = ir.IntType(64)
 
+EARLY = 2.0**16
+"""How many times the smallest normal number state is flushed at."""
+
+
+# What becomes of smaller values: zero, or the smallest state with their sign, or nothing.
+FLUSHED, SIGN_KEPT, KEPT = range(3)
+
+
+def smallest_state(dtype: Any) -> float:
+    """The smallest magnitude of state of a dtype, besides zero: 7.7e-34 in float32, 1.5e-303 in float64."""
+    return float(np.finfo(dtype).tiny) * EARLY
+
+
 RESULTS = "the results of the formula are not of the dtype of the arrays:"
 
 
@@ -89,30 +102,42 @@ def load(typingctx: Any, where: Any, index: Any, dtype: Any) -> Any:
 
 
 @intrinsic
-def store(typingctx: Any, where: Any, index: Any, values: Any, dtype: Any) -> Any:
+def store(typingctx: Any, where: Any, index: Any, values: Any, small: Any, dtype: Any) -> Any:
     """Writes a formula's results `(p, *state)` to the addresses `(p, g, *state)`; the gradient is never written.
 
-    A state value smaller than the smallest normal number becomes a zero of the same sign. Otherwise decaying state
-    turns subnormal once gradients die, stays so (in float32 0.9 * 5.6e-45 rounds to 5.6e-45), and every later step
-    pays the processor's penalty for it. A select costs nothing measurable. NaN compares false and goes through.
+    A state value smaller than `smallest_state` becomes a zero of the same sign, or what `small` says, a constant for each
+    slot. Otherwise decaying state turns subnormal
+    once gradients die, stays so (in float32 0.9 * 5.6e-45 rounds to 5.6e-45), and every later step pays the processor's
+    penalty for it. It is flushed well before that, as products of it with a learning rate or 1 - beta2 are subnormal
+    earlier: up to 22 times slower steps for 75 steps (Adam) or 1,200 (Adan). A select costs nothing measurable. NaN
+    compares false and goes through.
     """
     element = dtype.dtype
     if values != types.UniTuple(element, len(where) - 1):  # would be written beyond the element
         raise TypingError(f"{RESULTS} {values}")
-    tiny = float(np.finfo(str(element)).tiny)
+    smallest, bits = smallest_state(str(element)), element.bitwidth
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         value_type = context.get_value_type(element)
-        absolute = builder.module.declare_intrinsic("llvm.fabs", [value_type])
+        absolute, with_sign = (
+            cgutils.get_or_insert_function(builder.module, ir.FunctionType(value_type, [value_type] * count), name)
+            for count, name in ((1, f"llvm.fabs.f{bits}"), (2, f"llvm.copysign.f{bits}"))
+        )
+        zero, least = ir.Constant(value_type, 0.0), ir.Constant(value_type, smallest)
         parameter, _gradient, *state = cgutils.unpack_tuple(builder, args[0])
-        for address, value in zip((parameter, *state), cgutils.unpack_tuple(builder, args[2]), strict=True):
-            if address is not parameter:
-                subnormal = builder.fcmp_ordered("<", builder.call(absolute, [value]), ir.Constant(value_type, tiny))
-                value = builder.select(subnormal, builder.fmul(value, ir.Constant(value_type, 0.0)), value)
-            builder.store(value, _element(builder, address, args[1], value_type), align=element.bitwidth // 8)
+        new, *new_state = cgutils.unpack_tuple(builder, args[2])
+        builder.store(new, _element(builder, parameter, args[1], value_type), align=bits // 8)
+        for address, value, kind in zip(state, new_state, cgutils.unpack_tuple(builder, args[3]), strict=True):
+            # `kind` is a constant to LLVM, so of this one select is left, or none.
+            is_small = builder.fcmp_ordered("<", builder.call(absolute, [value]), least)
+            is_small = builder.and_(is_small, builder.icmp_signed("!=", kind, ir.Constant(kind.type, KEPT)))
+            signed = builder.select(builder.fcmp_ordered("==", value, zero), value, builder.call(with_sign, [least, value]))
+            keeps_sign = builder.icmp_signed("==", kind, ir.Constant(kind.type, SIGN_KEPT))
+            value = builder.select(is_small, builder.select(keeps_sign, signed, builder.fmul(value, zero)), value)
+            builder.store(value, _element(builder, address, args[1], value_type), align=bits // 8)
         return context.get_dummy_value()
 
-    return types.void(where, types.int64, values, dtype), codegen
+    return types.void(where, types.int64, values, small, dtype), codegen
 
 
 @intrinsic

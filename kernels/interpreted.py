@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from fastopt.kernels.build import Rule, clone, composed
+from fastopt.kernels.elements import KEPT, SIGN_KEPT, smallest_state
 from fastopt.kernels.gradients import with_amounts
 from fastopt.kernels.loops import FIELDS, PIECE, REST, SECOND_REST, SECOND_TOTAL, TOTAL
 
@@ -60,7 +61,7 @@ def interpreted(rule: Rule, dtype: str, which: str, options: tuple[str, ...] = (
     The same table and the same bits, a thousand times slower.
     """
     number = np.dtype(dtype).type
-    tiny = np.finfo(number).tiny
+    smallest = number(smallest_state(dtype))
     scalars = ctypes.c_double * (len(rule.scalars) + len(with_amounts(options)))
     written = [rule.columns(options).index(column) for column in rule.columns(with_amounts(options))]
     formula = composed(on_arrays(rule.formula), options, rule.name, lambda function: function)
@@ -76,8 +77,10 @@ def interpreted(rule: Rule, dtype: str, which: str, options: tuple[str, ...] = (
             for index in range(size if which in ("step", "report") else 0):
                 p, *state = formula(*(array[index] for array in arrays), *constants)
                 arrays[0][index] = p
-                for place, value in zip(written[2:], state, strict=True):
-                    arrays[place][index] = value if not abs(value) < tiny else value * 0
+                for place, value, kind in zip(written[2:], state, rule.small(options), strict=True):
+                    if abs(value) < smallest and kind != KEPT:
+                        value = np.copysign(smallest, value) if kind == SIGN_KEPT and value else value * 0
+                    arrays[place][index] = value
             for index in range(size if which == "prepare" else 0):
                 arrays[-1][index] = formula(*(array[index] for array in arrays), *constants)
             if which in ("step", "prepare"):

@@ -49,6 +49,7 @@ DTYPE: Any = None  # np.float32 or np.float64
 SIZE: Any = None  # the bytes of an element
 COLUMNS: Any = None  # the columns of the table that the rule takes: parameter, gradient and state slots
 WRITTEN: Any = None  # those whose elements it may write, beside the gradient: all but that of means
+SMALL: Any = None  # what becomes of small values of each of those, but for the first two
 SCALARS: Any = None  # a tuple as long as the scalars and amounts
 
 
@@ -88,7 +89,8 @@ def span(table, starts, first, last, form):  # type: ignore[no-untyped-def]
             if peek(form) != PLAIN:
                 home = (invoke(peek(form + 8 * OPEN), peek(form), stack, where[0], SIZE, block),)
             for element in range(index, until):
-                store(home + written[1:], element, rule(*(load(home + where[1:], element, DTYPE) + constants)), DTYPE)
+                values = rule(*(load(home + where[1:], element, DTYPE) + constants))
+                store(home + written[1:], element, values, SMALL, DTYPE)
             if peek(form) != PLAIN:
                 invoke(peek(form + 8 * CLOSE), peek(form), stack, where[0], SIZE, block)
             index = until
@@ -125,7 +127,7 @@ def tallied_span(table, starts, first, last, form):  # type: ignore[no-untyped-d
             for element in range(index, until):
                 before = load(home + where[1:], element, DTYPE)
                 after = rule(*(before + constants))
-                store(home + written[1:], element, after, DTYPE)
+                store(home + written[1:], element, after, SMALL, DTYPE)
                 gradient, parameter = np.float64(before[1]), np.float64(after[0])
                 change = parameter - np.float64(before[0])
                 gradients_here = plus_square(gradients_here, gradient)
@@ -225,7 +227,7 @@ def prepared_span(table, starts, first, last, form):  # type: ignore[no-untyped-
         where = addresses(table, array, COLUMNS)
         constants = numbers(table[array, -1], SCALARS, DTYPE)
         for index in range(first - begin, end - begin):
-            store((where[-1], where[1]), index, (rule(*(load(where, index, DTYPE) + constants)),), DTYPE)
+            store((where[-1], where[1]), index, (rule(*(load(where, index, DTYPE) + constants)),), (), DTYPE)
         first = end
         array += 1
 

@@ -21,6 +21,8 @@ class Reference:
     """Walks over the parameters; a subclass says in `step` what happens to one array and its state, in place."""
 
     slots: ClassVar[tuple[str, ...]] = ()
+    exact: ClassVar[tuple[str, ...]] = ()  # those of which small values are kept
+    signed: ClassVar[tuple[str, ...]] = ()  # those of which small values keep their sign
     decays_itself: ClassVar[bool] = False  # decoupled weight decay is in the step
     lr: float = 0.01
     weight_decay: float = field(default=0.0, kw_only=True, repr=False)
@@ -82,7 +84,7 @@ class Reference:
                 p, *state = (x[touched[key]] for x in whole)
             g = parts[key]._processed(p, seen[key], scale)
             parts[key].step(p, g, *state)
-            self._flush(*state)
+            self._flush_state(state)
             self._look_ahead(p, key)
             if key in touched:
                 for x, rows in zip(whole, (p, *state), strict=True):
@@ -124,10 +126,17 @@ class Reference:
                 average += amount * (_array(value) - average)
                 self._flush(average)
 
-    def _flush(self, *state: Array) -> None:
+    def _flush_state(self, state: list[Array]) -> None:
+        for slot, x in zip(self.slots, state, strict=True):
+            if slot not in self.exact:
+                self._flush(x, keep_sign=slot in self.signed)
+
+    def _flush(self, x: Array, keep_sign: bool = False) -> None:
         if self.flush:
-            for x in state:
-                x[np.abs(x) < np.finfo(x.dtype).tiny] *= 0  # zero of the same sign
+            smallest = np.finfo(x.dtype).tiny * x.dtype.type(2.0**16)
+            small = np.abs(x) < smallest
+            # Zero, or the smallest, with the same sign.
+            x[small] = np.copysign(smallest * np.sign(np.abs(x[small])), x[small]) if keep_sign else x[small] * 0
 
     def _part(self, key: Any, p: Array) -> Reference:
         """A copy with the settings of the groups that an array belongs to."""

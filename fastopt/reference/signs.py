@@ -19,6 +19,7 @@ class Rprop(Reference):
     min_step_size: float = 1e-6
     max_step_size: float = 50.0
     slots = ("previous", "step_size")
+    exact = ("previous",)
 
     def start_values(self) -> dict[str, float]:
         return {"step_size": self.lr}
@@ -38,6 +39,7 @@ class Signum(Reference):
     lr: float = 0.001
     beta1: float = 0.9
     slots = ("m",)
+    signed = ("m",)
 
     def step(self, p: Array, g: Array, m: Array) -> None:  # type: ignore[override]
         m += (1 - self.beta1) * (g - m)
@@ -50,6 +52,7 @@ class Lion(Reference):
     beta1: float = 0.9
     beta2: float = 0.99
     slots = ("m",)
+    signed = ("m",)
 
     def step(self, p: Array, g: Array, m: Array) -> None:  # type: ignore[override]
         p -= self.lr * np.sign(m + (1 - self.beta1) * (g - m))
