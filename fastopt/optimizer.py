@@ -388,9 +388,7 @@ class Optimizer(Saving, AveragedWeights):
     def __getstate__(self) -> dict[str, Any]:
         if "_stepping" in self.__dict__:
             raise RuntimeError(checks.in_use(type(self).__name__, self.__dict__["_stepping"]))
-        return {
-            name: value for name, value in self.__dict__.items() if name not in _OF_THIS_PROCESS
-        }
+        return {name: value for name, value in self.__dict__.items() if name not in _OF_THIS_PROCESS}
 
     @contextmanager
     def _not_stepping(self, doing: Any = True) -> Iterator[None]:

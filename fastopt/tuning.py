@@ -224,7 +224,9 @@ class Tuner:
     def report(self) -> Tuning:
         """What users see."""
         settled = self.settled
-        measured = sorted((each for each in self._all if each.gaps), key=lambda each: (each is not settled, _whole(each)))
+        measured = sorted(
+            (each for each in self._all if each.gaps), key=lambda each: (each is not settled, _whole(each))
+        )
         trials = tuple(
             Trial(
                 FORMS[each.choice.form],

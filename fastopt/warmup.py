@@ -13,7 +13,8 @@ from fastopt import info, threads
 from fastopt.centralized import centralized, compiled_find_means
 from fastopt.checks import DTYPES
 from fastopt.kernels.averages import AVERAGES
-from fastopt.kernels.build import NO_RULE, Rule
+from fastopt.kernels.build import NO_RULE, Rule, form_address
+from fastopt.kernels.stores import FORMS
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers.sophia import HESSIAN, Sophia
 from fastopt.table import compiled_scan
@@ -46,6 +47,8 @@ def main(optimizers: Sequence[Optimizer], averages: Sequence[str] = ()) -> None:
     compiled_spread()
     for known in DTYPES:
         compiled_add_up(known)
+    for form in range(len(FORMS)):
+        form_address(form)
     loops = (False, True) if threads.layer() else (False,)
     if any(optimizer.centralize for optimizer in optimizers):
         for known in DTYPES:

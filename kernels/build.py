@@ -154,7 +154,12 @@ class Rule:
         return (*(FLUSHED for option in options if option in AVERAGES), *kinds)
 
     def kernel(
-        self, dtype: str, in_parallel: bool, which: str = "step", options: tuple[str, ...] = (), form: int = stores.PLAIN
+        self,
+        dtype: str,
+        in_parallel: bool,
+        which: str = "step",
+        options: tuple[str, ...] = (),
+        form: int = stores.PLAIN,
     ) -> Callable[[Any, Any, int], None]:
         """The compiled `serial` or `parallel` of this rule for `dtype` ("float32" or "float64").
 
@@ -253,7 +258,9 @@ def form_address(form: int) -> int:
 def _form(form: int) -> Any:
     numbers = np.zeros(stores.FIELDS, np.int64)
     numbers[stores.FORM], numbers[stores.LENGTH] = form, stores.LENGTHS[form]
-    for place, function in () if form == stores.PLAIN else ((stores.OPEN, stores.open_block), (stores.CLOSE, stores.close_block)):
+    for place, function in (
+        () if form == stores.PLAIN else ((stores.OPEN, stores.open_block), (stores.CLOSE, stores.close_block))
+    ):
         numbers[place] = block_function(function).address
     return numbers
 
@@ -333,7 +340,8 @@ def _say_once(problem: Exception | None) -> None:
 def _machinery() -> str:
     """What the machine code of every kernel depends on besides the formula."""
     files = [
-        hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in (__file__, elements.__file__, loops.__file__, stores.__file__)
+        hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        for path in (__file__, elements.__file__, loops.__file__, stores.__file__)
     ]
     # Settings of numba's that change the code but are not in the key of its cache (numba #10821).
     settings = [getattr(config, name, None) for name in ("OPT", "BOUNDSCHECK", "LOOP_VECTORIZE", "SLP_VECTORIZE")]

@@ -131,7 +131,9 @@ def store(typingctx: Any, where: Any, index: Any, values: Any, small: Any, dtype
             # `kind` is a constant to LLVM, so of this one select is left, or none.
             is_small = builder.fcmp_ordered("<", builder.call(absolute, [value]), least)
             is_small = builder.and_(is_small, builder.icmp_signed("!=", kind, ir.Constant(kind.type, KEPT)))
-            signed = builder.select(builder.fcmp_ordered("==", value, zero), value, builder.call(with_sign, [least, value]))
+            signed = builder.select(
+                builder.fcmp_ordered("==", value, zero), value, builder.call(with_sign, [least, value])
+            )
             keeps_sign = builder.icmp_signed("==", kind, ir.Constant(kind.type, SIGN_KEPT))
             value = builder.select(is_small, builder.select(keeps_sign, signed, builder.fmul(value, zero)), value)
             builder.store(value, _element(builder, address, args[1], value_type), align=bits // 8)

@@ -181,7 +181,8 @@ for size in (10, 2_000_000):
             fastopt.Momentum(weight_decay=0.1, clip_value=1.0, averaging=fastopt.SWA(2, 2)),
         ):
             params = {"p": np.ones(size, dtype)}
-            for _ in range(2):
+            for form in ("plain", "prefetch", "burst", "nontemporal"):
+                fastopt.set_tuning(form)
                 optimizer.update(params, {"p": np.ones(size, dtype)})
 """
 
@@ -202,7 +203,7 @@ def test_warmup_knows_what_a_step_needs(rule, monkeypatch):
     """With and without norms; which kernels steps ask for, without compiling any."""
     wanted = set()
 
-    def kernel(self, dtype, in_parallel, which="step", options=()):
+    def kernel(self, dtype, in_parallel, which="step", options=(), form=0):
         wanted.add((self, which, options))
         return lambda *_: None
 

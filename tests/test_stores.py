@@ -50,7 +50,8 @@ def kernel_results(rule, dtype, form, count, which="step", options=()):
         kept.append([offset_array(values, number * np.dtype(dtype).itemsize % stores.LINE) for values in columns])
     scalars = np.abs(rng.standard_normal(len(rule.scalars))) * 0.01
     table = np.array(
-        [[array.ctypes.data for array, _ in columns] + [0, 0, scalars.ctypes.data] for columns in kept] + [[0] * (5 + slots)]
+        [[array.ctypes.data for array, _ in columns] + [0, 0, scalars.ctypes.data] for columns in kept]
+        + [[0] * (5 + slots)]
     )
     starts = np.concatenate(([0], np.cumsum(SIZES)))
     tally = np.zeros((starts[-1] // loops.PIECE + len(starts), loops.FIELDS))

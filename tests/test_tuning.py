@@ -36,7 +36,7 @@ class Loop:
     def __init__(self, monkeypatch, update, gap=(800, 800, 800, 800), noise=40, moved_bytes=(100_000,)):
         self.now, self.random = 1, random.Random(0)
         self.update, self.gap, self.noise = update, gap, noise
-        self.spent = 0
+        self.spent = self.lost = 0
         monkeypatch.setattr(tuning, "perf_counter_ns", lambda: int(self.now))
         self.tuner = Tuner(list(moved_bytes))
 
@@ -45,6 +45,8 @@ class Loop:
         for step in range(1, steps + 1):
             form = self.tuner.choice.form
             begin, before = self.tuner.begin(), self.now
+            if self.tuner.settled is None:
+                self.lost += (self.update[form] + self.gap[form] - min(map(sum, zip(self.update, self.gap)))) * US
             self.now += self.update[form] * US * self.random.uniform(0.97, 1.05)
             if begin:
                 self.tuner.end(begin)
@@ -125,21 +127,15 @@ def test_a_changed_form_is_found_without_a_changed_time(monkeypatch):
 
 
 def test_looking_costs_at_most_one_percent(monkeypatch):
-    """On a machine that changes its state all the time too."""
+    """What trials lose to the best form, also on a machine that changes its state all the time."""
     for states in ([(146, 112, 169, 152)], [(146, 112, 169, 152), (466, 460, 243, 281)]):
         loop = Loop(monkeypatch, update=states[0])
         loop.run(300)
-        loop.spent = best = 0
+        loop.spent = loop.lost = 0
         for turn in range(60):
             loop.update = states[turn % len(states)]
-            before = loop.spent
             loop.run(2000)
-            if len(states) == 1:
-                best += loop.spent - before
-        if len(states) == 1:
-            assert best <= 1.01 * 60 * 2000 * (112 * 1.01 + 800) * US
-        trials = loop.tuner._steps
-        assert trials == 300 + 60 * 2000
+        assert 0 < loop.lost < 0.01 * loop.spent
 
 
 def test_candidates_near_the_threshold_of_threads(monkeypatch):
