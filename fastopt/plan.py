@@ -221,7 +221,7 @@ class Plan(Table):
                     launch.put_back(params)
             self.stepped = True
             list(resting)
-            if begin:
+            if begin and tuner is not None:
                 tuner.end(begin)
         except BaseException:
             if done:

@@ -292,7 +292,7 @@ _MODES = (AUTO, OFF, *FORMS)
 
 
 def set_tuning(mode: str) -> None:
-    """Sets how the steps of all optimizers of this process find their form. Results do not depend on it, to the last bit.
+    """Sets how the steps of all optimizers of this process choose their form, on which no bit of a result depends.
 
     Parameters
     ----------

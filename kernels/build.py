@@ -261,12 +261,12 @@ def _form(form: int) -> Any:
     for place, function in (
         () if form == stores.PLAIN else ((stores.OPEN, stores.open_block), (stores.CLOSE, stores.close_block))
     ):
-        numbers[place] = block_function(function).address
+        numbers[place] = int(block_function(function).address or 0)
     return numbers
 
 
 @cache
-def block_function(function: Callable[..., int]) -> CFunc:
+def block_function(function: Callable[..., int]) -> Any:
     signature = (_INT64,) * 7, _INT64
     name = f"{function.__name__}_{_digest(function)}"
     made, problem = _through_cache(lambda: CFunc(clone(function, name, {}), signature, {}, FLAGS), CFunc.compile)

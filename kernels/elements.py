@@ -105,12 +105,11 @@ def load(typingctx: Any, where: Any, index: Any, dtype: Any) -> Any:
 def store(typingctx: Any, where: Any, index: Any, values: Any, small: Any, dtype: Any) -> Any:
     """Writes a formula's results `(p, *state)` to the addresses `(p, g, *state)`; the gradient is never written.
 
-    A state value smaller than `smallest_state` becomes a zero of the same sign, or what `small` says, a constant for each
-    slot. Otherwise decaying state turns subnormal
-    once gradients die, stays so (in float32 0.9 * 5.6e-45 rounds to 5.6e-45), and every later step pays the processor's
-    penalty for it. It is flushed well before that, as products of it with a learning rate or 1 - beta2 are subnormal
-    earlier: up to 22 times slower steps for 75 steps (Adam) or 1,200 (Adan). A select costs nothing measurable. NaN
-    compares false and goes through.
+    A state value smaller than `smallest_state` becomes a zero of the same sign, or what `small` says, a constant for
+    each slot. Otherwise decaying state turns subnormal once gradients die, stays so (in float32 0.9 * 5.6e-45 rounds to
+    5.6e-45), and every later step pays the processor's penalty for it. It is flushed well before that, as products of
+    it with a learning rate or 1 - beta2 are subnormal earlier: up to 22 times slower steps for 75 steps (Adam) or 1,200
+    (Adan). A select costs nothing measurable. NaN compares false and goes through.
     """
     element = dtype.dtype
     if values != types.UniTuple(element, len(where) - 1):  # would be written beyond the element

@@ -7,8 +7,8 @@ another core has read or written costs little, as it is prefetched. Four forms o
 
 - `PLAIN` stores what it computes as it comes: right where nothing is shared.
 - `PREFETCH` asks for the parameter's lines, to write them, a block ahead.
-- `BURST` copies a block of the parameter into the first cache, works on it there, and copies it back in one run, so that
-  many lines are on their way at once.
+- `BURST` copies a block of the parameter into the first cache, works on it there, and copies it back in one run, so
+  that many lines are on their way at once.
 - `NONTEMPORAL` does the same, but writes past the caches: whole lines then need not be fetched at all. The next to read
   them finds them in memory, or in the last cache.
 
@@ -109,7 +109,8 @@ def prefetch(typingctx: Any, begin: Any, end: Any) -> Any:
         kind = ir.FunctionType(ir.VoidType(), [pointer, flag, flag, flag])
         ask = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
         how = [ir.Constant(flag, value) for value in (1, 3, 1)]  # to write it, to keep it, data
-        _each(builder, *args, LINE, lambda at: builder.call(ask, [builder.inttoptr(at, pointer), *how]))
+        begin, end = args
+        _each(builder, begin, end, LINE, lambda at: builder.call(ask, [builder.inttoptr(at, pointer), *how]))
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64), codegen
@@ -158,8 +159,8 @@ def copy_past_caches(typingctx: Any, source: Any, target: Any, end: Any) -> Any:
 def fence(typingctx: Any) -> Any:
     """Lets no later access of this thread come before an earlier one.
 
-    Non-temporal stores wait in buffers of their own, in no order with others. Without a fence BLAS's threads, told by an
-    ordinary store that there is work, may read parameters of the step before.
+    Non-temporal stores wait in buffers of their own, in no order with others. Without a fence BLAS's threads, told by
+    an ordinary store that there is work, may read parameters of the step before.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:

@@ -46,7 +46,8 @@ class Loop:
             form = self.tuner.choice.form
             begin, before = self.tuner.begin(), self.now
             if self.tuner.settled is None:
-                self.lost += (self.update[form] + self.gap[form] - min(map(sum, zip(self.update, self.gap)))) * US
+                whole = [update + gap for update, gap in zip(self.update, self.gap, strict=True)]
+                self.lost += (whole[form] - min(whole)) * US
             self.now += self.update[form] * US * self.random.uniform(0.97, 1.05)
             if begin:
                 self.tuner.end(begin)
