@@ -18,8 +18,9 @@ NAME = "fastopt_beside"
 def load(checkout: Path | str) -> ModuleType:
     """Imports the package of a checkout as `fastopt_beside`.
 
-    It is copied into a temporary folder with that name written into its source, as two packages of one name would share
-    `sys.modules`, names of machine code and the cache. The folder is that of the content: a second run compiles nothing.
+    It is copied into a temporary folder with that name written into its source, as two packages of one name would
+    share `sys.modules`, names of machine code and the cache. The folder's name is a digest of what is in it, so a
+    second run compiles nothing.
     """
     root = Path(checkout)
     files = sorted([*(root / "fastopt").rglob("*.py"), *(root / "kernels").rglob("*.py")])

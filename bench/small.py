@@ -67,7 +67,8 @@ def another_array(optimizer: Any) -> Step:
 def halves(params: Arrays, absent: bool = False) -> Callable[..., Step]:
     """Steps of one half of a model and of the other in turns, by one optimizer or by one for each half.
 
-    A half is a dict of its own, or the whole dict in which gradients of the other half are None.
+    A half is a dict of its own, or the whole dict in which gradients of the other half are None. A single optimizer
+    makes its first step on the whole, as the book's classes make their state then.
     """
 
     def make(*optimizers: Any) -> Step:
@@ -77,6 +78,8 @@ def halves(params: Arrays, absent: bool = False) -> Callable[..., Step]:
             turns = [(own, {key: grads[key] if key in part else None for key in keys}) for part in parts]
         else:
             turns = [({key: own[key] for key in part}, {key: grads[key] for key in part}) for part in parts]
+        if len(optimizers) == 1:
+            optimizers[0].update(own, grads)
         number = 0
 
         def step() -> None:
@@ -106,8 +109,9 @@ ROWS = (
     Row("AdamW, clip_norm, groups, schedule, 784-100x4-10", "adamw", on(mlp(*LARGE)), extras, (), 50),
     Row("Adam, another array at each step, 4 numbers", "adam", another_array),
     Row("Adam, 784-40-20-10, halves in turns by None", "adam", halves(mlp(*SMALL), absent=True), numpy=()),
+    Row("Adam, 784-40-20-10, halves in turns by dict", "adam", halves(mlp(*SMALL)), numpy=("textbook",)),
 )
-# The same with dicts of halves: what people have is an optimizer for each, whose steps are plain ones.
+# The same with an optimizer for each half, whose steps are plain ones.
 PLAIN_HALVES = halves(mlp(*SMALL))
 
 
@@ -117,7 +121,6 @@ def sides(row: Row, other: ModuleType | None) -> dict[str, Step]:
     for name in row.numpy:
         steps[name] = row.make(textbook(row.rule) if name == "textbook" else InPlace(row.rule))
     if "halves" in row.name:
-        steps["textbook, two"] = PLAIN_HALVES(textbook(row.rule), textbook(row.rule))
         steps["fastopt, two"] = PLAIN_HALVES(*(beside.optimizer(fastopt, row.rule) for _ in range(2)))
     packages = {"fastopt": fastopt} | ({"beside": other} if other else {})
     for name, package in packages.items():
