@@ -32,7 +32,7 @@ def lines(seconds: float = 0.02) -> Lines | None:
     cpus = sorted(available())
     if len(cpus) < 2:
         return None
-    values = np.zeros(LINES * LINE // 4, np.float32)
+    values = np.zeros(LINES * LINE // 8)
     to_read, was_read = threading.Semaphore(0), threading.Semaphore(0)
     done = False
 
@@ -51,7 +51,8 @@ def lines(seconds: float = 0.02) -> Lines | None:
         return (time.perf_counter() - start) * 1e9 / LINES
 
     reader, before = threading.Thread(target=read, daemon=True), available()
-    shared, own = [], []
+    shared: list[float] = []
+    own: list[float] = []
     try:
         _pin({cpus[0]})  # else the reader may be woken on the core of the one that waits for it
         reader.start()
