@@ -11,16 +11,23 @@ from typing import Any
 
 import numpy as np
 
-from fastopt.nn import MultiLayerNet, load_mnist
+from fastopt.nn import MultiLayerNet
+from fastopt.nn.mnist import Mnist, as_arrays, read_mnist
 
 Arrays = dict[str, Any]
 BATCHES = 200  # different ones, one after the other and then again
 
 
 @cache
+def data() -> Mnist:
+    """MNIST as it is found: all of it, or the subset that comes with the package."""
+    return read_mnist()
+
+
+@cache
 def digits(dtype: str) -> tuple[np.ndarray, np.ndarray]:
-    """The training data of MNIST."""
-    (x, t), _ = load_mnist()
+    """The training data."""
+    (x, t), _ = as_arrays(data())
     return x.astype(dtype), t
 
 

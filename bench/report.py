@@ -111,8 +111,9 @@ def readme(results: Results, states: Results) -> str:
     groups = results["groups"]
     lines = [
         f"Adam, float32; medians on {machine(results)}.",
-        "Textbook: the class as *Deep Learning from Scratch* has it. Every case was checked against `fastopt.reference`",
-        "before it was timed. Gain: how many times faster than the best of all others, those not shown included.",
+        "Textbook: the class as *Deep Learning from Scratch* has it. Every case was checked against the exact",
+        "`fastopt.reference` before it was timed. Gain: how many times faster than the best of all others, those not",
+        "shown included.",
         "",
         "| one step | textbook | in place | PyTorch fused | optax, jit | scikit-learn | fastopt | gain |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
@@ -131,10 +132,10 @@ def readme(results: Results, states: Results) -> str:
 
 def _training(states: Results) -> Iterable[str]:
     """The table of training steps, a row for each state of the machine in which a case was seen."""
-    yield "In a training loop a step also pays for what BLAS's other threads did: they have read the parameters, and each"
-    yield "store must take their memory back first. How long that takes changes within seconds on many machines, so each"
-    yield f"case is shown in every state it was seen in (`python -m bench.states`, sides in turns, {states['date']}). Share: of the"
-    yield "textbook's whole step."
+    yield "In a training loop BLAS's threads have read the parameters, so each store to them must first take their memory"
+    yield "back. How long that takes changes within seconds on many machines: a case is shown in each state in which it was"
+    yield "seen. The textbook's class and fastopt took turns (`python -m bench.states`; on"
+    yield f"{machine(states)}). Share: of the textbook's whole step."
     yield ""
     yield "| gradient and update, state | gradient | textbook | fastopt | share | update: textbook | fastopt |"
     yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"
@@ -178,7 +179,7 @@ def _losses(groups: dict[str, Any]) -> Iterable[str]:
         yield f"Where fastopt was behind: {'; '.join(found)}. On a thousand numbers and fewer a step is Python on both"
         yield f"sides, and fastopt's, which looks at all arrays before it writes, takes at least {least}."
         yield "The cases of one step run one after the other, so a change of the machine's speed between two of them"
-        yield "shows too; `python -m bench.ratios` times both sides in turns."
+        yield "shows too; `python -m bench.ratios` and `python -m bench.small` time all sides in turns."
     else:
         yield "fastopt was behind in no case of this run."
 
@@ -188,7 +189,7 @@ def pictures() -> list[str]:
     return [
         f"![{text}](bench/plots/{name}.png)\n"
         for name, text in (
-            ("speedup", "Speed-up over the textbook's NumPy, by rule and size"),
+            ("speedup", "Speed-up over the textbook's class, by rule and size"),
             ("rules", "Speed-up and share of the memory's speed, all rules"),
             ("size", "Time of an Adam step against the size of the model"),
             ("loop", "Time of a training step, gradient and optimizer"),

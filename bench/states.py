@@ -134,8 +134,8 @@ def gradients(sides: list[Side]) -> np.ndarray:
 def states(seconds: np.ndarray) -> np.ndarray:
     """The state of each round, 0 for fast and 1 for slow; all 0 where the machine shows one state only.
 
-    Means of two clusters of the logarithms. They are two states where the means are a sixth apart, and further than
-    three times what is usual within a cluster; a few outliers are none.
+    Means of two clusters of the logarithms. They are two states where the means are a sixth apart, and five times as
+    far as is usual within a cluster (four times in an even spread, which has no gap); a few outliers are none.
     """
     values = np.log(seconds)
     low, high = values.min(), values.max()
@@ -149,7 +149,7 @@ def states(seconds: np.ndarray) -> np.ndarray:
             break
         low, high = means
     spread = np.median(np.abs(values - np.where(state == 1, high, low)))
-    if high - low < max(np.log(7 / 6), 3 * spread) or min(np.bincount(state)) < max(2, 0.04 * len(values)):
+    if high - low < max(np.log(7 / 6), 5 * spread) or min(np.bincount(state)) < max(2, 0.04 * len(values)):
         return np.zeros(len(values), int)
     return state
 
@@ -222,6 +222,7 @@ def main(arguments: list[str] | None = None) -> None:
     result: dict[str, Any] = {"machine": environment(), "date": str(date.today()), "BLAS threads": options.blas_threads}
     result["cases"] = {}
     with limits:
+        print(models.data().source)
         print(f"{machine.describe([machine.lines()])}; BLAS threads: {options.blas_threads or 'as they come'}")
         for case in CASES:
             if options.cases and not any(_means(case, words) for words in options.cases):
