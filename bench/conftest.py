@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import fastopt
-from bench.cases import OthersLoad
 from fastopt import info, threads
+from fastopt.machine import OthersLoad
 
 TIMED = (
     "benchmark_only",

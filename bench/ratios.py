@@ -4,7 +4,7 @@ Both sides take turns in one process, some calls each; a ratio is taken per turn
 times and the median ratio are printed, with the median times. Nothing else should run on the machine. PART is kernel,
 dict, loop, dead, extras or rows; without it all are run. PyTorch is compared where it is installed.
 
-"textbook" is the book's NumPy code, "reference" is `fastopt.reference`, which flushes subnormal state besides.
+"textbook" is the class as the book has it (`fastopt.experiments.textbook`), "in place" the best fair NumPy.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def report(what: str, names: list[str], seconds: np.ndarray) -> None:
 
 
 def kernel() -> None:
-    """One array: beside the same traffic without arithmetic, the reference and PyTorch."""
+    """One array: beside the same traffic without arithmetic, NumPy and PyTorch."""
     for rule in (name for name, rule in RULES.items() if not rule.is_by_array):  # which read some arrays twice
         large = array(30_000_000, "float32")
         names = ["fastopt", "limit"] + (["torch fused"] if HAS_TORCH and rule == "adam" else [])
@@ -76,10 +76,10 @@ def kernel() -> None:
         largest = array(100_000_000, "float32")
         steps = [checked_step("adam", name, largest) for name in ("fastopt", "torch fused")]
         report("adam, 100 M", ["fastopt", "torch fused"], interleaved(steps, 11, 1))
-    names = ["fastopt", "textbook", "reference"]
+    names = ["fastopt", "textbook", "in place"]
     report("adam, 30 M", names, interleaved([checked_step("adam", name, large) for name in names], 7, 1))
     for size, turns, calls in ((1_000_000, 40, 20), (90_000, 60, 100), (1_000, 60, 500)):
-        names = ["fastopt", "limit", "textbook", "reference", *(["torch fused"] if HAS_TORCH else [])]
+        names = ["fastopt", "limit", "textbook", "in place", *(["torch fused"] if HAS_TORCH else [])]
         steps = [checked_step("adam", name, array(size, "float32")) for name in names]
         report(f"adam, {size:,}", names, interleaved(steps, turns, calls))
 
@@ -88,7 +88,7 @@ def dicts() -> None:
     """Dicts of arrays, BLAS idle."""
     models = {"-".join(map(str, sizes)): mlp(*sizes) for sizes in ((784, 40, 20, 10), (784, 100, 100, 100, 100, 10))}
     for model, params in (models | {"an embedding of 50,000 x 64": embedding()}).items():
-        names = ["fastopt", "flat", "textbook", "reference", *(["torch fused"] if HAS_TORCH else [])]
+        names = ["fastopt", "flat", "textbook", "in place", *(["torch fused"] if HAS_TORCH else [])]
         steps = [checked_step("adam", name, params) for name in names]
         turns, calls = (60, 5) if size_of(params) > 1_000_000 else (150, 20)
         report(f"adam, dict of {model}", names, interleaved(steps, turns, calls))
@@ -110,7 +110,7 @@ def loop() -> None:
     """Whole training steps, BLAS at its defaults."""
     for sizes, batch, calls in LOOPS:
         parameters = sum((a + 1) * b for a, b in pairwise(sizes))
-        names = ["fastopt", "textbook", "reference"]
+        names = ["fastopt", "textbook", "in place"]
         seconds = interleaved(
             [training_step(name, sizes, batch)[0] for name in names], 15 if parameters > 1e7 else 40, calls
         )

@@ -1,8 +1,8 @@
 """The benches as a table and as pictures, and the README's figures: `python -m bench.report [--json FILE] [--readme]`.
 
 Without `--json` it runs `pytest --benchmark-only` first. With `--readme` it also writes `bench/results.json`, the
-medians behind the README's table, draws the pictures into `bench/plots/` and fills the table between the README's
-markers. Rows in which fastopt loses stay.
+medians behind the README's table, draws the pictures into `bench/plots/` and fills the tables between the README's
+markers, that of training steps from what `python -m bench.states --save` wrote last. Rows in which fastopt loses stay.
 """
 
 from __future__ import annotations
@@ -106,14 +106,14 @@ STEPS = (
 COLUMNS = ("textbook", "in place", "torch fused", "optax", "scikit-learn", "fastopt")
 
 
-def readme(results: Results) -> str:
-    """The Markdown between the README's markers."""
+def readme(results: Results, states: Results) -> str:
+    """The Markdown between the README's markers: from the benches, and from `python -m bench.states --save`."""
     groups = results["groups"]
     lines = [
         f"Adam, float32; medians on {machine(results)}.",
-        "The machine is shared and its speed changes by half from minute to minute. Every case was checked against",
+        "Textbook: the class as *Deep Learning from Scratch* has it. Every case was checked against the exact",
         "`fastopt.reference` before it was timed. Gain: how many times faster than the best of all others, those not",
-        "shown included. Training steps were timed in turns with the textbook's.",
+        "shown included.",
         "",
         "| one step | textbook | in place | PyTorch fused | optax, jit | scikit-learn | fastopt | gain |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
@@ -126,28 +126,35 @@ def readme(results: Results) -> str:
         ]
         factor = min(others) / rows["fastopt"]["median"]
         lines.append(f"| {label} | {' | '.join(cells)} | {_factor(factor)} |")
-    lines += [
-        "",
-        "| training step, gradient and update | textbook | fastopt | share | with in place |",
-        "| --- | ---: | ---: | ---: | ---: |",
-    ]
-    for group, rows in groups.items():
-        if group.startswith("loop") and group.endswith("default"):
-            ours = rows["fastopt"]
-            cells = [duration(ours["textbook step"]), duration(ours["step"]), _share(ours), _share(rows["in place"])]
-            name = group.removeprefix("loop ").removesuffix(", BLAS default")
-            lines.append(f"| {name} | {' | '.join(cells)} |")
-    lines += ["", *_losses(groups), "", *pictures()]
+    lines += ["", *_training(states), "", *_losses(groups), "", *pictures()]
     return "\n".join(lines)
+
+
+def _training(states: Results) -> Iterable[str]:
+    """The table of training steps, a row for each state of the machine in which a case was seen."""
+    yield "In a training loop BLAS's threads have read the parameters, so each store to them must first take their memory"
+    yield "back. How long that takes changes within seconds on many machines: a case is shown in each state in which it was"
+    yield "seen. The textbook's class and fastopt took turns (`python -m bench.states`; on"
+    yield f"{machine(states)}). Share: of the textbook's whole step."
+    yield ""
+    yield "| gradient and update, state | gradient | textbook | fastopt | share | update: textbook | fastopt |"
+    yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"
+    for case, found in states["cases"].items():
+        for state, values in found.items():
+            textbook, ours = values["sides"]["textbook"], values["sides"]["fastopt"]
+            label = case if state == "one state" else f"{case}: {state}"
+            seconds = values["gradient"], textbook["step"], ours["step"], textbook["update"], ours["update"]
+            gradient, step, our_step, update, our_update = map(duration, seconds)
+            share = _share(ours["share of textbook"])
+            yield f"| {label} | {gradient} | {step} | {our_step} | {share} | {update} | {our_update} |"
 
 
 def _factor(factor: float) -> str:
     return f"{factor:.1f}" if factor >= 1 else f"**{factor:.2f}**"
 
 
-def _share(row: dict[str, Any]) -> str:
+def _share(share: float) -> str:
     """Of the textbook's step, in turns with which it was timed."""
-    share = row["share of textbook"]
     return f"{share:.2f}" if share <= 1 else f"**{share:.2f}**"
 
 
@@ -157,7 +164,7 @@ def _losses(groups: dict[str, Any]) -> Iterable[str]:
     for group, rows in groups.items():
         ours = rows.get("fastopt")
         if ours and ours.get("share of textbook", 0) > 1:
-            found.append(f'textbook in "{group}" ({_share(ours)} of its time)')
+            found.append(f'textbook in "{group}" ({_share(ours["share of textbook"])} of its time)')
         for name, row in rows.items():
             if (
                 ours
@@ -172,7 +179,7 @@ def _losses(groups: dict[str, Any]) -> Iterable[str]:
         yield f"Where fastopt was behind: {'; '.join(found)}. On a thousand numbers and fewer a step is Python on both"
         yield f"sides, and fastopt's, which looks at all arrays before it writes, takes at least {least}."
         yield "The cases of one step run one after the other, so a change of the machine's speed between two of them"
-        yield "shows too; `python -m bench.ratios` times both sides in turns."
+        yield "shows too; `python -m bench.ratios` and `python -m bench.small` time all sides in turns."
     else:
         yield "fastopt was behind in no case of this run."
 
@@ -182,7 +189,7 @@ def pictures() -> list[str]:
     return [
         f"![{text}](bench/plots/{name}.png)\n"
         for name, text in (
-            ("speedup", "Speed-up over the textbook's NumPy, by rule and size"),
+            ("speedup", "Speed-up over the textbook's class, by rule and size"),
             ("rules", "Speed-up and share of the memory's speed, all rules"),
             ("size", "Time of an Adam step against the size of the model"),
             ("loop", "Time of a training step, gradient and optimizer"),
@@ -223,7 +230,7 @@ def main(arguments: list[str] | None = None) -> None:
     results = condensed(raw)
     console = Console()
     show(results, console)
-    from bench import plots
+    from bench import plots, states
 
     folder = PLOTS if options.readme else options.plots
     for path in plots.draw(results, folder):
@@ -231,7 +238,10 @@ def main(arguments: list[str] | None = None) -> None:
     if options.readme:
         RESULTS.write_text(json.dumps(results, indent=1) + "\n")
         path = ROOT / "README.md"
-        path.write_text(fill(path.read_text(encoding="utf-8"), readme(results)), encoding="utf-8")
+        path.write_text(
+            fill(path.read_text(encoding="utf-8"), readme(results, json.loads(states.FILE.read_text()))),
+            encoding="utf-8",
+        )
         console.print(f"written: {RESULTS}, {path}", highlight=False, soft_wrap=True)
 
 

@@ -14,7 +14,7 @@ from numba.core import config
 from numba.core.caching import FunctionCache
 
 import fastopt
-from fastopt import threads
+from fastopt import machine, threads
 from fastopt.kernels import RULES, loops
 from fastopt.optimizers import OPTIMIZERS
 
@@ -30,6 +30,7 @@ def facts(parameters: int, optimizer: str, dtype: str) -> dict[str, str]:
         "versions": f"fastopt {fastopt.__version__}, numba {numba.__version__}, llvmlite {llvmlite.__version__}, "
         f"NumPy {np.__version__}, Python {platform.python_version()}",
         "processor": f"{llvmlite.binding.get_host_cpu_name()}, {os.cpu_count()} CPUs, {platform.system()}",
+        "machine": machine.describe([machine.lines()]),
         "threading layer": layer or "none: all steps are serial",
         "threads": f"{numba.get_num_threads() if layer else 1} of numba's {config.NUMBA_NUM_THREADS}"
         + (f", limited to {threads.limit()}" if threads.limit() else ""),

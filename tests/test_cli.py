@@ -9,7 +9,8 @@ import sys
 import numpy as np
 import pytest
 
-from fastopt import centralized, cli, reference, threads, warmup
+from fastopt import centralized, cli, machine, reference, threads, warmup
+from fastopt.experiments import textbook, train
 from fastopt.kernels import RULES
 from fastopt.kernels.build import Rule
 from fastopt.nn import mnist
@@ -48,21 +49,66 @@ def test_train(capsys, tmp_path, arguments):
     )
     for line in ("gradient", "optimizer step", "both", "first step", "last loss", "test accuracy"):
         assert re.search(rf"{line} +[\d.,]+", out), line
-    assert re.search(r"optimizer step .* x faster", out)
-    loss = re.search(r"last loss +([\d.e-]+) +([\d.e-]+) +equal", out)
-    assert loss and loss[1] == loss[2]
+    words = " ".join(out.split())
+    assert re.search(r"machine: load average [\d.]+ on \d+ CPUs; (a store to a cache line|one CPU)", words)
+    assert re.search(r"others kept ([\d.]+|nan) CPUs busy", words)
+    if steps:  # a single step compiles
+        assert re.search(r"optimizer step .* (x faster|of the speed)", out)
     assert "identical bits" in out and "DIFFERENT" not in out
+    if arguments:
+        loss = re.search(r"last loss +([\d.e-]+) +([\d.e-]+) +equal", out)
+        assert loss and loss[1] == loss[2] and "rounds differently" not in out
+    else:
+        assert "fastopt beside fastopt.reference, 50 steps: identical bits" in out
+        assert re.search("all parameters +differs by rounding", out)
+        assert "The textbook rounds differently, which grows in training: it computes float32 steps in float64" in words
     (picture,) = (tmp_path / "a b").glob("train-*.png")
     content = picture.read_bytes()
     assert content.startswith(b"\x89PNG") and struct.unpack(">II", content[16:24]) == (1200, 504)
     assert str(picture) in out
 
 
-def test_train_says_so_when_results_differ(capsys, tmp_path, monkeypatch):
-    step = reference.SGD.step
-    monkeypatch.setattr(reference.SGD, "step", lambda self, p, g: step(self, p, g * 1.0001))
-    status, out, _ = run(capsys, "train", "--optimizer", "sgd", "--steps", "20", "--out", str(tmp_path))
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "lamb"])
+def test_train_says_so_when_results_differ(capsys, tmp_path, monkeypatch, optimizer):
+    """Of the exact reference; a textbook that is wrong is found where it should have the same bits."""
+    kind = getattr(reference, OPTIMIZERS[optimizer].__name__)
+    step = kind.step
+    monkeypatch.setattr(kind, "step", lambda self, p, g, *state: step(self, p, g * 1.0001, *state))
+    monkeypatch.setitem(textbook.BOOK, "sgd", reference.SGD)
+    status, out, _ = run(capsys, "train", "--optimizer", optimizer, "--steps", "20", "--out", str(tmp_path))
     assert status == 1 and out.count("DIFFERENT") >= 2 and "identical" not in out
+
+
+def test_train_with_norms_and_when_state_dies(capsys, tmp_path, monkeypatch):
+    status, out, _ = run(capsys, "train", "--optimizer", "lamb", "--steps", "30", "--out", str(tmp_path))
+    assert status == 0 and "np.linalg.norm is not exact" in " ".join(out.split())
+    assert "fastopt.reference, 20 steps: identical bits" in out
+    # A textbook that is not the reference, in a rule whose bits should be its: the reference decides.
+    monkeypatch.setitem(textbook.BOOK, "sgd", lambda: textbook.SGD(lr=0.0100001))
+    status, out, _ = run(capsys, "train", "--optimizer", "sgd", "--steps", "30", "--out", str(tmp_path))
+    assert status == 0 and "fastopt.reference, 30 steps: identical bits" in out
+
+
+def test_train_warns_of_a_busy_machine(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(machine.OthersLoad, "value", lambda self: 0.7)
+    out = run(capsys, "train", "--optimizer", "sgd", "--steps", "5", "--hidden", "5", "--out", str(tmp_path))[1]
+    assert "busy with other processes: do not rely on the ratios" in " ".join(out.split())
+
+
+def test_ratios_below_one_are_shares():
+    assert train.faster(1.331) == "1.33 x faster" and train.faster(0.94) == "0.94 of the speed"
+
+
+def test_ratios_are_of_neighbouring_turns():
+    """The machine slows down by half between turns, and both sides with it."""
+    runs = [train.Run(name, None, None) for name in "ab"]
+    for turn in range(6):
+        for run_, update in zip(runs, (3.0, 1.0), strict=True):
+            speed = 1000 if turn == 0 else 2 if turn % 2 else 1  # the first compiles
+            run_.gradient_seconds += [speed * 1.0] * train.TURN
+            run_.update_seconds += [speed * update] * train.TURN
+    comparison = train.Comparison(*runs, 0, True, True, 0, [], 0.0)
+    assert comparison.ratios() == pytest.approx((1, 3, 2))
 
 
 def test_train_on_a_folder(capsys, tmp_path):
@@ -147,6 +193,7 @@ def test_info(capsys):
     for name in (
         "versions",
         "processor",
+        "machine",
         "threading layer",
         "threads",
         "parallel from",

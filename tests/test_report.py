@@ -7,15 +7,16 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from bench import plots, report
+from bench import plots, report, states
 from fastopt.kernels import RULES
 
 RESULTS = json.loads(report.RESULTS.read_text(encoding="utf-8"))
+STATES = json.loads(states.FILE.read_text(encoding="utf-8"))
 README = (report.ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_readmes_figures_are_the_scripts():
-    assert report.fill(README, report.readme(RESULTS)) == README
+    assert report.fill(README, report.readme(RESULTS, STATES)) == README
     table = README.split(report.BEGIN)[1].split(report.END)[0]
     assert len(re.findall(r"^\| (one array|dict)", table, re.M)) == len(report.STEPS)
     for picture in re.findall(r"\]\((bench/plots/.*?)\)", table):
@@ -25,14 +26,27 @@ def test_the_readmes_figures_are_the_scripts():
 def test_other_figures_would_be_noticed():
     changed = json.loads(json.dumps(RESULTS))
     changed["groups"]["step adam float32 1e6"]["fastopt"]["median"] *= 2
-    assert report.fill(README, report.readme(changed)) != README
+    assert report.fill(README, report.readme(changed, STATES)) != README
+
+
+def test_training_steps_have_a_row_for_each_state():
+    seen = json.loads(json.dumps(STATES))
+    (case, found) = next(iter(seen["cases"].items()))
+    one = next(iter(found.values()))
+    seen["cases"][case] = {"fast": one, "slow": json.loads(json.dumps(one))}
+    seen["cases"][case]["slow"]["sides"]["fastopt"]["share of textbook"] = 1.25
+    text = report.readme(RESULTS, seen)
+    assert f"| {case}: fast | " in text and re.search(
+        rf"^\| {re.escape(case)}: slow \|.* \| \*\*1.25\*\* \|", text, re.M
+    )
+    assert set(STATES["cases"]) == {case.name for case in states.CASES}
 
 
 def test_cases_in_which_fastopt_is_behind_stay():
     changed = json.loads(json.dumps(RESULTS))
     rows = changed["groups"]["dict embedding"]
     rows["thinc"]["median"] = rows["fastopt"]["median"] / 2
-    text = report.readme(changed)
+    text = report.readme(changed, STATES)
     assert "**0.50**" in text and 'thinc in "dict embedding"' in text
 
 

@@ -92,11 +92,13 @@ class NAdam(Reference):
     def mu(self, step: int) -> float:
         return self.beta1 * (1.0 - 0.5 * math.pow(0.96, step * self.momentum_decay))
 
+    def product(self) -> float:
+        return math.prod(self.mu(step) for step in range(1, self.iter + 1))
+
     def step(self, p: Array, g: Array, m: Array, v: Array) -> None:  # type: ignore[override]
         t = self.iter
         correction = math.sqrt(1.0 - self.beta2**t)
-        product = math.prod(self.mu(step) for step in range(1, t + 1))
-        mu, next_mu = self.mu(t), self.mu(t + 1)
+        product, mu, next_mu = self.product(), self.mu(t), self.mu(t + 1)
         m += (1 - self.beta1) * (g - m)
         v += (1 - self.beta2) * (g * g - v)
         gradient_step = self.lr * correction * (1.0 - mu) / (1.0 - product)

@@ -51,6 +51,10 @@ class Reference:
     def step(self, p: Array, g: Array, *state: Array) -> None:
         raise NotImplementedError
 
+    def norm(self, x: Array) -> float:
+        """The exact norm of an array."""
+        return global_norm({None: x})
+
     def start_values(self) -> dict[str, float]:
         """The value before the first step of each state slot that does not start at zero."""
         return {}

@@ -7,13 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fastopt.reference.base import Array, Reference, global_norm
+from fastopt.reference.base import Array, Reference
 
 __all__ = ["LAMB", "LARS", "Muon", "NovoGrad", "StableAdamW"]
-
-
-def norm(x: Array) -> float:
-    return global_norm({None: x})
 
 
 @dataclass(eq=False)
@@ -25,9 +21,9 @@ class LARS(Reference):
     slots = ("v",)
 
     def step(self, p: Array, g: Array, v: Array) -> None:  # type: ignore[override]
-        ratio = self.lr
-        if norm(p) and norm(g):
-            ratio = self.lr * self.trust_coefficient * norm(p) / (norm(g) + self.eps)
+        ratio, p_norm, g_norm = self.lr, self.norm(p), self.norm(g)
+        if p_norm and g_norm:
+            ratio = self.lr * self.trust_coefficient * p_norm / (g_norm + self.eps)
         v *= self.momentum
         v += ratio * g
         p -= v
@@ -49,7 +45,8 @@ class LAMB(Reference):
         v += (1 - self.beta2) * (g * g - v)
         decay = self.weight_decay if self.decoupled else 0.0
         u = root / (1.0 - self.beta1**self.iter) * m / (np.sqrt(v) + self.eps * root) + decay * p
-        p -= (self.lr * norm(p) / norm(u) if norm(p) and norm(u) else self.lr) * u
+        p_norm, u_norm = self.norm(p), self.norm(u)
+        p -= (self.lr * p_norm / u_norm if p_norm and u_norm else self.lr) * u
 
 
 @dataclass(eq=False)
@@ -69,7 +66,8 @@ class StableAdamW(Reference):
         m += (1 - self.beta1) * (g - m)
         v += (1 - self.beta2) * (g * g - v)
         spread = np.sqrt(v)
-        mean = norm(root * g / np.where(spread > eps, spread, np.asarray(eps, p.dtype))) / math.sqrt(max(p.size, 1))
+        ratio = root * g / np.where(spread > eps, spread, np.asarray(eps, p.dtype))
+        mean = self.norm(ratio) / math.sqrt(max(p.size, 1))
         decay = self.weight_decay if self.decoupled else 0.0
         update = root / (1.0 - self.beta1**self.iter) * m / (spread + eps) + decay * p
         p -= (self.lr / mean if mean > 1 else self.lr) * update
@@ -86,8 +84,8 @@ class NovoGrad(Reference):
     decays_itself = True
 
     def step(self, p: Array, g: Array, m: Array, v: Array) -> None:  # type: ignore[override]
-        squared_norm = norm(g) * norm(g)
-        v += (1.0 if self.iter == 1 else 1 - self.beta2) * (np.asarray(squared_norm, p.dtype) - v)
+        g_norm = self.norm(g)
+        v += (1.0 if self.iter == 1 else 1 - self.beta2) * (np.asarray(g_norm * g_norm, p.dtype) - v)
         m *= self.beta1
         m += g / (np.sqrt(v) + self.eps) + (self.weight_decay if self.decoupled else 0.0) * p
         p -= self.lr * m

@@ -1,0 +1,126 @@
+"""The state of the machine that times depend on: its load, and what it costs to share a cache line."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import threading
+import time
+from typing import NamedTuple
+
+import numpy as np
+
+LINE = 64  # bytes
+LINES = 4096  # in all 256 kB, which stays in a core's own cache
+BUSY = 0.5  # CPUs that others keep busy, from which on times are not to be trusted
+
+
+class Lines(NamedTuple):
+    """Nanoseconds of a store to a cache line: `shared`, another core has read it since; `own`, no other has."""
+
+    shared: float
+    own: float
+
+
+def lines(seconds: float = 0.02) -> Lines | None:
+    """Measures what a store costs to a line that another core has read; None where there is one CPU only.
+
+    NumPy's BLAS has read the parameters on all its cores when a step begins, and each store to them must first take
+    the line back. On virtual machines that takes several times as long at one time as at another. Medians over as many
+    rounds as fit into `seconds`.
+    """
+    cpus = sorted(available())
+    if len(cpus) < 2:
+        return None
+    values = np.zeros(LINES * LINE // 8)
+    to_read, was_read = threading.Semaphore(0), threading.Semaphore(0)
+    done = False
+
+    def read() -> None:
+        _pin({cpus[1]})
+        while True:
+            to_read.acquire()
+            if done:
+                return
+            values.sum()
+            was_read.release()
+
+    def store() -> float:
+        start = time.perf_counter()
+        values.fill(1)
+        return (time.perf_counter() - start) * 1e9 / LINES
+
+    reader, before = threading.Thread(target=read, daemon=True), available()
+    shared: list[float] = []
+    own: list[float] = []
+    try:
+        _pin({cpus[0]})  # else the reader may be woken on the core of the one that waits for it
+        reader.start()
+        end = time.perf_counter() + seconds
+        while len(own) < 3 or time.perf_counter() < end:
+            to_read.release()
+            was_read.acquire()
+            shared.append(store())
+            own.append(store())
+    finally:
+        _pin(before)
+        done = True
+        to_read.release()
+    reader.join()
+    return Lines(statistics.median(shared), statistics.median(own))
+
+
+def available() -> set[int]:
+    """The CPUs that the calling thread may use."""
+    try:
+        return os.sched_getaffinity(0)
+    except AttributeError:  # not on Linux
+        return set(range(os.cpu_count() or 1))
+
+
+def _pin(cpus: set[int]) -> None:
+    """Keeps the calling thread on some CPUs, where the system can."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cpus)
+
+
+def describe(found: list[Lines | None]) -> str:
+    """One line on load and shared lines, of one measurement or of several."""
+    known = [one for one in found if one is not None]
+    if not known:
+        return f"{load()}; one CPU, so that no cache line is shared"
+    low, high = min(one.shared for one in known), max(one.shared for one in known)
+    shared = f"{low:.1f}" if f"{low:.1f}" == f"{high:.1f}" else f"{low:.1f} to {high:.1f}"
+    own = statistics.median(one.own for one in known)
+    return f"{load()}; a store to a cache line that another core has read: {shared} ns (own line: {own:.1f} ns)"
+
+
+def load() -> str:
+    """The load average of the last minute."""
+    try:
+        return f"load average {os.getloadavg()[0]:.2f} on {os.cpu_count()} CPUs"
+    except (AttributeError, OSError):  # Windows
+        return f"{os.cpu_count()} CPUs"
+
+
+class OthersLoad:
+    """How many CPUs other processes (and, on a virtual machine, other machines) kept busy meanwhile."""
+
+    def __init__(self) -> None:
+        self.start = self._now()
+
+    def _now(self) -> tuple[float, float, float]:
+        own = os.times()
+        try:
+            with open("/proc/stat", encoding="ascii") as file:
+                fields = [int(x) / os.sysconf("SC_CLK_TCK") for x in file.readline().split()[1:9]]
+            busy = sum(fields) - fields[3] - fields[4]  # all but idle and waiting for input and output
+        except (OSError, ValueError):
+            busy = float("nan")
+        return time.perf_counter(), busy, own.user + own.system + own.children_user + own.children_system
+
+    def value(self) -> float:
+        """CPUs, on average since it was made; NaN where the system does not say."""
+        (t0, busy0, own0), (t1, busy1, own1) = self.start, self._now()
+        others = busy1 - busy0 - (own1 - own0)
+        return others if others != others else round(max(0.0, others / max(t1 - t0, 1e-9)), 2)

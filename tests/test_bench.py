@@ -1,0 +1,99 @@
+"""Bench scripts run, and put turns to the right state; those under pytest-benchmark run by themselves."""
+
+import json
+
+import numpy as np
+import pytest
+
+from bench import beside, models, small, states
+from tests.conftest import ROOT
+
+
+def test_small_steps(capsys):
+    small.main(["--turns", "1", "two Python floats", "halves", "1,000", "another"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + 7 and all("fastopt" in line for line in lines[1:])
+
+
+def test_every_row_has_its_sides():
+    for row in small.ROWS:
+        for step in small.sides(row, None).values():
+            step()
+
+
+def test_states(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(states, "WARM", 3)
+    names = [case.name for case in states.CASES]
+    assert len(names) == len(set(names))
+    states.main(["--seconds", "0.1", "--in-place", "--save", str(tmp_path / "x.json"), "sgd float32", "784-40-20-10"])
+    out, found = capsys.readouterr().out, json.loads((tmp_path / "x.json").read_text())
+    assert "one state" in out or "fast" in out
+    assert list(found["cases"]) == ["sgd float32 784-100x4-10, batch 128", "adam float32 784-40-20-10, batch 100"]
+    for values in found["cases"].values():
+        for state in values.values():
+            assert set(state["sides"]) == {"textbook", "in place", "fastopt"}
+            assert state["sides"]["fastopt"]["share of textbook"] > 0
+
+
+def test_one_blas_thread(capsys, monkeypatch):
+    monkeypatch.setattr(states, "WARM", 3)
+    states.main(["--seconds", "0.05", "--blas-threads", "1", "momentum float64"])
+    assert "BLAS threads: 1" in capsys.readouterr().out
+
+
+def test_two_states_are_told_apart():
+    rng = np.random.default_rng(0)
+    fast, slow = 620 * np.exp(0.03 * rng.standard_normal(30)), 1000 * np.exp(0.03 * rng.standard_normal(20))
+    mixed = np.concatenate([fast, slow])[rng.permutation(50)]
+    assert (states.states(mixed) == (mixed > 800)).all()
+    assert not states.states(fast).any()
+    assert not states.states(np.append(fast, 5000.0)).any(), "an outlier is no state"
+    assert not states.states(np.array([1.0])).any()
+    assert not states.states(np.linspace(600, 1000, 50)).any(), "a drift is no state"
+
+
+class TwoStates:
+    """A side that is slow every other turn."""
+
+    def __init__(self, name, update):
+        self.name = name
+        self.turns = [np.tile([speed, speed * update], (4, 1)) for speed in (1.0, 2.0) * 10]
+
+
+def test_summary():
+    found = states.summary([TwoStates("textbook", 1.0), TwoStates("fastopt", 0.5), TwoStates("beside", 1.0)])
+    assert found["fast"]["turns"] == found["slow"]["turns"] == 10
+    assert found["slow"]["gradient"] == 2 and found["slow"]["sides"]["fastopt"]["update"] == 1
+    for state in found.values():
+        assert state["sides"]["fastopt"]["share of textbook"] == state["sides"]["fastopt"]["share of beside"] == 0.75
+        assert "share of beside" not in state["sides"]["textbook"]
+
+
+def test_another_checkout_is_another_package(capsys):
+    other = beside.load(ROOT)
+    assert other.__name__ == "fastopt_beside" and other.Adam.__module__.startswith("fastopt_beside.")
+    params = {"W": np.ones(3)}
+    beside.optimizer(other, "momentum", lr=0.5).update(params, {"W": np.ones(3)})
+    np.testing.assert_array_equal(params["W"], 0.5)
+    with pytest.raises(SystemExit, match="no checkout of fastopt"):
+        beside.load("/nowhere")
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: models.Lstm(3, "float64", words=30, width=7, time=5), lambda: models.Convolution(5, "float64")]
+)
+def test_gradients_of_models(make):
+    """Beside the difference of two losses, along a random direction of each parameter."""
+    model, rng = make(), np.random.default_rng(1)
+    for key in model.params:  # away from zero, where ReLU has a kink at empty patches
+        model.params[key] += 0.1 if model.params[key].ndim == 1 else 0
+    grads = model.gradient(0)
+    assert set(grads) == set(model.params)
+    for key, value in model.params.items():
+        direction, losses, start = rng.standard_normal(value.shape), [], value.copy()
+        for sign in (1, -1):
+            value[...] = start + sign * 1e-7 * direction  # near enough that no maximum changes its place
+            model.gradient(0)
+            losses.append(model.last_loss)
+        value[...] = start
+        assert (losses[0] - losses[1]) / 2e-7 == pytest.approx((grads[key] * direction).sum(), rel=1e-4, abs=1e-6)
