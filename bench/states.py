@@ -32,7 +32,7 @@ from fastopt import machine
 
 FILE = Path(__file__).with_name("states.json")
 ENOUGH = 20  # turns of each side in each state
-WARM = 150  # steps before, in which caches fill and fastopt tries ways to store
+WARM = 300  # steps before, in which caches fill and fastopt tries ways to store
 DEEP, SMALL = (784, 100, 100, 100, 100, 10), (784, 40, 20, 10)
 
 

@@ -16,7 +16,7 @@ from statistics import median
 from time import perf_counter_ns
 from typing import NamedTuple
 
-from fastopt import checks, threads
+from fastopt import checks, machine, threads
 from fastopt.kernels.stores import FORMS, PLAIN
 
 VARIABLE = "FASTOPT_TUNE"
@@ -339,18 +339,11 @@ def why_not(parameter_bytes: int) -> str | None:
     """Why the steps of parameters of so many bytes are not tuned; None if they are."""
     if _mode != AUTO:
         return f"fixed by set_tuning or {VARIABLE}"
-    if cpu_count() == 1:
+    if len(machine.available()) == 1:
         return "not tuned: there is one CPU, so no other can hold what a step writes"
     if parameter_bytes < SMALLEST:
         return f"not tuned: parameters of less than {SMALLEST // 1024} KB are stored as they come"
     return None
-
-
-def cpu_count() -> int:
-    """The number of CPUs that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _from_environment() -> str:

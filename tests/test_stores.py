@@ -11,7 +11,7 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 import fastopt
-from fastopt import threads, tuning
+from fastopt import machine, threads, tuning
 from fastopt.kernels import RULES, build, loops, stores
 from fastopt.kernels.elements import call
 from fastopt.kernels.stores import BURST, FORMS, NONTEMPORAL, PLAIN
@@ -218,7 +218,7 @@ def read_parameters(params, made, read, rounds):
     return wrong
 
 
-@pytest.mark.skipif(tuning.cpu_count() < 2, reason="the threads must run at once")
+@pytest.mark.skipif(len(machine.available()) < 2, reason="the threads must run at once")
 def test_another_thread_reads_what_was_stored_past_the_caches():
     """One that is told by an ordinary store that a step is over sees all of it.
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import fastopt
-from fastopt import threads, tuning
+from fastopt import machine, threads, tuning
 from fastopt.kernels.stores import BURST, FORMS, NONTEMPORAL, PLAIN, PREFETCH
 from fastopt.tuning import Choice, Tuner
 from tests.conftest import python
@@ -173,7 +173,7 @@ def trained(optimizer, steps, size=LARGE, **report):
     return params
 
 
-needs_two_cpus = pytest.mark.skipif(tuning.cpu_count() < 2, reason="nothing is tried on one CPU")
+needs_two_cpus = pytest.mark.skipif(len(machine.available()) < 2, reason="nothing is tried on one CPU")
 
 
 @needs_two_cpus
@@ -223,7 +223,7 @@ def test_a_bad_environment_variable_warns_and_tunes():
 
 
 def test_nothing_is_tried_on_one_cpu(auto, monkeypatch):
-    monkeypatch.setattr(tuning, "cpu_count", lambda: 1)
+    monkeypatch.setattr(machine, "available", lambda: {0})
     optimizer = fastopt.Adam()
     trained(optimizer, 3)
     assert optimizer._plan.tuner is None and "one CPU" in optimizer.tuning.reason
