@@ -132,9 +132,9 @@ def readme(results: Results, states: Results) -> str:
 
 def _training(states: Results) -> Iterable[str]:
     """The table of training steps, a row for each state of the machine in which a case was seen."""
-    yield "In a training loop BLAS's threads have read the parameters, so each store to them must first take their memory"
-    yield "back. How long that takes changes within seconds on many machines: a case is shown in each state in which it was"
-    yield "seen. The textbook's class and fastopt took turns (`python -m bench.states`; on"
+    yield "Many machines change their speed within seconds, and so does what a store costs to parameters that BLAS's"
+    yield "threads have read. So a case is shown in each state in which it was seen, told apart by its gradients."
+    yield "The textbook's class and fastopt took turns (`python -m bench.states`; on"
     yield f"{machine(states)}). Share: of the textbook's whole step."
     yield ""
     yield "| gradient and update, state | gradient | textbook | fastopt | share | update: textbook | fastopt |"

@@ -40,6 +40,7 @@ class Momentum:
         if self.v is None:
             self.v = {key: np.zeros_like(value) for key, value in params.items()}
         for key in params.keys():
+            # Not in place in the book either, which is a fifth slower than `*=` and `-=`.
             self.v[key] = self.momentum * self.v[key] - self.lr * grads[key]
             params[key] += self.v[key]
 
