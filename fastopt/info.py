@@ -36,8 +36,9 @@ def facts(parameters: int, optimizer: str, dtype: str) -> dict[str, str]:
         "threads": f"{numba.get_num_threads() if layer else 1} of numba's {config.NUMBA_NUM_THREADS}"
         + (f", limited to {threads.limit()}" if threads.limit() else ""),
         "parallel from": ", ".join(f"{size / 1e6:g} MB ({name})" for name, size in threads.PARALLEL_BYTES.items()),
-        "new parameters": f"{tuning.mode()} (forms: {', '.join(FORMS)})"
-        + ("" if tuning.mode() != tuning.AUTO else f", tried from {tuning.SMALLEST // 1024} KB on; see optimizer.tuning"),
+        "new parameters": f"stored in the form {tuning.mode()} (of {', '.join(FORMS)})"
+        if tuning.mode() != tuning.AUTO
+        else f"{', '.join(FORMS)} are tried in turns from {tuning.SMALLEST // 1024} KB on: see `optimizer.tuning`",
         "kernels are kept in": cache_folder(),
         "NumPy's BLAS": blas(),
         "settings": ", ".join(sorted(_settings())) or "none of FASTOPT_*, NUMBA_*, OMP_*, OPENBLAS_* is set",
