@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import struct
+from bisect import bisect_left
 from collections.abc import Callable, Hashable, Iterator
 from functools import cache
 from typing import Any, NoReturn
@@ -17,7 +18,7 @@ import numpy as np
 from fastopt import checks
 from fastopt.flat import Array
 from fastopt.groups import Groups
-from fastopt.kernels import build
+from fastopt.kernels import build, memory
 from fastopt.kernels.build import Rule
 from fastopt.kernels.loops import NONFINITE, REST, SECOND_REST, SECOND_TOTAL, TOTAL
 from fastopt.launch import BARE, check_addresses
@@ -50,6 +51,8 @@ class Plan(Table):
                 return False
         here = id(parameters), id(gradients)
         number = scan(*here, 0, *self._scanned)
+        if number < 0 and self._take_over(parameters):
+            number = scan(*here, 0, *self._scanned)
         while number != len(self.entries):
             if number < 0 or gradients[number] is None:
                 return False
@@ -61,6 +64,53 @@ class Plan(Table):
             self._arrange()
         self._gradients = gradients
         return True
+
+    moved = False
+    """Whether parameters turned out to be other arrays than before."""
+
+    call: Any = None
+    call_options: tuple[str, ...] | None = None
+    """What `one_call.call_for` made, and for which options."""
+
+    def _take_over(self, parameters: list[Any]) -> bool:
+        """Takes up parameters that are other arrays alike, as of `x = np.clip(x, -1, 1)`; False if that cannot be."""
+        if not self.is_plain or self.tied:
+            return False
+        others = [
+            (number, entry, value, memory.address_of(value))
+            for number, (entry, value) in enumerate(zip(self.entries, parameters, strict=True))
+            if value is not entry.value and entry.row >= 0 and entry.staged is None and entry.is_like(value)
+        ]
+        moved = [(entry, entry.header[0], address, entry.nbytes) for _, entry, _, address in others if entry.nbytes]
+        starts, ends = self.written.tolist()
+        for _, old, _, size in moved:
+            block = bisect_left(starts, old)
+            if block == len(starts) or (starts[block], ends[block]) != (old, old + size):
+                return False
+            del starts[block], ends[block]
+        for _, _, new, size in moved:
+            block = bisect_left(starts, new)
+            if (block and ends[block - 1] > new) or (block < len(starts) and starts[block] < new + size):
+                return False
+            starts.insert(block, new)
+            ends.insert(block, new + size)
+        scan, self._scan = self._scan, None  # a plan that Ctrl-C leaves half changed fits nothing
+        self.written[:] = starts, ends
+        for number, entry, value, address in others:
+            entry.value = entry.array = value
+            entry.header = address, value.shape, value.strides, value.dtype
+            self._table[entry.row, 0], self._expected[number, memory.PARAMETER] = address, id(value)
+        self._scan, self.moved = scan, self.moved or bool(others)
+        return bool(others)
+
+    def has_the_arrays_of(self, other: Plan) -> bool:
+        """Whether its parameters are those of another plan, as far as they have the same keys."""
+        arrays = {entry.key: entry.array for entry in other.entries if isinstance(entry.value, np.ndarray)}
+        return self.mode == other.mode and all(
+            arrays.get(entry.key, entry.array) is entry.array
+            for entry in self.entries
+            if isinstance(entry.value, np.ndarray)
+        )
 
     stepped = False
     amount: Array | None = None
