@@ -11,7 +11,6 @@ import numpy as np
 
 from fastopt.flat import Array, FlatDict
 from fastopt.kernels import build, memory, one_call
-from fastopt.launch import Launch
 from fastopt.plan import Plan
 
 # A step that reads and writes more takes longer than a thread should be kept waiting for the GIL, and a microsecond
@@ -24,32 +23,18 @@ Call = Callable[[Any, Any, tuple[float, ...], dict[str, Any], int], int]
 """`(params, grads, scalars, settings, step)`, see `fastopt.kernels.one_call`; 0 if the step was not made."""
 
 
-def call_for(plan: Plan, options: tuple[str, ...]) -> Call | None:
-    """The call for a plan, None if its steps cannot be made in one.
-
-    The amounts of the options are those of the last step that was made otherwise.
-    """
-    if plan.call_options != options:
-        plan.call, plan.call_options = _call_for(plan, options), options
-    return plan.call  # type: ignore[no-any-return]
-
-
-def _call_for(plan: Plan, options: tuple[str, ...]) -> Call | None:
-    if plan._scan is None or build.CHECK or plan.divided or len(plan._launches) != 1:
-        return None
-    launch, staged = plan._launches[0], [number for number in plan._special_numbers if plan.entries[number].row >= 0]
-    if type(launch) is not Launch or launch.moved_bytes > MOST_BYTES:
-        return None
-    if any(type(plan.entries[number].value) is not float for number in plan._special_numbers):
-        return None
-    kernel = launch.call(plan.rule, "step", options)[0]
-    if not isinstance(kernel, partial):
-        return None
-    floats = np.zeros((len(staged), 2))
-    for number, pair in zip(staged, floats, strict=True):
-        entry = plan.entries[number]
-        entry.staged = pair[:1].reshape(())
-        launch.table[entry.row, 0] = plan._expected[number, memory.STAGED] = pair.ctypes.data
+def prepare(plan: Plan) -> None:
+    """Gives a plan its look, if compiled code can look at all of its parameters."""
+    plan.is_prepared = True
+    specials = [plan.entries[number] for number in plan._special_numbers]
+    # To replace a float under another key than a string may run code of the key's.
+    if plan._scan is None or build.CHECK or any((type(at.value), type(at.key)) != (float, str) for at in specials):
+        return
+    floats = np.zeros((len(specials), 2))
+    for number, entry, pair in zip(plan._special_numbers, specials, floats, strict=True):
+        if entry.row >= 0:
+            entry.staged = pair[:1].reshape(())
+            plan._table[entry.row, 0] = plan._expected[number, memory.STAGED] = pair.ctypes.data
     room = np.zeros((2, len(plan.entries)), np.int64)
     words = np.zeros(one_call.WORDS, np.int64)
     for word, value in {
@@ -60,11 +45,9 @@ def _call_for(plan: Plan, options: tuple[str, ...]) -> Call | None:
         one_call.SIZES: len(plan._shapes),
         one_call.WRITTEN: plan.written.ctypes.data,
         one_call.BLOCKS: plan.written.shape[1],
-        one_call.TABLE: launch.table.ctypes.data,
-        one_call.COLUMNS: launch.table.shape[1],
-        one_call.STARTS: launch.starts.ctypes.data,
-        one_call.LENGTH: len(launch.starts),
-        one_call.KERNEL: kernel.args[0],
+        one_call.TABLE: plan._table.ctypes.data,
+        one_call.COLUMNS: plan._table.shape[1],
+        one_call.LENGTH: len(plan._table),
         one_call.SCALARS: plan._scalars.ctypes.data,
         one_call.SCALAR_COUNT: len(plan.rule.scalars),
         one_call.STEPS: id(STEPS),
@@ -82,9 +65,26 @@ def _call_for(plan: Plan, options: tuple[str, ...]) -> Call | None:
         words[word] = value
     owner = words.view(Memory)
     # Not the plan itself, which has the method: nothing should wait for the garbage collector.
-    owner.alive = plan._expected, plan._shapes, plan.written, launch, plan._scalars, plan.state, plan.keys, room, floats
-    method = _method(owner)
-    return _flat(method, plan) if plan.mode == "flat" else method
+    owner.alive = plan._expected, plan._shapes, plan.written, plan._table, plan._scalars, plan.keys, room, floats
+    owner.alive += plan.state, plan._launches
+    plan.words, plan.looked = words, True
+    plan.look = _flat(_method(owner), plan.flat_layout) if plan.mode == "flat" else _method(owner)
+
+
+def call_for(plan: Plan, options: tuple[str, ...]) -> Call | None:
+    """The call for a plan; None if its steps cannot be made in one.
+
+    The amounts of the options are those of the last step that was made otherwise.
+    """
+    if plan.call_options != options:
+        plan.call, plan.call_options = None, options
+        launch = plan._launches[0] if len(plan._launches) == 1 and plan.is_plain else None
+        if plan.look is not None and launch is not None and launch.moved_bytes < MOST_BYTES:
+            kernel = launch.call(plan.rule, "step", options)[0]
+            if isinstance(kernel, partial):
+                plan.words[one_call.KERNEL], plan.words[one_call.STARTS] = kernel.args[0], launch.starts.ctypes.data
+                plan.call = plan.look
+    return plan.call  # type: ignore[no-any-return]
 
 
 STEPS = "_steps"
@@ -97,8 +97,8 @@ class Memory(np.ndarray[Any, Any]):
     alive: Any = None
 
 
-def _flat(method: Any, plan: Plan) -> Call:
-    layout = plan.flat_layout
+def _flat(method: Any, layout: Any) -> Any:
+    """The same for FlatDicts of a layout, of which it gets the buffers."""
 
     def call(params: Any, grads: Any, *rest: Any) -> int:
         if type(params) is not FlatDict or type(grads) is not FlatDict:

@@ -21,7 +21,7 @@ from fastopt.groups import Groups
 from fastopt.kernels import build, memory
 from fastopt.kernels.build import Rule
 from fastopt.kernels.loops import NONFINITE, REST, SECOND_REST, SECOND_TOTAL, TOTAL
-from fastopt.launch import BARE, check_addresses
+from fastopt.launch import BARE, Launch, check_addresses
 from fastopt.report import Report
 from fastopt.rows import Rows
 from fastopt.state import Layout
@@ -42,6 +42,13 @@ class Plan(Table):
             return False
         if (groups is not None or by_array or self.divided) and self.arrangement != arrangement(groups, by_array):
             return False
+        if self.look is not None:
+            found = self.look(params, grads)
+            self.looked = bool(found)
+            if found:
+                bare = self.mode != "dict"
+                self._gradients = [grads if self.mode == "array" else grads.buffer] if bare else found
+                return True
         lists = self._lists(params, grads)
         if lists is None:
             return False
@@ -68,9 +75,25 @@ class Plan(Table):
     moved = False
     """Whether parameters turned out to be other arrays than before."""
 
+    is_prepared = False
+    look: Any = None
+    """A compiled look at parameters and gradients, where `one_call.prepare` found that it is possible."""
+
+    looked = False
+    """Whether that look was enough for the arguments of the last step, as it then is for a call."""
+
+    words: Array
+    """The memory of the look."""
+
     call: Any = None
     call_options: tuple[str, ...] | None = None
-    """What `one_call.call_for` made, and for which options."""
+    """What `one_call.call_for` found, and for which options."""
+
+    def takes_over(self, params: Any) -> bool:
+        """Whether parameters are other arrays than before but alike, which the plan has then taken up."""
+        if self.mode == "array":
+            return self._take_over([params])
+        return type(params) is dict and list(params) == self.keys and self._take_over(list(params.values()))
 
     def _take_over(self, parameters: list[Any]) -> bool:
         """Takes up parameters that are other arrays alike, as of `x = np.clip(x, -1, 1)`; False if that cannot be."""
@@ -81,6 +104,8 @@ class Plan(Table):
             for number, (entry, value) in enumerate(zip(self.entries, parameters, strict=True))
             if value is not entry.value and entry.row >= 0 and entry.staged is None and entry.is_like(value)
         ]
+        if not others:
+            return False
         moved = [(entry, entry.header[0], address, entry.nbytes) for _, entry, _, address in others if entry.nbytes]
         starts, ends = self.written.tolist()
         for _, old, _, size in moved:
@@ -100,8 +125,8 @@ class Plan(Table):
             entry.value = entry.array = value
             entry.header = address, value.shape, value.strides, value.dtype
             self._table[entry.row, 0], self._expected[number, memory.PARAMETER] = address, id(value)
-        self._scan, self.moved = scan, self.moved or bool(others)
-        return bool(others)
+        self._scan, self.moved = scan, True
+        return True
 
     def has_the_arrays_of(self, other: Plan) -> bool:
         """Whether its parameters are those of another plan, as far as they have the same keys."""
@@ -244,9 +269,12 @@ class Plan(Table):
         finished whatever comes: CPython raises KeyboardInterrupt after a call or at the start of a function, so never
         between `done += 1` and the kernel.
         """
-        done = 0
         which = "report" if report else "step"
         self._write_scalars(scalars)
+        if len(self._launches) == 1 and not self._launches[0].staged and resting is NONE_RESTING:
+            self._run_one(self._launches[0], which, options)
+            return
+        done = 0
         # Compiles before anything of the user's is written.
         calls = [(launch, launch.call(self.rule, which, options)) for launch in self._launches]
         if build.CHECK:
@@ -272,6 +300,17 @@ class Plan(Table):
             if self.stepped:
                 list(resting)
             raise
+        finally:
+            self._gradients = []
+
+    def _run_one(self, launch: Launch, which: str, options: tuple[str, ...]) -> None:
+        """`run` where there is nothing to be done but to call one kernel."""
+        try:
+            kernel, table, starts, threads = launch.call(self.rule, which, options)
+            if build.CHECK:
+                check_addresses(self)
+            self.stepped = True
+            kernel(table, starts, threads)
         finally:
             self._gradients = []
 

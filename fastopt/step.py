@@ -27,7 +27,11 @@ def in_one_call(optimizer: Any, own: dict[str, Any], params: Any, grads: Any) ->
     for call in own["_calls"]:
         if call(params, grads, scalars, own, step):
             return True
-    return False
+    plan = own["_plan"]
+    if plan.call not in own["_calls"] or not plan.takes_over(params):
+        return False
+    _let_go(own, plan)
+    return bool(plan.call(params, grads, scalars, own, step))
 
 
 def make(optimizer: Any, params: Any, grads: Any, report: bool) -> Report | None:
@@ -64,7 +68,7 @@ def make(optimizer: Any, params: Any, grads: Any, report: bool) -> Report | None
     varies = report or averaging or lagging or groups or by_array or optimizer._scheduled
     if not varies and settings.clip_norm == math.inf and optimizer.on_nonfinite == "propagate":
         calls = tuple([other.call for other in others if other.call in known_calls])  # as others were of other settings
-        call = one_call.call_for(plan, options) if is_known else None
+        call = one_call.call_for(plan, options) if is_known and plan.looked else None
         calls = (call, *calls) if call else calls
     plan.stepped = False
     try:
@@ -91,15 +95,18 @@ def _plan_for(
     """The plan that these arguments fit, which has taken them up; others that are worth keeping; is it one of old?"""
     own = optimizer.__dict__
     # A report has a plan of its own, in which the arrays of a FlatDict are told apart.
-    kept = [own.get("_report_plan")] if report else [own.get("_plan"), *own.get("_others", ())]
-    plans = [plan for plan in kept if plan is not None]
+    first, others = (own.get("_report_plan"), ()) if report else (own.get("_plan"), own.get("_others", ()))
+    plans = () if first is None else (first, *others)
     for plan in plans:
         if plan.accepts(params, grads, groups, by_array):
-            others = tuple([other for other in plans if other is not plan])
-            if plan.moved:
-                plan.moved = False
-                own["_plan" if report else "_report_plan"] = None
-                others = own["_others"] = _of_today(others, plan)
+            if not plan.is_prepared:
+                one_call.prepare(plan)
+            moved = plan.moved
+            if moved:
+                _let_go(own, plan)
+                plans = own["_plan"], *own.get("_others", ())
+            if moved or plan is not first:
+                others = tuple([other for other in plans if other is not plan and other is not None])
             return plan, others, True
     if plans:  # arrays of the past should not be kept alive
         own["_plan"] = own["_report_plan"] = None
@@ -107,6 +114,18 @@ def _plan_for(
     here = type(optimizer).__name__, optimizer._rule, params, grads, settings._start(), optimizer._state
     plan = Plan(*here, report, groups, by_array, optimizer.centralize)
     return plan, () if report else _of_today(plans, plan), False
+
+
+def _let_go(own: dict[str, Any], plan: Plan) -> None:
+    """Lets go of plans that would keep arrays of the past alive, after one has taken over others."""
+    plan.moved = False
+    for name in ("_plan", "_report_plan"):
+        other = own.get(name)
+        if other is not None and other is not plan and not other.has_the_arrays_of(plan):
+            own[name] = None
+    if own.get("_others"):
+        own["_others"] = others = _of_today(own["_others"], plan)
+        own["_calls"] = tuple([other.call for other in (plan, *others) if other.call in own["_calls"]])
 
 
 def _of_today(others: Any, plan: Plan) -> tuple[Plan, ...]:

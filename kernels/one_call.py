@@ -52,9 +52,12 @@ def one_call(self, arguments, count):  # type: ignore[no-untyped-def]
 
     scalars : a tuple of floats, those of the rule
     settings : the optimizer's `__dict__`, where the number of steps becomes `step`
+
+    `(params, grads)` only looks, and takes up the gradients' addresses; where those are of a dict it returns, in place of
+    DONE, a list of the gradients, which keeps them alive.
     """
     plan = peek(self + DATA)
-    params, grads, scalars = peek(arguments), peek(arguments + 8), peek(arguments + 16)
+    params, grads, only_looks = peek(arguments), peek(arguments + 8), count == 2
     count, columns, blocks = word(plan, COUNT), word(plan, COLUMNS), word(plan, BLOCKS)
     entries = array_at(word(plan, ENTRIES), (count, ENTRY_FIELDS))
     shapes = array_at(word(plan, SHAPES), (word(plan, SIZES),))
@@ -63,9 +66,9 @@ def one_call(self, arguments, count):  # type: ignore[no-untyped-def]
     starts = array_at(word(plan, STARTS), (word(plan, LENGTH),))
     items = word(plan, PARAMETERS), word(plan, GRADIENTS)
 
-    if not (_collect(plan, params, entries, items[0], True) and _collect(plan, grads, entries, items[1], False)):
+    if not _collect(plan, params, entries, items[0]) or not _collect(plan, grads, entries, items[1]):
         return integer(MISFIT)
-    if not _take_scalars(plan, scalars):
+    if not only_looks and not _take_scalars(plan, peek(arguments + 16)):
         return integer(MISFIT)
     first = 0
     while first < count:
@@ -73,6 +76,8 @@ def one_call(self, arguments, count):  # type: ignore[no-untyped-def]
         if entry < 0 or (entry < count and not _take_floats(plan, items, entries, entry, table)):
             return integer(MISFIT)
         first = entry + 1
+    if only_looks:
+        return integer(DONE) if word(plan, BARE) != 0 else values_of(grads)
 
     call(word(plan, KERNEL), table, starts, 0, starts[-1])
 
@@ -88,11 +93,8 @@ def one_call(self, arguments, count):  # type: ignore[no-untyped-def]
     return integer(DONE)
 
 
-def _collect(plan, arrays, entries, items, only):  # type: ignore[no-untyped-def]
-    """Writes the addresses of parameters or gradients to `items`; False if their keys are not those of the plan.
-
-    only : whether there may be no others
-    """
+def _collect(plan, arrays, entries, items):  # type: ignore[no-untyped-def]
+    """Writes the addresses of parameters or gradients to `items`; False if their keys are not those of the plan."""
     if word(plan, BARE) != 0:
         poke(items, arrays)
         return True
@@ -112,7 +114,7 @@ def _collect(plan, arrays, entries, items, only):  # type: ignore[no-untyped-def
         ):
             return False
         poke(items + 8 * entry, peek(found))
-    return not only or next_item(arrays, position, found_key, found) == 0
+    return next_item(arrays, position, found_key, found) == 0
 
 
 def _take_scalars(plan, scalars):  # type: ignore[no-untyped-def]
@@ -167,6 +169,12 @@ def _of_c(name: str, result: ir.Type, *kinds: ir.Type) -> Any:
 def next_item(typingctx: Any, mapping: Any, position: Any, key: Any, value: Any) -> Any:
     """0 at the end of a dict; otherwise writes its next key and value to two addresses."""
     return types.int64(*[types.int64] * 4), _of_c("PyDict_Next", _INT, _POINTER, _POINTER, _POINTER, _POINTER)
+
+
+@intrinsic
+def values_of(typingctx: Any, mapping: Any) -> Any:
+    """The address of a new list of the values of a dict."""
+    return types.int64(types.int64), _of_c("PyDict_Values", _POINTER, _POINTER)
 
 
 @intrinsic
