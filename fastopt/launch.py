@@ -15,7 +15,7 @@ from fastopt import formulas
 from fastopt.flat import Array
 from fastopt.kernels import loops
 from fastopt.kernels.build import Rule
-from fastopt.state import Layout
+from fastopt.state import Layout, lies_in
 from fastopt.tuning import AS_THEY_COME, Choice
 
 
@@ -54,6 +54,21 @@ class Entry:
     def size(self) -> int:
         """The number of elements that a step updates."""
         return self.layout.size if self.touched is None else int(self.touched.size)
+
+    @property
+    def nbytes(self) -> int:
+        """The size of the parameter."""
+        return self.layout.size * self.layout.dtype.itemsize
+
+    def is_like(self, value: Any) -> bool:
+        """Whether something could take the parameter's place."""
+        return (
+            type(value) is np.ndarray
+            and value.dtype == self.layout.dtype
+            and value.shape == self.layout.shape
+            and value.flags.writeable
+            and lies_in(value, self.layout.order)
+        )
 
     def fits(self, value: Any) -> bool:
         """Whether a parameter that the scan does not see to is still what it was."""

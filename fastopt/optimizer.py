@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any, ClassVar, cast
 
-from fastopt import amounts, averages, checks, lag, ranges, tuning
+from fastopt import averages, checks, lag, ranges, step, tuning
 from fastopt.averages import AveragedWeights
 from fastopt.flat import Array
 from fastopt.groups import NO_GROUPS, Groups, Part
@@ -20,7 +20,7 @@ from fastopt.kernels.build import Rule
 from fastopt.kernels.gradients import OPTIONS
 from fastopt.kernels.stores import FORMS, PLAIN
 from fastopt.launch import BARE
-from fastopt.plan import NONE_RESTING, Plan
+from fastopt.plan import Plan
 from fastopt.report import Report
 from fastopt.saving import Saving
 from fastopt.state import State
@@ -106,6 +106,8 @@ class Optimizer(Saving, AveragedWeights):
     _state = cast("State | None", None)
     _plan = cast("Plan | None", None)
     _report_plan = cast("Plan | None", None)
+    _others = cast("tuple[Plan, ...]", ())  # plans for other arrays
+    _calls = cast("tuple[Any, ...]", ())  # steps of these plans in one call, as long as nothing is assigned
     _scheduled = cast("tuple[str, ...]", ())
     # For each part something with its settings, and its schedules: as long as nothing is assigned, nor groups changed.
     _copies = cast("tuple[int, dict[Part, tuple[Any, dict[str, Any]]]] | None", None)
@@ -170,62 +172,9 @@ class Optimizer(Saving, AveragedWeights):
         # signal in, while Ctrl-C just after `acquire()` would leave a lock locked for ever.
         own["_stepping"] = True
         try:
-            # A report has a plan of its own, in which the arrays of a FlatDict are told apart.
-            which = "_report_plan" if report else "_plan"
-            plan, step = own.get(which), self._steps + 1
-            known: dict[Any, float] = {}
-            settings = self._at(step, NO_GROUPS, known) if self._scheduled else self
-            groups = self.groups if self.groups.data else None
-            by_array = self._rule.is_by_array or settings.clip_array_norm != math.inf
-            if groups is not None and not by_array:
-                by_array = groups.clips_arrays()
-            if plan is None or not plan.accepts(params, grads, groups, by_array):
-                if plan is not None:  # the arrays of the other plan are of the past too, and should not be kept alive
-                    own["_plan"] = own["_report_plan"] = None
-                name, start = type(self).__name__, settings._start()
-                here = name, self._rule, params, grads, start, self._state
-                plan = Plan(*here, report, groups, by_array, self.centralize)
-                plan.tuned_by(own.setdefault("_tuners", {}))
-            parts, options = [settings], settings._options
-            if groups is not None or by_array:
-                parts, options = self._parts(plan, step, known)
-            elif options is None:
-                options = settings.__dict__["_options"] = settings._wanted_options()
-            scalars = [part.scalars(step) for part in parts]
-            if self.on_nonfinite != "propagate" and not plan.finite():
-                if self.on_nonfinite == "raise":
-                    plan.refuse_nonfinite(grads)
-                nothing = plan.report_of_nothing() if report else None
-                plan.forget_gradients()
-                own["_skipped"] = self._skipped + 1
-                return nothing
-            if options or by_array:
-                scalars = amounts.added(settings, plan, params, parts, scalars, options)
-            averaged, resting = self._averaged, NONE_RESTING
-            if self.averaging is not None or self.lookahead is not None:
-                if plan.rows_launches or self._lags:
-                    averages.check_rows(self, plan)
-                after = averages.amounts(self, step, averaged)
-                if after:
-                    scalars, options = [(*row, *after.values()) for row in scalars], (*options, *after)
-                if "averaging" in after:
-                    resting = averages.of_resting(plan, params, after["averaging"], averaged == 0)
-                    averaged += 1
-            lagging = lag.Step(self, plan, params, parts) if self._lags or plan.rows_launches else None
-            plan.stepped = False
-            try:
-                if lagging:
-                    lagging.before()
-                plan.run(params, scalars, report, options, resting)
-            finally:
-                if plan.stepped:  # also where Ctrl-C came during the step, which is then complete
-                    # No calls, between which Ctrl-C could come.
-                    own[which], own["_steps"], own["_averaged"] = plan, step, averaged
-                    own["_state"] = plan.state if plan.state.slots else None
-                    own["_lags"] = lagging.lags if lagging else {}
-                elif lagging:
-                    lagging.undo()
-            return plan.report() if report else None
+            if not report and own.get("_calls") and step.in_one_call(self, own, params, grads):
+                return None
+            return step.make(self, params, grads, report)
         finally:
             del own["_stepping"]
 
@@ -313,7 +262,7 @@ class Optimizer(Saving, AveragedWeights):
             value = Groups(owner, value)
         elif name in SLOTS:
             value = averages.setting(owner.__name__, name, value)
-            self.__dict__.update(_plan=None, _report_plan=None)  # they may be without its slot
+            self._forget_plans()  # they may be without its slot
         elif name in self._hyperparameters():
             # A default of None is worked out by __post_init__.
             unset = value is None and name not in self.__dict__ and getattr(owner, name) is None
@@ -324,15 +273,16 @@ class Optimizer(Saving, AveragedWeights):
                 self.__dict__.update(new, _scheduled=self._scheduled_names(self.__dict__ | new))
             self.__dict__["_options"] = None
             if name == "centralize":  # which plans are made for
-                self.__dict__.update(_plan=None, _report_plan=None)
+                self._forget_plans()
         elif name in self._rule.state or name in SLOTS.values():
             checks.state_value(owner.__name__, name, value)
-            self.__dict__.update(_state=None, _plan=None, _report_plan=None, _averaged=0, _lags={})
+            self._forget_plans()
+            self.__dict__.update(_state=None, _averaged=0, _lags={})
             return
         elif name != "iter":
             raise AttributeError(checks.unknown_setting(owner.__name__, name, self._public_names()))
         if not name.startswith("_"):
-            self.__dict__["_copies"] = None
+            self.__dict__.update(_copies=None, _calls=())
         object.__setattr__(self, name, value)
 
     def _at(self, step: int, part: Part = NO_GROUPS, known: dict[Any, float] | None = None) -> Any:
@@ -388,7 +338,10 @@ class Optimizer(Saving, AveragedWeights):
     def __getstate__(self) -> dict[str, Any]:
         if "_stepping" in self.__dict__:
             raise RuntimeError(checks.in_use(type(self).__name__, self.__dict__["_stepping"]))
-        return {name: value for name, value in self.__dict__.items() if name not in _OF_THIS_PROCESS}
+        return {name: value for name, value in self.__dict__.items() if name not in _NOT_SAVED}
+
+    def _forget_plans(self) -> None:
+        self.__dict__.update(_FORGOTTEN)
 
     @contextmanager
     def _not_stepping(self, doing: Any = True) -> Iterator[None]:
@@ -403,8 +356,8 @@ class Optimizer(Saving, AveragedWeights):
             del own["_stepping"]
 
 
-_OF_THIS_PROCESS = frozenset({"_plan", "_report_plan", "_copies", "_tuners"})
-"""What pickle and `copy.deepcopy` leave behind."""
+_FORGOTTEN = {"_plan": None, "_report_plan": None, "_others": (), "_calls": ()}
+_NOT_SAVED = {*_FORGOTTEN, "_copies", "_tuners"}
 
 _SHARED = frozenset(Optimizer._hyperparameters())
 """The settings of every optimizer, which options follow from."""

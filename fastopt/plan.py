@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import struct
+from bisect import bisect_left
 from collections.abc import Callable, Hashable, Iterator
 from functools import cache
 from typing import Any, NoReturn
@@ -17,10 +18,10 @@ import numpy as np
 from fastopt import checks, tuning
 from fastopt.flat import Array
 from fastopt.groups import Groups
-from fastopt.kernels import build
+from fastopt.kernels import build, memory
 from fastopt.kernels.build import Rule
 from fastopt.kernels.loops import NONFINITE, REST, SECOND_REST, SECOND_TOTAL, TOTAL
-from fastopt.launch import BARE, check_addresses
+from fastopt.launch import BARE, Launch, check_addresses
 from fastopt.report import Report
 from fastopt.rows import Rows
 from fastopt.state import Layout
@@ -42,6 +43,13 @@ class Plan(Table):
             return False
         if (groups is not None or by_array or self.divided) and self.arrangement != arrangement(groups, by_array):
             return False
+        if self.look is not None:
+            found = self.look(params, grads)
+            self.looked = bool(found)
+            if found:
+                bare = self.mode != "dict"
+                self._gradients = [grads if self.mode == "array" else grads.buffer] if bare else found
+                return True
         lists = self._lists(params, grads)
         if lists is None:
             return False
@@ -51,6 +59,8 @@ class Plan(Table):
                 return False
         here = id(parameters), id(gradients)
         number = scan(*here, 0, *self._scanned)
+        if number < 0 and self._take_over(parameters):
+            number = scan(*here, 0, *self._scanned)
         while number != len(self.entries):
             if number < 0 or gradients[number] is None:
                 return False
@@ -62,6 +72,71 @@ class Plan(Table):
             self._arrange()
         self._gradients = gradients
         return True
+
+    moved = False
+    """Whether parameters turned out to be other arrays than before."""
+
+    is_prepared = False
+    look: Any = None
+    """A compiled look at parameters and gradients, where `one_call.prepare` found that it is possible."""
+
+    looked = False
+    """Whether that look was enough for the arguments of the last step, as it then is for a call."""
+
+    words: Array
+    """The memory of the look."""
+
+    call: Any = None
+    call_options: tuple[str, ...] | None = None
+    """What `one_call.call_for` found, and for which options."""
+
+    def takes_over(self, params: Any) -> bool:
+        """Whether parameters are other arrays than before but alike, which the plan has then taken up."""
+        if self.mode == "array":
+            return self._take_over([params])
+        return type(params) is dict and list(params) == self.keys and self._take_over(list(params.values()))
+
+    def _take_over(self, parameters: list[Any]) -> bool:
+        """Takes up parameters that are other arrays alike, as of `x = np.clip(x, -1, 1)`; False if that cannot be."""
+        if not self.is_plain or self.tied:
+            return False
+        others = [
+            (number, entry, value, memory.address_of(value))
+            for number, (entry, value) in enumerate(zip(self.entries, parameters, strict=True))
+            if value is not entry.value and entry.row >= 0 and entry.staged is None and entry.is_like(value)
+        ]
+        if not others:
+            return False
+        moved = [(entry, entry.header[0], address, entry.nbytes) for _, entry, _, address in others if entry.nbytes]
+        starts, ends = self.written.tolist()
+        for _, old, _, size in moved:
+            block = bisect_left(starts, old)
+            if block == len(starts) or (starts[block], ends[block]) != (old, old + size):
+                return False
+            del starts[block], ends[block]
+        for _, _, new, size in moved:
+            block = bisect_left(starts, new)
+            if (block and ends[block - 1] > new) or (block < len(starts) and starts[block] < new + size):
+                return False
+            starts.insert(block, new)
+            ends.insert(block, new + size)
+        scan, self._scan = self._scan, None  # a plan that Ctrl-C leaves half changed fits nothing
+        self.written[:] = starts, ends
+        for number, entry, value, address in others:
+            entry.value = entry.array = value
+            entry.header = address, value.shape, value.strides, value.dtype
+            self._table[entry.row, 0], self._expected[number, memory.PARAMETER] = address, id(value)
+        self._scan, self.moved = scan, True
+        return True
+
+    def has_the_arrays_of(self, other: Plan) -> bool:
+        """Whether its parameters are those of another plan, as far as they have the same keys."""
+        arrays = {entry.key: entry.array for entry in other.entries if isinstance(entry.value, np.ndarray)}
+        return self.mode == other.mode and all(
+            arrays.get(entry.key, entry.array) is entry.array
+            for entry in self.entries
+            if isinstance(entry.value, np.ndarray)
+        )
 
     stepped = False
     tuner: Tuner | None = None
@@ -197,19 +272,27 @@ class Plan(Table):
         finished whatever comes: CPython raises KeyboardInterrupt after a call or at the start of a function, so never
         between `done += 1` and the kernel.
         """
-        done = 0
         which = "report" if report else "step"
         self._write_scalars(scalars)
-        # Compiles before anything of the user's is written.
-        choice, tuner, begin = tuning.fixed(), None, 0
+        choice, tuner = tuning.fixed(), None
         if choice is None:
-            tuner = self.tuner
-            choice = AS_THEY_COME if tuner is None else tuner.choice
+            choice = AS_THEY_COME if self.tuner is None else self.tuner.choice
+            tuner = None if report else self.tuner
+        # Compiles before anything of the user's is written.
         calls = [(launch, launch.call(self.rule, which, options, choice)) for launch in self._launches]
         if build.CHECK:
             check_addresses(self)
-        if tuner is not None and not report:
-            begin = tuner.begin()
+        begin = 0 if tuner is None else tuner.begin()
+        if len(calls) == 1 and not self._launches[0].staged and resting is NONE_RESTING:
+            self._run_one(*calls[0][1])
+        else:
+            self._run_all(params, calls, resting)
+        if begin and tuner is not None:
+            tuner.end(begin)
+
+    def _run_all(self, params: Any, calls: list[tuple[Launch, Any]], resting: Iterator[None]) -> None:
+        """Calls the kernels of all launches, with arrays staged before and put back behind each."""
+        done = 0
         try:
             for launch, (kernel, table, starts, threads) in calls:
                 if launch.staged:
@@ -221,8 +304,6 @@ class Plan(Table):
                     launch.put_back(params)
             self.stepped = True
             list(resting)
-            if begin and tuner is not None:
-                tuner.end(begin)
         except BaseException:
             if done:
                 self._launches[done - 1].put_back(params)
@@ -246,6 +327,14 @@ class Plan(Table):
     def parameter_bytes(self) -> int:
         """The bytes of the parameters whose own memory a step writes."""
         return sum(launch.parameter_bytes for launch in self._launches)
+
+    def _run_one(self, kernel: Any, table: Array, starts: Array, threads: int) -> None:
+        """`_run_all` where there is nothing to be done but to call one kernel."""
+        try:
+            self.stepped = True
+            kernel(table, starts, threads)
+        finally:
+            self._gradients = []
 
     def _write_scalars(self, scalars: list[tuple[float, ...]]) -> None:
         place = 0

@@ -95,6 +95,7 @@ class Table:
         if any(not isinstance(entry.value, np.ndarray) for entry in self.entries):
             checks.rebindable(owner, params)
         if self.mode == "flat" and self.keys and not by_key and self._state_is_one_run():
+            self.flat_layout = params.layout
             layout = Layout(params.buffer.shape, params.buffer.dtype, "C")
             self.entries = [Entry(BARE, params.buffer, params.buffer, layout)]
         elif self.mode == "flat":
@@ -253,6 +254,8 @@ class Table:
                 launch.begin(group, self._scalars)
             row += 1  # for the tally
         self._active = active
+        self.tied = len(active) > len(waves)
+        self.is_plain = all(type(launch) is Launch for launch in self._launches)
         # From the order of the launches to that of the keys.
         self._order = np.argsort(np.argsort([entry.row for entry in active]))
 
@@ -270,9 +273,11 @@ class Table:
             expected[memory.PARAMETER] = 0 if special[number] else id(entry.value)
             expected[memory.DTYPE] = memory.dtype_word(layout.dtype)
             expected[memory.ORDER] = memory.ALIGNED | (memory.F_ORDER if layout.order == "F" else memory.C_ORDER)
-            expected[memory.DIMENSION] = len(layout.shape) if entry.touched is None else -1
+            seen_to = entry.touched is not None or type(entry.value) is float
+            expected[memory.DIMENSION] = -1 if seen_to else len(layout.shape)
             expected[memory.SHAPE] = len(shapes)
-            expected[memory.BYTES] = layout.size * layout.dtype.itemsize
+            expected[memory.BYTES] = entry.nbytes
+            expected[memory.KEY] = id(entry.key)
             shapes += layout.shape
         self._shapes = np.array(shapes, dtype=np.int64)
         # The arguments of a scan that are the same at every step.

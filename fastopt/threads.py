@@ -31,7 +31,7 @@ PARALLEL_BYTES = {"tbb": 6_000_000, "omp": 100_000_000}
 SMALLEST_PARALLEL = min(PARALLEL_BYTES.values())
 
 # Within this factor of the threshold it depends on the loop whether threads pay, which steps may find out.
-NEAR = 8
+NEAR = 6
 
 # What numba's collective names for threading layers stand for.
 CANDIDATES = {"safe": ["tbb"], "forksafe": ["tbb"], "threadsafe": ["tbb", "omp"]}

@@ -313,10 +313,11 @@ def set_tuning(mode: str) -> None:
     >>> set_tuning("burst")
     >>> set_tuning("auto")
     """
-    global _mode, _fixed
+    global _mode, _fixed, is_forced
     if mode not in _MODES:
         raise ValueError(checks.unknown_tuning("set_tuning", mode, _MODES))
     _mode, _fixed = mode, _choice_of(mode)
+    is_forced = mode in FORMS
 
 
 def mode() -> str:
@@ -357,3 +358,5 @@ def _from_environment() -> str:
 
 _mode = _from_environment()
 _fixed = _choice_of(_mode)
+is_forced = _mode in FORMS
+"""Whether all steps have one form, small ones too."""

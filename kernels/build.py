@@ -10,6 +10,7 @@ import dis
 import hashlib
 import inspect
 import os
+import sys
 import types
 import warnings
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from numba import njit
 from numba.core import config
 from numba.core.ccallback import CFunc
 
-from fastopt.kernels import elements, loops, stores
+from fastopt.kernels import elements, loops, memory, one_call, stores
 from fastopt.kernels.averages import AVERAGES
 from fastopt.kernels.elements import FLUSHED, KEPT, SIGN_KEPT
 from fastopt.kernels.gradients import OPTIONS, with_amounts
@@ -295,6 +296,16 @@ def compiled(
     return overload.entry_point  # type: ignore[no-any-return]  # skips numba's look-up of types at every call
 
 
+@cache
+def compiled_for_c(function: Callable[..., Any], count: int) -> int:
+    """The address of a function of the package of `count` int64 numbers, and of one as its result, compiled for C."""
+    digest = _digest(function)
+    copied = clone(function, f"{function.__name__}_{digest}", _helpers(function, digest, njit(**FLAGS, **INNER)))
+    callback, problem = _through_cache(lambda: CFunc(copied, ((_INT64,) * count, _INT64), {}, FLAGS), CFunc.compile)
+    _say_once(problem)
+    return int(callback.address)
+
+
 def _through_cache(make: Callable[[], Any], compile: Callable[[Any], Any]) -> tuple[Any, Exception | None]:
     """Makes a function of numba's and compiles it, or loads it from the disk cache.
 
@@ -340,8 +351,8 @@ def _say_once(problem: Exception | None) -> None:
 def _machinery() -> str:
     """What the machine code of every kernel depends on besides the formula."""
     files = [
-        hashlib.sha256(Path(path).read_bytes()).hexdigest()
-        for path in (__file__, elements.__file__, loops.__file__, stores.__file__)
+        hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest()
+        for module in (sys.modules[__name__], elements, loops, memory, one_call, stores)
     ]
     # Settings of numba's that change the code but are not in the key of its cache (numba #10821).
     settings = [getattr(config, name, None) for name in ("OPT", "BOUNDSCHECK", "LOOP_VECTORIZE", "SLP_VECTORIZE")]

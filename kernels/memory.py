@@ -39,7 +39,9 @@ ORDER = 3  # the flags that the gradient must have: contiguous in the order of t
 DIMENSION = 4  # number of dimensions
 SHAPE = 5  # where its shape starts in `shapes`
 BYTES = 6  # its size
-ENTRY_FIELDS = 7
+KEY = 7  # address of its key
+STAGED = 8  # where `one_call` copies a parameter that is a float to, and behind it its gradient; 0 for all others
+ENTRY_FIELDS = 9
 
 NDARRAY = id(np.ndarray)
 NONE = id(None)
@@ -59,25 +61,29 @@ def scan(parameters, gradients, first, ndarray, none, entries, shapes, written, 
     Returns the number of entries if all is as planned; k < that if gradient k needs a look in Python (another dtype,
     layout or shape, or memory that the step writes); -1 if the parameters are not those of the plan.
     """
-    parameter_items = peek(parameters + LIST_ITEMS)
-    gradient_items = peek(gradients + LIST_ITEMS)
+    items = peek(parameters + LIST_ITEMS), peek(gradients + LIST_ITEMS)
+    return scan_items(*items, first, ndarray, none, entries, shapes, written, table)
+
+
+def scan_items(parameters, gradients, first, ndarray, none, entries, shapes, written, table):  # type: ignore[no-untyped-def]
+    """`scan`, with two addresses at which those of the arrays stand, one behind the other."""
     for entry in range(first, len(entries)):
         row = entries[entry, ROW]
-        gradient = peek(gradient_items + 8 * entry)
+        gradient = peek(gradients + 8 * entry)
         if row < 0:
             if gradient != none:
                 return -1
             continue
         expected = entries[entry, PARAMETER]
         if expected != 0:
-            parameter = peek(parameter_items + 8 * entry)
+            parameter = peek(parameters + 8 * entry)
             if parameter != expected or peek(parameter + DATA) != table[row, 0]:
                 return -1
-            if not _matches(parameter, entries, entry, shapes, entries[entry, ORDER] | WRITEABLE):
+            if not matches(parameter, entries, entry, shapes, entries[entry, ORDER] | WRITEABLE):
                 return -1
         if peek(gradient + TYPE) != ndarray:
             return entry
-        if not _matches(gradient, entries, entry, shapes, entries[entry, ORDER]):
+        if not matches(gradient, entries, entry, shapes, entries[entry, ORDER]):
             return entry
         address = peek(gradient + DATA)
         if address != table[row, 1]:
@@ -88,7 +94,7 @@ def scan(parameters, gradients, first, ndarray, none, entries, shapes, written, 
     return len(entries)
 
 
-def _matches(array, entries, entry, shapes, flags):  # type: ignore[no-untyped-def]
+def matches(array, entries, entry, shapes, flags):  # type: ignore[no-untyped-def]
     """Whether an array has the expected dtype, shape and flags."""
     if peek(peek(array + DESCR) + DTYPE_WORD) & DTYPE_MASK != entries[entry, DTYPE]:
         return False
@@ -108,6 +114,11 @@ def _matches(array, entries, entry, shapes, flags):  # type: ignore[no-untyped-d
 def dtype_word(dtype: Any) -> int:
     """What `scan` compares of a dtype."""
     return _word(id(dtype) + DTYPE_WORD) & DTYPE_MASK
+
+
+def address_of(array: Any) -> int:
+    """Where an array's elements begin; its own `ctypes.data` takes a microsecond."""
+    return _word(id(array) + DATA)
 
 
 def _word(address: int) -> int:
