@@ -14,6 +14,7 @@ from fastopt.centralized import centralized, compiled_find_means
 from fastopt.checks import DTYPES
 from fastopt.kernels.averages import AVERAGES
 from fastopt.kernels.build import NO_RULE, Rule
+from fastopt.one_call import compiled_call
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers.sophia import HESSIAN, Sophia
 from fastopt.table import compiled_scan
@@ -43,6 +44,7 @@ def main(optimizers: Sequence[Optimizer], averages: Sequence[str] = ()) -> None:
     console = Console()
     start = time.perf_counter()
     compiled_scan()
+    compiled_call()
     compiled_spread()
     for known in DTYPES:
         compiled_add_up(known)
