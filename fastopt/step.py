@@ -31,9 +31,10 @@ def in_one_call(optimizer: Any, own: dict[str, Any], params: Any, grads: Any) ->
     if plan.call not in calls:
         return False
     own["_calls"] = ()  # if Ctrl-C comes now the plan is not to be used
-    if not plan.takes_over(params):
-        return False
+    has_taken_over = plan.takes_over(params)
     own["_calls"] = calls
+    if not has_taken_over:
+        return False
     _let_go(own, plan)
     return bool(plan.call(params, grads, scalars, own, step))
 
