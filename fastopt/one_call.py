@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
 
 import numpy as np
+from numba.core import config
 
 from fastopt import tuning
 from fastopt.flat import Array, FlatDict
@@ -30,14 +32,17 @@ def prepare(plan: Plan) -> None:
     """Gives a plan its look, if compiled code can look at all of its parameters."""
     plan.is_prepared = True
     specials = [plan.entries[number] for number in plan._special_numbers]
+    if not getattr(sys, "_is_gil_enabled", lambda: True)():  # which keeps other threads away from what is looked at
+        return
     # To replace a float under another key than a string may run code of the key's.
     if plan._scan is None or build.CHECK or any((type(at.value), type(at.key)) != (float, str) for at in specials):
         return
     floats = np.zeros((len(specials), 2))
     for number, entry, pair in zip(plan._special_numbers, specials, floats, strict=True):
-        if entry.row >= 0:
-            entry.staged = pair[:1].reshape(())
-            plan._table[entry.row, 0] = plan._expected[number, memory.STAGED] = pair.ctypes.data
+        staged, address = pair[:1].reshape(()), pair.ctypes.data
+        if entry.row >= 0:  # no calls, between which Ctrl-C could come
+            entry.staged = staged
+            plan._table[entry.row, 0] = plan._expected[number, memory.STAGED] = address
     room = np.zeros((2, len(plan.entries)), np.int64)
     words = np.zeros(one_call.WORDS, np.int64)
     for word, value in {
@@ -145,12 +150,14 @@ class _Definition(ctypes.Structure):
 
 
 @cache
-def _definition() -> _Definition:
-    return _Definition(b"one_call", build.compiled_for_c(one_call.one_call, 3), METH_FASTCALL, None)
+def compiled_call() -> _Definition:
+    """`one_call`, compiled."""
+    address = 0 if config.DISABLE_JIT else build.compiled_for_c(one_call.one_call, 3)
+    return _Definition(b"one_call", address, METH_FASTCALL, None)
 
 
 def _method(owner: Array) -> Any:
     """The compiled function as a method of an array."""
     new = ctypes.pythonapi.PyCFunction_NewEx
     new.restype, new.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p]
-    return new(ctypes.addressof(_definition()), owner, None)
+    return new(ctypes.addressof(compiled_call()), owner, None)

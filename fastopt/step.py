@@ -27,8 +27,13 @@ def in_one_call(optimizer: Any, own: dict[str, Any], params: Any, grads: Any) ->
     for call in own["_calls"]:
         if call(params, grads, scalars, own, step):
             return True
-    plan = own["_plan"]
-    if plan.call not in own["_calls"] or not plan.takes_over(params):
+    plan, calls = own["_plan"], own["_calls"]
+    if plan.call not in calls:
+        return False
+    own["_calls"] = ()  # if Ctrl-C comes now the plan is not to be used
+    has_taken_over = plan.takes_over(params)
+    own["_calls"] = calls
+    if not has_taken_over:
         return False
     _let_go(own, plan)
     return bool(plan.call(params, grads, scalars, own, step))
@@ -67,7 +72,8 @@ def make(optimizer: Any, params: Any, grads: Any, report: bool) -> Report | None
     calls: tuple[one_call.Call, ...] = ()
     varies = report or averaging or lagging or groups or by_array or optimizer._scheduled
     if not varies and settings.clip_norm == math.inf and optimizer.on_nonfinite == "propagate":
-        calls = tuple([other.call for other in others if other.call in known_calls])  # as others were of other settings
+        if others:  # of which some may have calls of other settings
+            calls = tuple([other.call for other in others if other.call in known_calls])
         call = one_call.call_for(plan, options) if is_known and plan.looked else None
         calls = (call, *calls) if call else calls
     plan.stepped = False

@@ -301,7 +301,8 @@ class Table:
             return
         found = checks.gradient(self.owner, name, value, self._name(entry.key), entry.array)
         if (
-            self._is_written(name, entry, found)
+            # A number has memory of its own.
+            (not isinstance(value, float) and self._is_written(name, entry, found))
             or not isinstance(value, np.ndarray)
             or found.dtype != layout.dtype
             or not lies_in(found, layout.order)
@@ -310,7 +311,7 @@ class Table:
                 self._scratch[number] = layout.empty()
             np.copyto(self._scratch[number], found, casting="same_kind")
             found = self._scratch[number]
-        self._table[entry.row, 1] = found.ctypes.data
+        self._table[entry.row, 1] = memory.address_of(found)
 
     def _arrange(self) -> None:
         """Makes the tables of addresses of touched rows, when all gradients have been placed."""
@@ -322,7 +323,7 @@ class Table:
         if found.size == 0:
             return False
         start, end = byte_bounds(found)
-        block = int(np.searchsorted(self.written[1], start, side="right"))
+        block = int(self.written[1].searchsorted(start, side="right"))
         if block == self.written.shape[1] or self.written[0, block] >= end:
             return False
         for other in self.entries:

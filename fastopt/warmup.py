@@ -15,6 +15,7 @@ from fastopt.checks import DTYPES
 from fastopt.kernels.averages import AVERAGES
 from fastopt.kernels.build import NO_RULE, Rule, form_address
 from fastopt.kernels.stores import FORMS
+from fastopt.one_call import compiled_call
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers.sophia import HESSIAN, Sophia
 from fastopt.table import compiled_scan
@@ -44,6 +45,7 @@ def main(optimizers: Sequence[Optimizer], averages: Sequence[str] = ()) -> None:
     console = Console()
     start = time.perf_counter()
     compiled_scan()
+    compiled_call()
     compiled_spread()
     for known in DTYPES:
         compiled_add_up(known)

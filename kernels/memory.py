@@ -20,6 +20,9 @@ from fastopt.kernels.elements import peek
 _HEADER = object.__basicsize__
 # PyListObject: header, ob_size, ob_item
 LIST_ITEMS = _HEADER + 8
+# PyFloatObject: header, ob_fval. PyTupleObject: header, ob_size, in some versions ob_hash, items
+VALUE = LENGTH_OF_TUPLE = _HEADER
+TUPLE_ITEMS = tuple.__basicsize__
 # PyArrayObject_fields: header, data, nd (a C int), dimensions, strides, base, descr, flags (a C int)
 TYPE = _HEADER - 8
 DATA, NDIM, DIMENSIONS, DESCR, ARRAY_FLAGS = (_HEADER + offset for offset in (0, 8, 16, 40, 48))
@@ -117,8 +120,9 @@ def dtype_word(dtype: Any) -> int:
 
 
 def address_of(array: Any) -> int:
-    """Where an array's elements begin; its own `ctypes.data` takes a microsecond."""
-    return _word(id(array) + DATA)
+    """Where an array's elements begin."""
+    # `ctypes.data` takes a microsecond.
+    return _word(id(array) + DATA) if layout_is_known() else int(array.ctypes.data)
 
 
 def _word(address: int) -> int:
@@ -127,13 +131,17 @@ def _word(address: int) -> int:
 
 @cache
 def layout_is_known() -> bool:
-    """Whether lists and arrays of this Python and this NumPy lie in memory as `scan`, compiled, reads them."""
+    """Whether objects of this Python and this NumPy lie in memory as `scan` and `one_call`, compiled, read them."""
     if config.DISABLE_JIT:
         return False
     probe = np.zeros((3, 5), dtype=np.float32)
     array, items, dtype = id(probe), [probe], np.dtype(np.float32)
+    number, pair = 1.5, (probe, dtype)
     return (
-        _word(_word(id(items) + LIST_ITEMS)) == array
+        ctypes.c_double.from_address(id(number) + VALUE).value == number
+        and [_word(id(pair) + offset) for offset in (LENGTH_OF_TUPLE, TUPLE_ITEMS, TUPLE_ITEMS + 8)]
+        == [2, array, id(dtype)]
+        and _word(_word(id(items) + LIST_ITEMS)) == array
         and _word(array + TYPE) == NDARRAY
         and _word(array + DATA) == probe.ctypes.data
         and _word(array + NDIM) & INT_MASK == 2

@@ -20,9 +20,12 @@ from fastopt.kernels.memory import (
     DATA,
     ENTRY_FIELDS,
     KEY,
+    LENGTH_OF_TUPLE,
     ROW,
     STAGED,
+    TUPLE_ITEMS,
     TYPE,
+    VALUE,
     scan_items,
 )
 
@@ -42,10 +45,6 @@ MISFIT, DONE = 0, 1
 ) = range(29)  # fmt: skip
 WORDS = 29
 
-# PyFloatObject: header, value. PyTupleObject: header, ob_size, other things, items
-VALUE = LENGTH_OF_TUPLE = object.__basicsize__
-TUPLE_ITEMS = tuple.__basicsize__
-
 
 def one_call(self, arguments, count):  # type: ignore[no-untyped-def]
     """Makes a step: the method `(params, grads, scalars, settings, step) -> MISFIT or DONE`.
@@ -53,8 +52,8 @@ def one_call(self, arguments, count):  # type: ignore[no-untyped-def]
     scalars : a tuple of floats, those of the rule
     settings : the optimizer's `__dict__`, where the number of steps becomes `step`
 
-    `(params, grads)` only looks, and takes up the gradients' addresses; where those are of a dict it returns, in place of
-    DONE, a list of the gradients, which keeps them alive.
+    `(params, grads)` only looks, and takes up the gradients' addresses. Where those are in a dict it returns a list of
+    them, which keeps them alive, in place of DONE.
     """
     plan = peek(self + DATA)
     params, grads, only_looks = peek(arguments), peek(arguments + 8), count == 2

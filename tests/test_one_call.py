@@ -356,6 +356,23 @@ def test_different_arrays_in_turns_need_a_plan_each(rng, monkeypatch):
     pair.assert_same_state()
 
 
+@pytest.mark.parametrize("what", ["turns", "other arrays"])
+def test_turns_and_other_arrays_are_steps_in_one_call(what, rng, in_one_call):
+    pair, fast = Pair("adam"), model(rng)
+    plain = copy.deepcopy(fast)
+    for number in range(24):
+        if number == 12:
+            in_one_call()
+        grads = like(fast, rng)
+        if what == "turns":
+            grads["W1"] = grads["W1"] if number % 2 else None
+        else:
+            fast["b1"], plain["b1"] = fast["b1"].copy(), plain["b1"].copy()
+        pair.update(fast, plain, grads)
+    for key in fast:
+        assert_same_bits(fast[key], plain[key])
+
+
 def test_only_some_plans_are_kept():
     params = {f"p{number}": np.zeros(2) for number in range(9)}
     optimizer = fastopt.SGD(lr=1.0)

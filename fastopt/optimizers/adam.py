@@ -73,10 +73,13 @@ class Adam(Optimizer):
             self.eps = 0.0 if self.eps_root else 1e-8 if self.form == "paper" else 1e-7
 
     def scalars(self, step: int) -> tuple[float, ...]:
-        correction1, correction2 = 1.0 - self.beta1**step, 1.0 - self.beta2**step
-        step_size = self.lr * math.sqrt(correction2) / correction1
-        eps = self.eps * math.sqrt(correction2) if self.form == "paper" else self.eps
-        return step_size, 1 - self.beta1, 1 - self.beta2, eps, self.eps_root * correction2
+        beta1, beta2, eps = self.beta1, self.beta2, self.eps
+        correction1, correction2 = 1.0 - beta1**step, 1.0 - beta2**step
+        root = math.sqrt(correction2)
+        step_size = self.lr * root / correction1
+        if self.form == "paper":
+            eps *= root
+        return step_size, 1 - beta1, 1 - beta2, eps, self.eps_root * correction2
 
 
 @dataclass(eq=False)
