@@ -26,7 +26,7 @@ from numba import njit
 from numba.core import config
 from numba.core.ccallback import CFunc
 
-from fastopt.kernels import elements, loops, memory, one_call, stores
+from fastopt.kernels import elements, loops, one_call, stores
 from fastopt.kernels.averages import AVERAGES
 from fastopt.kernels.elements import FLUSHED, KEPT, SIGN_KEPT
 from fastopt.kernels.gradients import OPTIONS, with_amounts
@@ -352,7 +352,7 @@ def _machinery() -> str:
     """What the machine code of every kernel depends on besides the formula."""
     files = [
         hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest()
-        for module in (sys.modules[__name__], elements, loops, memory, one_call, stores)
+        for module in (sys.modules[__name__], elements, loops, one_call, stores)
     ]
     # Settings of numba's that change the code but are not in the key of its cache (numba #10821).
     settings = [getattr(config, name, None) for name in ("OPT", "BOUNDSCHECK", "LOOP_VECTORIZE", "SLP_VECTORIZE")]
