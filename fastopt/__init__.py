@@ -6,6 +6,7 @@
 >>> optimizer.update(params, {"W": np.ones(3)})  # in place, one fused pass over memory
 """
 
+from importlib.metadata import PackageNotFoundError as _PackageNotFoundError
 from importlib.metadata import version as _version
 from pathlib import Path as _Path
 
@@ -48,4 +49,7 @@ __all__ = [
 ]
 __all__ += optimizers.__all__
 
-__version__ = _version("fastopt")
+try:
+    __version__ = _version("fastopt")
+except _PackageNotFoundError:  # a zip file of the package alone
+    __version__ = "unknown"

@@ -95,7 +95,8 @@ def load_state_dict(optimizer: Any, saved: Any, strict: bool, source: str = "sta
     loaded: State | None = None
     if layouts:
         mine = {} if current is None else optimizer._state.views
-        taken = [key for key in layouts if key not in mismatch.missing + mismatch.reshaped]
+        left_out = {*mismatch.missing, *mismatch.reshaped}
+        taken = {key for key in layouts if key not in left_out}
         # Averages that are not known of all arrays begin anew.
         begun = {SLOTS["lookahead"]: (True, True), SLOTS["averaging"]: (averaged > 0, optimizer._averaged > 0)}
         whole = [

@@ -9,15 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import stat
 from collections.abc import Hashable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import numpy as safetensors
 
-from fastopt import averages
+from fastopt import averages, files
 from fastopt.checkpoint import CheckpointError, Mismatch, load_state_dict, one_line, same_rule
 from fastopt.flat import Array
 from fastopt.groups import PREDICATES, Groups
@@ -29,6 +28,8 @@ from fastopt.state import layout_of
 FORMAT = 1
 """The version of what the file holds; one with a higher number is refused."""
 
+LONGEST_HEADER = 100_000_000
+"""The most bytes that safetensors reads of a header; it writes longer ones."""
 
 LONGEST = 100_000
 """The most characters that the settings in a file may have."""
@@ -36,34 +37,17 @@ LONGEST = 100_000
 
 def save(saved: dict[str, Any], owner: str, path: str | os.PathLike[str]) -> None:
     """Writes what `state_dict` returned."""
-    safetensors = _library()
-    path = Path(os.path.realpath(path))  # where `path` is a link, what it leads to is replaced
-    tensors, metadata = _pack(owner, saved)
-    temporary = path.with_name(f".{path.name}.fastopt-tmp")  # one name, so that a kill leaves one file at most
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-    try:
-        with open(os.open(temporary, flags, 0o666), "wb") as file:
-            if path.exists():
-                os.chmod(temporary, stat.S_IMODE(path.stat().st_mode))
-            file.write(safetensors.save(tensors, metadata))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    if os.name == "posix":  # the new name is on the disk too
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            with suppress(OSError):  # some network file systems cannot
-                os.fsync(folder)
-        finally:
-            os.close(folder)
+    content = safetensors.save(*_pack(owner, saved))
+    if int.from_bytes(content[:8], "little") > LONGEST_HEADER:
+        raise CheckpointError(
+            f"{owner}: the names of its arrays are too long for a file, whose header may have {LONGEST_HEADER:,} "
+            "bytes; make the keys shorter"
+        )
+    files.write(owner, path, content)
 
 
 def load(optimizer: Any, path: str | os.PathLike[str], strict: bool) -> Mismatch:
     """What `Optimizer.load` does."""
-    safetensors = _library()
     content = Path(path).read_bytes()  # not mapped into memory: a file that shrinks meanwhile would end the process
     name = os.fspath(path)
     try:
@@ -78,14 +62,6 @@ def load(optimizer: Any, path: str | os.PathLike[str], strict: bool) -> Mismatch
             raise
         raise CheckpointError(f"{name} is no checkpoint of fastopt ({one_line(error)})") from None
     return load_state_dict(optimizer, saved, strict, name)
-
-
-def _library() -> Any:
-    try:
-        import safetensors.numpy
-    except ImportError:
-        raise ImportError("saving and loading need safetensors: pip install 'fastopt[checkpoints]'") from None
-    return safetensors.numpy
 
 
 def _pack(owner: str, saved: dict[str, Any]) -> tuple[dict[str, Array], dict[str, str]]:

@@ -147,14 +147,6 @@ def as_number(staged: Array, before: Any) -> Any:
     return type(before)(staged[()]) if isinstance(before, np.floating) else staged.item()
 
 
-def share_memory(a: Array, b: Array) -> bool:
-    """Whether two arrays have an element in common; taken for yes where that is too hard to find out."""
-    try:
-        return np.shares_memory(a, b, max_work=100_000)  # type: ignore[arg-type]  # NumPy's stub knows 0 and -1 only
-    except np.exceptions.TooHardError:
-        return True
-
-
 def check_addresses(plan: Any) -> None:
     """Raises if an address in a plan is not that of a live array, large enough and, where written, writable."""
     for number, entry in enumerate(plan.entries):

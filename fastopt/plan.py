@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import struct
-from bisect import bisect_left
 from collections.abc import Callable, Hashable, Iterator
 from functools import cache
 from typing import Any, NoReturn
@@ -22,6 +21,7 @@ from fastopt.kernels import build, memory
 from fastopt.kernels.build import Rule
 from fastopt.kernels.loops import NONFINITE, REST, SECOND_REST, SECOND_TOTAL, TOTAL
 from fastopt.launch import BARE, Launch, check_addresses
+from fastopt.overlaps import moved_blocks
 from fastopt.report import Report
 from fastopt.rows import Rows
 from fastopt.state import Layout
@@ -107,21 +107,13 @@ class Plan(Table):
         ]
         if not others:
             return False
-        moved = [(entry, entry.header[0], address, entry.nbytes) for _, entry, _, address in others if entry.nbytes]
-        starts, ends = self.written.tolist()
-        for _, old, _, size in moved:
-            block = bisect_left(starts, old)
-            if block == len(starts) or (starts[block], ends[block]) != (old, old + size):
-                return False
-            del starts[block], ends[block]
-        for _, _, new, size in moved:
-            block = bisect_left(starts, new)
-            if (block and ends[block - 1] > new) or (block < len(starts) and starts[block] < new + size):
-                return False
-            starts.insert(block, new)
-            ends.insert(block, new + size)
+        moved = [(entry.header[0], address, entry.nbytes) for _, entry, _, address in others if entry.nbytes]
+        written = moved_blocks(self.written, moved)
+        if written is None:
+            return False
         scan, self._scan = self._scan, None  # a plan that Ctrl-C leaves half changed fits nothing
-        self.written[:] = starts, ends
+        self.written[:], self._memory = written, None
+        self._table[:, 1] = 0  # gradients that were looked at lay beside what was written then
         for number, entry, value, address in others:
             entry.value = entry.array = value
             entry.header = address, value.shape, value.strides, value.dtype

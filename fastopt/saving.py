@@ -58,20 +58,21 @@ class Saving:
     def save(self: Any, path: str | os.PathLike[str]) -> None:
         """Writes what `state_dict` returns to one file, which holds no code.
 
-        It is written beside, as `.NAME.fastopt-tmp`, synced to the disk and renamed: whenever the process is killed,
-        `path` is the old file or the new one. Two processes must not save to one path at a time. A rule without state
-        (SGD) has settings and step count only.
+        It is written beside, as `.NAME.XXXX.fastopt-tmp`, synced to the disk and renamed: whenever the process is
+        killed or the disk is full, `path` is the old file or the new one, and never half of one. Of threads and
+        processes that save to one path at once the last one wins; what a killed one left is removed by the next save.
+        An existing file's mode, owner and group are kept as far as the process may; a symbolic link is written
+        through, other hard links keep the old content. A rule without state (SGD) has settings and step count only.
 
         Raises
         ------
         CheckpointError
-            if a key is neither text nor a number nor a tuple of them, or a hyperparameter is a Python function.
+            if a key is neither text nor a number nor a tuple of them, a hyperparameter is a Python function, or keys
+            are too long.
         RuntimeError
             in the middle of a step: in another thread, or in a signal handler, which should set a flag instead.
         OSError
-            if the file cannot be written.
-        ImportError
-            without safetensors: `pip install 'fastopt[checkpoints]'`.
+            if the file cannot be written, or `path` is a folder, a device or a FIFO.
 
         Examples
         --------
@@ -102,8 +103,6 @@ class Saving:
             if the file cannot be read.
         RuntimeError
             in the middle of a step.
-        ImportError
-            without safetensors: `pip install 'fastopt[checkpoints]'`.
         """
         with self._not_stepping():
             return checkpoint_file.load(self, path, strict)

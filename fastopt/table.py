@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Hashable, Mapping
 from functools import cache
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,8 @@ from fastopt.groups import NO_GROUPS, Groups, Part
 from fastopt.kernels import RULES, averages, build, memory
 from fastopt.kernels.build import Rule
 from fastopt.kernels.gradients import OPTIONS
-from fastopt.launch import BARE, Entry, Launch, share_memory
+from fastopt.launch import BARE, Entry, Launch
+from fastopt.overlaps import Memory, share_memory
 from fastopt.rows import Rows
 from fastopt.state import Layout, State, layout_of, lies_in
 from fastopt.touched import RowsLaunch, Touched
@@ -183,29 +186,28 @@ class Table:
 
     def _written_memory(self, active: list[Entry]) -> Array:
         """int64[2, n], starts and ends of the blocks that a step writes, ascending; raises where parameters overlap."""
-        entries = list({entry.identity: entry for entry in active if entry.array.size}.values())
-        blocks = sorted((*byte_bounds(entry.array), number) for number, entry in enumerate(entries))
-        merged: list[list[int]] = []
-        for start, end, number in blocks:
-            if merged and start < merged[-1][1]:
-                self._refuse_overlap(entries[number], entries)
-                merged[-1][1] = max(merged[-1][1], end)
-            else:
-                merged.append([start, end])
+        self._memory: Memory | None = None
+        memory = self._memory_of(active)
+        if memory.overlapping:
+            names = sorted(self._name(self._writing[number].key) for number in memory.overlapping)
+            raise ValueError(checks.overlapping(self.owner, *names))
+        merged = [[block.start, block.end] for block in memory.blocks]
         for block in self.state.blocks:
             low, high = byte_bounds(block)
-            for start, end, number in blocks:
-                if start < high and low < end:
-                    raise ValueError(checks.overlapping_state(self.owner, self._name(entries[number].key)))
-            if low < high:
-                merged.append([low, high])
+            number = bisect_right(merged, low, key=itemgetter(1))
+            if number < len(memory.blocks) and merged[number][0] < high and low < high:
+                members = [self._writing[member] for member in memory.blocks[number].members]
+                entry = next(entry for entry in members if byte_bounds(entry.array)[0] < high)
+                raise ValueError(checks.overlapping_state(self.owner, self._name(entry.key)))
+        merged += [[low, high] for low, high in map(byte_bounds, self.state.blocks) if low < high]
         return np.array(sorted(merged), dtype=np.int64).reshape(-1, 2).T.copy()
 
-    def _refuse_overlap(self, entry: Entry, others: list[Entry]) -> None:
-        for other in others:
-            if other is not entry and share_memory(entry.array, other.array):
-                first, second = sorted((self._name(entry.key), self._name(other.key)))
-                raise ValueError(checks.overlapping(self.owner, first, second))
+    def _memory_of(self, active: list[Entry]) -> Memory:
+        """The memory of the parameters that a step writes; worked out anew where some have become other arrays."""
+        if self._memory is None:
+            self._writing = list({entry.identity: entry for entry in active if entry.array.size}.values())
+            self._memory = Memory([entry.array for entry in self._writing])
+        return self._memory
 
     def _tabulate(self, active: list[Entry]) -> None:
         """The table of addresses, a row per array that is updated, rows of one launch next to one another."""
@@ -326,12 +328,13 @@ class Table:
         block = int(self.written[1].searchsorted(start, side="right"))
         if block == self.written.shape[1] or self.written[0, block] >= end:
             return False
-        for other in self.entries:
-            if other.row >= 0 and other.identity != entry.identity and share_memory(other.array, found):
+        sharing = [self._writing[number] for number in self._memory_of(self._active).sharing(found)]
+        for other in sharing:
+            if other.identity != entry.identity:
                 raise ValueError(checks.gradient_in_written_memory(self.owner, name, self._name(other.key)))
         if any(share_memory(block, found) for block in self.state.blocks):
             raise ValueError(checks.gradient_in_written_memory(self.owner, name, "the optimizer's state"))
-        return share_memory(entry.array, found)
+        return bool(sharing)
 
 
 def arrangement(groups: Groups | None, by_array: bool) -> tuple[Any, ...]:

@@ -12,12 +12,10 @@ import inspect
 import os
 import sys
 import types
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
-from importlib.metadata import version
-from pathlib import Path
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numba
@@ -28,6 +26,7 @@ from numba.core.ccallback import CFunc
 
 from fastopt.kernels import elements, loops, one_call, stores
 from fastopt.kernels.averages import AVERAGES
+from fastopt.kernels.cache import content, through_cache
 from fastopt.kernels.elements import FLUSHED, KEPT, SIGN_KEPT
 from fastopt.kernels.gradients import OPTIONS, with_amounts
 from fastopt.kernels.loops import (
@@ -179,8 +178,7 @@ class Rule:
             from fastopt.kernels.interpreted import interpreted  # which needs this file
 
             return interpreted(self, dtype, which, options)
-        callback, problem = _callback(self, dtype, which, options)
-        _say_once(problem)
+        callback = _callback(self, dtype, which, options)
         driver = compiled(parallel if in_parallel else serial, *DRIVER, nogil=True, in_parallel=in_parallel)
         return partial(driver, callback.address, form_address(form))
 
@@ -245,8 +243,8 @@ def _helpers(function: Any, name: str, compile: Callable[[Any], Any]) -> dict[st
 
 
 @cache
-def _callback(rule: Rule, dtype: str, which: str, options: tuple[str, ...]) -> tuple[CFunc, Exception | None]:
-    return _through_cache(lambda: rule.callback(dtype, which, options), CFunc.compile)
+def _callback(rule: Rule, dtype: str, which: str, options: tuple[str, ...]) -> Any:
+    return through_cache(lambda: rule.callback(dtype, which, options), CFunc.compile)
 
 
 @cache
@@ -270,9 +268,7 @@ def _form(form: int) -> Any:
 def block_function(function: Callable[..., int]) -> Any:
     signature = (_INT64,) * 7, _INT64
     name = f"{function.__name__}_{_digest(function)}"
-    made, problem = _through_cache(lambda: CFunc(clone(function, name, {}), signature, {}, FLAGS), CFunc.compile)
-    _say_once(problem)
-    return made
+    return through_cache(lambda: CFunc(clone(function, name, {}), signature, {}, FLAGS), CFunc.compile)
 
 
 @cache
@@ -288,10 +284,9 @@ def compiled(
     flags = {**FLAGS, "nogil": nogil}
     digest = f"{'parallel' if in_parallel else 'serial'}_{_digest(function)}"
     copied = clone(function, f"{function.__name__}_{digest}", _helpers(function, digest, njit(**flags, **INNER)))
-    dispatcher, problem = _through_cache(
+    dispatcher = through_cache(
         lambda: njit(parallel=in_parallel, **flags)(copied), lambda dispatcher: dispatcher.compile(signature)
     )
-    _say_once(problem)
     (overload,) = dispatcher.overloads.values()
     return overload.entry_point  # type: ignore[no-any-return]  # skips numba's look-up of types at every call
 
@@ -301,62 +296,27 @@ def compiled_for_c(function: Callable[..., Any], count: int) -> int:
     """The address of a function of the package of `count` int64 numbers, and of one as its result, compiled for C."""
     digest = _digest(function)
     copied = clone(function, f"{function.__name__}_{digest}", _helpers(function, digest, njit(**FLAGS, **INNER)))
-    callback, problem = _through_cache(lambda: CFunc(copied, ((_INT64,) * count, _INT64), {}, FLAGS), CFunc.compile)
-    _say_once(problem)
+    callback = through_cache(lambda: CFunc(copied, ((_INT64,) * count, _INT64), {}, FLAGS), CFunc.compile)
     return int(callback.address)
 
 
-def _through_cache(make: Callable[[], Any], compile: Callable[[Any], Any]) -> tuple[Any, Exception | None]:
-    """Makes a function of numba's and compiles it, or loads it from the disk cache.
-
-    Returns it, and what was wrong with the cache.
-
-    A cache problem may cost time, never a step. What is damaged is written anew; where that fails too (no folder to
-    write to, a full disk) the kernel is kept in memory only.
-    """
-    problem: Exception | None = None
-    for damaged in (False, True):
-        try:
-            made = make()
-            made.enable_caching()
-            if damaged:
-                made._cache.flush()
-            compile(made)
-            return made, None
-        except numba.errors.NumbaError:
-            raise  # of the formula, not of the cache
-        except Exception as error:
-            problem = error
-    made = make()
-    compile(made)
-    return made, problem
-
-
-_said = False
-
-
-def _say_once(problem: Exception | None) -> None:
-    global _said
-    if problem is not None and not _said:
-        _said = True
-        warnings.warn(
-            f"fastopt: numba's disk cache cannot be used ({problem}), so kernels are compiled in every process. "
-            "Set NUMBA_CACHE_DIR to a folder with free space that can be written to.",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+def _version() -> str:
+    try:
+        return version("fastopt")
+    except PackageNotFoundError:  # as in a zip file of the package alone
+        return "unknown"
 
 
 @cache
 def _machinery() -> str:
     """What the machine code of every kernel depends on besides the formula."""
     files = [
-        hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest()
+        hashlib.sha256(content(module)).hexdigest()
         for module in (sys.modules[__name__], elements, loops, one_call, stores)
     ]
     # Settings of numba's that change the code but are not in the key of its cache (numba #10821).
     settings = [getattr(config, name, None) for name in ("OPT", "BOUNDSCHECK", "LOOP_VECTORIZE", "SLP_VECTORIZE")]
-    return repr((version("fastopt"), FLAGS, files, settings))
+    return repr((_version(), FLAGS, files, settings))
 
 
 def _digest(*functions: Callable[..., Any], constants: tuple[Any, ...] = ()) -> str:

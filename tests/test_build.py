@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import fastopt
-from fastopt.kernels import RULES, build, memory
+from fastopt.kernels import RULES, build, cache, memory
 from fastopt.kernels.build import Rule
 from tests.conftest import THREAD_COUNTS, assert_same_bits, python
 
@@ -28,7 +28,7 @@ def machine_code(rule, dtype, options=()):
     `inspect_llvm` knows only what this process compiled, which would be each of them a second time.
     """
     callback = RULES[rule].callback(dtype, options=options)
-    callback.enable_caching()
+    cache.enable(callback)
     callback.compile()
     return str(callback._library._get_module_for_linking())
 

@@ -14,10 +14,13 @@ from tests.conftest import python
 ROOT = Path(__file__).parent.parent
 
 STEP = """
-import numpy as np, fastopt, fastopt.kernels, sys
-params = {"W": np.ones(3, np.float32)}
-fastopt.Adam(lr=0.5).update(params, {"W": np.ones(3, np.float32)})
+import numpy as np, fastopt, fastopt.kernels, sys, tempfile
+params, optimizer = {"W": np.ones(3, np.float32)}, fastopt.Adam(lr=0.5)
+optimizer.update(params, {"W": np.ones(3, np.float32)})
 assert np.allclose(params["W"], 0.5), params
+with tempfile.TemporaryDirectory() as folder:  # at the end of a training nothing may be missing
+    optimizer.save(f"{folder}/state")
+    fastopt.Adam().load(f"{folder}/state")
 try:
     import kernels
 except ImportError:

@@ -12,14 +12,15 @@ import os
 import struct
 import warnings
 import zlib
+from importlib.resources import files
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastopt.nn.layers import Array
 
-SUBSET = Path(__file__).with_name("mnist_subset")
+SUBSET: Any = files(__package__) / "mnist_subset"  # a Path, or what stands for one in a zip file
 INSTEAD = "the MNIST subset that comes with fastopt (the full set is not in the cache and could not be fetched)"
 DIRECTORY_VARIABLE = "FASTOPT_MNIST_DIR"
 
@@ -104,15 +105,16 @@ def as_arrays(
 def read_mnist(directory: str | os.PathLike[str] | None = None) -> Mnist:
     """The raw images, uint8 of shape (n, 28, 28), the labels, uint8 of shape (n,), and where they came from."""
     if directory is not None:
-        return _read_folder(Path(directory), f"MNIST from {os.fspath(directory)}")
+        folder = directory if directory is SUBSET else Path(directory)
+        return _read_folder(folder, f"MNIST from {folder}")
     if named := os.environ.get(DIRECTORY_VARIABLE):
         return _read_folder(Path(named), f"MNIST from {named} ({DIRECTORY_VARIABLE})")
-    if (folder := _cached_or_downloaded()) is not None:
-        return _read_folder(folder, f"MNIST from {folder}")
+    if (cached := _cached_or_downloaded()) is not None:
+        return _read_folder(cached, f"MNIST from {cached}")
     return _read_folder(SUBSET, INSTEAD)
 
 
-def _read_folder(folder: Path, source: str) -> Mnist:
+def _read_folder(folder: Any, source: str) -> Mnist:
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder; it should hold the four MNIST files, {', '.join(FILES)}")
     train_images, train_labels, test_images, test_labels = (_read_idx(_find(folder, name)) for name in FILES)
@@ -126,14 +128,14 @@ def _read_folder(folder: Path, source: str) -> Mnist:
     return Mnist(f"{source}: {counts}", (train_images, train_labels), (test_images, test_labels))
 
 
-def _find(folder: Path, name: str) -> Path:
+def _find(folder: Any, name: str) -> Any:
     for path in (folder / name, folder / name.removesuffix(".gz")):
         if path.is_file():
             return path
     raise DataError(f"{folder} does not hold {name}; it should hold the four MNIST files, {', '.join(FILES)}")
 
 
-def _read_idx(path: Path) -> Array:
+def _read_idx(path: Any) -> Array:
     """An IDX file: 0, 0, 8 for uint8, the number of dimensions, the dimensions as big-endian ints, the data."""
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
