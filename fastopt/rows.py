@@ -150,6 +150,11 @@ def arrays(owner: str, name: str, rows: Rows, parameter_name: str, target: Array
                 f"{owner}: {name}.{part} is of type {type(found).__name__}, expected a NumPy array; convert it: "
                 "np.asarray"
             )
+        if isinstance(found, np.ma.MaskedArray):
+            raise TypeError(
+                f"{owner}: {name}.{part} is a masked array, expected a plain one, as a step would ignore the mask; "
+                "leave out what is masked, or hand in its .data"
+            )
     if indices.dtype.kind not in "iu":
         raise TypeError(
             f"{owner}: {name}.indices has dtype {indices.dtype}, expected integers, the numbers of rows; convert them: "

@@ -11,7 +11,7 @@ import numpy as np
 from numba import types
 from numpy.lib.array_utils import byte_bounds
 
-from fastopt import checks, rows
+from fastopt import arguments, checks, rows
 from fastopt.centralized import CentralizedLaunch
 from fastopt.flat import Array, FlatDict
 from fastopt.groups import NO_GROUPS, Groups, Part
@@ -29,7 +29,7 @@ def mode_of(params: Any, grads: Any) -> str | None:
     if type(params) is dict and type(grads) is dict:  # what it is nearly always; the rest is slower to tell
         return "dict"
     if isinstance(params, np.ndarray):
-        return "array" if isinstance(grads, np.ndarray | Rows) else None
+        return "array" if isinstance(grads, np.ndarray | Rows) or checks.is_number(grads) else None
     if isinstance(params, FlatDict) and isinstance(grads, FlatDict) and grads.layout is params.layout:
         return "flat"
     return "dict" if isinstance(params, dict | Mapping) and isinstance(grads, dict | Mapping) else None
@@ -299,11 +299,12 @@ class Table:
                 raise TypeError(rows.no_closed_form(self.owner, name, known))
             entry.touched.take(self.owner, name, value, self._name(entry.key), entry.array)
             return
-        found = checks.gradient(self.owner, name, value, self._name(entry.key), entry.array)
+        found = arguments.gradient(self.owner, name, value, self._name(entry.key), entry.array)
         if (
             self._is_written(name, entry, found)
             or not isinstance(value, np.ndarray)
             or found.dtype != layout.dtype
+            or found.shape != value.shape
             or not lies_in(found, layout.order)
         ):
             if number not in self._scratch:
@@ -327,9 +328,9 @@ class Table:
             return False
         for other in self.entries:
             if other.row >= 0 and other.identity != entry.identity and share_memory(other.array, found):
-                raise ValueError(checks.gradient_in_written_memory(self.owner, name, self._name(other.key)))
+                raise ValueError(arguments.gradient_in_written_memory(self.owner, name, self._name(other.key)))
         if any(share_memory(block, found) for block in self.state.blocks):
-            raise ValueError(checks.gradient_in_written_memory(self.owner, name, "the optimizer's state"))
+            raise ValueError(arguments.gradient_in_written_memory(self.owner, name, "the optimizer's state"))
         return share_memory(entry.array, found)
 
 

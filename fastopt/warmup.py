@@ -26,7 +26,8 @@ Kernel = tuple[Rule, str, tuple[str, ...]]
 
 def kernels(optimizers: Sequence[Optimizer], averages: Sequence[str] = ()) -> list[Kernel]:
     """What steps need; `averages` are those of `AVERAGES` that some steps keep and others leave alone."""
-    found: list[Kernel] = [(NO_RULE, "look", ()), (NO_RULE, "norm", ())]  # for on_nonfinite and clipping by norm
+    # For on_nonfinite and clipping by norm.
+    found: list[Kernel] = [(NO_RULE, which, ()) for which in ("look", "look_at_squares", "norm")]
     wanted = [name for name in AVERAGES if name in averages]
     kept = list(chain.from_iterable(combinations(wanted, count) for count in range(len(wanted) + 1)))
     for optimizer in optimizers:
