@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from fastopt import arguments, norms, tuning
+from fastopt import arguments, mappings, norms, tuning
 from fastopt.flat import Array
 from fastopt.groups import Groups
 from fastopt.kernels import build, memory
@@ -59,7 +59,7 @@ class Plan(Table):
                 return False
         here = id(parameters), id(gradients)
         number = scan(*here, 0, *self._scanned)
-        if number < 0 and self._take_over(parameters):
+        if number < 0 and mappings.is_steady(params, parameters) and self._take_over(parameters):
             number = scan(*here, 0, *self._scanned)
         while number != len(self.entries):
             if number < 0 or gradients[number] is None:

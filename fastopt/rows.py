@@ -91,6 +91,13 @@ def table(owner: str, name: str, value: Any, direct: bool) -> None:
         )
 
 
+def copied(owner: str, name: str) -> str:
+    return (
+        f"{owner}: the gradient of {name} is Rows, which a step writes in place, but params hands out another array "
+        "for it at each look; make a dict of it once, params = dict(params), and hand that in"
+    )
+
+
 def centralized(owner: str, name: str) -> str:
     return (
         f"{owner}: the gradient of {name} is Rows, but it is to be centralized, which takes the mean over all rows; "

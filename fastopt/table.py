@@ -11,10 +11,10 @@ import numpy as np
 from numba import types
 from numpy.lib.array_utils import byte_bounds
 
-from fastopt import arguments, checks, rows
+from fastopt import arguments, checks, mappings, rows
 from fastopt.centralized import CentralizedLaunch
 from fastopt.flat import Array, FlatDict
-from fastopt.groups import NO_GROUPS, Groups, Part
+from fastopt.groups import NO_GROUPS, Groups, Part, selects
 from fastopt.kernels import RULES, averages, build, memory
 from fastopt.kernels.build import Rule
 from fastopt.kernels.gradients import OPTIONS
@@ -72,6 +72,7 @@ class Table:
         values = [params] if self.mode == "array" else list(params.values())
         arrays = [checks.parameter(owner, self._name(key), value) for key, value in zip(self.keys, values, strict=True)]
 
+        copied = mappings.copied(owner, params, values)
         by_name = dict(zip(self.keys, arrays, strict=True))
         if state is None:
             state = State(start_values, {key: layout_of(array) for key, array in by_name.items()})
@@ -92,6 +93,8 @@ class Table:
             Entry(key, value, array, state.layouts[key])
             for key, value, array in zip(self.keys, values, arrays, strict=True)
         ]
+        for entry in self.entries:
+            entry.copied = entry.key in copied
         if any(not isinstance(entry.value, np.ndarray) for entry in self.entries):
             checks.rebindable(owner, params)
         if self.mode == "flat" and self.keys and not by_key and self._state_is_one_run():
@@ -152,8 +155,16 @@ class Table:
             entry.part = len(self.parts) - 1 if by_array else self.parts.index(part)
         used = {number for part in self.parts for number in part}
         for number, selector in enumerate(groups):
-            if number not in used and not callable(selector):
-                raise ValueError(checks.empty_group(self.owner, selector, self.keys))
+            if callable(selector):
+                continue
+            if number in used:
+                groups.matched.add(selector)
+            elif selector not in groups.matched and not self._is_of_old(selector):
+                raise ValueError(checks.empty_group(self.owner, selector, self.state.layouts))
+
+    def _is_of_old(self, selector: Any) -> bool:
+        """Whether a key or pattern selects an array that has state, which this step need not have."""
+        return any(selects(selector, None if key is BARE else key, self.entries[0].array) for key in self.state.layouts)
 
     def _missing(self, grads: Any) -> Any:
         key = next(key for key in self.keys if key not in grads and key not in self._frozen)
@@ -176,6 +187,8 @@ class Table:
         name = self._name(entry.key)
         if not self.rule.rows:
             raise TypeError(rows.unknown_form(self.owner, name, (name for name in RULES if RULES[name].rows)))
+        if entry.copied:
+            raise TypeError(rows.copied(self.owner, name))
         rows.table(self.owner, name, entry.value, _is_direct(entry) and entry.layout.order == "C")
         if entry.centralized:
             raise ValueError(rows.centralized(self.owner, name))
@@ -183,7 +196,7 @@ class Table:
 
     def _written_memory(self, active: list[Entry]) -> Array:
         """int64[2, n], starts and ends of the blocks that a step writes, ascending; raises where parameters overlap."""
-        entries = list({entry.identity: entry for entry in active if entry.array.size}.values())
+        entries = list({entry.identity: entry for entry in active if entry.array.size and not entry.copied}.values())
         blocks = sorted((*byte_bounds(entry.array), number) for number, entry in enumerate(entries))
         merged: list[list[int]] = []
         for start, end, number in blocks:
@@ -327,7 +340,9 @@ class Table:
         if block == self.written.shape[1] or self.written[0, block] >= end:
             return False
         for other in self.entries:
-            if other.row >= 0 and other.identity != entry.identity and share_memory(other.array, found):
+            if other.row < 0 or other.copied or other.identity == entry.identity:
+                continue
+            if share_memory(other.array, found):
                 raise ValueError(arguments.gradient_in_written_memory(self.owner, name, self._name(other.key)))
         if any(share_memory(block, found) for block in self.state.blocks):
             raise ValueError(arguments.gradient_in_written_memory(self.owner, name, "the optimizer's state"))
@@ -341,7 +356,7 @@ def arrangement(groups: Groups | None, by_array: bool) -> tuple[Any, ...]:
 
 def _is_direct(entry: Entry) -> bool:
     """Whether the kernel can work on the parameter's own memory."""
-    return isinstance(entry.value, np.ndarray) and lies_in(entry.array, entry.layout.order)
+    return isinstance(entry.value, np.ndarray) and not entry.copied and lies_in(entry.array, entry.layout.order)
 
 
 @cache

@@ -37,10 +37,11 @@ def test_float32_is_clipped_over_its_whole_range(name, scale):
 
 @pytest.mark.parametrize("scale", [1e-310, 1e-200, 1e-158, 1e153, 1e156, 1e250, 1e307])
 @pytest.mark.parametrize("what", ["gradients", "parameters", "both"])
-@pytest.mark.parametrize("rule", ["sgd", *BY_NORM])
+@pytest.mark.parametrize("rule", ["sgd", "centralized", *BY_NORM])
 def test_as_the_reference_where_squares_overflow_or_vanish(rule, what, scale):
     rng = np.random.default_rng(0)
-    pair = Pair(rule, clip_norm=2.0, clip_array_norm=1.5)
+    centralize, rule = rule == "centralized", rule.replace("centralized", "sgd")
+    pair = Pair(rule, clip_norm=2.0, clip_array_norm=1.5, centralize=centralize)
     start = {"W": rng.standard_normal((40, 30)), "b": rng.standard_normal(7), "c": np.ones(3, np.float32)}
     if what != "gradients":
         start["W"] *= scale
