@@ -12,6 +12,7 @@ from numba.core.errors import NumbaError
 from numpy.lib.array_utils import byte_bounds
 
 from fastopt import formulas
+from fastopt.checks import masked
 from fastopt.flat import Array
 from fastopt.kernels import loops
 from fastopt.kernels.build import Rule
@@ -75,7 +76,7 @@ class Entry:
         """Whether a parameter that the scan does not see to is still what it was."""
         if self.copied:
             expected = self.layout.shape, self.layout.dtype
-            return isinstance(value, np.ndarray) and (value.shape, value.dtype) == expected
+            return isinstance(value, np.ndarray) and not masked(value) and (value.shape, value.dtype) == expected
         if isinstance(self.value, np.ndarray):
             return value is self.value and value.flags.writeable and header_of(value) == self.header
         return type(value) is type(self.value)

@@ -17,9 +17,7 @@ def copied(owner: str, params: Any, values: list[Any]) -> set[Hashable]:
 
     What is there is assigned to these keys once, to find out whether that can be done; an error otherwise.
     """
-    if type(params) in (dict, FlatDict) or not isinstance(params, Mapping):
-        return set()
-    keys = {key for key, value in zip(params, values, strict=True) if not _same(params[key], value)}
+    keys = copied_keys(params, values)
     for key in keys:
         if not isinstance(params, MutableMapping):
             raise TypeError(hands_out_copies(owner, params, key))
@@ -30,13 +28,11 @@ def copied(owner: str, params: Any, values: list[Any]) -> set[Hashable]:
     return keys
 
 
-def is_steady(params: Any, values: list[Any]) -> bool:
-    """Whether a second look finds the arrays of the first."""
-    return (
-        type(params) in (dict, FlatDict)
-        or not isinstance(params, Mapping)
-        or all(_same(params[key], value) for key, value in zip(params, values, strict=True))
-    )
+def copied_keys(params: Any, values: list[Any]) -> set[Hashable]:
+    """The same, without the assignment."""
+    if type(params) in (dict, FlatDict) or not isinstance(params, Mapping):
+        return set()
+    return {key for key, value in zip(params, values, strict=True) if not _same(params[key], value)}
 
 
 def refuse_copies(owner: str, params: Any, key: Hashable, value: Any) -> None:

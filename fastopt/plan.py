@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_left
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, MutableMapping
 from functools import cache
 from typing import Any, NoReturn
 
@@ -50,8 +50,10 @@ class Plan(Table):
                 bare = self.mode != "dict"
                 self._gradients = [grads if self.mode == "array" else grads.buffer] if bare else found
                 return True
+        if self.mode == "flat" and not all(view.flags.writeable for view in params.values()):
+            return False
         lists = self._lists(params, grads)
-        if lists is None:
+        if lists is None or (self.mode == "dict" and not self._can_write(params, lists[0])):
             return False
         parameters, gradients = lists
         for number in self._special_numbers:
@@ -59,7 +61,9 @@ class Plan(Table):
                 return False
         here = id(parameters), id(gradients)
         number = scan(*here, 0, *self._scanned)
-        if number < 0 and mappings.is_steady(params, parameters) and self._take_over(parameters):
+        if number < 0 and not mappings.copied_keys(params, parameters) and self._take_over(parameters):
+            if self.mode == "flat":
+                self.views = list(params.values())
             number = scan(*here, 0, *self._scanned)
         while number != len(self.entries):
             if number < 0 or gradients[number] is None:
@@ -73,6 +77,14 @@ class Plan(Table):
         self._gradients = gradients
         return True
 
+    def _can_write(self, params: Any, parameters: list[Any]) -> bool:
+        """Whether a step gets into a mapping in the same way as when the plan was made: in place, or by assignment."""
+        if not self._special_numbers:
+            return True
+        if self.copied and mappings.copied_keys(params, parameters) != self.copied:
+            return False
+        return isinstance(params, dict | MutableMapping)
+
     moved = False
     """Whether parameters turned out to be other arrays than before."""
 
@@ -85,6 +97,8 @@ class Plan(Table):
 
     words: Array
     """The memory of the look."""
+    memory: Any = None
+    """The same, with what must live as long."""
 
     call: Any = None
     call_options: tuple[str, ...] | None = None

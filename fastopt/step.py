@@ -112,6 +112,8 @@ def _plan_for(
                 one_call.prepare(plan)
             moved = plan.moved
             if moved:
+                if plan.look is not None and plan.mode == "flat":
+                    one_call.watch(plan)
                 _let_go(own, plan)
                 plans = own["_plan"], *own.get("_others", ())
             if moved or plan is not first:

@@ -93,12 +93,13 @@ class Table:
             Entry(key, value, array, state.layouts[key])
             for key, value, array in zip(self.keys, values, arrays, strict=True)
         ]
+        self.copied = copied
         for entry in self.entries:
             entry.copied = entry.key in copied
         if any(not isinstance(entry.value, np.ndarray) for entry in self.entries):
             checks.rebindable(owner, params)
         if self.mode == "flat" and self.keys and not by_key and self._state_is_one_run():
-            self.flat_layout = params.layout
+            self.flat_layout, self.views = params.layout, list(params.values())
             layout = Layout(params.buffer.shape, params.buffer.dtype, "C")
             self.entries = [Entry(BARE, params.buffer, params.buffer, layout)]
         elif self.mode == "flat":
