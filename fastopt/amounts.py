@@ -6,6 +6,11 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
+from fastopt.arguments import nonfinite_squared_norm, nonfinite_squares
+from fastopt.kernels.squares import largest
+from fastopt.norms import Norm, clipped
 from fastopt.plan import Plan
 
 AMOUNTS: dict[str, Callable[[Any], float]] = {
@@ -36,7 +41,39 @@ def added(
         return rows
     norms = plan.measures(params, rows, options)
     ratios = [part.ratio(*norms[row]) if row in norms else 0.0 for row, part in enumerate(parts)]
+    if plan.rule.squares_norms and settings.on_nonfinite != "propagate":
+        _check_squared_norms(plan, norms, ratios)
     return [(*own, ratio, *more) for own, ratio, more in zip(scalars, ratios, amounts, strict=True)]
+
+
+class TooLarge(ArithmeticError):
+    """Finite gradients are too large for the rule; the text says which."""
+
+
+def check_squares(settings: Any, plan: Plan, grads: Any, parts: list[Any], options: tuple[str, ...]) -> None:
+    """Raises `TooLarge` where a gradient, after scale and clipping, has no finite square.
+
+    A look at all squares has found that of one without these; so this is rare, and in NumPy.
+    """
+    named = [dict(zip(reversed(options), row, strict=True)) for row in _amounts(settings, plan, parts, options)]
+
+    def is_bad(seen: Any, part: int) -> Any:
+        factor, most = named[part].get("scale", 1.0), named[part].get("clip", math.inf)
+        with np.errstate(all="ignore"):
+            factor, most = seen.dtype.type(factor), seen.dtype.type(most)
+            return ~np.isfinite(np.square(np.minimum(np.abs(seen * factor), most)))
+
+    bad = plan.first_gradient(grads, is_bad)
+    if bad is not None:
+        raise TooLarge(nonfinite_squares(plan.owner, *bad, largest(bad[1].dtype)))
+
+
+def _check_squared_norms(plan: Plan, norms: dict[int, tuple[Norm, Norm, int]], squares: list[float]) -> None:
+    for entry in plan.entries:
+        dtype = entry.layout.dtype
+        if entry.part in norms and not squares[entry.part] <= float(np.finfo(dtype).max):
+            name, norm = plan._name(entry.key, "grads"), norms[entry.part][0]
+            raise TooLarge(nonfinite_squared_norm(plan.owner, name, norm, dtype, largest(dtype)))
 
 
 def _amounts(settings: Any, plan: Plan, parts: list[Any], options: tuple[str, ...]) -> list[tuple[float, ...]]:
@@ -47,9 +84,7 @@ def _amounts(settings: Any, plan: Plan, parts: list[Any], options: tuple[str, ..
     scales = [scale(settings, plan) if first else 1.0] * len(parts)
     if first and any(part.clip_array_norm < math.inf for part in parts):
         for row, norm in plan.gradient_norms().items():
-            most, scaled = parts[row].clip_array_norm, norm * abs(scales[row])
-            if not scaled <= most:
-                scales[row] *= most / scaled
+            scales[row] = clipped(scales[row], norm, parts[row].clip_array_norm)
     amounts = []
     for part, factor in zip(parts, scales, strict=True):
         wanted = options if part._options is None else part._options
@@ -62,9 +97,7 @@ def scale(settings: Any, plan: Plan) -> float:
     """The factor of all gradients: scale, direction, and clipping by their norm."""
     factor = -settings.gradient_scale if settings.maximize else settings.gradient_scale
     if settings.clip_norm < math.inf:
-        norm = plan.gradient_norm() * settings.gradient_scale
-        if not norm <= settings.clip_norm:
-            factor *= settings.clip_norm / norm
+        factor = clipped(factor, plan.gradient_norm(), settings.clip_norm)
     return float(factor)
 
 

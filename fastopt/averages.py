@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from fastopt import checks, ranges, rows
+from fastopt import checks, mappings, ranges, rows
 from fastopt.flat import Array
 from fastopt.kernels.averages import AVERAGES, SLOTS, unchanged
 from fastopt.kernels.build import Rule
@@ -286,7 +286,8 @@ def _swapped(owner: str, params: Any, new: Any) -> Iterator[None]:
     """Has the values `new` in `params` until it is left."""
     if isinstance(params, np.ndarray):
         params, new = {None: params}, {None: new}
-    arrays = {key: value for key, value in params.items() if isinstance(value, np.ndarray)}
+    copied = mappings.copied(owner, params, list(params.values()))
+    arrays = {key: value for key, value in params.items() if isinstance(value, np.ndarray) and key not in copied}
     others = {key: value for key, value in params.items() if key not in arrays}
     if others:
         checks.rebindable(owner, params)

@@ -79,7 +79,7 @@ class CentralizedLaunch(Launch):
     ) -> tuple[Any, Array, Array, int]:
         """As in `Launch`; finds the means first, with scale and clipping as the plan's scalars have them."""
         self.table[:-1, 1] = self._whole[self._owners, 1] + self._offsets
-        if rule is build.NO_RULE:
+        if rule is build.NO_RULE or rule is build.GRADIENT_MEASURE:  # which look at gradients as they come
             return super().call(rule, which, options, choice)
         call = super().call(rule, which, centralized(options), choice)
         if not rule.is_by_array:  # otherwise they were found for the pass before the step

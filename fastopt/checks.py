@@ -172,6 +172,8 @@ def in_use(owner: str, doing: Any) -> str:
 
 def container(owner: str, params: Any, grads: Any) -> None:
     """Parameters and gradients are two mappings or two arrays."""
+    if isinstance(params, np.ndarray) and is_number(grads):
+        return
     for name, value in (("params", params), ("grads", grads)):
         if not isinstance(value, Mapping | np.ndarray | (Rows if name == "grads" else np.ndarray)):
             raise TypeError(
@@ -236,7 +238,7 @@ def parameter(owner: str, name: str, value: Any) -> Array:
                 f"{owner}: {name} has dtype {value.dtype}, expected float32 or float64 in this machine's byte order; "
                 f"convert it once: {name} = {name}.astype(np.float64)"
             )
-        if isinstance(value, np.ma.MaskedArray):
+        if masked(value):
             raise TypeError(
                 f"{owner}: {name} is a masked array, expected a plain one, as a step writes every element; "
                 f"hand in {name}.data, and zero gradients where nothing is to change"
@@ -260,6 +262,11 @@ def parameter(owner: str, name: str, value: Any) -> Array:
         return np.array(value, dtype=number_dtype(value))
     except OverflowError:
         raise ValueError(f"{owner}: {name} is an integer beyond float64; hand in a float") from None
+
+
+def masked(value: Any) -> bool:
+    """Whether an array carries a mask, which `np.asarray` would drop without a word."""
+    return isinstance(value, np.ma.MaskedArray) or (type(value) is not np.ndarray and hasattr(value, "mask"))
 
 
 def is_number(value: Any) -> bool:
@@ -292,47 +299,6 @@ def overlapping_state(owner: str, name: str) -> str:
     return f"{owner}: {name} shares memory with the optimizer's state, which a step writes; hand in a copy"
 
 
-# -- gradients --------------------------------------------------------------------------------------------------------
-
-
-def gradient(owner: str, name: str, value: Any, parameter_name: str, target: Array) -> Array:
-    """A gradient as a base-class array of the parameter's shape, in whatever dtype and layout it has."""
-    if isinstance(value, np.ndarray):
-        found = np.asarray(value)
-    elif is_number(value) or isinstance(value, np.number | np.bool_):
-        found = np.array(value)
-    else:
-        raise TypeError(
-            f"{owner}: {name} is of type {type(value).__name__}, expected an array of dtype {target.dtype}, or None "
-            f"in a dict for no update; convert it: np.asarray({name})"
-        )
-    if not np.can_cast(found.dtype, target.dtype, casting="same_kind"):
-        raise TypeError(
-            f"{owner}: {name} has dtype {found.dtype}, which does not convert to {target.dtype}, the dtype of "
-            f"{parameter_name}; hand in real numbers"
-        )
-    if found.shape != target.shape:
-        raise ValueError(
-            f"{owner}: {name} has shape {found.shape}, {parameter_name} has {target.shape}; "
-            "compute the gradient of the parameter as it is, without broadcasting"
-        )
-    return found
-
-
-def nonfinite(owner: str, name: str, found: Array) -> str:
-    bad = ~np.isfinite(found)
-    first = tuple(int(index) for index in np.unravel_index(int(np.argmax(bad)), found.shape))
-    where = f", at {first if len(first) > 1 else first[0]}" if first else ""
-    return (
-        f"{owner}: {name} has {np.count_nonzero(bad)} of {found.size} values that are not finite, the first, "
-        f"{found[first]}{where}; nothing was written. Lower lr or clip the gradient, or choose on_nonfinite='skip'"
-    )
-
-
-def gradient_in_written_memory(owner: str, name: str, other: str) -> str:
-    return f"{owner}: {name} shares memory with {other}, which this step writes; hand in a copy: {name}.copy()"
-
-
 def replaced(owner: str, name: str, found: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
     """A parameter still fits the state that was made for it."""
     if found.shape != shape:
@@ -359,6 +325,8 @@ def flattenable(arrays: Any, dtype: npt.DTypeLike | None) -> tuple[dict[Any, Arr
         if not (is_number(value) or (isinstance(value, np.ndarray) and value.dtype in DTYPES)):
             found = f"dtype {value.dtype}" if isinstance(value, np.ndarray) else f"type {type(value).__name__}"
             raise TypeError(f"flatten: arrays[{key!r}] has {found}, expected a float32 or float64 array; convert it")
+        if masked(value):
+            raise TypeError(f"flatten: arrays[{key!r}] is a masked array, expected a plain one; hand in its .data")
         values[key] = np.asarray(value) if isinstance(value, np.ndarray) else parameter("flatten", repr(key), value)
     found_dtypes = {value.dtype for value in values.values()}
     if dtype is not None:
@@ -376,6 +344,8 @@ def flattenable(arrays: Any, dtype: npt.DTypeLike | None) -> tuple[dict[Any, Arr
 
 def assignable(owner: str, key: Hashable, value: Any, target: Array) -> Any:
     """A value that may be copied into a view: broadcastable real numbers."""
+    if isinstance(value, np.ndarray) and masked(value):
+        raise TypeError(f"{owner}: [{key!r}] is a plain array, got a masked one; assign its .data or .filled(0)")
     found = np.asarray(value)
     if not np.can_cast(found.dtype, target.dtype, casting="same_kind"):
         raise TypeError(

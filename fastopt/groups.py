@@ -81,6 +81,8 @@ class Groups(UserDict[Any, Group]):
 
     def __init__(self, owner: type, groups: Any = None) -> None:
         self.owner, self.changes = owner, 0
+        self.matched: set[Any] = set()
+        """The keys and patterns that have selected an array at some step."""
         self._seen, self._arrangement, self._clips_arrays = 0, cast("tuple[Any, ...]", ()), False
         if groups is not None and not isinstance(groups, Mapping):
             raise TypeError(checks.groups(owner.__name__, groups))

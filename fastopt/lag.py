@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fastopt import checks, rows
+from fastopt import checks, mappings, rows
 from fastopt.amounts import AMOUNTS
 from fastopt.flat import Array
 from fastopt.kernels.build import Rule
@@ -121,6 +121,7 @@ def _catch_up(optimizer: Any, state: Any, params: Any, key: Hashable, lag: Lag, 
     name, array = ("params", params) if bare else (f"params[{key!r}]", params[key])
     slots = [] if state is None else [views[key] for views in state.views.values()]
     checked = checks.parameter(owner, name, array)
+    mappings.refuse_copies(owner, params, key, array)
     if slots:
         checks.replaced(owner, name, checked, slots[0].shape, slots[0].dtype)
     return CatchUp(owner, optimizer._rule, name, array, slots, lag, wanted)

@@ -12,6 +12,7 @@ from numba.core.errors import NumbaError
 from numpy.lib.array_utils import byte_bounds
 
 from fastopt import formulas
+from fastopt.checks import masked
 from fastopt.flat import Array
 from fastopt.kernels import loops
 from fastopt.kernels.build import Rule
@@ -41,6 +42,7 @@ class Entry:
     centralized: bool = False  # whether means are taken from its gradient
     staged: Array | None = None  # a contiguous copy to work on where the parameter itself cannot be
     touched: Any = None  # a `Touched` where the gradient is Rows
+    copied: bool = False  # whether params hands out a copy of it at each look, and is assigned to
 
     def __post_init__(self) -> None:
         self.header = header_of(self.array)
@@ -48,7 +50,7 @@ class Entry:
     @property
     def identity(self) -> tuple[Any, ...]:
         """Equal for the same memory seen in the same way; numbers are never the same."""
-        return self.header if isinstance(self.value, np.ndarray) else (id(self),)
+        return self.header if isinstance(self.value, np.ndarray) and not self.copied else (id(self),)
 
     @property
     def size(self) -> int:
@@ -72,6 +74,9 @@ class Entry:
 
     def fits(self, value: Any) -> bool:
         """Whether a parameter that the scan does not see to is still what it was."""
+        if self.copied:
+            expected = self.layout.shape, self.layout.dtype
+            return isinstance(value, np.ndarray) and not masked(value) and (value.shape, value.dtype) == expected
         if isinstance(self.value, np.ndarray):
             return value is self.value and value.flags.writeable and header_of(value) == self.header
         return type(value) is type(self.value)
@@ -131,7 +136,9 @@ class Launch:
         """Copies the staged arrays to where they came from; doing it twice does no harm."""
         for entry in self.staged:
             assert entry.staged is not None
-            if isinstance(entry.value, np.ndarray):
+            if entry.copied:
+                params[entry.key] = entry.staged.copy(order="K")
+            elif isinstance(entry.value, np.ndarray):
                 entry.value[...] = entry.staged
             else:
                 params[entry.key] = as_number(entry.staged, entry.value)

@@ -75,7 +75,9 @@ def prepare(plan: Plan) -> None:
     # Not the plan itself, which has the method: nothing should wait for the garbage collector.
     owner.alive = plan._expected, plan._shapes, plan.written, plan._table, plan._scalars, plan.keys, room, floats
     owner.alive += plan.state, plan._launches
-    plan.words, plan.looked = words, True
+    plan.words, plan.memory, plan.looked = words, owner, True
+    if plan.mode == "flat":
+        watch(plan)
     plan.look = _flat(_method(owner), plan.flat_layout) if plan.mode == "flat" else _method(owner)
 
 
@@ -105,6 +107,16 @@ class Memory(np.ndarray[Any, Any]):
     """A plan's memory, with what must live as long."""
 
     alive: Any = None
+    views: Any = None
+
+
+def watch(plan: Plan) -> None:
+    """Has the look see to the views of a FlatDict, which must stay writeable as its buffer must."""
+    addresses = np.array([id(view) for view in plan.views], np.int64)
+    plan.words[one_call.VIEW_COUNT] = 0  # nothing is read of those that go, whenever Ctrl-C comes
+    plan.memory.views = plan.views, addresses
+    plan.words[one_call.VIEWS] = addresses.ctypes.data
+    plan.words[one_call.VIEW_COUNT] = len(addresses)
 
 
 def _flat(method: Any, layout: Any) -> Any:

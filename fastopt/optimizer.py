@@ -55,8 +55,10 @@ class Optimizer(Saving, AveragedWeights):
         raise TypeError("Optimizer is what all optimizers share; make one of its subclasses, such as fastopt.Adam()")
 
     on_nonfinite: str = field(default="propagate", kw_only=True, repr=False)
-    """What to do about gradients that are NaN or infinite: "propagate" them into the parameters, as the textbook;
-    "raise" FloatingPointError before anything is written; "skip" the step, which then does not count."""
+    """What to do about gradients that are NaN or infinite, or, in a rule that squares them, so large that their squares
+    are infinite (beyond 1.8e19 in float32, 1.3e154 in float64, after scale and clipping): "propagate" them into the
+    parameters, as the textbook; "raise" FloatingPointError before anything is written; "skip" the step, which then does
+    not count."""
 
     weight_decay: float = field(default=0.0, kw_only=True, repr=False)
     """The weight of the L2 penalty `weight_decay p^2 / 2`, whose gradient is added: `g = g + weight_decay p`."""
@@ -161,7 +163,7 @@ class Optimizer(Saving, AveragedWeights):
         KeyError
             if a gradient is missing, or a parameter was not there at the first step.
         FloatingPointError
-            if a gradient is NaN or infinite and `on_nonfinite` is "raise".
+            if a gradient is NaN or infinite, or too large for a rule that squares it, and `on_nonfinite` is "raise".
 
         Everything is checked before anything is written: after an error parameters, state and `iter` are unchanged.
         """

@@ -6,21 +6,21 @@ compiled look at both lists (`memory.scan`), which also takes up the gradients' 
 
 from __future__ import annotations
 
-import math
 import struct
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, MutableMapping
 from functools import cache
 from typing import Any, NoReturn
 
 import numpy as np
 
-from fastopt import checks, tuning
+from fastopt import arguments, mappings, norms, tuning
 from fastopt.flat import Array
 from fastopt.groups import Groups
 from fastopt.kernels import build, memory
 from fastopt.kernels.build import Rule
-from fastopt.kernels.loops import NONFINITE, REST, SECOND_REST, SECOND_TOTAL, TOTAL
+from fastopt.kernels.loops import DOWN, FIELDS, NONFINITE, REST, SECOND_REST, SECOND_TOTAL, TOTAL, UP
 from fastopt.launch import BARE, Launch, check_addresses
+from fastopt.norms import Norm
 from fastopt.overlaps import moved_blocks
 from fastopt.report import Report
 from fastopt.rows import Rows
@@ -50,8 +50,10 @@ class Plan(Table):
                 bare = self.mode != "dict"
                 self._gradients = [grads if self.mode == "array" else grads.buffer] if bare else found
                 return True
+        if self.mode == "flat" and not all(view.flags.writeable for view in params.values()):
+            return False
         lists = self._lists(params, grads)
-        if lists is None:
+        if lists is None or (self.mode == "dict" and not self._can_write(params, lists[0])):
             return False
         parameters, gradients = lists
         for number in self._special_numbers:
@@ -59,7 +61,9 @@ class Plan(Table):
                 return False
         here = id(parameters), id(gradients)
         number = scan(*here, 0, *self._scanned)
-        if number < 0 and self._take_over(parameters):
+        if number < 0 and not mappings.copied_keys(params, parameters) and self._take_over(parameters):
+            if self.mode == "flat":
+                self.views = list(params.values())
             number = scan(*here, 0, *self._scanned)
         while number != len(self.entries):
             if number < 0 or gradients[number] is None:
@@ -73,6 +77,14 @@ class Plan(Table):
         self._gradients = gradients
         return True
 
+    def _can_write(self, params: Any, parameters: list[Any]) -> bool:
+        """Whether a step gets into a mapping in the same way as when the plan was made: in place, or by assignment."""
+        if not self._special_numbers:
+            return True
+        if self.copied and mappings.copied_keys(params, parameters) != self.copied:
+            return False
+        return isinstance(params, dict | MutableMapping)
+
     moved = False
     """Whether parameters turned out to be other arrays than before."""
 
@@ -85,6 +97,8 @@ class Plan(Table):
 
     words: Array
     """The memory of the look."""
+    memory: Any = None
+    """The same, with what must live as long."""
 
     call: Any = None
     call_options: tuple[str, ...] | None = None
@@ -136,29 +150,49 @@ class Plan(Table):
     amount: Array | None = None
     """By which `averages.of_resting` moves averages of tables."""
 
-    def finite(self) -> bool:
-        """Whether all gradients are finite; writes nothing."""
-        return not any(tally[:, NONFINITE].any() for tally in self._look("look"))
+    def finite(self, squared: bool = False) -> bool:
+        """Whether all gradients are finite, or all their squares; writes nothing."""
+        which = "look_at_squares" if squared else "look"
+        return not any(tally[:, NONFINITE].any() for tally in self._look(which))
 
-    def gradient_norm(self) -> float:
+    def gradient_norm(self) -> Norm:
         """The norm of all gradients together; writes nothing."""
-        return _norm(*(tally[:, SUMS] for tally in self._look("norm")))
 
-    def gradient_norms(self) -> dict[int, float]:
+        def look(kind: str | None) -> dict[None, list[Array]]:
+            return {None: [tally[:, SUMS] for tally in self._look(*_gradient_pass(kind))]}
+
+        return norms.norms(look, self._has_float64())[None]
+
+    def gradient_norms(self) -> dict[int, Norm]:
         """The norm of the gradient of each row of scalars; writes nothing."""
-        return {row: _norm(sums[:, SUMS]) for row, sums in self._sums_by_row("norm")}
+
+        def look(kind: str | None) -> dict[int, list[Array]]:
+            return {row: [sums[:, SUMS]] for row, sums in self._sums_by_row(*_gradient_pass(kind))}
+
+        return norms.norms(look, self._has_float64())
+
+    def _has_float64(self) -> bool:
+        return any(launch.dtype == "float64" for launch in self._launches)
 
     def measures(
         self, params: Any, scalars: list[tuple[float, ...]], options: tuple[str, ...]
-    ) -> dict[int, tuple[float, float, int]]:
+    ) -> dict[int, tuple[Norm, Norm, int]]:
         """The norms of the rule's two measures and the size of the array of each row of scalars; writes nothing."""
         self._write_scalars(scalars)
-        assert self.rule.measuring is not None
+        measuring = self.rule.measuring
+        assert measuring is not None
+
+        def look(kind: str | None) -> dict[tuple[int, int], list[Array]]:
+            by_row = self._sums_by_row(kind or "measure", measuring, options, params)
+            return {
+                (row, number): [sums[:, part]]
+                for row, sums in by_row
+                for number, part in enumerate((SUMS, SECOND_SUMS))
+            }
+
+        found = norms.norms(look, self._has_float64())
         sizes = {entry.part: entry.layout.size for entry in self.entries}
-        return {
-            row: (_norm(sums[:, SUMS]), _norm(sums[:, SECOND_SUMS]), sizes[row])
-            for row, sums in self._sums_by_row("measure", self.rule.measuring, options, params)
-        }
+        return {row: (found[row, 0], found[row, 1], sizes[row]) for row, number in found if number == 0}
 
     def prepare(
         self, params: Any, scalars: list[tuple[float, ...]], options: tuple[str, ...], parts: list[Any]
@@ -217,10 +251,14 @@ class Plan(Table):
                     gradient, parameter = _as_seen(given, entry.layout), entry.array
                 else:
                     gradient, parameter = entry.touched.sums, entry.array[entry.touched.distinct]
-                squares = [np.square(array, dtype=np.float64).sum() for array in (gradient, parameter)]
-                rows.append([*squares, 0.0, np.sum(gradient == 0), np.sum(~np.isfinite(gradient))])
+                plain, large, small = (
+                    [np.square(array.astype(np.float64) * factor).sum() for array in (gradient, parameter)]
+                    for factor in (1.0, DOWN, UP)
+                )
+                counts = np.sum(gradient == 0), np.sum(~np.isfinite(gradient))
+                rows.append([*plain, 0.0, *counts, *large, 0.0, *small, 0.0])
         in_order = np.arange(len(rows))
-        tallies = [(np.array(rows, np.float64), in_order)] if rows else []
+        tallies = [(np.array(rows, np.float64).reshape(-1, FIELDS), in_order)] if rows else []
         return Report(*self._reported(), tallies, in_order, skipped=True)
 
     def forget_gradients(self) -> None:
@@ -230,22 +268,34 @@ class Plan(Table):
     def refuse_nonfinite(self, grads: Any) -> NoReturn:
         """Raises the error that names the first gradient with NaN or infinity."""
         self._gradients = []
+        bad = self.first_gradient(grads, lambda seen, part: ~np.isfinite(seen))
+        if bad is None:
+            raise AssertionError("no gradient is NaN or infinite")
+        raise FloatingPointError(arguments.nonfinite(self.owner, *bad))
+
+    def first_gradient(self, grads: Any, is_bad: Callable[[Array, int], Array]) -> tuple[str, Array, Array] | None:
+        """Name, values and bad elements of the first gradient that has some; of Rows, those of the first sum.
+
+        is_bad : takes values and their row of scalars
+        """
+        entries = {entry.key: entry for entry in self.entries}
         for key in self.keys:
             if key in self._frozen:
                 continue
             gradient = grads if key is BARE else grads[key]
-            name, layout = self._name(key, "grads"), self.state.layouts[key]
+            name, layout, entry = self._name(key, "grads"), self.state.layouts[key], entries.get(key, self.entries[0])
             if isinstance(gradient, Rows):
-                touched = next(entry.touched for entry in self.entries if entry.key == key)
-                for row in np.flatnonzero(~np.isfinite(touched.sums).all(axis=1))[:1]:
-                    found = touched.sums[row].reshape(layout.shape[1:])
-                    name = f"the sum of row {touched.distinct[row]} of {name}"
-                    raise FloatingPointError(checks.nonfinite(self.owner, name, found))
+                touched = entry.touched
+                bad = is_bad(touched.sums, entry.part)
+                for row in np.flatnonzero(bad.any(axis=1))[:1]:
+                    sums, bad = (part[row].reshape(layout.shape[1:]) for part in (touched.sums, bad))
+                    return f"the sum of row {touched.distinct[row]} of {name}", sums, bad
                 continue
-            found = _as_seen(0.0 if gradient is None else gradient, layout)
-            if not np.isfinite(found).all():
-                raise FloatingPointError(checks.nonfinite(self.owner, name, found))
-        raise AssertionError("no gradient is NaN or infinite")
+            seen = _as_seen(0.0 if gradient is None else gradient, layout)
+            bad = is_bad(seen, entry.part)
+            if bad.any():
+                return name, seen, bad
+        return None
 
     def run(
         self,
@@ -341,19 +391,12 @@ def _pack(count: int) -> Callable[..., None]:
     return struct.Struct(f"{count}d").pack_into
 
 
-def _norm(*sums: Array) -> float:
-    """The root of the sum of exact sums of squares: rows of a sum, and what rounding took from it."""
-    numbers: list[float] = []
-    for found in sums:
-        numbers += found.ravel().tolist()
-    try:
-        norm = math.sqrt(math.fsum(numbers))  # rounded once, so in any order
-    except OverflowError:
-        return math.inf
-    # What rounding took from infinity is NaN.
-    return norm if norm < math.inf else math.sqrt(sum(numbers[::2]))
+def _gradient_pass(kind: str | None) -> tuple[Any, ...]:
+    """Kernel and rule of a pass that adds up the squares of gradients."""
+    return ("norm",) if kind is None else (kind, build.GRADIENT_MEASURE)
 
 
 def _as_seen(gradient: Any, layout: Layout) -> Array:
     with np.errstate(over="ignore"):
-        return np.asarray(gradient).astype(layout.dtype, copy=False)
+        seen = np.asarray(gradient).astype(layout.dtype, copy=False)
+    return seen.reshape(layout.shape) if seen.size == layout.size else seen

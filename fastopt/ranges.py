@@ -42,6 +42,10 @@ RANGES: dict[str, Range] = {
     "trust_coefficient": (0.0, math.inf, False),
 }
 
+ROUNDING = 2.0**-46
+"""How far beyond a bound, relative to it or to 1, a number may be that is meant to be the bound: `lr -= 0.3 / 7`, seven
+times, ends at -7e-17."""
+
 # Of a hyperparameter of one's own, in `fastopt.rule`.
 ANY_NUMBER = (-math.inf, math.inf, False)
 
@@ -101,8 +105,18 @@ def _in_range(owner: str, called: str, value: Any, allowed: Range, otherwise: st
         number = float(value)
     except OverflowError:
         number = math.inf
+    number = rounded(number, lowest, highest)
     if number == -math.inf or not (lowest <= number < highest or (closed and number == highest)):
         raise ValueError(f"{owner}: {called} must be in {interval}, got {number!r}")
+    return number
+
+
+def rounded(number: float, lowest: float, highest: float) -> float:
+    """The bound where a number is beyond it by no more than rounding."""
+    for bound in (lowest, highest):
+        beyond = not lowest <= number <= highest and math.isfinite(bound)
+        if beyond and abs(number - bound) <= ROUNDING * max(1.0, abs(bound)):
+            return bound
     return number
 
 

@@ -9,40 +9,45 @@ from functools import cached_property
 import numpy as np
 
 from fastopt.flat import Array
-from fastopt.kernels.loops import CHANGES, FIELDS, GRADIENTS, NONFINITE, PARAMETERS, ZEROS
+from fastopt.kernels.loops import CHANGES, FIELDS, GRADIENTS, LARGE, NONFINITE, PARAMETERS, SMALL_ONES, ZEROS
+from fastopt.norms import norm_of_sums
 
 
 class Norms:
     """Norms of gradient, parameter and update of one array, or of all together.
 
-    Norms are Euclidean, added up in float64 in an order that does not depend on the number of threads; in float64
-    gradients beyond 1e154 make them infinite.
+    Norms are Euclidean, added up in float64 in an order that does not depend on the number of threads, also where
+    squares are beyond float64.
     """
 
     def __init__(self, sums: Array, size: int) -> None:
         self._sums, self.size = sums, size
 
+    def _norm(self, column: int) -> float:
+        plain, large, small = self._sums[[column, LARGE + column, SMALL_ONES + column]].tolist()
+        return norm_of_sums(plain, large, small)
+
     @property
     def gradient_norm(self) -> float:
         """The norm of the gradient."""
-        return math.sqrt(self._sums[GRADIENTS])
+        return self._norm(GRADIENTS)
 
     @property
     def parameter_norm(self) -> float:
         """The norm of the parameter after the step."""
-        return math.sqrt(self._sums[PARAMETERS])
+        return self._norm(PARAMETERS)
 
     @property
     def update_norm(self) -> float:
         """The norm of what the step added to the parameter."""
-        return math.sqrt(self._sums[CHANGES])
+        return self._norm(CHANGES)
 
     @property
     def update_ratio(self) -> float:
         """The update's norm by the parameter's; about 1e-3 is usual. 0 where nothing changed."""
-        if self._sums[CHANGES] == 0:
+        if self.update_norm == 0:
             return 0.0
-        return self.update_norm / self.parameter_norm if self._sums[PARAMETERS] else math.inf
+        return self.update_norm / self.parameter_norm if self.parameter_norm else math.inf
 
     @property
     def zero_share(self) -> float:

@@ -91,6 +91,13 @@ def table(owner: str, name: str, value: Any, direct: bool) -> None:
         )
 
 
+def copied(owner: str, name: str) -> str:
+    return (
+        f"{owner}: the gradient of {name} is Rows, which a step writes in place, but params hands out another array "
+        "for it at each look; make a dict of it once, params = dict(params), and hand that in"
+    )
+
+
 def centralized(owner: str, name: str) -> str:
     return (
         f"{owner}: the gradient of {name} is Rows, but it is to be centralized, which takes the mean over all rows; "
@@ -149,6 +156,11 @@ def arrays(owner: str, name: str, rows: Rows, parameter_name: str, target: Array
             raise TypeError(
                 f"{owner}: {name}.{part} is of type {type(found).__name__}, expected a NumPy array; convert it: "
                 "np.asarray"
+            )
+        if isinstance(found, np.ma.MaskedArray):
+            raise TypeError(
+                f"{owner}: {name}.{part} is a masked array, expected a plain one, as a step would ignore the mask; "
+                "leave out what is masked, or hand in its .data"
             )
     if indices.dtype.kind not in "iu":
         raise TypeError(

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from fastopt import amounts, averages, lag, one_call, threads, tuning
+from fastopt.amounts import TooLarge
 from fastopt.groups import NO_GROUPS, Groups
+from fastopt.kernels.squares import squares
 from fastopt.plan import NONE_RESTING, Plan
 from fastopt.report import Report
 
@@ -58,10 +60,17 @@ def make(optimizer: Any, params: Any, grads: Any, report: bool) -> Report | None
     elif options is None:
         options = settings.__dict__["_options"] = settings._wanted_options()
     scalars = [part.scalars(step) for part in parts]
-    if optimizer.on_nonfinite != "propagate" and not plan.finite():
+    squared = optimizer.on_nonfinite != "propagate" and squares(optimizer._rule)
+    all_fit = optimizer.on_nonfinite == "propagate" or plan.finite(squared)
+    if not all_fit and not (squared and plan.finite()):
         return _not_made(optimizer, plan, grads, report)
-    if options or by_array:
-        scalars = amounts.added(settings, plan, params, parts, scalars, options)
+    try:
+        if squared and (not all_fit or settings.gradient_scale > 1):
+            amounts.check_squares(settings, plan, grads, parts, options)
+        if options or by_array:
+            scalars = amounts.added(settings, plan, params, parts, scalars, options)
+    except TooLarge as error:
+        return _not_made(optimizer, plan, grads, report, str(error))
 
     averaged, resting, after = optimizer._averaged, NONE_RESTING, options
     averaging = optimizer.averaging is not None or optimizer.lookahead is not None
@@ -109,6 +118,8 @@ def _plan_for(
                 one_call.prepare(plan)
             moved = plan.moved
             if moved:
+                if plan.look is not None and plan.mode == "flat":
+                    one_call.watch(plan)
                 _let_go(own, plan)
                 plans = own["_plan"], *own.get("_others", ())
             if moved or plan is not first:
@@ -140,9 +151,12 @@ def _of_today(others: Any, plan: Plan) -> tuple[Plan, ...]:
     return tuple([other for other in others if other.is_plain and other.has_the_arrays_of(plan)])[: MOST_PLANS - 1]
 
 
-def _not_made(optimizer: Any, plan: Plan, grads: Any, report: bool) -> Report | None:
-    """Raises, or leaves the step out, because of gradients that are NaN or infinite."""
+def _not_made(optimizer: Any, plan: Plan, grads: Any, report: bool, too_large: str = "") -> Report | None:
+    """Raises, or leaves the step out, because of gradients that are NaN or infinite, or too large by an error text."""
     if optimizer.on_nonfinite == "raise":
+        if too_large:
+            plan.forget_gradients()
+            raise FloatingPointError(too_large)
         plan.refuse_nonfinite(grads)
     nothing = plan.report_of_nothing() if report else None
     plan.forget_gradients()

@@ -13,10 +13,10 @@ import numpy as np
 from numba import types
 from numpy.lib.array_utils import byte_bounds
 
-from fastopt import checks, rows
+from fastopt import arguments, checks, mappings, rows
 from fastopt.centralized import CentralizedLaunch
 from fastopt.flat import Array, FlatDict
-from fastopt.groups import NO_GROUPS, Groups, Part
+from fastopt.groups import NO_GROUPS, Groups, Part, selects
 from fastopt.kernels import RULES, averages, build, memory
 from fastopt.kernels.build import Rule
 from fastopt.kernels.gradients import OPTIONS
@@ -32,7 +32,7 @@ def mode_of(params: Any, grads: Any) -> str | None:
     if type(params) is dict and type(grads) is dict:  # what it is nearly always; the rest is slower to tell
         return "dict"
     if isinstance(params, np.ndarray):
-        return "array" if isinstance(grads, np.ndarray | Rows) else None
+        return "array" if isinstance(grads, np.ndarray | Rows) or checks.is_number(grads) else None
     if isinstance(params, FlatDict) and isinstance(grads, FlatDict) and grads.layout is params.layout:
         return "flat"
     return "dict" if isinstance(params, dict | Mapping) and isinstance(grads, dict | Mapping) else None
@@ -75,6 +75,7 @@ class Table:
         values = [params] if self.mode == "array" else list(params.values())
         arrays = [checks.parameter(owner, self._name(key), value) for key, value in zip(self.keys, values, strict=True)]
 
+        copied = mappings.copied(owner, params, values)
         by_name = dict(zip(self.keys, arrays, strict=True))
         if state is None:
             state = State(start_values, {key: layout_of(array) for key, array in by_name.items()})
@@ -95,10 +96,13 @@ class Table:
             Entry(key, value, array, state.layouts[key])
             for key, value, array in zip(self.keys, values, arrays, strict=True)
         ]
+        self.copied = copied
+        for entry in self.entries:
+            entry.copied = entry.key in copied
         if any(not isinstance(entry.value, np.ndarray) for entry in self.entries):
             checks.rebindable(owner, params)
         if self.mode == "flat" and self.keys and not by_key and self._state_is_one_run():
-            self.flat_layout = params.layout
+            self.flat_layout, self.views = params.layout, list(params.values())
             layout = Layout(params.buffer.shape, params.buffer.dtype, "C")
             self.entries = [Entry(BARE, params.buffer, params.buffer, layout)]
         elif self.mode == "flat":
@@ -155,8 +159,16 @@ class Table:
             entry.part = len(self.parts) - 1 if by_array else self.parts.index(part)
         used = {number for part in self.parts for number in part}
         for number, selector in enumerate(groups):
-            if number not in used and not callable(selector):
-                raise ValueError(checks.empty_group(self.owner, selector, self.keys))
+            if callable(selector):
+                continue
+            if number in used:
+                groups.matched.add(selector)
+            elif selector not in groups.matched and not self._is_of_old(selector):
+                raise ValueError(checks.empty_group(self.owner, selector, self.state.layouts))
+
+    def _is_of_old(self, selector: Any) -> bool:
+        """Whether a key or pattern selects an array that has state, which this step need not have."""
+        return any(selects(selector, None if key is BARE else key, self.entries[0].array) for key in self.state.layouts)
 
     def _missing(self, grads: Any) -> Any:
         key = next(key for key in self.keys if key not in grads and key not in self._frozen)
@@ -179,6 +191,8 @@ class Table:
         name = self._name(entry.key)
         if not self.rule.rows:
             raise TypeError(rows.unknown_form(self.owner, name, (name for name in RULES if RULES[name].rows)))
+        if entry.copied:
+            raise TypeError(rows.copied(self.owner, name))
         rows.table(self.owner, name, entry.value, _is_direct(entry) and entry.layout.order == "C")
         if entry.centralized:
             raise ValueError(rows.centralized(self.owner, name))
@@ -205,7 +219,9 @@ class Table:
     def _memory_of(self, active: list[Entry]) -> Memory:
         """The memory of the parameters that a step writes; worked out anew where some have become other arrays."""
         if self._memory is None:
-            self._writing = list({entry.identity: entry for entry in active if entry.array.size}.values())
+            self._writing = list(
+                {entry.identity: entry for entry in active if entry.array.size and not entry.copied}.values()
+            )
             self._memory = Memory([entry.array for entry in self._writing])
         return self._memory
 
@@ -301,12 +317,13 @@ class Table:
                 raise TypeError(rows.no_closed_form(self.owner, name, known))
             entry.touched.take(self.owner, name, value, self._name(entry.key), entry.array)
             return
-        found = checks.gradient(self.owner, name, value, self._name(entry.key), entry.array)
+        found = arguments.gradient(self.owner, name, value, self._name(entry.key), entry.array)
         if (
             # A number has memory of its own.
             (not isinstance(value, float) and self._is_written(name, entry, found))
             or not isinstance(value, np.ndarray)
             or found.dtype != layout.dtype
+            or found.shape != value.shape
             or not lies_in(found, layout.order)
         ):
             if number not in self._scratch:
@@ -331,9 +348,9 @@ class Table:
         sharing = [self._writing[number] for number in self._memory_of(self._active).sharing(found)]
         for other in sharing:
             if other.identity != entry.identity:
-                raise ValueError(checks.gradient_in_written_memory(self.owner, name, self._name(other.key)))
+                raise ValueError(arguments.gradient_in_written_memory(self.owner, name, self._name(other.key)))
         if any(share_memory(block, found) for block in self.state.blocks):
-            raise ValueError(checks.gradient_in_written_memory(self.owner, name, "the optimizer's state"))
+            raise ValueError(arguments.gradient_in_written_memory(self.owner, name, "the optimizer's state"))
         return bool(sharing)
 
 
@@ -344,7 +361,7 @@ def arrangement(groups: Groups | None, by_array: bool) -> tuple[Any, ...]:
 
 def _is_direct(entry: Entry) -> bool:
     """Whether the kernel can work on the parameter's own memory."""
-    return isinstance(entry.value, np.ndarray) and lies_in(entry.array, entry.layout.order)
+    return isinstance(entry.value, np.ndarray) and not entry.copied and lies_in(entry.array, entry.layout.order)
 
 
 @cache

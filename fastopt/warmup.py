@@ -13,7 +13,7 @@ from fastopt import info, threads
 from fastopt.centralized import centralized, compiled_find_means
 from fastopt.checks import DTYPES
 from fastopt.kernels.averages import AVERAGES
-from fastopt.kernels.build import NO_RULE, Rule, form_address
+from fastopt.kernels.build import FACTORS, GRADIENT_MEASURE, NO_RULE, Rule, form_address
 from fastopt.kernels.stores import FORMS
 from fastopt.one_call import compiled_call
 from fastopt.optimizer import Optimizer
@@ -27,14 +27,16 @@ Kernel = tuple[Rule, str, tuple[str, ...]]
 
 def kernels(optimizers: Sequence[Optimizer], averages: Sequence[str] = ()) -> list[Kernel]:
     """What steps need; `averages` are those of `AVERAGES` that some steps keep and others leave alone."""
-    found: list[Kernel] = [(NO_RULE, "look", ()), (NO_RULE, "norm", ())]  # for on_nonfinite and clipping by norm
+    # For on_nonfinite and clipping by norm.
+    found: list[Kernel] = [(NO_RULE, which, ()) for which in ("look", "look_at_squares", "norm")]
+    found += [(GRADIENT_MEASURE, which, ()) for which in FACTORS]
     wanted = [name for name in AVERAGES if name in averages]
     kept = list(chain.from_iterable(combinations(wanted, count) for count in range(len(wanted) + 1)))
     for optimizer in optimizers:
         rule, options = optimizer._rule, optimizer._wanted_options()
         options = centralized(options) if optimizer.centralize else options
         found += [(rule, "step", (*options, *after)) for after in kept]
-        found += [(rule.measuring, "measure", options)] if rule.measuring else []
+        found += [(rule.measuring, which, options) for which in ("measure", *FACTORS)] if rule.measuring else []
         found += [(rule.preparing, "prepare", options)] if rule.preparing else []
         found += [(HESSIAN, "step", ())] if isinstance(optimizer, Sophia) else []
     return found
@@ -56,7 +58,9 @@ def main(optimizers: Sequence[Optimizer], averages: Sequence[str] = ()) -> None:
         for known in DTYPES:
             for in_parallel in loops:
                 compiled_find_means(known, in_parallel)
-    wanted = list(product(kernels(optimizers, averages), ("float32", "float64")))
+    pairs = product(kernels(optimizers, averages), ("float32", "float64"))
+    # Squares of float32 numbers, as float64, neither overflow nor vanish.
+    wanted = [pair for pair in pairs if not (pair[0][1] in FACTORS and pair[1] == "float32")]
     for (rule, which, options), dtype in track(wanted, "compiling", console=console):
         for in_parallel in loops:  # the second one costs nothing
             rule.kernel(dtype, in_parallel, which, options)

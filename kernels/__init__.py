@@ -65,6 +65,6 @@ RULES: dict[str, Rule] = {
     "lars": Rule(lars, state=("v",), measure=lars_measure),
     "lamb": Rule(lamb, state=("m", "v"), measure=lamb_measure),
     "stable_adamw": Rule(stable_adamw, state=("m", "v"), measure=stable_adamw_measure),
-    "novograd": Rule(novograd, state=("m", "v"), measure=novograd_measure),
+    "novograd": Rule(novograd, state=("m", "v"), measure=novograd_measure, squares_norms=True),
     "muon": Rule(muon, state=("m", "o"), prepare=muon_direction),
 }

@@ -38,6 +38,7 @@ from fastopt.kernels.loops import (
     prepared_span,
     serial,
     span,
+    square_span,
     tallied_span,
     with_average,
     with_mean,
@@ -77,10 +78,16 @@ SPANS = {
     "step": span,
     "report": tallied_span,
     "measure": measured_span,
+    "large_measure": measured_span,
+    "small_measure": measured_span,
     "prepare": prepared_span,
     "look": gradient_span,
+    "look_at_squares": square_span,
     "norm": norm_span,
 }
+
+FACTORS = {"large_measure": loops.DOWN, "small_measure": loops.UP}
+"""By what measures are multiplied whose squares would overflow or vanish."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +104,7 @@ class Rule:
         of several of them, whose scalars are the first of kept, share and moved; see `kernels/idle.py`
     exact : the slots whose exact value decides a branch, so that small ones are not flushed to zero
     signed : those whose sign decides one, which small values keep
+    squares_norms : whether the ratio of its measures is the square of a norm
     prepare : for a rule that needs whole arrays: a formula that takes the same and returns one number, which goes to
         the last state slot before the step; the optimizer's `prepared` then has each array of that slot.
     """
@@ -109,6 +117,7 @@ class Rule:
     prepare: Callable[..., Any] | None = None
     exact: tuple[str, ...] = ()
     signed: tuple[str, ...] = ()
+    squares_norms: bool = False
 
     @cached_property
     def is_by_array(self) -> bool:
@@ -164,9 +173,10 @@ class Rule:
         """The compiled `serial` or `parallel` of this rule for `dtype` ("float32" or "float64").
 
         which : "step"; "report", which fills the tally as well; for a measuring rule "measure", which only adds up
-            the squares of its results; for a preparing rule "prepare", which only writes the last state slot; for
-            `NO_RULE` "look", which only finds out whether all gradients are finite, or "norm", which only adds up
-            their squares
+            the squares of its results, "large_measure" or "small_measure" where those would overflow or vanish; for a
+            preparing rule "prepare", which only writes the last state slot; for `NO_RULE` "look", which only finds out
+            whether all gradients are finite, "look_at_squares", whether their squares are, or "norm", which only adds
+            these up
         options : the names of the functions of `gradients.OPTIONS` that go before the rule, in that order, and then
             of those of `averages.AVERAGES` that go after it. Their amounts stand behind the scalars: of those before
             the rule the last one's first, of those after it the first one's
@@ -197,6 +207,8 @@ class Rule:
             "WRITTEN": self.columns(with_amounts(options)),
             "SMALL": self.small(options),
             "SCALARS": (0,) * (len(self.scalars) + len(with_amounts(options))),
+            "SCALED": np.float64 if which in FACTORS else getattr(np, dtype),
+            "FACTOR": FACTORS.get(which, getattr(np, dtype)(1)),
         }
         names = {"span": njit(**FLAGS, **INNER)(clone(SPANS[which], f"span_{name}", names))}
         # numba's disk cache takes this name as its key. It knows nothing of callees and globals, hence the digest.
@@ -209,6 +221,15 @@ def no_formula(p, g):  # type: ignore[no-untyped-def]
 
 NO_RULE = Rule(no_formula)
 """For the kernels that only look at gradients, which are the same for all rules."""
+
+
+def gradient_measure(p, g):  # type: ignore[no-untyped-def]
+    """The gradient as a measure."""
+    return g, g
+
+
+GRADIENT_MEASURE = Rule(gradient_measure)
+"""For the norm of gradients whose squares overflow or vanish."""
 
 
 def clone(function: Any, name: str, names: dict[str, Any]) -> types.FunctionType:

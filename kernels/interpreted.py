@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from fastopt.kernels.build import Rule, clone, composed
+from fastopt.kernels.build import FACTORS, Rule, clone, composed
 from fastopt.kernels.elements import KEPT, SIGN_KEPT, smallest_state
 from fastopt.kernels.gradients import with_amounts
-from fastopt.kernels.loops import FIELDS, PIECE, REST, SECOND_REST, SECOND_TOTAL, TOTAL
+from fastopt.kernels.loops import DOWN, FIELDS, PIECE, REST, SECOND_REST, SECOND_TOTAL, TOTAL, UP
 
 
 class InterpretedRule(Rule):
@@ -90,19 +90,18 @@ def interpreted(rule: Rule, dtype: str, which: str, options: tuple[str, ...] = (
             parameter, gradient = (array.astype(np.float64) for array in arrays[:2])
             if which == "norm":
                 cells[TOTAL], cells[REST] = _squares(gradient)
-            elif which == "measure":
+            elif which == "measure" or which in FACTORS:
                 measures = [formula(*(array[index] for array in arrays), *constants) for index in range(size)]
-                one, other = np.array(measures, np.float64).reshape(-1, 2).T
+                one, other = FACTORS.get(which, 1.0) * np.array(measures, np.float64).reshape(-1, 2).T
                 cells[TOTAL], cells[REST] = _squares(one)
                 cells[SECOND_TOTAL], cells[SECOND_REST] = _squares(other)
             else:
-                cells[:] = [
-                    float((gradient**2).sum()),
-                    float((parameter**2).sum()),
-                    float(((parameter - before) ** 2).sum()),
-                    int((gradient == 0).sum()),
-                    int((~np.isfinite(gradient)).sum()),
-                ]
+                seen = arrays[1] * arrays[1] if which == "look_at_squares" else gradient
+                plain, large, small = (
+                    [float(np.square(x * factor).sum()) for x in (gradient, parameter, parameter - before)]
+                    for factor in (1.0, DOWN, UP)
+                )
+                cells[:] = [*plain, int((gradient == 0).sum()), int((~np.isfinite(seen)).sum()), *large, *small]
 
     return kernel
 

@@ -33,11 +33,16 @@ APART = 8
 SUMMED = 1024
 
 # Columns of a tally: sums of squares of gradients, of new parameters and of their changes, then numbers of gradients
-# that are zero and that are not finite.
+# that are zero and that are not finite, then the first three again of float64 numbers times DOWN, and times UP.
 GRADIENTS, PARAMETERS, CHANGES, ZEROS, NONFINITE = range(5)
-FIELDS = 5
+LARGE, SMALL_ONES = 5, 8
+FIELDS = 11
 TOTAL, REST = 0, 1  # those of a norm: a sum of squares, and what rounding took from it
 SECOND_TOTAL, SECOND_REST = 2, 3  # and of another one
+
+# Squares of float64 numbers overflow from 1e154 on and vanish below 1e-162. These factors bring such numbers to where
+# they do neither; powers of two, so that sums of squares in range are the same to the bit.
+DOWN, UP = 2.0**-600, 2.0**600
 
 # Elements whose measures wait in the first cache to be added up.
 BLOCK = 512
@@ -51,6 +56,8 @@ COLUMNS: Any = None  # the columns of the table that the rule takes: parameter, 
 WRITTEN: Any = None  # those whose elements it may write, beside the gradient: all but that of means
 SMALL: Any = None  # what becomes of small values of each of those, but for the first two
 SCALARS: Any = None  # a tuple as long as the scalars and amounts
+SCALED: Any = None  # the dtype of measures times FACTOR
+FACTOR: Any = None
 
 
 def with_option(p, g, *rest):  # type: ignore[no-untyped-def]
@@ -116,6 +123,8 @@ def tallied_span(table, starts, first, last, form):  # type: ignore[no-untyped-d
         where, written = addresses(table, array, COLUMNS), addresses(table, array, WRITTEN)
         constants = numbers(table[array, -1], SCALARS, DTYPE)
         gradients = parameters = changes = 0.0
+        large_gradients = large_parameters = large_changes = 0.0
+        small_gradients = small_parameters = small_changes = 0.0
         zeros, strange = zero, 0
         index, stop = first - begin, end - begin
         while index < stop:
@@ -124,6 +133,8 @@ def tallied_span(table, starts, first, last, form):  # type: ignore[no-untyped-d
             if peek(form) != PLAIN:
                 home = (invoke(peek(form + 8 * OPEN), peek(form), stack, where[0], SIZE, block),)
             gradients_here = parameters_here = changes_here = 0.0
+            large_gradients_here = large_parameters_here = large_changes_here = 0.0
+            small_gradients_here = small_parameters_here = small_changes_here = 0.0
             for element in range(index, until):
                 before = load(home + where[1:], element, DTYPE)
                 after = rule(*(before + constants))
@@ -133,12 +144,25 @@ def tallied_span(table, starts, first, last, form):  # type: ignore[no-untyped-d
                 gradients_here = plus_square(gradients_here, gradient)
                 parameters_here = plus_square(parameters_here, parameter)
                 changes_here = plus_square(changes_here, change)
+                if SIZE == 8:  # decided when it is compiled
+                    large_gradients_here = plus_square(large_gradients_here, gradient * DOWN)
+                    large_parameters_here = plus_square(large_parameters_here, parameter * DOWN)
+                    large_changes_here = plus_square(large_changes_here, change * DOWN)
+                    small_gradients_here = plus_square(small_gradients_here, gradient * UP)
+                    small_parameters_here = plus_square(small_parameters_here, parameter * UP)
+                    small_changes_here = plus_square(small_changes_here, change * UP)
                 zeros = plus(zeros, one if before[1] == zero else zero)
             if peek(form) != PLAIN:
                 invoke(peek(form + 8 * CLOSE), peek(form), stack, where[0], SIZE, block)
             gradients += gradients_here
             parameters += parameters_here
             changes += changes_here
+            large_gradients += large_gradients_here
+            large_parameters += large_parameters_here
+            large_changes += large_changes_here
+            small_gradients += small_gradients_here
+            small_parameters += small_parameters_here
+            small_changes += small_changes_here
             index = until
         if not gradients < np.inf:
             for index in range(first - begin, end - begin):
@@ -149,6 +173,12 @@ def tallied_span(table, starts, first, last, form):  # type: ignore[no-untyped-d
         put(tally, row + CHANGES, changes)
         put(tally, row + ZEROS, np.float64(zeros))
         put(tally, row + NONFINITE, np.float64(strange))
+        put(tally, row + LARGE + GRADIENTS, large_gradients)
+        put(tally, row + LARGE + PARAMETERS, large_parameters)
+        put(tally, row + LARGE + CHANGES, large_changes)
+        put(tally, row + SMALL_ONES + GRADIENTS, small_gradients)
+        put(tally, row + SMALL_ONES + PARAMETERS, small_parameters)
+        put(tally, row + SMALL_ONES + CHANGES, small_changes)
         first = end
         if end == starts[array + 1]:
             array += 1
@@ -174,6 +204,25 @@ def gradient_span(table, starts, first, last, form):  # type: ignore[no-untyped-
             array += 1
 
 
+def square_span(table, starts, first, last, form):  # type: ignore[no-untyped-def]
+    """Writes to the tally whether there is a gradient whose square is not finite in DTYPE, and nothing else."""
+    zero = DTYPE(0)
+    array = np.searchsorted(starts, first, side="right") - 1
+    tally = table[len(starts) - 1, 0]
+    while first < last:
+        begin, piece = starts[array], first // PIECE
+        end = min(last, starts[array + 1], (piece + 1) * PIECE)
+        gradient = (table[array, 1],)
+        total = zero
+        for index in range(first - begin, end - begin):
+            g = load(gradient, index, DTYPE)[0]
+            total = plus(total, g * g * zero)
+        put(tally, FIELDS * (piece + array) + NONFINITE, np.float64(total != zero))
+        first = end
+        if end == starts[array + 1]:
+            array += 1
+
+
 def norm_span(table, starts, first, last, form):  # type: ignore[no-untyped-def]
     """Writes to the tally the sum of squares of the gradients and what rounding took from it, and nothing else."""
     array = np.searchsorted(starts, first, side="right") - 1
@@ -190,8 +239,11 @@ def norm_span(table, starts, first, last, form):  # type: ignore[no-untyped-def]
 
 
 def measured_span(table, starts, first, last, form):  # type: ignore[no-untyped-def]
-    """Writes to the tally the sums of squares of the two results of the formula, as `norm_span`, and nothing else."""
-    one, other = np.empty(BLOCK, DTYPE), np.empty(BLOCK, DTYPE)
+    """Writes to the tally the sums of squares of the two results of the formula, as `norm_span`, and nothing else.
+
+    Of these results times FACTOR, as SCALED.
+    """
+    one, other = np.empty(BLOCK, SCALED), np.empty(BLOCK, SCALED)
     array = np.searchsorted(starts, first, side="right") - 1
     tally = table[len(starts) - 1, 0]
     while first < last:
@@ -203,10 +255,11 @@ def measured_span(table, starts, first, last, form):  # type: ignore[no-untyped-
         for block in range(first - begin, end - begin, BLOCK):
             size = min(BLOCK, end - begin - block)
             for place in range(size):
-                one[place], other[place] = rule(*(load(where, block + place, DTYPE) + constants))
-            total, rest = add_squares(total, rest, np.int64(one.ctypes.data), 0, size, DTYPE)
+                first_measure, second_measure = rule(*(load(where, block + place, DTYPE) + constants))
+                one[place], other[place] = first_measure * FACTOR, second_measure * FACTOR
+            total, rest = add_squares(total, rest, np.int64(one.ctypes.data), 0, size, SCALED)
             second_total, second_rest = add_squares(
-                second_total, second_rest, np.int64(other.ctypes.data), 0, size, DTYPE
+                second_total, second_rest, np.int64(other.ctypes.data), 0, size, SCALED
             )
         row = FIELDS * (piece + array)
         put(tally, row + TOTAL, total)

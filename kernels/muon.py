@@ -19,6 +19,7 @@ import numpy as np
 A, B, C = 3.4445, -4.775, 2.0315
 STEPS = 5
 SMALLEST_NORM = 1e-7
+DOWN = 2.0**-600  # of numbers whose squares overflow
 
 
 def muon_direction(p, g, m, o, momentum, step_size):  # type: ignore[no-untyped-def]
@@ -40,7 +41,11 @@ def orthogonalise(u: Any) -> None:
     x = np.ascontiguousarray(u).reshape(rows, columns)
     x = x.T if rows > columns else x
     with np.errstate(all="ignore"):  # NaN and infinity go through
-        x = x / max(math.sqrt(np.square(x, dtype=np.float64).sum()), SMALLEST_NORM)
+        squares = np.square(x, dtype=np.float64).sum()
+        if squares == np.inf and np.isfinite(x).all():
+            x = x * DOWN
+            squares = np.square(x).sum()
+        x = x / max(math.sqrt(squares), SMALLEST_NORM)
         for _ in range(STEPS):
             square = x @ x.T
             x = A * x + (B * square + C * (square @ square)) @ x

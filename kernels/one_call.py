@@ -17,6 +17,7 @@ from numba.np.arrayobj import make_array, populate_array
 
 from fastopt.kernels.elements import call, peek
 from fastopt.kernels.memory import (
+    ARRAY_FLAGS,
     DATA,
     ENTRY_FIELDS,
     KEY,
@@ -26,6 +27,7 @@ from fastopt.kernels.memory import (
     TUPLE_ITEMS,
     TYPE,
     VALUE,
+    WRITEABLE,
     scan_items,
 )
 
@@ -42,8 +44,9 @@ MISFIT, DONE = 0, 1
     DICT, FLAT_DICT, NDARRAY, NONE, FLOAT, FLOAT64, STRING, TUPLE,  # addresses of objects
     PARAMETERS, GRADIENTS,  # room for the addresses of parameters and gradients
     POSITION, FOUND_KEY, FOUND,  # where `PyDict_Next` writes
-) = range(29)  # fmt: skip
-WORDS = 29
+    VIEWS, VIEW_COUNT,  # the addresses of arrays that must be writeable, the views of a FlatDict
+) = range(31)  # fmt: skip
+WORDS = 31
 
 
 def one_call(self, arguments, count):  # type: ignore[no-untyped-def]
@@ -67,6 +70,9 @@ def one_call(self, arguments, count):  # type: ignore[no-untyped-def]
 
     if not _collect(plan, params, entries, items[0]) or not _collect(plan, grads, entries, items[1]):
         return integer(MISFIT)
+    for number in range(word(plan, VIEW_COUNT)):
+        if peek(peek(word(plan, VIEWS) + 8 * number) + ARRAY_FLAGS) & WRITEABLE == 0:
+            return integer(MISFIT)
     if not only_looks and not _take_scalars(plan, peek(arguments + 16)):
         return integer(MISFIT)
     first = 0

@@ -103,7 +103,7 @@ BAD_STEPS = {
     ),
     "broadcastable shape": (lambda: (good(), replaced(gradients(), W1=np.ones(3))), ValueError, r"has shape \(3,\)"),
     "number for an array": (lambda: (good(), replaced(gradients(), W1=1.0)), ValueError, r"has shape \(\)"),
-    "array for a number": (lambda: (good(), replaced(gradients(), x=np.ones(1))), ValueError, r"grads\['x'\] has shape \(1,\)"),
+    "array for a number": (lambda: (good(), replaced(gradients(), x=np.ones(2))), ValueError, r"grads\['x'\] has shape \(2,\)"),
     "complex gradient": (
         lambda: (good(), replaced(gradients(), W1=np.ones((2, 3), complex))),
         TypeError,

@@ -289,3 +289,33 @@ def test_stable_adamw_takes_the_papers_path(rng):
     for g in gradients:
         optimizer.update(params, {"W": g})
     np.testing.assert_allclose(params["W"], p, rtol=1e-10)
+
+
+@pytest.mark.parametrize("rule", ["sgd", "adam", "lamb"])
+def test_a_group_of_known_arrays_may_rest(rule):
+    """A step of other arrays alone is none of the group's; a name that never matched is a mistake all the same."""
+    pair = Pair(rule, groups={"b*": {"lr": 0.5}})
+    fast, plain = ({"W": np.ones(3), "b1": np.ones(2)} for _ in range(2))
+    for keys in (["W", "b1"], ["W"], ["b1"], ["W"]):
+        for params, optimizer in ((fast, pair.fast), (plain, pair.plain)):
+            some = {key: params[key] for key in keys}
+            optimizer.update(some, {key: np.ones(params[key].shape) for key in keys})
+    for key in fast:
+        assert_same_bits(fast[key], plain[key])
+    pair.fast.groups["c*"] = {"lr": 0.1}
+    with pytest.raises(ValueError, match=r"groups\['c\*'\] selects none of the parameters"):
+        pair.fast.update({"W": fast["W"]}, {"W": np.ones(3)})
+    for key in fast:
+        assert_same_bits(fast[key], plain[key])
+
+
+def test_a_group_matches_what_has_state():
+    """Of a copy, or one that was loaded: the state knows the arrays, whatever this step has."""
+    params, optimizer = {"W": np.ones(3), "b": np.ones(2)}, fastopt.Adam()
+    optimizer.update(params, {"W": np.ones(3), "b": np.ones(2)})
+    other = fastopt.Adam(groups={"b": {"lr": 0.1}})
+    other.m, state = None, optimizer.state_dict()
+    other.load_state_dict({**state, "groups": other.state_dict()["groups"]} if "groups" in state else state)
+    other.groups = {"b": {"lr": 0.1}}
+    other.update({"W": params["W"]}, {"W": np.ones(3)})
+    assert other.iter == 2

@@ -77,7 +77,7 @@ class Reference:
         seen = {
             key: _summed(g, touched.get(key, np.arange(len(params[key]))), params[key].dtype)
             if isinstance(g, Rows)
-            else np.asarray(g).astype(_array(params[key]).dtype, copy=False)
+            else _as_shaped(np.asarray(g).astype(_array(params[key]).dtype, copy=False), _array(params[key]))
             for key, g in given.items()
         }
         scale = self._scale(seen)
@@ -154,17 +154,13 @@ class Reference:
     def _scale(self, grads: dict[Any, Array]) -> float:
         scale = -self.gradient_scale if self.maximize else self.gradient_scale
         if self.clip_norm < math.inf:
-            norm = global_norm(grads) * self.gradient_scale
-            if not norm <= self.clip_norm:
-                scale = scale * (self.clip_norm / norm)
+            scale = clipped(scale, grads, self.clip_norm)
         return scale
 
     def _processed(self, p: Array, g: Array, scale: float) -> Array:
         """The gradient that the rule sees; writes p where weight decay is decoupled."""
         if self.clip_array_norm < math.inf:
-            norm = global_norm({None: g}) * abs(scale)
-            if not norm <= self.clip_array_norm:
-                scale = scale * (self.clip_array_norm / norm)
+            scale = clipped(scale, {None: g}, self.clip_array_norm)
         if scale != 1:
             g = g * scale
         if self.clip_value < math.inf:
@@ -206,11 +202,35 @@ def global_norm(grads: dict[Any, Array]) -> float:
 
     `math.fsum` rounds once, so the order of the arrays and of their elements does not matter.
     """
-    squares = [np.square(g, dtype=np.float64).ravel() for g in grads.values()]
-    total = sum(float(square.sum()) for square in squares)
-    if not math.isfinite(total):
-        return total
-    return math.sqrt(math.fsum(x for square in squares for x in square.tolist()))
+    root, exponent = _norm(grads)
+    return float(np.ldexp(root, exponent))
+
+
+def _norm(grads: dict[Any, Array]) -> tuple[float, int]:
+    """The norm as a number times two to the exponent, which is 0 unless squares overflow or vanish."""
+
+    def squares(exponent: int) -> list[Array]:
+        return [np.square(np.ldexp(g.astype(np.float64), -exponent)).ravel() for g in grads.values()]
+
+    plain = sum(float(square.sum()) for square in squares(0))
+    exponent = 0 if 2.0**-960 <= plain < math.inf else -600 if plain < 2.0**-960 else 600
+    numbers = squares(exponent)
+    total = sum(float(square.sum()) for square in numbers)
+    if not math.isfinite(total):  # NaN or infinity
+        return total, 0
+    return math.sqrt(math.fsum(x for square in numbers for x in square.tolist())), exponent
+
+
+def clipped(scale: float, grads: dict[Any, Array], most: float) -> float:
+    """A factor of gradients, made smaller where their norm would be more than `most`."""
+    root, exponent = _norm(grads)
+    norm = float(np.ldexp(root, exponent)) * abs(scale)
+    if norm <= most:
+        return scale
+    if math.isinf(norm) and math.isfinite(root):  # beyond float64
+        root, more = math.frexp(root)
+        return float(np.ldexp(scale * (most / (root * abs(scale))), -exponent - more))
+    return scale * (most / norm)
 
 
 def _summed(gradient: Rows, touched: Array, dtype: Any) -> Array:
@@ -219,6 +239,11 @@ def _summed(gradient: Rows, touched: Array, dtype: Any) -> Array:
     sums = np.zeros((len(touched), *values.shape[1:]), dtype)
     np.add.at(sums, np.searchsorted(touched, gradient.indices), values)
     return sums
+
+
+def _as_shaped(g: Array, p: Array) -> Array:
+    """A gradient whose shape differs only by axes of length one, in the parameter's shape."""
+    return g.reshape(p.shape) if np.squeeze(g).shape == np.squeeze(p).shape else g
 
 
 def _array(value: Any) -> Array:

@@ -106,6 +106,8 @@ class Muon(Reference):
         rows, columns = (len(p), math.prod(p.shape[1:])) if p.ndim > 1 else (1, p.size)
         x = np.ascontiguousarray(g + self.momentum * m).reshape(rows, columns)
         x = x.T if rows > columns else x
+        if np.isinf(np.square(x, dtype=np.float64).sum()) and np.isfinite(x).all():
+            x = x * 2.0**-600
         x = x / max(math.sqrt(np.square(x, dtype=np.float64).sum()), 1e-7)
         for _ in range(5):
             square = x @ x.T

@@ -31,8 +31,9 @@ class Sophia(Reference):
             params, estimates = {None: params}, {None: estimates}
         self._begin(params)
         h: dict[Any, Array] = vars(self)["h"]
-        for key in params:
-            if estimates[key] is not None:
-                estimate = np.asarray(estimates[key]).astype(h[key].dtype, copy=False)
-                h[key] += (1 - self.beta2) * (estimate - h[key])
+        for key, p in params.items():
+            part: Any = self._part(key, np.asarray(p))
+            if not getattr(part, "frozen", False) and estimates[key] is not None:
+                estimate = np.asarray(estimates[key]).astype(h[key].dtype, copy=False).reshape(h[key].shape)
+                h[key] += (1 - part.beta2) * (estimate - h[key])
                 self._flush(h[key])

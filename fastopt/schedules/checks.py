@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from fastopt.ranges import rounded
+
 # (lowest, whether it is allowed, highest, which never is) by the name of the setting
 NUMBERS: dict[str, tuple[float, bool, float]] = {
     **dict.fromkeys(("value", "start", "peak", "end", "lowest", "current"), (0.0, True, math.inf)),
@@ -73,6 +75,7 @@ def _number(owner: str, name: str, value: Any) -> float:
         number = float(value)
     except OverflowError:
         number = math.inf
+    number = rounded(number, lowest, highest)
     if not (lowest < number < highest or (closed and number == lowest)):
         raise ValueError(f"{owner}: {name} must be in {interval}, got {number!r}")
     return number

@@ -1,0 +1,103 @@
+"""Checks of gradients, with their error texts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastopt.checks import is_number, masked
+from fastopt.flat import Array
+
+
+def gradient(owner: str, name: str, value: Any, parameter_name: str, target: Array) -> Array:
+    """A gradient as a base-class array of the parameter's shape, in whatever dtype and layout it has."""
+    if isinstance(value, np.ndarray):
+        if masked(value):
+            raise TypeError(
+                f"{owner}: {name} is a masked array, expected a plain one, as a step would ignore the mask; hand in "
+                f"{name}.filled(0) for a gradient of zero where it is masked, or {name}.data for what lies beneath"
+            )
+        found = np.asarray(value)
+    elif is_number(value) or isinstance(value, np.number | np.bool_):
+        found = np.array(value)
+    else:
+        raise TypeError(
+            f"{owner}: {name} is of type {type(value).__name__}, expected an array of dtype {target.dtype}, or None "
+            f"in a dict for no update; convert it: np.asarray({name})"
+        )
+    if not np.can_cast(found.dtype, target.dtype, casting="same_kind"):
+        raise TypeError(
+            f"{owner}: {name} has dtype {found.dtype}, which does not convert to {target.dtype}, the dtype of "
+            f"{parameter_name}; hand in real numbers"
+        )
+    if found.shape == target.shape:
+        return found
+    if not same_but_for_ones(found.shape, target.shape):
+        raise ValueError(
+            f"{owner}: {name} has shape {found.shape}, {parameter_name} has {target.shape}; "
+            f"{_advice(name, found.shape, parameter_name, target.shape)}"
+        )
+    return found.reshape(target.shape)
+
+
+def same_but_for_ones(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    """Whether two shapes are the same without axes of length one, so that elements correspond."""
+    return [length for length in one if length != 1] == [length for length in other if length != 1]
+
+
+def _advice(name: str, found: tuple[int, ...], parameter_name: str, expected: tuple[int, ...]) -> str:
+    """What to do about a gradient of another shape; names the sum that is missing where there is one."""
+    try:
+        together = np.broadcast_shapes(found, expected)
+    except ValueError:
+        together = None
+    aligned = (*[1] * (len(found) - len(expected)), *expected)
+    if together == found:
+        axes = [axis for axis, length in enumerate(aligned) if length == 1 and found[axis] != 1]
+        where = axes[0] if len(axes) == 1 else tuple(axes)
+        plural = "axis" if len(axes) == 1 else "axes"
+        return (
+            f"{parameter_name} is broadcast along {plural} {where}, over which its gradient must be summed: "
+            f"{name}.sum(axis={where})"
+        )
+    if together == expected:
+        return (
+            f"it has been summed (or averaged) over axes that {parameter_name} has: leave that out, or repeat it where "
+            f"all these elements have one gradient: np.broadcast_to({name}, {expected})"
+        )
+    return "compute the gradient of the parameter as it is, without broadcasting"
+
+
+def nonfinite(owner: str, name: str, found: Array, bad: Array) -> str:
+    return (
+        f"{owner}: {name} has {np.count_nonzero(bad)} of {found.size} values that are not finite, the first, "
+        f"{_first(found, bad)}; nothing was written. Lower lr or clip the gradient, or choose on_nonfinite='skip'"
+    )
+
+
+def nonfinite_squares(owner: str, name: str, found: Array, bad: Array, bound: float) -> str:
+    return (
+        f"{owner}: {name} has {np.count_nonzero(bad)} of {found.size} values whose squares, which the rule needs, are "
+        f"not finite, the first, {_first(found, bad)}; in {found.dtype} they must not be beyond {bound:.3g}; nothing "
+        "was written. Clip the gradient (clip_norm, clip_value), use float64, or choose on_nonfinite='skip'"
+    )
+
+
+def nonfinite_squared_norm(owner: str, name: str, norm: float, dtype: Any, bound: float) -> str:
+    return (
+        f"{owner}: {name} has the norm {norm:.3g}, whose square, which the rule needs, is not finite; in {dtype} it "
+        f"must not be beyond {bound:.3g}; nothing was written. Clip the gradient (clip_array_norm), use float64, or "
+        "choose on_nonfinite='skip'"
+    )
+
+
+def _first(found: Array, bad: Array) -> str:
+    """The first of the elements that are bad, and where it is."""
+    first = tuple(int(index) for index in np.unravel_index(int(np.argmax(bad)), found.shape))
+    where = f", at {first if len(first) > 1 else first[0]}" if first else ""
+    return f"{found[first]}{where}"
+
+
+def gradient_in_written_memory(owner: str, name: str, other: str) -> str:
+    return f"{owner}: {name} shares memory with {other}, which this step writes; hand in a copy: {name}.copy()"
