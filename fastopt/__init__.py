@@ -14,6 +14,8 @@ from pathlib import Path as _Path
 if not _Path(__file__).with_name("kernels").is_dir():
     __path__.append(str(_Path(__file__).parent.parent))
 
+import numpy as np  # the book's scripts have no import of NumPy but `from common.optimizer import *`
+
 from fastopt import optimizers, schedules
 from fastopt.averages import EMA, SWA, Lookahead
 from fastopt.checkpoint import CheckpointError
@@ -40,6 +42,7 @@ __all__ = [
     "check",
     "flatten",
     "is_vector",
+    "np",
     "num_threads",
     "rule",
     "schedules",
