@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any, ClassVar, cast
 
-from fastopt import averages, checks, lag, ranges, step, tuning
+from fastopt import averages, checks, lag, ranges, representation, step, tuning
 from fastopt.averages import AveragedWeights
 from fastopt.flat import Array
 from fastopt.groups import NO_GROUPS, Groups, Part
@@ -46,6 +46,8 @@ class Optimizer(Saving, AveragedWeights):
     def __init_subclass__(cls) -> None:
         """Finds the rule by its name where the class does not bring its own."""
         super().__init_subclass__()
+        if "__repr__" not in vars(cls):
+            cls.__repr__ = cls.__repr__  # type: ignore[method-assign]  # where it is, `dataclass` writes none
         if "rule" in vars(cls) and "_rule" not in vars(cls):
             if cls.rule not in RULES:
                 raise KeyError(checks.unknown_rule(cls.__name__, cls.rule))
@@ -330,6 +332,10 @@ class Optimizer(Saving, AveragedWeights):
 
     def _public_names(self) -> list[str]:
         return [*self._hyperparameters(), *self._rule.state, *SLOTS.values(), "iter"]
+
+    def __repr__(self) -> str:
+        """The settings of the rule, and all others that are not the default."""
+        return representation.of(self)
 
     def __copy__(self) -> Optimizer:
         """Like `copy.deepcopy`: two optimizers never share state."""

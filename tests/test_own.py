@@ -77,7 +77,7 @@ def test_the_same_formula_gives_the_same_bits(own, dtype, rng):
 def test_it_is_an_optimizer_as_any_other(tmp_path):
     assert issubclass(my_momentum, fastopt.Optimizer) and my_momentum.__doc__ == "The heavy ball."
     assert my_momentum.__module__ == __name__ and "my_adam" in my_adam.__doc__
-    assert repr(my_momentum(0.5, gradient_scale=2.0)) == "my_momentum(lr=0.5, momentum=0.9)"
+    assert repr(my_momentum(0.5, gradient_scale=2.0)) == "my_momentum(lr=0.5, momentum=0.9, gradient_scale=2.0)"
     optimizer, params = my_momentum(lr=schedules.Cosine(0.1, steps=10), on_nonfinite="skip"), {"W": np.ones(4)}
     report = optimizer.update(params, {"W": np.ones(4)}, report=True)
     optimizer.update(params, {"W": np.full(4, np.nan)})
@@ -252,7 +252,7 @@ def test_check_finds_equal_bits():
     assert found.identical and found.numpy_nanoseconds is None and found.nanoseconds > 0
     assert {row.dtype for row in found.rows} == {"float32", "float64"}
     text = str(found)
-    assert text.startswith("my_clipped(lr=0.01, most=1.0, gain=-0.5)\n") and text.count("identical bits") == len(
+    assert text.startswith("my_clipped(lr=0.01, most=1.0, gain=-0.5, maximize=True)\n") and text.count("identical bits") == len(
         found.rows
     )
     assert "plain NumPy                    has no form of branches" in text
