@@ -8,6 +8,7 @@
 
 from importlib.metadata import version as _version
 from pathlib import Path as _Path
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 # Installed, the kernels lie inside the package; in a checkout they lie beside it, and Python that is started there
 # finds the checkout first.
@@ -16,6 +17,7 @@ if not _Path(__file__).with_name("kernels").is_dir():
 
 import numpy as np  # the book's scripts have no import of NumPy but `from common.optimizer import *`
 
+from fastopt import names as _names
 from fastopt import optimizers, schedules
 from fastopt.averages import EMA, SWA, Lookahead
 from fastopt.checkpoint import CheckpointError
@@ -52,3 +54,8 @@ __all__ = [
 __all__ += optimizers.__all__
 
 __version__ = _version("fastopt")
+
+if not _TYPE_CHECKING:  # to which it would make every name known
+
+    def __getattr__(name: str) -> object:
+        raise AttributeError(_names.unknown_class(__name__, name, __all__))

@@ -7,13 +7,14 @@ value, a shape or a layout, KeyError for names.
 from __future__ import annotations
 
 import numbers
-from collections.abc import Hashable, Iterable, Mapping, MutableMapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping, MutableMapping
 from enum import Enum
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from fastopt import names
 from fastopt.rows import Rows
 
 Array = npt.NDArray[Any]
@@ -26,11 +27,8 @@ SWAPPED = "averaged weights"
 
 
 def unknown_tuning(what: str, value: Any, known: Iterable[str]) -> str:
-    return f"{what}: there is no {value!r:.200}; it is one of {', '.join(known)}"
-
-
-def unknown_setting(owner: str, name: str, known: Iterable[str]) -> str:
-    return f"{owner} has no setting {name!r}; it has {', '.join(known)}"
+    known = list(known)
+    return f"{what}: there is no {value!r:.200}; it is one of {', '.join(known)}{names.did_you_mean(value, known)}"
 
 
 def groups(owner: str, value: Any) -> str:
@@ -47,8 +45,13 @@ def group_settings(owner: str, selector: Any, value: Any) -> str:
     )
 
 
-def no_group_setting(owner: str, selector: Any, name: Any, known: Iterable[str]) -> str:
-    return f"{owner}: groups[{selector!r}] cannot have {name!r}; a group can have {', '.join(known)}"
+def no_group_setting(owner: str, selector: Any, name: Any, known: Iterable[str], for_all: bool) -> str:
+    known = list(known)
+    there = names.setting_elsewhere(owner, name, known)
+    suggestion = names.did_you_mean(name, known) if there is None else f"; {there}"
+    if for_all:
+        suggestion = ", which is a setting of all parameters together"
+    return f"{owner}: groups[{selector!r}] cannot have {name!r}{suggestion}; a group can have {', '.join(known)}"
 
 
 def read_at_the_start(owner: str, names: Iterable[str]) -> str:
@@ -71,7 +74,20 @@ def no_optimizer(owner: str, value: Any) -> str:
 
 
 def unknown_optimizer(name: str, known: Iterable[str]) -> str:
-    return f"unknown optimizer {name!r}; known are {', '.join(known)}, and module:Name for one of your own"
+    return f"unknown optimizer {name!r}{names.one_of(name, known)}, and module:Name for one of your own"
+
+
+def arguments(owner: str, values: tuple[Any, ...], settings: Mapping[str, Any], known: Iterable[str]) -> None:
+    """What an optimizer is made with are its settings, not parameters."""
+    known = list(known)
+    if values and (isinstance(values[0], Mapping | list | tuple | Iterator) or np.ndim(values[0])):
+        raise TypeError(
+            f"{owner}: the first setting is {known[0] if known else 'none'}, got {type(values[0]).__name__}; "
+            f"parameters are not given here: make {owner}() and call update(params, grads)"
+        )
+    for name in settings:
+        if name not in known:
+            raise TypeError(names.unknown_setting(owner, name, known))
 
 
 def unknown_rule(owner: str, rule: str) -> str:

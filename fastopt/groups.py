@@ -44,7 +44,7 @@ class Group(UserDict[str, Any]):
         owner: Any = self.owner
         known = [*(name for name in owner._hyperparameters() if name not in FOR_ALL), "frozen"]
         if name not in known:
-            raise ValueError(checks.no_group_setting(owner.__name__, self.selector, name, known))
+            raise ValueError(checks.no_group_setting(owner.__name__, self.selector, name, known, name in FOR_ALL))
         super().__setitem__(name, ranges.hyperparameter(owner.__name__, name, value))
         self.whole.changes += 1
 

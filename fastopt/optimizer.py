@@ -7,10 +7,11 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
+from inspect import signature
 from types import MappingProxyType
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Self, cast
 
-from fastopt import averages, checks, lag, ranges, representation, step, tuning
+from fastopt import averages, checks, lag, names, ranges, representation, step, tuning
 from fastopt.averages import AveragedWeights
 from fastopt.flat import Array
 from fastopt.groups import NO_GROUPS, Groups, Part
@@ -55,6 +56,16 @@ class Optimizer(Saving, AveragedWeights):
 
     def __init__(self) -> None:
         raise TypeError("Optimizer is what all optimizers share; make one of its subclasses, such as fastopt.Adam()")
+
+    def __new__(cls, *values: Any, **settings: Any) -> Self:
+        """Refuses parameters and unknown settings, with the name that they have here."""
+        known = cls._hyperparameters()
+        if values or not settings.keys() <= {*known}:
+            expected = signature(cls.__init__).parameters.values()  # which a subclass may have of its own
+            if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in expected) and cls is not Optimizer:
+                own = [parameter.name for parameter in expected][1:]
+                checks.arguments(cls.__name__, values if own[:1] == known[:1] else (), settings, own)
+        return super().__new__(cls)
 
     on_nonfinite: str = field(default="propagate", kw_only=True, repr=False)
     """What to do about gradients that are NaN or infinite: "propagate" them into the parameters, as the textbook;
@@ -254,7 +265,9 @@ class Optimizer(Saving, AveragedWeights):
                 return None
             views = self._state.views[name]
             return views[BARE] if list(views) == [BARE] else views
-        raise AttributeError(checks.unknown_setting(type(self).__name__, name, self._public_names()))
+        if name.startswith("_"):
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        raise AttributeError(names.unknown_attribute(type(self).__name__, name, *self._public_names()))
 
     def __setattr__(self, name: str, value: Any) -> None:
         owner = type(self)
@@ -282,7 +295,7 @@ class Optimizer(Saving, AveragedWeights):
             self.__dict__.update(_state=None, _averaged=0, _lags={})
             return
         elif name != "iter":
-            raise AttributeError(checks.unknown_setting(owner.__name__, name, self._public_names()))
+            raise AttributeError(names.unknown_attribute(owner.__name__, name, *self._public_names()))
         if not name.startswith("_"):
             self.__dict__.update(_copies=None, _calls=())
         object.__setattr__(self, name, value)
@@ -330,8 +343,10 @@ class Optimizer(Saving, AveragedWeights):
     def _hyperparameters(cls) -> list[str]:
         return [field.name for field in sorted(fields(cls), key=lambda field: bool(field.kw_only))]  # shared ones last
 
-    def _public_names(self) -> list[str]:
-        return [*self._hyperparameters(), *self._rule.state, *SLOTS.values(), "iter"]
+    def _public_names(self) -> tuple[list[str], list[str]]:
+        """What can be set, and what can be called."""
+        settings = [*self._hyperparameters(), *self._rule.state, *SLOTS.values(), "iter"]
+        return settings, [name for name in dir(type(self)) if not name.startswith("_") and name not in settings]
 
     def __repr__(self) -> str:
         """The settings of the rule, and all others that are not the default."""

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from fastopt import names
+
 Range = tuple[float, float, bool]
 """Lowest, highest, whether the highest itself is allowed."""
 
@@ -57,15 +59,16 @@ CHOICES: dict[str, tuple[str, ...]] = {
 def hyperparameter(owner: str, name: str, value: Any) -> Any:
     """The value as a Python float (or as one of the known words), or an error."""
     if name in CHOICES:
-        words = f"{owner}: {name} must be {' or '.join(repr(word) for word in CHOICES[name])}, got {value!r}"
+        known = CHOICES[name]
+        words = f"{owner}: {name} must be {' or '.join(map(repr, known))}, got {value!r:.100}"
         if not isinstance(value, str):
             raise TypeError(words)
         if value not in CHOICES[name]:
-            raise ValueError(words)
+            raise ValueError(words + names.did_you_mean(value, known))
         return value
     if name in SWITCHES:
         if not isinstance(value, bool | np.bool_):
-            raise TypeError(f"{owner}: {name} must be True or False, got {value!r} of type {type(value).__name__}")
+            raise TypeError(f"{owner}: {name} must be True or False, got {value!r:.100} of type {type(value).__name__}")
         return bool(value)
     return number_or_schedule(owner, name, value, RANGES.get(name, ANY_NUMBER))
 
@@ -95,7 +98,8 @@ def _in_range(owner: str, called: str, value: Any, allowed: Range, otherwise: st
     interval = f"{'(' if lowest == -math.inf else '['}{lowest:g}, {highest:g}{']' if closed else ')'}"
     if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
         raise TypeError(
-            f"{owner}: {called} must be a number in {interval}{otherwise}, got {value!r} of type {type(value).__name__}"
+            f"{owner}: {called} must be a number in {interval}{otherwise}, got {value!r:.100} of type "
+            f"{type(value).__name__}"
         )
     try:
         number = float(value)

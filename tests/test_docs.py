@@ -127,7 +127,10 @@ def test_the_command_knows_rules_of_ones_own(capsys, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("Adamm",), "unknown optimizer 'Adamm'; known are sgd, momentum, .* and module:Name for one of your own"),
+        (
+            ("Adamm",),
+            "unknown optimizer 'Adamm'; did you mean 'adam'\\? Known are sgd, momentum, .* and module:Name for one of your own",
+        ),
         (("nowhere:Adam",), "No module named 'nowhere'"),
         (("Adam", "--step", "0"), "--step: expected a whole number of at least 1, got '0'"),
         (("Adam", "--set", "lr"), "--set: expected NAME=VALUE, such as lr=0.1, got 'lr'"),

@@ -156,7 +156,11 @@ def test_saved_copied_and_pickled(rule, tmp_path):
     [
         ([("b*", {})], TypeError, "Adam: groups must be a dict such as"),
         ({"b*": 0.1}, TypeError, r"Adam: the settings of groups\['b\*'\] must be a dict such as"),
-        ({"b*": {"clip_norm": 1.0}}, ValueError, r"Adam: groups\['b\*'\] cannot have 'clip_norm'; a group can have lr"),
+        (
+            {"b*": {"clip_norm": 1.0}},
+            ValueError,
+            r"Adam: groups\['b\*'\] cannot have 'clip_norm', which is a setting of all parameters together; a group can have lr",
+        ),
         ({"b*": {"lr": -1.0}}, ValueError, r"Adam: lr must be in \[0, inf\), got -1.0"),
         ({"b*": {"frozen": 1}}, TypeError, "Adam: frozen must be True or False, got 1 of type int"),
     ],

@@ -252,9 +252,9 @@ def test_check_finds_equal_bits():
     assert found.identical and found.numpy_nanoseconds is None and found.nanoseconds > 0
     assert {row.dtype for row in found.rows} == {"float32", "float64"}
     text = str(found)
-    assert text.startswith("my_clipped(lr=0.01, most=1.0, gain=-0.5, maximize=True)\n") and text.count("identical bits") == len(
-        found.rows
-    )
+    assert text.startswith("my_clipped(lr=0.01, most=1.0, gain=-0.5, maximize=True)\n") and text.count(
+        "identical bits"
+    ) == len(found.rows)
     assert "plain NumPy                    has no form of branches" in text
     assert re.search(r"[\d.]+ ns per element\n    its reads and writes alone     [\d.]+ ns\n", text)
 
