@@ -6,9 +6,9 @@
 >>> optimizer.update(params, {"W": np.ones(3)})  # in place, one fused pass over memory
 """
 
+import typing as _typing
 from importlib.metadata import version as _version
 from pathlib import Path as _Path
-from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 # Installed, the kernels lie inside the package; in a checkout they lie beside it, and Python that is started there
 # finds the checkout first.
@@ -55,7 +55,7 @@ __all__ += optimizers.__all__
 
 __version__ = _version("fastopt")
 
-if not _TYPE_CHECKING:  # to which it would make every name known
+if not _typing.TYPE_CHECKING:  # to which it would make every name known
 
     def __getattr__(name: str) -> object:
         raise AttributeError(_names.unknown_class(__name__, name, __all__))

@@ -135,7 +135,8 @@ def nearest(name: Any, known: Iterable[str]) -> str | None:
     same = find(name, by_plain.values())
     if same is not None:
         return same
-    close = difflib.get_close_matches(plain(name), by_plain, n=1, cutoff=0.65)
+    turned = [one for one in by_plain if sorted(one) == sorted(plain(name))]  # two letters of a short name
+    close = turned or difflib.get_close_matches(plain(name), by_plain, n=1, cutoff=0.7)
     return by_plain[close[0]] if close else None
 
 

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from inspect import signature
 from types import MappingProxyType
-from typing import Any, ClassVar, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast, overload
 
 from fastopt import averages, checks, lag, names, ranges, representation, step, tuning
-from fastopt.averages import AveragedWeights
+from fastopt.averages import EMA, SWA, AveragedWeights, Lookahead
 from fastopt.flat import Array
 from fastopt.groups import NO_GROUPS, Groups, Part
 from fastopt.kernels import RULES
@@ -26,6 +26,10 @@ from fastopt.report import Report
 from fastopt.saving import Saving
 from fastopt.state import State
 from fastopt.tuning import AS_THEY_COME, Tuning
+from fastopt.typed import GroupSettings, Number, number
+
+if TYPE_CHECKING:
+    from fastopt.typed import Slot
 
 
 @dataclass(init=False, eq=False, repr=False)
@@ -67,11 +71,11 @@ class Optimizer(Saving, AveragedWeights):
                 checks.arguments(cls.__name__, values if own[:1] == known[:1] else (), settings, own)
         return super().__new__(cls)
 
-    on_nonfinite: str = field(default="propagate", kw_only=True, repr=False)
+    on_nonfinite: Literal["propagate", "raise", "skip"] = field(default="propagate", kw_only=True, repr=False)
     """What to do about gradients that are NaN or infinite: "propagate" them into the parameters, as the textbook;
     "raise" FloatingPointError before anything is written; "skip" the step, which then does not count."""
 
-    weight_decay: float = field(default=0.0, kw_only=True, repr=False)
+    weight_decay: Number = field(default=number(0.0), kw_only=True, repr=False)
     """The weight of the L2 penalty `weight_decay p^2 / 2`, whose gradient is added: `g = g + weight_decay p`."""
 
     decoupled: bool = field(default=False, kw_only=True, repr=False)
@@ -80,17 +84,17 @@ class Optimizer(Saving, AveragedWeights):
     maximize: bool = field(default=False, kw_only=True, repr=False)
     """Whether to go uphill: `g = -g`."""
 
-    gradient_scale: float = field(default=1.0, kw_only=True, repr=False)
+    gradient_scale: Number = field(default=number(1.0), kw_only=True, repr=False)
     """A factor of the gradient: 1/n where those of n micro-batches were added up, 1/s where the loss was times s."""
 
-    clip_value: float = field(default=math.inf, kw_only=True, repr=False)
+    clip_value: Number = field(default=number(math.inf), kw_only=True, repr=False)
     """The largest value of a gradient, `g = min(max(g, -clip_value), clip_value)`, after scale and clipping by norm."""
 
-    clip_norm: float = field(default=math.inf, kw_only=True, repr=False)
+    clip_norm: Number = field(default=number(math.inf), kw_only=True, repr=False)
     """The largest norm of all gradients together, after scale: one larger is scaled down to it. Costs one read of the
     gradients."""
 
-    clip_array_norm: float = field(default=math.inf, kw_only=True, repr=False)
+    clip_array_norm: Number = field(default=number(math.inf), kw_only=True, repr=False)
     """The largest norm of the gradient of each array, after scale and `clip_norm`."""
 
     centralize: bool = field(default=False, kw_only=True, repr=False)
@@ -98,14 +102,14 @@ class Optimizer(Saving, AveragedWeights):
     a matrix (inputs, outputs) that over axis 0, of more dimensions (filters, ...) that over all axes but the first;
     those of fewer are left alone. Costs one read of the gradients."""
 
-    groups: Any = field(default=None, kw_only=True, repr=False)
+    groups: GroupSettings = field(default=number(None), kw_only=True, repr=False)
     """Settings of a part of the parameters: `{"b*": {"weight_decay": 0.0}, "embedding": {"frozen": True}}`. See
     `fastopt.Groups`, which this becomes; `optimizer.groups["b*"]["lr"] = 0.1` changes one between steps."""
 
-    averaging: Any = field(default=None, kw_only=True, repr=False)
+    averaging: EMA | SWA | None = field(default=None, kw_only=True, repr=False)
     """The average of the weights that is kept beside them, `EMA` or `SWA`: state `weight_average`, by key."""
 
-    lookahead: Any = field(default=None, kw_only=True, repr=False)
+    lookahead: Lookahead | None = field(default=None, kw_only=True, repr=False)
     """`Lookahead`, by which steps go back part of the way every so often: state `slow_weights`, by key."""
 
     _decays_itself: ClassVar[bool] = False
@@ -149,6 +153,15 @@ class Optimizer(Saving, AveragedWeights):
     def _start(self) -> dict[str, float | None]:
         """The same with the slots of averages."""
         return {**self.start_values(), **averages.start_values(self)}
+
+    @overload
+    def update(self, params: Any, grads: Any, *, report: Literal[False] = False) -> None: ...
+
+    @overload
+    def update(self, params: Any, grads: Any, *, report: Literal[True]) -> Report: ...
+
+    @overload
+    def update(self, params: Any, grads: Any, *, report: bool) -> Report | None: ...
 
     def update(self, params: Any, grads: Any, *, report: bool = False) -> Report | None:
         """Makes one step: writes `params` and the state in place; never writes `grads`.
@@ -258,7 +271,7 @@ class Optimizer(Saving, AveragedWeights):
             return Tuning(FORMS[(fixed or AS_THEY_COME).form], reason or "not tuned: kernels are in pure Python")
         return plan.tuner.report()
 
-    def __getattr__(self, name: str) -> Any:
+    def _attribute(self, name: str) -> Any:
         # Reached only for names that are not set: the state slots.
         if name in self._rule.state or name in SLOTS.values():
             if self._state is None or name not in self._state.views:
@@ -269,7 +282,7 @@ class Optimizer(Saving, AveragedWeights):
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
         raise AttributeError(names.unknown_attribute(type(self).__name__, name, *self._public_names()))
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def _assign(self, name: str, value: Any) -> None:
         owner = type(self)
         if name.startswith("_"):
             pass
@@ -300,6 +313,12 @@ class Optimizer(Saving, AveragedWeights):
             self.__dict__.update(_copies=None, _calls=())
         object.__setattr__(self, name, value)
 
+    if TYPE_CHECKING:  # the state of all rules
+        m = v = h = d = u = s = n = o = v_max = slow = average = previous = step_size = offset = Slot()
+        weight_average = slow_weights = Slot()
+    else:  # to a type checker they would make all names known
+        __getattr__, __setattr__ = _attribute, _assign
+
     def _at(self, step: int, part: Part = NO_GROUPS, known: dict[Any, float] | None = None) -> Any:
         """Something with the settings of a step as numbers, those of a part; `known` are values of its schedules."""
         owner, changes = type(self), self.groups.changes
@@ -323,7 +342,7 @@ class Optimizer(Saving, AveragedWeights):
             mine["_options"] = settings._wanted_options()
         return settings
 
-    def _parts(self, plan: Plan, step: int, known: dict[Any, float]) -> tuple[list[Optimizer], tuple[str, ...]]:
+    def _parts(self, plan: Plan, step: int, known: dict[Any, float]) -> tuple[list[Any], tuple[str, ...]]:
         """The settings of a step for each part of a plan, and the options that some of them call for."""
         distinct = {part: self._at(step, part, known) for part in dict.fromkeys(plan.parts)}
         if self._state is None:

@@ -33,8 +33,11 @@ def test_every_rule_has_an_optimizer_a_reference_and_a_public_name():
         assert name in fastopt.__all__ and getattr(fastopt, name) is optimizer
         plain = getattr(reference, name)
         assert plain.slots == RULES[rule].state
-        own = [value for value in inspect.signature(optimizer).parameters.values() if value.name != "on_nonfinite"]
-        assert list(inspect.signature(plain).parameters.values()) == own
+        both = [
+            [(each.name, each.kind, each.default) for each in inspect.signature(kind).parameters.values()]
+            for kind in (plain, optimizer)
+        ]
+        assert both[0] == [each for each in both[1] if each[0] != "on_nonfinite"]
         assert len(optimizer().scalars(1)) == len(RULES[rule].scalars) - (RULES[rule].measure is not None)
     assert set(reference.__all__) <= set(fastopt.__all__)
     assert fastopt.RMSprop is fastopt.RMSProp

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fastopt.optimizer import Optimizer
+from fastopt.typed import Number, number
 
 __all__ = ["AdaGrad", "Adadelta", "CentredRMSProp", "RMSProp", "RMSPropMomentum", "RMSprop"]
 
@@ -47,10 +48,10 @@ class AdaGrad(Optimizer):
     """
 
     rule = "adagrad"
-    lr: float = 0.01
-    eps: float = 1e-7
-    initial_accumulator: float = 0.0
-    lr_decay: float = 0.0
+    lr: Number = number(0.01)
+    eps: Number = number(1e-7)
+    initial_accumulator: Number = number(0.0)
+    lr_decay: Number = number(0.0)
 
     def start_values(self) -> dict[str, float]:
         return {"h": self.initial_accumulator}
@@ -97,10 +98,10 @@ class RMSProp(Optimizer):
     """
 
     rule = "rmsprop"
-    lr: float = 0.01
-    decay_rate: float = 0.99
-    eps: float = None  # type: ignore[assignment]  # stands for the default that __post_init__ works out
-    eps_root: float = 0.0
+    lr: Number = number(0.01)
+    decay_rate: Number = number(0.99)
+    eps: Number = number(None)  # stands for the default that __post_init__ works out
+    eps_root: Number = number(0.0)
 
     def __post_init__(self) -> None:
         if self.eps is None:
@@ -154,7 +155,7 @@ class RMSPropMomentum(RMSProp):
     """
 
     rule = "rmsprop_momentum"
-    momentum: float = 0.9
+    momentum: Number = number(0.9)
 
     def scalars(self, step: int) -> tuple[float, ...]:
         return *super().scalars(step), self.momentum
@@ -201,7 +202,7 @@ class CentredRMSProp(RMSProp):
     """
 
     rule = "centred_rmsprop"
-    momentum: float = 0.0
+    momentum: Number = number(0.0)
 
     def scalars(self, step: int) -> tuple[float, ...]:
         return *super().scalars(step), self.momentum, 0.0
@@ -245,9 +246,9 @@ class Adadelta(Optimizer):
     """
 
     rule = "adadelta"
-    lr: float = 1.0
-    decay_rate: float = 0.9
-    eps: float = 1e-6
+    lr: Number = number(1.0)
+    decay_rate: Number = number(0.9)
+    eps: Number = number(1e-6)
 
     def scalars(self, step: int) -> tuple[float, ...]:
         return self.lr, self.decay_rate, 1 - self.decay_rate, self.eps

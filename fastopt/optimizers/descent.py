@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fastopt.optimizer import Optimizer
+from fastopt.typed import Number, number
 
 __all__ = ["ASGD", "SGD", "Momentum", "Nesterov", "SGDMomentum", "SGDNesterov"]
 
@@ -38,7 +39,7 @@ class SGD(Optimizer):
     """
 
     rule = "sgd"
-    lr: float = 0.01
+    lr: Number = number(0.01)
 
     def scalars(self, step: int) -> tuple[float, ...]:
         return (self.lr,)
@@ -79,8 +80,8 @@ class Momentum(Optimizer):
     """
 
     rule = "momentum"
-    lr: float = 0.01
-    momentum: float = 0.9
+    lr: Number = number(0.01)
+    momentum: Number = number(0.9)
 
     def scalars(self, step: int) -> tuple[float, ...]:
         return self.lr, self.momentum
@@ -126,8 +127,8 @@ class Nesterov(Optimizer):
     """
 
     rule = "nesterov"
-    lr: float = 0.01
-    momentum: float = 0.9
+    lr: Number = number(0.01)
+    momentum: Number = number(0.9)
 
     def scalars(self, step: int) -> tuple[float, ...]:
         return self.momentum * self.momentum, (1 + self.momentum) * self.lr, self.momentum, self.lr
@@ -172,9 +173,9 @@ class SGDMomentum(Optimizer):
     """
 
     rule = "sgd_momentum"
-    lr: float = 0.01
-    momentum: float = 0.9
-    dampening: float = 0.0
+    lr: Number = number(0.01)
+    momentum: Number = number(0.9)
+    dampening: Number = number(0.0)
 
     def scalars(self, step: int) -> tuple[float, ...]:
         return self.lr, self.momentum, 1.0 if step == 1 else 1 - self.dampening
@@ -216,8 +217,8 @@ class SGDNesterov(Optimizer):
     """
 
     rule = "sgd_nesterov"
-    lr: float = 0.01
-    momentum: float = 0.9
+    lr: Number = number(0.01)
+    momentum: Number = number(0.9)
 
     def scalars(self, step: int) -> tuple[float, ...]:
         return self.lr, self.momentum
@@ -267,10 +268,10 @@ class ASGD(Optimizer):
     """
 
     rule = "asgd"
-    lr: float = 0.01
-    lambd: float = 1e-4
-    alpha: float = 0.75
-    t0: float = 1e6
+    lr: Number = number(0.01)
+    lambd: Number = number(1e-4)
+    alpha: Number = number(0.75)
+    t0: Number = number(1e6)
 
     def scalars(self, step: int) -> tuple[float, ...]:
         lr = self.lr * (1 + self.lambd * self.lr * (step - 1)) ** -self.alpha

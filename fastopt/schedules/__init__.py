@@ -10,7 +10,7 @@ After its last step a schedule stays at its end. A schedule is a pure function o
 `to_dict` and `from_dict` turn it into plain JSON values and back.
 """
 
-from typing import TYPE_CHECKING as _TYPE_CHECKING
+import typing as _typing
 
 from fastopt import names as _names
 from fastopt.schedules.base import Constant, Product, Schedule, Sequence
@@ -54,7 +54,7 @@ __all__ = [
     "to_dict",
 ]
 
-if not _TYPE_CHECKING:  # to which it would make every name known
+if not _typing.TYPE_CHECKING:  # to which it would make every name known
 
     def __getattr__(name: str) -> object:
         raise AttributeError(_names.unknown_class(__name__, name, __all__))
