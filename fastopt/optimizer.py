@@ -103,7 +103,7 @@ class Optimizer(Saving, AveragedWeights):
     those of fewer are left alone. Costs one read of the gradients."""
 
     groups: GroupSettings = field(default=number(None), kw_only=True, repr=False)
-    """Settings of a part of the parameters: `{"b*": {"weight_decay": 0.0}, "embedding": {"frozen": True}}`. See
+    """Settings of a part of the parameters: `{"b*": {"lr_scale": 0.1}, "embedding": {"frozen": True}}`. See
     `fastopt.Groups`, which this becomes; `optimizer.groups["b*"]["lr"] = 0.1` changes one between steps."""
 
     averaging: EMA | SWA | None = field(default=None, kw_only=True, repr=False)
@@ -331,6 +331,7 @@ class Optimizer(Saving, AveragedWeights):
             mine.update({name: value for name, value in self.__dict__.items() if not name.startswith("_")})
             mine.update(self.groups.settings_of(part))
             copies[part] = settings, {name: value for name, value in mine.items() if callable(value)}
+            mine["_unscaled_lr"] = mine.get("lr")
         settings, schedules = copies[part]
         mine = settings.__dict__
         for name, schedule in schedules.items():
@@ -338,6 +339,8 @@ class Optimizer(Saving, AveragedWeights):
             if key not in known:
                 known[key] = ranges.hyperparameter_at(owner.__name__, name, schedule, step)
             mine[name] = known[key]
+        if "lr_scale" in mine and "lr_scale" not in self.__dict__:  # not that of a rule of one's own
+            mine["lr"] = (mine["lr"] if "lr" in schedules else mine["_unscaled_lr"]) * mine["lr_scale"]
         if "_options" not in mine or not _SHARED.isdisjoint(schedules):
             mine["_options"] = settings._wanted_options()
         return settings

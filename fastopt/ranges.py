@@ -16,6 +16,7 @@ Range = tuple[float, float, bool]
 # By the name of the hyperparameter.
 RANGES: dict[str, Range] = {
     "lr": (0.0, math.inf, False),
+    "lr_scale": (0.0, math.inf, False),
     "lr_decay": (0.0, math.inf, False),
     "momentum": (0.0, 1.0, True),
     "dampening": (0.0, 1.0, True),
@@ -43,6 +44,9 @@ RANGES: dict[str, Range] = {
     "clip_array_norm": (0.0, math.inf, True),
     "trust_coefficient": (0.0, math.inf, False),
 }
+
+FOR_GROUPS = ("lr_scale", "frozen")
+"""Settings that only a group has."""
 
 # Of a hyperparameter of one's own, in `fastopt.rule`.
 ANY_NUMBER = (-math.inf, math.inf, False)

@@ -240,10 +240,16 @@ BAD_SETTINGS = [
     *[
         (name, value, ValueError)
         for name in ranges.RANGES
+        if name not in ranges.FOR_GROUPS
         for value in (-0.1, float("nan"), float("inf"), -float("inf"))
         if not (value == np.inf and ranges.RANGES[name][1:] == (np.inf, True))  # where it stands for no limit
     ],
-    *[(name, value, TypeError) for name in ranges.RANGES for value in ("0.1", [0.1], 1j, True, np.ones(2))],
+    *[
+        (name, value, TypeError)
+        for name in ranges.RANGES
+        if name not in ranges.FOR_GROUPS
+        for value in ("0.1", [0.1], 1j, True, np.ones(2))
+    ],
     *[(name, 1.5, ValueError) for name in ("momentum", "decay_rate", "beta1", "beta2")],
     *[(name, 1.0, ValueError) for name in ("beta1", "beta2")],
     *[("form", value, TypeError) for value in (1, None, np.array(["paper"]))],

@@ -317,3 +317,36 @@ def test_kernels_without_arithmetic_are_one_for_each_number_of_slots():
         plan.run(p, [()], report=False)
         last = plan.state.views[moving.state[-1]] if slots else {"": p}
         assert next(iter(last.values())).tolist() == [3.0] * 9 and p[0] == (5 if slots else 3)
+
+
+class NesterovOf2016:
+    """As most copies of the book have it."""
+
+    def __init__(self, lr=0.01, momentum=0.9):
+        self.lr, self.momentum, self.v = lr, momentum, None
+
+    def update(self, params, grads):
+        if self.v is None:
+            self.v = {key: np.zeros_like(val) for key, val in params.items()}
+        for key in params.keys():  # as it is there
+            self.v[key] *= self.momentum
+            self.v[key] -= self.lr * grads[key]
+            params[key] += self.momentum * self.momentum * self.v[key]
+            params[key] -= (1 + self.momentum) * self.lr * grads[key]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_recipe_in_nesterovs_docstring_gives_the_bits_of_old_copies(dtype, rng):
+    lines = [line for line in fastopt.Nesterov.__doc__.splitlines() if line.strip().startswith((">>>", "..."))]
+    code = "\n".join(line.strip()[4:] for line in lines[[">>> import fastopt" in line for line in lines].index(True) :])
+    names = {"np": np, "fastopt": fastopt}
+    exec(code, names)
+    start, gradients = rng.standard_normal(50).astype(dtype), rng.standard_normal((20, 50)).astype(dtype)
+    results = []
+    for make in (NesterovOf2016, names["nesterov_2016"], fastopt.Nesterov):
+        params, optimizer = {"W": start.copy()}, make(lr=0.1, momentum=0.9)
+        for g in gradients:
+            optimizer.update(params, {"W": g})
+        results.append(params["W"])
+    assert_same_bits(results[0], results[1])
+    assert not np.allclose(results[0], results[2])

@@ -96,6 +96,7 @@ class Nesterov(Optimizer):
 
     The formula for p reads the velocity of the step before. Printings of *Deep Learning from Scratch* before January
     2021, and the many copies of their code, update v first and then read the new one, which is not Nesterov's method.
+    Their bits come from the rule `nesterov_2016` below, for results that were got with them.
 
     Parameters
     ----------
@@ -113,6 +114,23 @@ class Nesterov(Optimizer):
     >>> Nesterov(lr=0.1).update(params, {"W": np.array([1.0])})
     >>> params["W"]
     array([0.81])
+
+    The formula of copies from before January 2021:
+
+    >>> import fastopt
+    >>> def scalars(step, lr, momentum):
+    ...     return momentum * momentum, (1 + momentum) * lr, momentum, lr
+    >>> @fastopt.rule(state=("v",), scalars=scalars, lr=0.01, momentum=0.9)
+    ... def nesterov_2016(p, g, v, momentum_squared, gradient_step, momentum, lr):
+    ...     v = momentum * v
+    ...     v = v - lr * g
+    ...     p = p + momentum_squared * v  # the new v
+    ...     p = p - gradient_step * g
+    ...     return p, v
+    >>> params = {"W": np.array([1.0])}
+    >>> nesterov_2016(lr=0.1).update(params, {"W": np.array([1.0])})
+    >>> params["W"]
+    array([0.729])
 
     References
     ----------
