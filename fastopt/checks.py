@@ -123,6 +123,13 @@ def thread_count(owner: str, value: Any, most: int) -> int:
     return int(value)
 
 
+def bad_thread_count(variable: str, text: str, most: int, taken: int) -> str:
+    return (
+        f"{variable}={text[:60]} must be a whole number of threads from 1 to {most}, which numba has here; steps take "
+        f"up to {taken}. Correct it, or leave it unset for all of them"
+    )
+
+
 def mismatch(owner: str, source: str, differences: dict[str, list[Any]], mine: Any, found: Any) -> str:
     """What differs between an optimizer and a checkpoint; `mine` and `found` are layouts by key."""
     parts = []

@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import fastopt
-from fastopt import names, threads
+from fastopt import machine, names, threads
 from fastopt.experiments import NAMES as EXPERIMENTS
 from fastopt.optimizers import OPTIMIZERS
 
 MOST_STEPS = 1_000_000
 """Of a picture of a schedule, which takes half a second then."""
+
+
+DATA = "folder with the four MNIST files (default: that of FASTOPT_MNIST_DIR, the cache, a download, or the subset)"
 
 
 class UserError(Exception):
@@ -35,6 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("fastopt: stopped", file=sys.stderr)
         return 130
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        """Without a default where there is none."""
+        return action.help if action.default in (None, False, []) else super()._get_help_string(action)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -59,7 +68,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    formatter = argparse.ArgumentDefaultsHelpFormatter
+    formatter = _Help
     parser = _Parser(prog="fastopt", description="Fused, compiled optimizer steps for NumPy training loops.")
     parser.add_argument("--version", action="version", version=f"fastopt {fastopt.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -76,7 +85,11 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--batch", type=_count, default=128, metavar="N", help="digits per step")
     train.add_argument("--steps", type=_count, default=2000, metavar="N", help="number of steps")
     train.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="of the parameters")
-    train.add_argument("--data", type=Path, metavar="DIR", help="folder with the four MNIST files")
+    train.add_argument("--lr", type=_number, metavar="X", help="learning rate (default: the optimizer's)")
+    train.add_argument(
+        "--set", type=_setting, action="append", default=[], metavar="NAME=VALUE", help="a setting; may be repeated"
+    )
+    train.add_argument("--data", type=Path, metavar="DIR", help=DATA)
     train.add_argument("--out", type=Path, default=Path("results"), metavar="DIR", help="where the picture goes")
     train.add_argument("--seed", type=_seed, default=0, metavar="N", help="of initial weights and batches")
     train.set_defaults(run=_train, parser=train)
@@ -148,7 +161,7 @@ def _parser() -> argparse.ArgumentParser:
     experiment.add_argument("--list", action="store_true", help="say what each experiment shows, and stop")
     experiment.add_argument("--quick", action="store_true", help="a few seconds, on the MNIST subset of the package")
     experiment.add_argument("--backend", choices=("compiled", "reference"), default="compiled", help="the optimizers")
-    experiment.add_argument("--data", type=Path, metavar="DIR", help="folder with the four MNIST files")
+    experiment.add_argument("--data", type=Path, metavar="DIR", help=DATA)
     experiment.add_argument("--out", type=Path, default=Path("results"), metavar="DIR", help="where the files go")
     experiment.add_argument("--seed", type=_seed, default=0, metavar="N", help="of all that is random")
     experiment.add_argument(
@@ -184,7 +197,16 @@ def _optimizer(name: str) -> str:
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    if len(text) > 18:
+        raise argparse.ArgumentTypeError("expected a whole number of at most 18 digits")
     return int(text)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number, got {text!r}") from None
 
 
 def _seed(text: str) -> int:
@@ -216,15 +238,27 @@ def _train(options: argparse.Namespace) -> int:
     from fastopt.nn import checks
     from fastopt.nn.mnist import read_mnist
 
+    settings = dict(options.set) | ({} if options.lr is None else {"lr": options.lr})
+    made = _made(options.optimizer, list(settings.items()))
+    settings = {name: getattr(made, name) for name in settings}
+    needed = train.bytes_needed(options.optimizer, options.hidden, options.batch, options.steps, options.dtype)
+    there = machine.memory()
+    if needed > there:
+        raise UserError(
+            f"this training needs {needed / 1e9:,.0f} GB of memory, and the machine has {there / 1e9:,.0f}; choose "
+            "smaller --hidden, --batch or --steps"
+        )
     try:
         data = read_mnist(options.data)
         check_writable(train.picture(options.out, options.optimizer))
         checks.batch_size(options.batch, len(data.train[0]))
     except (ValueError, OSError) as error:
         raise UserError(str(error)) from None
-    result = train.main(
-        data, options.optimizer, options.hidden, options.batch, options.steps, options.dtype, options.seed, options.out
-    )
+    sizes = options.hidden, options.batch, options.steps, options.dtype, options.seed
+    try:
+        result = train.main(data, options.optimizer, *sizes, options.out, settings)
+    except MemoryError as error:
+        raise UserError(f"{error}; choose smaller --hidden, --batch or --steps") from None
     return 0 if result.identical else 1
 
 

@@ -5,13 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from rich import box
-from rich.console import Console
-from rich.progress import track
-from rich.table import Table
-
 from fastopt import reference, threads
 from fastopt.compare import Row, row, trained
+from fastopt.console import Console, Table, box, track
 from fastopt.optimizers import OPTIMIZERS
 
 DTYPES = ("float32", "float64")

@@ -13,10 +13,9 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from fastopt import reference
+from fastopt.console import BarColumn, Console, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from fastopt.nn import MultiLayerNet
 from fastopt.nn.layers import Array
 from fastopt.nn.mnist import SUBSET, as_arrays, read_mnist, warn_of_subset

@@ -10,6 +10,8 @@ is an `np.float64`, so that NumPy computes the step of float32 arrays in float64
 
 from __future__ import annotations
 
+import inspect
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -118,12 +120,12 @@ BOOK: dict[str, type[Any]] = {
 
 
 class Plain:
-    """A rule of `fastopt.reference` at its defaults, in a loop as short as the book's."""
+    """A rule of `fastopt.reference`, in a loop as short as the book's."""
 
-    def __init__(self, rule: str) -> None:
+    def __init__(self, rule: str, **settings: Any) -> None:
         name = OPTIMIZERS[rule].__name__
         kind = type(name, (_AsWritten, getattr(reference, name)), {})
-        self.rule: Any = kind()
+        self.rule: Any = kind(**settings)
         self.state: dict[Any, list[Array]] | None = None
 
     def update(self, params: Arrays, grads: Arrays) -> None:
@@ -155,20 +157,34 @@ class _AsWritten(Reference):
         return self._product
 
 
-def textbook(rule: str) -> Any:
+IN_A_SHORT_LOOP = ("weight_decay", "decoupled")
+"""Settings of every optimizer that `Plain` knows, besides those of the rule."""
+
+
+def textbook(rule: str, **settings: Any) -> Any:
     """The textbook's optimizer of a rule, with the defaults of fastopt's.
 
     Parameters
     ----------
     rule : str
         A key of `fastopt.optimizers.OPTIMIZERS`.
+    **settings
+        With those that the book's class has not it is the rule in plain NumPy, and with those of every optimizer, such
+        as clipping, the reference.
 
     Returns
     -------
     object
         With `update(params, grads)` on dicts of arrays.
     """
-    return BOOK[rule]() if rule in BOOK else Plain(rule)
+    if rule in BOOK and settings.keys() <= inspect.signature(BOOK[rule]).parameters.keys():
+        return BOOK[rule](**settings)
+    shared = [field.name for field in fields(Reference) if field.kw_only and field.name not in IN_A_SHORT_LOOP]
+    if settings.keys().isdisjoint(shared):
+        return Plain(rule, **settings)
+    plain = getattr(reference, OPTIMIZERS[rule].__name__)(**settings)
+    plain.flush = False
+    return plain
 
 
 def has_exact_bits(rule: str, dtype: str) -> bool:
