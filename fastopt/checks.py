@@ -69,6 +69,12 @@ def empty_group(owner: str, selector: Any, keys: Iterable[Hashable]) -> str:
     return f"{owner}: groups[{selector!r}] selects none of the parameters, which are {_names(keys)}; correct its name"
 
 
+def not_in_module(module: str, name: str, known: Iterable[str]) -> str:
+    known = sorted(known)
+    has = f"has {', '.join(known[:8])}" if known else "has none, which @fastopt.rule makes"
+    return f"there is no optimizer {name!r} in module {module!r}, which {has}{names.did_you_mean(name, known)}"
+
+
 def no_optimizer(owner: str, value: Any) -> str:
     return f"{owner}: expected an optimizer or its class, got {value!r:.60} of type {type(value).__name__}"
 
@@ -255,9 +261,12 @@ def parameter(owner: str, name: str, value: Any) -> Array:
     """A parameter as a base-class array: the array itself, or a 0-d copy of a number."""
     if isinstance(value, np.ndarray):
         if value.dtype not in DTYPES:
+            cure = f"convert it once: {name} = {name}.astype(np.float64)"
+            if value.dtype.kind == "c":
+                cure = f"step its real and imaginary parts: {name}.view({_real(value.dtype)}), and of its gradient too"
             raise TypeError(
                 f"{owner}: {name} has dtype {value.dtype}, expected float32 or float64 in this machine's byte order; "
-                f"convert it once: {name} = {name}.astype(np.float64)"
+                f"{cure}"
             )
         if isinstance(value, np.ma.MaskedArray):
             raise TypeError(
@@ -277,12 +286,33 @@ def parameter(owner: str, name: str, value: Any) -> Array:
     if not is_number(value):
         raise TypeError(
             f"{owner}: {name} is of type {type(value).__name__}, expected a float32 or float64 array or a number; "
-            f"convert it once: {name} = np.array({name}, dtype=np.float64)"
+            f"{_conversion(name, value) or f'convert it once: {name} = np.array({name}, dtype=np.float64)'}"
         )
     try:
         return np.array(value, dtype=number_dtype(value))
     except OverflowError:
         raise ValueError(f"{owner}: {name} is an integer beyond float64; hand in a float") from None
+
+
+def _real(dtype: np.dtype[Any]) -> str:
+    """The dtype of the parts of complex numbers."""
+    return "np.float32" if dtype.itemsize == 8 else "np.float64"
+
+
+def _conversion(name: str, value: Any) -> str | None:
+    """What to do about a value for which `np.array` is no way."""
+    if isinstance(value, Mapping):
+        first = next(iter(value), "W")
+        return f"make one flat dict of nested ones, with keys such as '{name.partition('[')[2][1:-2]}.{first}'"
+    library = type(value).__module__.partition(".")[0]
+    if library == "torch":
+        return f"hand in the array that shares its memory on the CPU: {name}.detach().numpy()"
+    if library in ("cupy", "jax", "jaxlib", "tensorflow", "mlx"):
+        return (
+            f"steps are made in NumPy arrays, in the memory of the CPU: keep the parameters there, and make one of a "
+            f"gradient by {'cupy.asnumpy' if library == 'cupy' else 'np.asarray'}({name})"
+        )
+    return None
 
 
 def is_number(value: Any) -> bool:
@@ -327,12 +357,17 @@ def gradient(owner: str, name: str, value: Any, parameter_name: str, target: Arr
     else:
         raise TypeError(
             f"{owner}: {name} is of type {type(value).__name__}, expected an array of dtype {target.dtype}, or None "
-            f"in a dict for no update; convert it: np.asarray({name})"
+            f"in a dict for no update; {_conversion(name, value) or f'convert it: np.asarray({name})'}"
         )
     if not np.can_cast(found.dtype, target.dtype, casting="same_kind"):
         raise TypeError(
             f"{owner}: {name} has dtype {found.dtype}, which does not convert to {target.dtype}, the dtype of "
-            f"{parameter_name}; hand in real numbers"
+            f"{parameter_name}; "
+            + (
+                f"step real and imaginary parts: {parameter_name}.view({_real(found.dtype)}), and {name} likewise"
+                if found.dtype.kind == "c"
+                else "hand in real numbers"
+            )
         )
     if found.shape != target.shape:
         raise ValueError(

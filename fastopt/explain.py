@@ -29,7 +29,11 @@ def find(name: str) -> type[Optimizer]:
         return OPTIMIZERS[known]
     if os.getcwd() not in sys.path:  # as in `python -m`
         sys.path.insert(0, os.getcwd())
-    found = getattr(importlib.import_module(module), attribute, None)
+    there = vars(importlib.import_module(module))
+    if attribute not in there:
+        own = [name for name, value in there.items() if isinstance(value, type) and issubclass(value, Optimizer)]
+        raise ValueError(checks.not_in_module(module, attribute, own))
+    found = there[attribute]
     if not (isinstance(found, type) and issubclass(found, Optimizer)):
         raise ValueError(checks.no_optimizer(name, found))
     return found
