@@ -387,6 +387,14 @@ def nonfinite(owner: str, name: str, found: Array) -> str:
     )
 
 
+def too_many_skips(found: str, most: float) -> str:
+    text = found.partition("; nothing was written")[0]
+    return (
+        f"{text}, after {most:g} steps in a row that were skipped for such gradients, which is max_skips; nothing was "
+        "written. Lower lr or clip the gradient, or go back to an earlier checkpoint"
+    )
+
+
 def gradient_in_written_memory(owner: str, name: str, other: str) -> str:
     return f"{owner}: {name} shares memory with {other}, which this step writes; hand in a copy: {name}.copy()"
 

@@ -75,6 +75,9 @@ class Optimizer(Saving, AveragedWeights):
     """What to do about gradients that are NaN or infinite: "propagate" them into the parameters, as the textbook;
     "raise" FloatingPointError before anything is written; "skip" the step, which then does not count."""
 
+    max_skips: Number = field(default=number(math.inf), kw_only=True, repr=False)
+    """How many steps in a row `on_nonfinite="skip"` leaves out before FloatingPointError is raised."""
+
     weight_decay: Number = field(default=number(0.0), kw_only=True, repr=False)
     """The weight of the L2 penalty `weight_decay p^2 / 2`, whose gradient is added: `g = g + weight_decay p`."""
 
@@ -118,6 +121,7 @@ class Optimizer(Saving, AveragedWeights):
     _steps = 0
     _averaged = 0
     _skipped = 0
+    _skips_in_a_row = 0
     # Not annotated, which would make hyperparameters of them.
     _options = cast("tuple[str, ...] | None", None)  # what the settings call for; None: not worked out yet
     _state = cast("State | None", None)

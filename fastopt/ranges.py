@@ -39,6 +39,7 @@ RANGES: dict[str, Range] = {
     "initial_accumulator": (0.0, math.inf, False),
     "weight_decay": (0.0, math.inf, False),
     "gradient_scale": (0.0, math.inf, False),
+    "max_skips": (0.0, math.inf, True),
     "clip_value": (0.0, math.inf, True),
     "clip_norm": (0.0, math.inf, True),
     "clip_array_norm": (0.0, math.inf, True),
@@ -51,7 +52,7 @@ FOR_GROUPS = ("lr_scale", "frozen")
 # Of a hyperparameter of one's own, in `fastopt.rule`.
 ANY_NUMBER = (-math.inf, math.inf, False)
 
-SWITCHES = ("decoupled", "maximize", "centralize", "frozen")
+SWITCHES = ("damp_first", "lr_in_velocity", "decoupled", "maximize", "centralize", "frozen")
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "form": ("textbook", "paper"),

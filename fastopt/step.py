@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from fastopt import amounts, averages, lag, one_call, threads, tuning
+from fastopt import amounts, averages, checks, lag, one_call, threads, tuning
 from fastopt.groups import NO_GROUPS, Groups
 from fastopt.plan import NONE_RESTING, Plan
 from fastopt.report import Report
@@ -55,6 +55,8 @@ def make(optimizer: Any, params: Any, grads: Any, report: bool) -> Report | None
     scalars = [part.scalars(step) for part in parts]
     if optimizer.on_nonfinite != "propagate" and not plan.finite():
         return _not_made(optimizer, plan, grads, report)
+    if optimizer._skips_in_a_row:
+        own["_skips_in_a_row"] = 0
     if options or by_array:
         scalars = amounts.added(settings, plan, params, parts, scalars, options)
 
@@ -138,9 +140,16 @@ def _not_made(optimizer: Any, plan: Plan, grads: Any, report: bool) -> Report | 
     """Raises, or leaves the step out, because of gradients that are NaN or infinite."""
     if optimizer.on_nonfinite == "raise":
         plan.refuse_nonfinite(grads)
+    most = optimizer._at(optimizer._steps + 1).max_skips
+    if optimizer._skips_in_a_row >= most:
+        try:
+            plan.refuse_nonfinite(grads)
+        except FloatingPointError as error:
+            raise FloatingPointError(checks.too_many_skips(str(error), most)) from None
     nothing = plan.report_of_nothing() if report else None
     plan.forget_gradients()
     optimizer.__dict__["_skipped"] = optimizer._skipped + 1
+    optimizer.__dict__["_skips_in_a_row"] = optimizer._skips_in_a_row + 1
     return nothing
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fastopt.optimizer import Optimizer
 from fastopt.typed import Number, number
@@ -167,6 +167,9 @@ class SGDMomentum(Optimizer):
         The share of the velocity that is kept at each step, in [0, 1].
     dampening : float, default 0
         The share of a gradient that does not go into the velocity, in [0, 1]; the first goes in as it is.
+    damp_first : bool, default False
+        Whether the first gradient is damped too: `SGDMomentum(dampening=0.9, damp_first=True)` is a running mean from
+        v = 0, `v = 0.9 v + 0.1 g`, as in many courses and evolution strategies.
 
     State: `v`, the velocity, without lr.
 
@@ -194,9 +197,10 @@ class SGDMomentum(Optimizer):
     lr: Number = number(0.01)
     momentum: Number = number(0.9)
     dampening: Number = number(0.0)
+    damp_first: bool = field(default=False, kw_only=True, repr=False)
 
     def scalars(self, step: int) -> tuple[float, ...]:
-        return self.lr, self.momentum, 1.0 if step == 1 else 1 - self.dampening
+        return self.lr, self.momentum, 1.0 if step == 1 and not self.damp_first else 1 - self.dampening
 
 
 @dataclass(eq=False)
