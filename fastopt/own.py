@@ -111,7 +111,10 @@ def rule(
     names, begin = formulas.slots(state), formulas.starts(start)
 
     def made(formula: Callable[..., Any]) -> type[OwnOptimizer]:
-        return _optimizer(formula, names, scalars, begin, settings)
+        try:
+            return _optimizer(formula, names, scalars, begin, settings)
+        except (TypeError, ValueError) as error:  # the way to where it was found is of no use
+            raise error.with_traceback(None) from None
 
     return made if formula is None else made(formula)
 
