@@ -80,7 +80,13 @@ def _parser() -> argparse.ArgumentParser:
         "fastopt's, compares results and times, and draws both.",
         formatter_class=formatter,
     )
-    train.add_argument("--optimizer", type=_optimizer, default="adam", metavar="NAME", help=", ".join(OPTIMIZERS))
+    train.add_argument(
+        "--optimizer",
+        type=lambda name: name if ":" in name else _optimizer(name),
+        default="adam",
+        metavar="NAME",
+        help=f"{', '.join(OPTIMIZERS)}, or module:name of one of your own",
+    )
     train.add_argument("--hidden", type=_sizes, default="100,100,100,100", metavar="N,N,...", help="hidden layers")
     train.add_argument("--batch", type=_count, default=128, metavar="N", help="digits per step")
     train.add_argument("--steps", type=_count, default=2000, metavar="N", help="number of steps")
@@ -257,6 +263,12 @@ def _train(options: argparse.Namespace) -> int:
     sizes = options.hidden, options.batch, options.steps, options.dtype, options.seed
     try:
         result = train.main(data, options.optimizer, *sizes, options.out, settings)
+    except ValueError as error:
+        if ":" not in options.optimizer:
+            raise
+        raise UserError(
+            f"{options.optimizer}: the formula has no form on whole arrays, to compare with: {error}"
+        ) from None
     except MemoryError as error:
         raise UserError(f"{error}; choose smaller --hidden, --batch or --steps") from None
     return 0 if result.identical else 1

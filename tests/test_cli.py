@@ -318,6 +318,33 @@ def test_train_takes_settings(capsys, tmp_path):
     assert ", 1 step\n" in run(capsys, "train", "--steps", "1", "--hidden", "5", "--out", str(tmp_path))[1]
 
 
+OWN = """
+import fastopt
+
+@fastopt.rule(state=("v",), lr=0.01, momentum=0.9)
+def mine(p, g, v, lr, momentum):
+    v = momentum * v + g
+    return p - lr * v, v
+
+@fastopt.rule(lr=0.01)
+def branches(p, g, lr):
+    return (p - lr * g if g > lr else p,)
+"""
+
+
+def test_train_takes_a_rule_of_ones_own(capsys, tmp_path, monkeypatch):
+    (tmp_path / "own_rules.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    few = ("--steps", "25", "--hidden", "5", "--out", str(tmp_path))
+    status, out, _ = run(capsys, "train", "--optimizer", "own_rules:mine", "--lr", "0.1", *few)
+    assert status == 0 and "mine(lr=0.1), 784-5-10" in " ".join(out.split()), out
+    assert "identical bits" in out and "DIFFERENT" not in out and (tmp_path / "train-mine.png").is_file()
+    status, _, err = run(capsys, "train", "--optimizer", "own_rules:branches", *few)
+    assert status == 2 and "own_rules:branches: the formula has no form on whole arrays" in err
+    status, _, err = run(capsys, "train", "--optimizer", "own_rules:mein", *few)
+    assert status == 2 and "did you mean 'mine'?" in err and err.count("\n") == 1
+
+
 def test_python_m_fastopt():
     command = [sys.executable, "-m", "fastopt", "--version"]
     assert subprocess.run(command, capture_output=True, text=True).stdout.startswith("fastopt ")

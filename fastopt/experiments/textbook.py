@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 
 from fastopt import reference
+from fastopt.explain import find
 from fastopt.kernels import RULES
+from fastopt.kernels.interpreted import on_arrays
 from fastopt.optimizers import OPTIMIZERS
 from fastopt.reference.base import Array, Reference
 
@@ -140,6 +142,26 @@ class Plain:
             rule.step(p, g, *self.state[key])
 
 
+class Own:
+    """The formula of a rule of one's own, on whole arrays; ValueError at a step where it has branches."""
+
+    def __init__(self, optimizer: Any) -> None:
+        self.optimizer, self.iter = optimizer, 0
+        self.formula = on_arrays(optimizer._rule.formula)
+        self.state: dict[Any, list[Array]] | None = None
+
+    def update(self, params: Arrays, grads: Arrays) -> None:
+        if self.state is None:
+            values = self.optimizer.start_values().values()
+            self.state = {key: [np.full_like(p, value) for value in values] for key, p in params.items()}
+        self.iter += 1
+        scalars = self.optimizer._at(self.iter).scalars(self.iter)
+        for key, p in params.items():
+            old = p, *self.state[key]
+            for array, new in zip(old, self.formula(p, grads[key], *self.state[key], *scalars), strict=True):
+                array[...] = new
+
+
 class _AsWritten(Reference):
     """What nobody would compute as exactly, or as often, as the reference does."""
 
@@ -167,7 +189,7 @@ def textbook(rule: str, **settings: Any) -> Any:
     Parameters
     ----------
     rule : str
-        A key of `fastopt.optimizers.OPTIMIZERS`.
+        A key of `fastopt.optimizers.OPTIMIZERS`, or `module:name` of one's own.
     **settings
         With those that the book's class has not it is the rule in plain NumPy, and with those of every optimizer, such
         as clipping, the reference.
@@ -177,6 +199,8 @@ def textbook(rule: str, **settings: Any) -> Any:
     object
         With `update(params, grads)` on dicts of arrays.
     """
+    if rule not in OPTIMIZERS:
+        return Own(find(rule)(**settings))
     if rule in BOOK and settings.keys() <= inspect.signature(BOOK[rule]).parameters.keys():
         return BOOK[rule](**settings)
     shared = [field.name for field in fields(Reference) if field.kw_only and field.name not in IN_A_SHORT_LOOP]
@@ -189,4 +213,4 @@ def textbook(rule: str, **settings: Any) -> Any:
 
 def has_exact_bits(rule: str, dtype: str) -> bool:
     """Whether the textbook rounds as `fastopt.reference` does; then all bits are equal while no state is subnormal."""
-    return not RULES[rule].is_by_array and not (rule == "adam" and dtype == "float32")
+    return rule in RULES and not RULES[rule].is_by_array and not (rule == "adam" and dtype == "float32")

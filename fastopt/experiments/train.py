@@ -20,7 +20,9 @@ from matplotlib.figure import Figure
 from fastopt import machine, reference
 from fastopt.console import BarColumn, Console, MofNCompleteColumn, Progress, Table, TextColumn, TimeElapsedColumn, box
 from fastopt.experiments.textbook import has_exact_bits, textbook
+from fastopt.explain import find
 from fastopt.kernels import RULES
+from fastopt.kernels.interpreted import InterpretedRule
 from fastopt.nn import MultiLayerNet, smooth_curve
 from fastopt.nn.layers import Array
 from fastopt.nn.mnist import Mnist, as_arrays
@@ -30,8 +32,8 @@ TURN = 20  # steps before the other one goes on
 PROBES = 5  # of the machine's state, over the whole training
 
 # Steps that are made again with the exact reference, untimed, where the textbook rounds differently. The reference of
-# rules with norms adds up exactly, which takes longer than all else.
-CHECKED, CHECKED_WITH_NORMS = 500, 20
+# rules with norms adds up exactly, and that of a rule of one's own is pure Python, which takes longer than all else.
+CHECKED, CHECKED_SLOWLY = 500, 20
 
 
 @dataclass
@@ -112,7 +114,7 @@ def compare(
     data : (x_train, t_train), (x_test, t_test)
         As `load_mnist` gives them.
     optimizer : str
-        A key of `fastopt.optimizers.OPTIMIZERS`.
+        A key of `fastopt.optimizers.OPTIMIZERS`, or `module:name` of one's own.
     hidden, batch, steps, dtype, seed
         Widths of the hidden ReLU layers, rows per batch, number of steps, "float32" or "float64", and the seed of the
         initial weights and of the batches.
@@ -127,7 +129,7 @@ def compare(
         Run(name, MultiLayerNet(784, hidden, 10, dtype=dtype, seed=seed), rule)
         for name, rule in (
             ("textbook NumPy", textbook(optimizer, **settings)),
-            ("fastopt", OPTIMIZERS[optimizer](**settings)),
+            ("fastopt", find(optimizer)(**settings)),
         )
     ]
     batches = np.random.default_rng(seed).integers(0, len(x_train), size=(steps, batch))
@@ -150,7 +152,7 @@ def compare(
     identical = same and has_exact_bits(optimizer, dtype)
     if not identical:
         exact = MultiLayerNet(784, hidden, 10, dtype=dtype, seed=seed)
-        rule = getattr(reference, OPTIMIZERS[optimizer].__name__)(**settings)
+        rule = exact_reference(optimizer, settings)
         for rows in batches[:checked]:
             rule.update(exact.params, exact.gradient(x_train[rows], t_train[rows]))
         identical = _same_bits(exact.params, to_check)
@@ -158,11 +160,21 @@ def compare(
     return Comparison(runs[0], runs[1], size, identical, same, checked, lines, load)
 
 
+def exact_reference(optimizer: str, settings: Mapping[str, Any]) -> Any:
+    """The reference of a rule; of one's own the formula in pure Python."""
+    kind = find(optimizer)
+    if optimizer in OPTIMIZERS:
+        return getattr(reference, kind.__name__)(**settings)
+    made = kind(**settings)
+    made.__dict__["_rule"] = InterpretedRule(kind._rule.formula, kind._rule.state)
+    return made
+
+
 def _checked_steps(optimizer: str, dtype: str, steps: int) -> int:
     """The last of the steps that are compared with the reference: all, or the end of a turn."""
     if has_exact_bits(optimizer, dtype):
         return steps
-    return min(steps, CHECKED_WITH_NORMS if RULES[optimizer].is_by_array else CHECKED)
+    return min(steps, CHECKED if optimizer in RULES and not RULES[optimizer].is_by_array else CHECKED_SLOWLY)
 
 
 def _same_bits(first: Mapping[Any, Array], second: Mapping[Any, Array]) -> bool:
@@ -184,7 +196,7 @@ def main(
     console = Console()
     sizes = "-".join(map(str, (784, *hidden, 10)))
     own = "".join(f"{name}={value!r}, " for name, value in settings.items())
-    title = f"{OPTIMIZERS[optimizer].__name__}{f'({own[:-2]})' if own else ''}, {sizes}, ReLU, batch {batch}, {dtype}"
+    title = f"{find(optimizer).__name__}{f'({own[:-2]})' if own else ''}, {sizes}, ReLU, batch {batch}, {dtype}"
     console.print(data.source, highlight=False, markup=False)
     console.print(f"{title}, {count(steps)}", highlight=False)
     columns = (
@@ -213,7 +225,7 @@ def main(
 
 def picture(folder: Path, optimizer: str) -> Path:
     """Where the picture goes."""
-    return folder / f"train-{optimizer}.png"
+    return folder / f"train-{optimizer.rpartition(':')[2]}.png"
 
 
 def _table(result: Comparison, dtype: str) -> Table:
@@ -249,7 +261,7 @@ def bytes_needed(optimizer: str, hidden: Sequence[int], batch: int, steps: int, 
     """At least what a comparison keeps in memory: two networks, gradients, state, and the rows of all batches."""
     sizes = (784, *hidden, 10)
     parameters = sum(inputs * outputs + outputs for inputs, outputs in pairwise(sizes))
-    return 2 * parameters * (2 + len(RULES[optimizer].state)) * np.dtype(dtype).itemsize + 8 * batch * steps
+    return 2 * parameters * (2 + len(find(optimizer)._rule.state)) * np.dtype(dtype).itemsize + 8 * batch * steps
 
 
 def faster(ratio: float) -> str:
@@ -270,7 +282,8 @@ def _remarks(result: Comparison, optimizer: str, dtype: str) -> list[str]:
         if result.identical:
             lines.append(f"The textbook rounds differently, which grows in training: {_reason(optimizer, dtype)}.")
         beside = "identical bits" if result.identical else "[bold red]DIFFERENT[/]"
-        lines.append(f"fastopt beside fastopt.reference, {count(result.checked_steps)}: {beside}")
+        exact = "fastopt.reference" if optimizer in OPTIMIZERS else "the formula in pure Python"
+        lines.append(f"fastopt beside {exact}, {count(result.checked_steps)}: {beside}")
     lines.append(f"machine: {machine.describe(result.lines)}; others kept {result.others:.2f} CPUs busy")
     if result.others > machine.BUSY:
         lines.append("[bold yellow]The machine is busy with other processes: do not rely on the ratios above.[/]")
@@ -280,6 +293,8 @@ def _remarks(result: Comparison, optimizer: str, dtype: str) -> list[str]:
 def _reason(optimizer: str, dtype: str) -> str:
     if has_exact_bits(optimizer, dtype):
         return "its state became subnormal, which fastopt sets to zero"
+    if optimizer not in RULES:
+        return "a function of NumPy gives other last digits than its compiled form"
     if RULES[optimizer].is_by_array:
         return "np.linalg.norm is not exact"
     return "it computes float32 steps in float64, as its lr_t is an np.float64"
