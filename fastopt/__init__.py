@@ -6,6 +6,7 @@
 >>> optimizer.update(params, {"W": np.ones(3)})  # in place, one fused pass over memory
 """
 
+import typing as _typing
 from importlib.metadata import PackageNotFoundError as _PackageNotFoundError
 from importlib.metadata import version as _version
 from pathlib import Path as _Path
@@ -15,6 +16,9 @@ from pathlib import Path as _Path
 if not _Path(__file__).with_name("kernels").is_dir():
     __path__.append(str(_Path(__file__).parent.parent))
 
+import numpy as np  # the book's scripts have no import of NumPy but `from common.optimizer import *`
+
+from fastopt import names as _names
 from fastopt import optimizers, schedules
 from fastopt.averages import EMA, SWA, Lookahead
 from fastopt.checkpoint import CheckpointError
@@ -41,6 +45,7 @@ __all__ = [
     "check",
     "flatten",
     "is_vector",
+    "np",
     "num_threads",
     "rule",
     "schedules",
@@ -53,3 +58,8 @@ try:
     __version__ = _version("fastopt")
 except _PackageNotFoundError:  # a zip file of the package alone
     __version__ = "unknown"
+
+if not _typing.TYPE_CHECKING:  # to which it would make every name known
+
+    def __getattr__(name: str) -> object:
+        raise AttributeError(_names.unknown_class(__name__, name, __all__))

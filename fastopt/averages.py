@@ -23,6 +23,7 @@ from fastopt.kernels.elements import smallest_state
 from fastopt.launch import BARE, Launch, as_number
 from fastopt.plan import Plan
 from fastopt.state import PARAMETER, State
+from fastopt.typed import Number, number
 
 _DECAY, _ALPHA = (0.0, 1.0, False), (0.0, 1.0, True)
 
@@ -60,7 +61,7 @@ class EMA:
     30, 1992; the moving form is that of PyTorch's `swa_utils.get_ema_multi_avg_fn`.
     """
 
-    decay: float = 0.999
+    decay: Number = number(0.999)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "decay", ranges.number_or_schedule("EMA", "decay", self.decay, _DECAY))
@@ -154,7 +155,7 @@ class Lookahead:
     """
 
     every: int = 5
-    alpha: float = 0.5
+    alpha: Number = number(0.5)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "every", checks.positive("Lookahead", "every", self.every))

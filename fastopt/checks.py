@@ -7,13 +7,14 @@ value, a shape or a layout, KeyError for names.
 from __future__ import annotations
 
 import numbers
-from collections.abc import Hashable, Iterable, Mapping, MutableMapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping, MutableMapping
 from enum import Enum
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from fastopt import names
 from fastopt.rows import Rows
 
 Array = npt.NDArray[Any]
@@ -26,11 +27,8 @@ SWAPPED = "averaged weights"
 
 
 def unknown_tuning(what: str, value: Any, known: Iterable[str]) -> str:
-    return f"{what}: there is no {value!r:.200}; it is one of {', '.join(known)}"
-
-
-def unknown_setting(owner: str, name: str, known: Iterable[str]) -> str:
-    return f"{owner} has no setting {name!r}; it has {', '.join(known)}"
+    known = list(known)
+    return f"{what}: there is no {value!r:.200}; it is one of {', '.join(known)}{names.did_you_mean(value, known)}"
 
 
 def groups(owner: str, value: Any) -> str:
@@ -47,8 +45,13 @@ def group_settings(owner: str, selector: Any, value: Any) -> str:
     )
 
 
-def no_group_setting(owner: str, selector: Any, name: Any, known: Iterable[str]) -> str:
-    return f"{owner}: groups[{selector!r}] cannot have {name!r}; a group can have {', '.join(known)}"
+def no_group_setting(owner: str, selector: Any, name: Any, known: Iterable[str], for_all: bool) -> str:
+    known = list(known)
+    there = names.setting_elsewhere(owner, name, known)
+    suggestion = names.did_you_mean(name, known) if there is None else f"; {there}"
+    if for_all:
+        suggestion = ", which is a setting of all parameters together"
+    return f"{owner}: groups[{selector!r}] cannot have {name!r}{suggestion}; a group can have {', '.join(known)}"
 
 
 def read_at_the_start(owner: str, names: Iterable[str]) -> str:
@@ -66,12 +69,31 @@ def empty_group(owner: str, selector: Any, keys: Iterable[Hashable]) -> str:
     return f"{owner}: groups[{selector!r}] selects none of the parameters, which are {_names(keys)}; correct its name"
 
 
+def not_in_module(module: str, name: str, known: Iterable[str]) -> str:
+    known = sorted(known)
+    has = f"has {', '.join(known[:8])}" if known else "has none, which @fastopt.rule makes"
+    return f"there is no optimizer {name!r} in module {module!r}, which {has}{names.did_you_mean(name, known)}"
+
+
 def no_optimizer(owner: str, value: Any) -> str:
     return f"{owner}: expected an optimizer or its class, got {value!r:.60} of type {type(value).__name__}"
 
 
 def unknown_optimizer(name: str, known: Iterable[str]) -> str:
-    return f"unknown optimizer {name!r}; known are {', '.join(known)}, and module:Name for one of your own"
+    return f"unknown optimizer {name!r}{names.one_of(name, known)}, and module:Name for one of your own"
+
+
+def arguments(owner: str, values: tuple[Any, ...], settings: Mapping[str, Any], known: Iterable[str]) -> None:
+    """What an optimizer is made with are its settings, not parameters."""
+    known = list(known)
+    if values and (isinstance(values[0], Mapping | list | tuple | Iterator) or np.ndim(values[0])):
+        raise TypeError(
+            f"{owner}: the first setting is {known[0] if known else 'none'}, got {type(values[0]).__name__}; "
+            f"parameters are not given here: make {owner}() and call update(params, grads)"
+        )
+    for name in settings:
+        if name not in known:
+            raise TypeError(names.unknown_setting(owner, name, known))
 
 
 def unknown_rule(owner: str, rule: str) -> str:
@@ -105,6 +127,13 @@ def thread_count(owner: str, value: Any, most: int) -> int:
             "NUMBA_NUM_THREADS sets how many numba has"
         )
     return int(value)
+
+
+def bad_thread_count(variable: str, text: str, most: int, taken: int) -> str:
+    return (
+        f"{variable}={text[:60]} must be a whole number of threads from 1 to {most}, which numba has here; steps take "
+        f"up to {taken}. Correct it, or leave it unset for all of them"
+    )
 
 
 def mismatch(owner: str, source: str, differences: dict[str, list[Any]], mine: Any, found: Any) -> str:
@@ -234,9 +263,12 @@ def parameter(owner: str, name: str, value: Any) -> Array:
     """A parameter as a base-class array: the array itself, or a 0-d copy of a number."""
     if isinstance(value, np.ndarray):
         if value.dtype not in DTYPES:
+            cure = f"convert it once: {name} = {name}.astype(np.float64)"
+            if value.dtype.kind == "c":
+                cure = f"step its real and imaginary parts: {name}.view({_real(value.dtype)}), and of its gradient too"
             raise TypeError(
                 f"{owner}: {name} has dtype {value.dtype}, expected float32 or float64 in this machine's byte order; "
-                f"convert it once: {name} = {name}.astype(np.float64)"
+                f"{cure}"
             )
         if masked(value):
             raise TypeError(
@@ -256,7 +288,7 @@ def parameter(owner: str, name: str, value: Any) -> Array:
     if not is_number(value):
         raise TypeError(
             f"{owner}: {name} is of type {type(value).__name__}, expected a float32 or float64 array or a number; "
-            f"convert it once: {name} = np.array({name}, dtype=np.float64)"
+            f"{_conversion(name, value) or f'convert it once: {name} = np.array({name}, dtype=np.float64)'}"
         )
     try:
         return np.array(value, dtype=number_dtype(value))
@@ -267,6 +299,27 @@ def parameter(owner: str, name: str, value: Any) -> Array:
 def masked(value: Any) -> bool:
     """Whether an array carries a mask, which `np.asarray` would drop without a word."""
     return isinstance(value, np.ma.MaskedArray) or (type(value) is not np.ndarray and hasattr(value, "mask"))
+
+
+def _real(dtype: np.dtype[Any]) -> str:
+    """The dtype of the parts of complex numbers."""
+    return "np.float32" if dtype.itemsize == 8 else "np.float64"
+
+
+def _conversion(name: str, value: Any) -> str | None:
+    """What to do about a value for which `np.array` is no way."""
+    if isinstance(value, Mapping):
+        first = next(iter(value), "W")
+        return f"make one flat dict of nested ones, with keys such as '{name.partition('[')[2][1:-2]}.{first}'"
+    library = type(value).__module__.partition(".")[0]
+    if library == "torch":
+        return f"hand in the array that shares its memory on the CPU: {name}.detach().numpy()"
+    if library in ("cupy", "jax", "jaxlib", "tensorflow", "mlx"):
+        return (
+            f"steps are made in NumPy arrays, in the memory of the CPU: keep the parameters there, and make one of a "
+            f"gradient by {'cupy.asnumpy' if library == 'cupy' else 'np.asarray'}({name})"
+        )
+    return None
 
 
 def is_number(value: Any) -> bool:
@@ -297,6 +350,60 @@ def overlapping(owner: str, first: str, second: str) -> str:
 
 def overlapping_state(owner: str, name: str) -> str:
     return f"{owner}: {name} shares memory with the optimizer's state, which a step writes; hand in a copy"
+
+
+# -- gradients --------------------------------------------------------------------------------------------------------
+
+
+def gradient(owner: str, name: str, value: Any, parameter_name: str, target: Array) -> Array:
+    """A gradient as a base-class array of the parameter's shape, in whatever dtype and layout it has."""
+    if isinstance(value, np.ndarray):
+        found = np.asarray(value)
+    elif is_number(value) or isinstance(value, np.number | np.bool_):
+        found = np.array(value)
+    else:
+        raise TypeError(
+            f"{owner}: {name} is of type {type(value).__name__}, expected an array of dtype {target.dtype}, or None "
+            f"in a dict for no update; {_conversion(name, value) or f'convert it: np.asarray({name})'}"
+        )
+    if not np.can_cast(found.dtype, target.dtype, casting="same_kind"):
+        raise TypeError(
+            f"{owner}: {name} has dtype {found.dtype}, which does not convert to {target.dtype}, the dtype of "
+            f"{parameter_name}; "
+            + (
+                f"step real and imaginary parts: {parameter_name}.view({_real(found.dtype)}), and {name} likewise"
+                if found.dtype.kind == "c"
+                else "hand in real numbers"
+            )
+        )
+    if found.shape != target.shape:
+        raise ValueError(
+            f"{owner}: {name} has shape {found.shape}, {parameter_name} has {target.shape}; "
+            "compute the gradient of the parameter as it is, without broadcasting"
+        )
+    return found
+
+
+def nonfinite(owner: str, name: str, found: Array) -> str:
+    bad = ~np.isfinite(found)
+    first = tuple(int(index) for index in np.unravel_index(int(np.argmax(bad)), found.shape))
+    where = f", at {first if len(first) > 1 else first[0]}" if first else ""
+    return (
+        f"{owner}: {name} has {np.count_nonzero(bad)} of {found.size} values that are not finite, the first, "
+        f"{found[first]}{where}; nothing was written. Lower lr or clip the gradient, or choose on_nonfinite='skip'"
+    )
+
+
+def too_many_skips(found: str, most: float) -> str:
+    text = found.partition("; nothing was written")[0]
+    return (
+        f"{text}, after {most:g} steps in a row that were skipped for such gradients, which is max_skips; nothing was "
+        "written. Lower lr or clip the gradient, or go back to an earlier checkpoint"
+    )
+
+
+def gradient_in_written_memory(owner: str, name: str, other: str) -> str:
+    return f"{owner}: {name} shares memory with {other}, which this step writes; hand in a copy: {name}.copy()"
 
 
 def replaced(owner: str, name: str, found: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:

@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import fastopt
-from fastopt import threads
+from fastopt import machine, names, threads
 from fastopt.experiments import NAMES as EXPERIMENTS
 from fastopt.optimizers import OPTIMIZERS
 
 MOST_STEPS = 1_000_000
 """Of a picture of a schedule, which takes half a second then."""
+
+
+DATA = "folder with the four MNIST files (default: that of FASTOPT_MNIST_DIR, the cache, a download, or the subset)"
 
 
 class UserError(Exception):
@@ -37,14 +40,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        """Without a default where there is none."""
+        return action.help if action.default in (None, False, []) else super()._get_help_string(action)
+
+
 class _Parser(argparse.ArgumentParser):
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """A wrong choice with the right one."""
+        if action.choices is not None and value not in action.choices:
+            known = list(action.choices)
+            raise argparse.ArgumentError(action, f"unknown {value!r}{names.one_of(value, known)}")
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """A wrong option with the right one."""
+        options, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            known = options.parser._option_string_actions
+            suggestions = (f"{one}{names.did_you_mean(one.partition('=')[0], known)}" for one in unknown)
+            options.parser.error(f"unrecognized arguments: {' '.join(suggestions)}")
+        return options
+
     def error(self, message: str) -> None:  # type: ignore[override]
         """One line instead of the usage text and the line."""
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
 def _parser() -> argparse.ArgumentParser:
-    formatter = argparse.ArgumentDefaultsHelpFormatter
+    formatter = _Help
     parser = _Parser(prog="fastopt", description="Fused, compiled optimizer steps for NumPy training loops.")
     parser.add_argument("--version", action="version", version=f"fastopt {fastopt.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -56,15 +80,25 @@ def _parser() -> argparse.ArgumentParser:
         "fastopt's, compares results and times, and draws both.",
         formatter_class=formatter,
     )
-    train.add_argument("--optimizer", type=_optimizer, default="adam", metavar="NAME", help=", ".join(OPTIMIZERS))
+    train.add_argument(
+        "--optimizer",
+        type=lambda name: name if ":" in name else _optimizer(name),
+        default="adam",
+        metavar="NAME",
+        help=f"{', '.join(OPTIMIZERS)}, or module:name of one of your own",
+    )
     train.add_argument("--hidden", type=_sizes, default="100,100,100,100", metavar="N,N,...", help="hidden layers")
     train.add_argument("--batch", type=_count, default=128, metavar="N", help="digits per step")
     train.add_argument("--steps", type=_count, default=2000, metavar="N", help="number of steps")
     train.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="of the parameters")
-    train.add_argument("--data", type=Path, metavar="DIR", help="folder with the four MNIST files")
+    train.add_argument("--lr", type=_number, metavar="X", help="learning rate (default: the optimizer's)")
+    train.add_argument(
+        "--set", type=_setting, action="append", default=[], metavar="NAME=VALUE", help="a setting; may be repeated"
+    )
+    train.add_argument("--data", type=Path, metavar="DIR", help=DATA)
     train.add_argument("--out", type=Path, default=Path("results"), metavar="DIR", help="where the picture goes")
     train.add_argument("--seed", type=_seed, default=0, metavar="N", help="of initial weights and batches")
-    train.set_defaults(run=_train)
+    train.set_defaults(run=_train, parser=train)
 
     verify = commands.add_parser(
         "verify",
@@ -76,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     every = "1,2,3" if threads.layer() else "1"
     verify.add_argument("--threads", type=_sizes, default=every, metavar="N,N,...", help="numbers of threads")
     verify.add_argument("--steps", type=_count, default=20, metavar="N", help="steps per case")
-    verify.set_defaults(run=_verify)
+    verify.set_defaults(run=_verify, parser=verify)
     info = commands.add_parser(
         "info",
         help="show threading layer, threads, cache folder and versions, and how a model would be stepped",
@@ -86,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     info.add_argument("--parameters", type=_count, default=1_000_000, metavar="N", help="size of the model")
     info.add_argument("--optimizer", type=_optimizer, default="adam", metavar="NAME", help=", ".join(OPTIMIZERS))
     info.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="of the parameters")
-    info.set_defaults(run=_info)
+    info.set_defaults(run=_info, parser=info)
 
     explain = commands.add_parser(
         "explain",
@@ -101,7 +135,7 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument(
         "--set", type=_setting, action="append", default=[], metavar="NAME=VALUE", help="a setting; may be repeated"
     )
-    explain.set_defaults(run=_explain)
+    explain.set_defaults(run=_explain, parser=explain)
 
     warmup = commands.add_parser(
         "warmup",
@@ -120,7 +154,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     warmup.add_argument("--averaging", action="store_true", help="also with an average of the weights")
     warmup.add_argument("--lookahead", action="store_true", help="also with Lookahead")
-    warmup.set_defaults(run=_warmup)
+    warmup.set_defaults(run=_warmup, parser=warmup)
 
     experiment = commands.add_parser(
         "experiment",
@@ -133,14 +167,14 @@ def _parser() -> argparse.ArgumentParser:
     experiment.add_argument("--list", action="store_true", help="say what each experiment shows, and stop")
     experiment.add_argument("--quick", action="store_true", help="a few seconds, on the MNIST subset of the package")
     experiment.add_argument("--backend", choices=("compiled", "reference"), default="compiled", help="the optimizers")
-    experiment.add_argument("--data", type=Path, metavar="DIR", help="folder with the four MNIST files")
+    experiment.add_argument("--data", type=Path, metavar="DIR", help=DATA)
     experiment.add_argument("--out", type=Path, default=Path("results"), metavar="DIR", help="where the files go")
     experiment.add_argument("--seed", type=_seed, default=0, metavar="N", help="of all that is random")
     experiment.add_argument(
         "--as-printed", action="store_true", help="optimizers-sigmoid: AdaGrad with its printed bug"
     )
     experiment.add_argument("--refine", action="store_true", help="hyperparameters: search again in narrowed ranges")
-    experiment.set_defaults(run=_experiment)
+    experiment.set_defaults(run=_experiment, parser=experiment)
 
     schedule = commands.add_parser(
         "schedule",
@@ -155,20 +189,30 @@ def _parser() -> argparse.ArgumentParser:
     schedule.add_argument(
         "--out", type=Path, metavar="FILE.png", help="where the picture goes (default: results/schedule-NAME.png)"
     )
-    schedule.set_defaults(run=_schedule)
+    schedule.set_defaults(run=_schedule, parser=schedule)
     return parser
 
 
 def _optimizer(name: str) -> str:
-    if name.lower() not in OPTIMIZERS:
-        raise argparse.ArgumentTypeError(f"unknown optimizer {name!r}; known are {', '.join(OPTIMIZERS)}")
-    return name.lower()
+    known = names.find(name, OPTIMIZERS)
+    if known is None:
+        raise argparse.ArgumentTypeError(f"unknown optimizer {name!r}{names.one_of(name, OPTIMIZERS)}")
+    return known
 
 
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    if len(text) > 18:
+        raise argparse.ArgumentTypeError("expected a whole number of at most 18 digits")
     return int(text)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number, got {text!r}") from None
 
 
 def _seed(text: str) -> int:
@@ -200,15 +244,33 @@ def _train(options: argparse.Namespace) -> int:
     from fastopt.nn import checks
     from fastopt.nn.mnist import read_mnist
 
+    settings = dict(options.set) | ({} if options.lr is None else {"lr": options.lr})
+    made = _made(options.optimizer, list(settings.items()))
+    settings = {name: getattr(made, name) for name in settings}
+    needed = train.bytes_needed(options.optimizer, options.hidden, options.batch, options.steps, options.dtype)
+    there = machine.memory()
+    if needed > there:
+        raise UserError(
+            f"this training needs {needed / 1e9:,.0f} GB of memory, and the machine has {there / 1e9:,.0f}; choose "
+            "smaller --hidden, --batch or --steps"
+        )
     try:
         data = read_mnist(options.data)
         check_writable(train.picture(options.out, options.optimizer))
         checks.batch_size(options.batch, len(data.train[0]))
     except (ValueError, OSError) as error:
         raise UserError(str(error)) from None
-    result = train.main(
-        data, options.optimizer, options.hidden, options.batch, options.steps, options.dtype, options.seed, options.out
-    )
+    sizes = options.hidden, options.batch, options.steps, options.dtype, options.seed
+    try:
+        result = train.main(data, options.optimizer, *sizes, options.out, settings)
+    except ValueError as error:
+        if ":" not in options.optimizer:
+            raise
+        raise UserError(
+            f"{options.optimizer}: the formula has no form on whole arrays, to compare with: {error}"
+        ) from None
+    except MemoryError as error:
+        raise UserError(f"{error}; choose smaller --hidden, --batch or --steps") from None
     return 0 if result.identical else 1
 
 
@@ -224,17 +286,18 @@ def _experiment(options: argparse.Namespace) -> int:
         for name in EXPERIMENTS:
             print(f"{name:20}{experiment(name).summary}")
         return 0
-    if options.name not in (*EXPERIMENTS, "all"):
+    wanted = names.find(options.name, (*EXPERIMENTS, "all"))
+    if wanted is None:
         found = "no experiment was named" if options.name is None else f"unknown experiment {options.name!r}"
-        raise UserError(f"{found}; known are {', '.join(EXPERIMENTS)}, and all")
-    names = EXPERIMENTS if options.name == "all" else (options.name,)
+        raise UserError(f"{found}{names.one_of(options.name, EXPERIMENTS)}, and all")
+    chosen = EXPERIMENTS if wanted == "all" else (wanted,)
     switches = {"as_printed": options.as_printed, "refine": options.refine}
     for switch, given in switches.items():
-        if given and not any(switch in experiment(name).options for name in names):
-            raise UserError(f"{options.name} has no --{switch.replace('_', '-')}")
+        if given and not any(switch in experiment(name).options for name in chosen):
+            raise UserError(f"{wanted} has no --{switch.replace('_', '-')}")
     settings = {name: getattr(options, name) for name in ("seed", "quick", "backend", "data")}
     try:
-        complete = report.main(names, options.out, options.name == "all", settings, switches)
+        complete = report.main(chosen, options.out, wanted == "all", settings, switches)
     except (DataError, OSError, RuntimeError) as error:
         raise UserError(str(error)) from None
     return 0 if complete else 130
@@ -247,19 +310,20 @@ def _schedule(options: argparse.Namespace) -> int:
         raise _missing("schedule", error) from None
     known = schedule.names()
     if options.list:
-        for name in known:
-            print(f"{name:20}{schedule.summary(name)}")
+        for each in known:
+            print(f"{each:20}{schedule.summary(each)}")
         return 0
-    if options.name not in known:
+    name = names.find(options.name, known)
+    if name is None:
         found = "no schedule was named" if options.name is None else f"unknown schedule {options.name!r}"
-        raise UserError(f"{found}; known are {', '.join(known)}")
+        raise UserError(f"{found}{names.one_of(options.name, known)}")
     if options.steps > MOST_STEPS:
         raise UserError(f"--steps: a picture has at most {MOST_STEPS:,} steps, got {options.steps:,}")
-    out = Path("results", f"schedule-{options.name}.png") if options.out is None else options.out
+    out = Path("results", f"schedule-{name}.png") if options.out is None else options.out
     if out.suffix.lower() != ".png":
-        raise UserError(f"--out: expected the name of a PNG file, such as {options.name}.png, got {str(out)!r}")
+        raise UserError(f"--out: expected the name of a PNG file, such as {name}.png, got {str(out)!r}")
     try:
-        schedule.main(options.name, options.steps, out)
+        schedule.main(name, options.steps, out)
     except (ValueError, OSError) as error:
         raise UserError(str(error)) from None
     return 0
@@ -293,7 +357,7 @@ def _explain(options: argparse.Namespace) -> int:
 
 def _made(name: str, given: list[tuple[str, Any]]) -> Any:
     """The optimizer of a name, or of `module:Name`, with settings."""
-    from fastopt import checks, explain
+    from fastopt import explain
 
     settings = dict(given)
     try:
@@ -301,7 +365,7 @@ def _made(name: str, given: list[tuple[str, Any]]) -> Any:
         known = optimizer._hyperparameters()
         for setting in settings:
             if setting not in known:
-                raise ValueError(checks.unknown_setting(optimizer.__name__, setting, known))
+                raise ValueError(names.unknown_setting(optimizer.__name__, setting, known))
         return optimizer(**settings)
     except (ImportError, TypeError, ValueError) as error:
         raise UserError(str(error)) from None

@@ -6,11 +6,12 @@ import copy
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from html import escape
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastopt import checks, threads
+from fastopt import checks, representation, threads
 from fastopt.flat import Array
 from fastopt.kernels.interpreted import InterpretedRule, on_arrays
 from fastopt.kernels.traffic import traffic_of
@@ -71,6 +72,20 @@ class Check:
         lines.append(f"    its reads and writes alone     {self.limit_nanoseconds:.3g} ns")
         lines.append(f"    plain NumPy                    {beside}")
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        """The same as a table, for notebooks."""
+        rows = []
+        for row in self.rows:
+            largest = max(row.parameter_ulps, row.state_ulps)
+            rows.append((row.compared, row.dtype, "identical" if row.identical else f"DIFFERENT by {largest} ulps"))
+        plain = "" if self.numpy_nanoseconds is None else f"{self.numpy_nanoseconds:.3g} ns"
+        rows += [
+            ("a step on a million float32, per element", "float32", f"{self.nanoseconds:.3g} ns"),
+            ("its reads and writes alone", "float32", f"{self.limit_nanoseconds:.3g} ns"),
+            *([("plain NumPy", "float32", plain)] if plain else []),
+        ]
+        return f"<p>{escape(self.optimizer)}</p>{representation.html_table(('', 'dtype', ''), rows)}"
 
 
 def check(optimizer: Optimizer | type[Optimizer], steps: int = 5) -> Check:

@@ -9,7 +9,7 @@ import sys
 import textwrap
 from typing import Any
 
-from fastopt import checks, docstrings
+from fastopt import checks, docstrings, names
 from fastopt.amounts import AMOUNTS
 from fastopt.kernels.build import Rule
 from fastopt.kernels.gradients import OPTIONS
@@ -23,13 +23,17 @@ def find(name: str) -> type[Optimizer]:
     """The optimizer of that name, in whatever case, or the class `module:Name`; ValueError if there is none."""
     module, colon, attribute = name.partition(":")
     if not colon:
-        by_name = {made.__name__.lower(): made for made in OPTIMIZERS.values()} | OPTIMIZERS
-        if name.lower() not in by_name:
+        known = names.find(name, OPTIMIZERS)
+        if known is None:
             raise ValueError(checks.unknown_optimizer(name, OPTIMIZERS))
-        return by_name[name.lower()]
+        return OPTIMIZERS[known]
     if os.getcwd() not in sys.path:  # as in `python -m`
         sys.path.insert(0, os.getcwd())
-    found = getattr(importlib.import_module(module), attribute, None)
+    there = vars(importlib.import_module(module))
+    if attribute not in there:
+        own = [name for name, value in there.items() if isinstance(value, type) and issubclass(value, Optimizer)]
+        raise ValueError(checks.not_in_module(module, attribute, own))
+    found = there[attribute]
     if not (isinstance(found, type) and issubclass(found, Optimizer)):
         raise ValueError(checks.no_optimizer(name, found))
     return found

@@ -26,14 +26,14 @@ class ViewDict(dict[Hashable, Array]):
         target = self[key]
         # The textbook writes `params[key] += ...`, which ends in assigning the array to its own place.
         if value is not target:
-            target[...] = checks.assignable(type(self).__name__, key, value, target)
+            target[...] = assignable(type(self).__name__, key, value, target)
 
     def update(self, *mappings: Any, **values: Any) -> None:
         new = dict(*mappings, **values)
         for key, value in new.items():  # all checks before the first write
             if key not in self:
                 raise KeyError(checks.unknown_key(type(self).__name__, key, self))
-            checks.assignable(type(self).__name__, key, value, self[key])
+            assignable(type(self).__name__, key, value, self[key])
         for key, value in new.items():
             self[key] = value
 
@@ -92,7 +92,7 @@ class FlatDict(ViewDict):
     @buffer.setter
     def buffer(self, value: Any) -> None:
         if value is not self._buffer:
-            self._buffer[...] = checks.assignable(type(self).__name__, "buffer", value, self._buffer)
+            self._buffer[...] = assignable(type(self).__name__, "buffer", value, self._buffer)
 
     @classmethod
     def _of_copy(cls, layout: Any, buffer: Array) -> FlatDict:
@@ -140,7 +140,7 @@ def flatten(arrays: Mapping[Any, Any], dtype: npt.DTypeLike | None = None) -> Fl
     >>> params.buffer[6:]
     array([5., 5., 5.])
     """
-    values, common = checks.flattenable(arrays, dtype)
+    values, common = flattenable(arrays, dtype)
     buffer = _aligned(sum(value.size for value in values.values()), common)
     flat = FlatDict(((key, value.shape) for key, value in values.items()), buffer)
     flat.update(values)
@@ -152,3 +152,46 @@ def _aligned(size: int, dtype: npt.DTypeLike) -> Array:
     block = np.zeros(size * itemsize + 64, dtype=np.uint8)
     start = -block.ctypes.data % 64
     return block[start : start + size * itemsize].view(dtype)
+
+
+def flattenable(arrays: Any, dtype: npt.DTypeLike | None) -> tuple[dict[Any, Array], np.dtype[Any]]:
+    """The values as arrays, and the one dtype of the buffer."""
+    if not isinstance(arrays, Mapping):
+        raise TypeError(f"flatten: expected a dict of arrays, got {type(arrays).__name__}")
+    values: dict[Any, Array] = {}
+    for key, value in arrays.items():
+        if not (checks.is_number(value) or (isinstance(value, np.ndarray) and value.dtype in checks.DTYPES)):
+            found = f"dtype {value.dtype}" if isinstance(value, np.ndarray) else f"type {type(value).__name__}"
+            raise TypeError(f"flatten: arrays[{key!r}] has {found}, expected a float32 or float64 array; convert it")
+        values[key] = (
+            np.asarray(value) if isinstance(value, np.ndarray) else checks.parameter("flatten", repr(key), value)
+        )
+    found_dtypes = {value.dtype for value in values.values()}
+    if dtype is not None:
+        if dtype not in ("float32", "float64", np.float32, np.float64, *checks.DTYPES):
+            raise TypeError(f"flatten: dtype must be 'float32' or 'float64', got {dtype!r}")
+        return values, np.dtype(dtype)
+    if len(found_dtypes) > 1:
+        first = {value.dtype: key for key, value in reversed(values.items())}
+        raise TypeError(
+            f"flatten: arrays[{first[checks.DTYPES[0]]!r}] is of float32 and arrays[{first[checks.DTYPES[1]]!r}] of "
+            "float64, but one buffer has one dtype; name it: flatten(arrays, dtype='float32')"
+        )
+    return values, found_dtypes.pop() if found_dtypes else np.dtype(np.float64)
+
+
+def assignable(owner: str, key: Hashable, value: Any, target: Array) -> Any:
+    """A value that may be copied into a view: broadcastable real numbers."""
+    found = np.asarray(value)
+    if not np.can_cast(found.dtype, target.dtype, casting="same_kind"):
+        raise TypeError(
+            f"{owner}: [{key!r}] has dtype {target.dtype}, to which values of dtype {found.dtype} do not convert; "
+            "assign real numbers"
+        )
+    try:
+        return np.broadcast_to(found, target.shape)
+    except ValueError:
+        raise ValueError(
+            f"{owner}: [{key!r}] is a view of shape {target.shape}, got values of shape {found.shape}; reshape them, "
+            "or make a new dict"
+        ) from None

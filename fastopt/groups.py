@@ -27,7 +27,7 @@ NO_DECAY_ON_VECTORS: Mapping[Any, Mapping[str, Any]] = {is_vector: {"weight_deca
 PREDICATES: dict[str, Callable[[Hashable, Array], bool]] = {"is_vector": is_vector}
 """Those that a checkpoint may name."""
 
-FOR_ALL = ("on_nonfinite", "gradient_scale", "maximize", "clip_norm", "groups", "averaging", "lookahead")
+FOR_ALL = ("on_nonfinite", "max_skips", "gradient_scale", "maximize", "clip_norm", "groups", "averaging", "lookahead")
 """Settings that are of all parameters together."""
 
 
@@ -42,9 +42,10 @@ class Group(UserDict[str, Any]):
 
     def __setitem__(self, name: str, value: Any) -> None:
         owner: Any = self.owner
-        known = [*(name for name in owner._hyperparameters() if name not in FOR_ALL), "frozen"]
+        known = [name for name in owner._hyperparameters() if name not in FOR_ALL]
+        known += [name for name in ranges.FOR_GROUPS if name not in known and (name != "lr_scale" or "lr" in known)]
         if name not in known:
-            raise ValueError(checks.no_group_setting(owner.__name__, self.selector, name, known))
+            raise ValueError(checks.no_group_setting(owner.__name__, self.selector, name, known, name in FOR_ALL))
         super().__setitem__(name, ranges.hyperparameter(owner.__name__, name, value))
         self.whole.changes += 1
 
@@ -63,6 +64,9 @@ class Groups(UserDict[Any, Group]):
     owner : the class of the optimizer
     groups : {selector: {setting: value}}; a selector is a key, a pattern of keys such as "b*" (of `fnmatch`), or a
         function `(key, array) -> bool`
+
+    A group's own `lr` takes the place of the optimizer's, and of its schedule; `lr_scale` multiplies whatever lr is, a
+    schedule too, as schedulers of PyTorch do in all groups. It may be a schedule itself.
 
     `optimizer.groups` is one; assigned to, or changed as a dict is, between steps. TypeError and ValueError, at once,
     for what is no dict or no setting of a group; at the next step ValueError for a key or pattern that selects nothing.

@@ -14,8 +14,8 @@ from numba.core import config
 from numba.core.caching import FunctionCache
 
 import fastopt
-from fastopt import machine, threads, tuning
-from fastopt.kernels import RULES, loops
+from fastopt import docstrings, machine, threads, tuning
+from fastopt.kernels import loops
 from fastopt.kernels.stores import FORMS
 from fastopt.optimizers import OPTIMIZERS
 
@@ -23,8 +23,8 @@ from fastopt.optimizers import OPTIMIZERS
 def facts(parameters: int, optimizer: str, dtype: str) -> dict[str, str]:
     """Names and values, in the order in which they are shown."""
     layer = threads.layer()
-    columns = 3 + 2 * len(RULES[optimizer].state)
-    moved = parameters * columns * np.dtype(dtype).itemsize
+    bytes_each = docstrings.bytes_per_element(OPTIMIZERS[optimizer], np.dtype(dtype).itemsize)
+    moved = parameters * bytes_each
     count, reason = threads.choice(moved)
     kind = "the serial kernel" if count == 1 else f"the parallel kernel on {count} threads"
     return {
@@ -42,8 +42,8 @@ def facts(parameters: int, optimizer: str, dtype: str) -> dict[str, str]:
         "kernels are kept in": cache_folder(),
         "NumPy's BLAS": blas(),
         "settings": ", ".join(sorted(_settings())) or "none of FASTOPT_*, NUMBA_*, OMP_*, OPENBLAS_* is set",
-        f"{OPTIMIZERS[optimizer].__name__} of {parameters:,} {dtype}": f"{moved / 1e6:,.1f} MB a step: {kind}, "
-        f"as {reason}",
+        f"{OPTIMIZERS[optimizer].__name__} of {parameters:,} {dtype}": f"{bytes_each} bytes per element, "
+        f"{moved / 1e6:,.1f} MB a step: {kind}, as {reason}",
     }
 
 

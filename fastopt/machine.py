@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 import threading
@@ -68,6 +69,14 @@ def lines(seconds: float = 0.02) -> Lines | None:
         to_read.release()
     reader.join()
     return Lines(statistics.median(shared), statistics.median(own))
+
+
+def memory() -> float:
+    """Bytes of memory; infinite where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return math.inf
 
 
 def available() -> set[int]:

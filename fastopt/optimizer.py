@@ -7,11 +7,12 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
+from inspect import signature
 from types import MappingProxyType
-from typing import Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast, overload
 
-from fastopt import averages, checks, lag, ranges, step, tuning
-from fastopt.averages import AveragedWeights
+from fastopt import averages, checks, lag, names, ranges, representation, step, tuning
+from fastopt.averages import EMA, SWA, AveragedWeights, Lookahead
 from fastopt.flat import Array
 from fastopt.groups import NO_GROUPS, Groups, Part
 from fastopt.kernels import RULES
@@ -25,6 +26,10 @@ from fastopt.report import Report
 from fastopt.saving import Saving
 from fastopt.state import State
 from fastopt.tuning import AS_THEY_COME, Tuning
+from fastopt.typed import GroupSettings, Number, number
+
+if TYPE_CHECKING:
+    from fastopt.typed import Slot
 
 
 @dataclass(init=False, eq=False, repr=False)
@@ -46,6 +51,8 @@ class Optimizer(Saving, AveragedWeights):
     def __init_subclass__(cls) -> None:
         """Finds the rule by its name where the class does not bring its own."""
         super().__init_subclass__()
+        if "__repr__" not in vars(cls):
+            cls.__repr__ = cls.__repr__  # type: ignore[method-assign]  # where it is, `dataclass` writes none
         if "rule" in vars(cls) and "_rule" not in vars(cls):
             if cls.rule not in RULES:
                 raise KeyError(checks.unknown_rule(cls.__name__, cls.rule))
@@ -54,13 +61,26 @@ class Optimizer(Saving, AveragedWeights):
     def __init__(self) -> None:
         raise TypeError("Optimizer is what all optimizers share; make one of its subclasses, such as fastopt.Adam()")
 
-    on_nonfinite: str = field(default="propagate", kw_only=True, repr=False)
+    def __new__(cls, *values: Any, **settings: Any) -> Self:
+        """Refuses parameters and unknown settings, with the name that they have here."""
+        known = cls._hyperparameters()
+        if values or not settings.keys() <= {*known}:
+            expected = signature(cls.__init__).parameters.values()  # which a subclass may have of its own
+            if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in expected) and cls is not Optimizer:
+                own = [parameter.name for parameter in expected][1:]
+                checks.arguments(cls.__name__, values if own[:1] == known[:1] else (), settings, own)
+        return super().__new__(cls)
+
+    on_nonfinite: Literal["propagate", "raise", "skip"] = field(default="propagate", kw_only=True, repr=False)
     """What to do about gradients that are NaN or infinite, or, in a rule that squares them, so large that their squares
     are infinite (beyond 1.8e19 in float32, 1.3e154 in float64, after scale and clipping): "propagate" them into the
     parameters, as the textbook; "raise" FloatingPointError before anything is written; "skip" the step, which then does
     not count."""
 
-    weight_decay: float = field(default=0.0, kw_only=True, repr=False)
+    max_skips: Number = field(default=number(math.inf), kw_only=True, repr=False)
+    """How many steps in a row `on_nonfinite="skip"` leaves out before FloatingPointError is raised."""
+
+    weight_decay: Number = field(default=number(0.0), kw_only=True, repr=False)
     """The weight of the L2 penalty `weight_decay p^2 / 2`, whose gradient is added: `g = g + weight_decay p`."""
 
     decoupled: bool = field(default=False, kw_only=True, repr=False)
@@ -69,17 +89,17 @@ class Optimizer(Saving, AveragedWeights):
     maximize: bool = field(default=False, kw_only=True, repr=False)
     """Whether to go uphill: `g = -g`."""
 
-    gradient_scale: float = field(default=1.0, kw_only=True, repr=False)
+    gradient_scale: Number = field(default=number(1.0), kw_only=True, repr=False)
     """A factor of the gradient: 1/n where those of n micro-batches were added up, 1/s where the loss was times s."""
 
-    clip_value: float = field(default=math.inf, kw_only=True, repr=False)
+    clip_value: Number = field(default=number(math.inf), kw_only=True, repr=False)
     """The largest value of a gradient, `g = min(max(g, -clip_value), clip_value)`, after scale and clipping by norm."""
 
-    clip_norm: float = field(default=math.inf, kw_only=True, repr=False)
+    clip_norm: Number = field(default=number(math.inf), kw_only=True, repr=False)
     """The largest norm of all gradients together, after scale: one larger is scaled down to it. Costs one read of the
     gradients."""
 
-    clip_array_norm: float = field(default=math.inf, kw_only=True, repr=False)
+    clip_array_norm: Number = field(default=number(math.inf), kw_only=True, repr=False)
     """The largest norm of the gradient of each array, after scale and `clip_norm`."""
 
     centralize: bool = field(default=False, kw_only=True, repr=False)
@@ -87,14 +107,14 @@ class Optimizer(Saving, AveragedWeights):
     a matrix (inputs, outputs) that over axis 0, of more dimensions (filters, ...) that over all axes but the first;
     those of fewer are left alone. Costs one read of the gradients."""
 
-    groups: Any = field(default=None, kw_only=True, repr=False)
-    """Settings of a part of the parameters: `{"b*": {"weight_decay": 0.0}, "embedding": {"frozen": True}}`. See
+    groups: GroupSettings = field(default=number(None), kw_only=True, repr=False)
+    """Settings of a part of the parameters: `{"b*": {"lr_scale": 0.1}, "embedding": {"frozen": True}}`. See
     `fastopt.Groups`, which this becomes; `optimizer.groups["b*"]["lr"] = 0.1` changes one between steps."""
 
-    averaging: Any = field(default=None, kw_only=True, repr=False)
+    averaging: EMA | SWA | None = field(default=None, kw_only=True, repr=False)
     """The average of the weights that is kept beside them, `EMA` or `SWA`: state `weight_average`, by key."""
 
-    lookahead: Any = field(default=None, kw_only=True, repr=False)
+    lookahead: Lookahead | None = field(default=None, kw_only=True, repr=False)
     """`Lookahead`, by which steps go back part of the way every so often: state `slow_weights`, by key."""
 
     _decays_itself: ClassVar[bool] = False
@@ -103,6 +123,7 @@ class Optimizer(Saving, AveragedWeights):
     _steps = 0
     _averaged = 0
     _skipped = 0
+    _skips_in_a_row = 0
     # Not annotated, which would make hyperparameters of them.
     _options = cast("tuple[str, ...] | None", None)  # what the settings call for; None: not worked out yet
     _state = cast("State | None", None)
@@ -138,6 +159,15 @@ class Optimizer(Saving, AveragedWeights):
     def _start(self) -> dict[str, float | None]:
         """The same with the slots of averages."""
         return {**self.start_values(), **averages.start_values(self)}
+
+    @overload
+    def update(self, params: Any, grads: Any, *, report: Literal[False] = False) -> None: ...
+
+    @overload
+    def update(self, params: Any, grads: Any, *, report: Literal[True]) -> Report: ...
+
+    @overload
+    def update(self, params: Any, grads: Any, *, report: bool) -> Report | None: ...
 
     def update(self, params: Any, grads: Any, *, report: bool = False) -> Report | None:
         """Makes one step: writes `params` and the state in place; never writes `grads`.
@@ -247,16 +277,18 @@ class Optimizer(Saving, AveragedWeights):
             return Tuning(FORMS[(fixed or AS_THEY_COME).form], reason or "not tuned: kernels are in pure Python")
         return plan.tuner.report()
 
-    def __getattr__(self, name: str) -> Any:
+    def _attribute(self, name: str) -> Any:
         # Reached only for names that are not set: the state slots.
         if name in self._rule.state or name in SLOTS.values():
             if self._state is None or name not in self._state.views:
                 return None
             views = self._state.views[name]
             return views[BARE] if list(views) == [BARE] else views
-        raise AttributeError(checks.unknown_setting(type(self).__name__, name, self._public_names()))
+        if name.startswith("_"):
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        raise AttributeError(names.unknown_attribute(type(self).__name__, name, *self._public_names()))
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def _assign(self, name: str, value: Any) -> None:
         owner = type(self)
         if name.startswith("_"):
             pass
@@ -282,10 +314,16 @@ class Optimizer(Saving, AveragedWeights):
             self.__dict__.update(_state=None, _averaged=0, _lags={})
             return
         elif name != "iter":
-            raise AttributeError(checks.unknown_setting(owner.__name__, name, self._public_names()))
+            raise AttributeError(names.unknown_attribute(owner.__name__, name, *self._public_names()))
         if not name.startswith("_"):
             self.__dict__.update(_copies=None, _calls=())
         object.__setattr__(self, name, value)
+
+    if TYPE_CHECKING:  # the state of all rules
+        m = v = h = d = u = s = n = o = v_max = slow = average = previous = step_size = offset = Slot()
+        weight_average = slow_weights = Slot()
+    else:  # to a type checker they would make all names known
+        __getattr__, __setattr__ = _attribute, _assign
 
     def _at(self, step: int, part: Part = NO_GROUPS, known: dict[Any, float] | None = None) -> Any:
         """Something with the settings of a step as numbers, those of a part; `known` are values of its schedules."""
@@ -299,6 +337,7 @@ class Optimizer(Saving, AveragedWeights):
             mine.update({name: value for name, value in self.__dict__.items() if not name.startswith("_")})
             mine.update(self.groups.settings_of(part))
             copies[part] = settings, {name: value for name, value in mine.items() if callable(value)}
+            mine["_unscaled_lr"] = mine.get("lr")
         settings, schedules = copies[part]
         mine = settings.__dict__
         for name, schedule in schedules.items():
@@ -306,11 +345,13 @@ class Optimizer(Saving, AveragedWeights):
             if key not in known:
                 known[key] = ranges.hyperparameter_at(owner.__name__, name, schedule, step)
             mine[name] = known[key]
+        if "lr_scale" in mine and "lr_scale" not in self.__dict__:  # not that of a rule of one's own
+            mine["lr"] = (mine["lr"] if "lr" in schedules else mine["_unscaled_lr"]) * mine["lr_scale"]
         if "_options" not in mine or not _SHARED.isdisjoint(schedules):
             mine["_options"] = settings._wanted_options()
         return settings
 
-    def _parts(self, plan: Plan, step: int, known: dict[Any, float]) -> tuple[list[Optimizer], tuple[str, ...]]:
+    def _parts(self, plan: Plan, step: int, known: dict[Any, float]) -> tuple[list[Any], tuple[str, ...]]:
         """The settings of a step for each part of a plan, and the options that some of them call for."""
         distinct = {part: self._at(step, part, known) for part in dict.fromkeys(plan.parts)}
         if self._state is None:
@@ -330,8 +371,14 @@ class Optimizer(Saving, AveragedWeights):
     def _hyperparameters(cls) -> list[str]:
         return [field.name for field in sorted(fields(cls), key=lambda field: bool(field.kw_only))]  # shared ones last
 
-    def _public_names(self) -> list[str]:
-        return [*self._hyperparameters(), *self._rule.state, *SLOTS.values(), "iter"]
+    def _public_names(self) -> tuple[list[str], list[str]]:
+        """What can be set, and what can be called."""
+        settings = [*self._hyperparameters(), *self._rule.state, *SLOTS.values(), "iter"]
+        return settings, [name for name in dir(type(self)) if not name.startswith("_") and name not in settings]
+
+    def __repr__(self) -> str:
+        """The settings of the rule, and all others that are not the default."""
+        return representation.of(self)
 
     def __copy__(self) -> Optimizer:
         """Like `copy.deepcopy`: two optimizers never share state."""

@@ -4,13 +4,51 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import make_dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 from fastopt import formulas
 from fastopt.kernels import RULES
 from fastopt.kernels.averages import SLOTS
 from fastopt.kernels.build import Rule
 from fastopt.optimizer import Optimizer
+
+if TYPE_CHECKING:
+
+    class OwnOptimizer(Optimizer):
+        """The optimizer of a formula: settings and state have the names that it was given."""
+
+        def __init__(self, *values: float | Callable[[int], float], **settings: Any) -> None: ...
+
+        def __getattr__(self, name: str) -> Any: ...
+
+        def __setattr__(self, name: str, value: Any) -> None: ...
+
+else:
+    OwnOptimizer = Optimizer
+
+
+@overload
+def rule(
+    formula: Callable[..., Any],
+    /,
+    *,
+    state: Iterable[str] = (),
+    scalars: Callable[..., tuple[float, ...]] | None = None,
+    start: Mapping[str, float] | None = None,
+    **settings: float,
+) -> type[OwnOptimizer]: ...
+
+
+@overload
+def rule(
+    formula: None = None,
+    /,
+    *,
+    state: Iterable[str] = (),
+    scalars: Callable[..., tuple[float, ...]] | None = None,
+    start: Mapping[str, float] | None = None,
+    **settings: float,
+) -> Callable[[Callable[..., Any]], type[OwnOptimizer]]: ...
 
 
 def rule(
@@ -21,7 +59,7 @@ def rule(
     scalars: Callable[..., tuple[float, ...]] | None = None,
     start: Mapping[str, float] | None = None,
     **settings: float,
-) -> Any:
+) -> type[OwnOptimizer] | Callable[[Callable[..., Any]], type[OwnOptimizer]]:
     """Makes an optimizer class of a formula on numbers; a decorator.
 
     The class is an `Optimizer` as any other: its steps are fused, its kernels cached, its settings may be schedules,
@@ -72,8 +110,11 @@ def rule(
     """
     names, begin = formulas.slots(state), formulas.starts(start)
 
-    def made(formula: Callable[..., Any]) -> type[Optimizer]:
-        return _optimizer(formula, names, scalars, begin, settings)
+    def made(formula: Callable[..., Any]) -> type[OwnOptimizer]:
+        try:
+            return _optimizer(formula, names, scalars, begin, settings)
+        except (TypeError, ValueError) as error:  # the way to where it was found is of no use
+            raise error.with_traceback(None) from None
 
     return made if formula is None else made(formula)
 
@@ -84,7 +125,7 @@ def _optimizer(
     scalars: Callable[..., tuple[float, ...]] | None,
     start: dict[str, float],
     settings: dict[str, float],
-) -> type[Optimizer]:
+) -> type[OwnOptimizer]:
     formulas.check(formula, state, settings, scalars is not None)
     owner = formula.__name__
     if owner.lower() in RULES:

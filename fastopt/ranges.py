@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from fastopt import names
+
 Range = tuple[float, float, bool]
 """Lowest, highest, whether the highest itself is allowed."""
 
 # By the name of the hyperparameter.
 RANGES: dict[str, Range] = {
     "lr": (0.0, math.inf, False),
+    "lr_scale": (0.0, math.inf, False),
     "lr_decay": (0.0, math.inf, False),
     "momentum": (0.0, 1.0, True),
     "dampening": (0.0, 1.0, True),
@@ -36,6 +39,7 @@ RANGES: dict[str, Range] = {
     "initial_accumulator": (0.0, math.inf, False),
     "weight_decay": (0.0, math.inf, False),
     "gradient_scale": (0.0, math.inf, False),
+    "max_skips": (0.0, math.inf, True),
     "clip_value": (0.0, math.inf, True),
     "clip_norm": (0.0, math.inf, True),
     "clip_array_norm": (0.0, math.inf, True),
@@ -46,10 +50,13 @@ ROUNDING = 2.0**-46
 """How far beyond a bound, relative to it or to 1, a number may be that is meant to be the bound: `lr -= 0.3 / 7`, seven
 times, ends at -7e-17."""
 
+FOR_GROUPS = ("lr_scale", "frozen")
+"""Settings that only a group has."""
+
 # Of a hyperparameter of one's own, in `fastopt.rule`.
 ANY_NUMBER = (-math.inf, math.inf, False)
 
-SWITCHES = ("decoupled", "maximize", "centralize", "frozen")
+SWITCHES = ("damp_first", "lr_in_velocity", "decoupled", "maximize", "centralize", "frozen")
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "form": ("textbook", "paper"),
@@ -61,15 +68,16 @@ CHOICES: dict[str, tuple[str, ...]] = {
 def hyperparameter(owner: str, name: str, value: Any) -> Any:
     """The value as a Python float (or as one of the known words), or an error."""
     if name in CHOICES:
-        words = f"{owner}: {name} must be {' or '.join(repr(word) for word in CHOICES[name])}, got {value!r}"
+        known = CHOICES[name]
+        words = f"{owner}: {name} must be {' or '.join(map(repr, known))}, got {value!r:.100}"
         if not isinstance(value, str):
             raise TypeError(words)
         if value not in CHOICES[name]:
-            raise ValueError(words)
+            raise ValueError(words + names.did_you_mean(value, known))
         return value
     if name in SWITCHES:
         if not isinstance(value, bool | np.bool_):
-            raise TypeError(f"{owner}: {name} must be True or False, got {value!r} of type {type(value).__name__}")
+            raise TypeError(f"{owner}: {name} must be True or False, got {value!r:.100} of type {type(value).__name__}")
         return bool(value)
     return number_or_schedule(owner, name, value, RANGES.get(name, ANY_NUMBER))
 
@@ -99,7 +107,8 @@ def _in_range(owner: str, called: str, value: Any, allowed: Range, otherwise: st
     interval = f"{'(' if lowest == -math.inf else '['}{lowest:g}, {highest:g}{']' if closed else ')'}"
     if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
         raise TypeError(
-            f"{owner}: {called} must be a number in {interval}{otherwise}, got {value!r} of type {type(value).__name__}"
+            f"{owner}: {called} must be a number in {interval}{otherwise}, got {value!r:.100} of type "
+            f"{type(value).__name__}"
         )
     try:
         number = float(value)

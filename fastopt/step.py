@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from fastopt import amounts, averages, lag, one_call, threads, tuning
+from fastopt import amounts, averages, checks, lag, one_call, threads, tuning
 from fastopt.amounts import TooLarge
 from fastopt.groups import NO_GROUPS, Groups
 from fastopt.kernels.squares import squares
@@ -71,6 +71,8 @@ def make(optimizer: Any, params: Any, grads: Any, report: bool) -> Report | None
             scalars = amounts.added(settings, plan, params, parts, scalars, options)
     except TooLarge as error:
         return _not_made(optimizer, plan, grads, report, str(error))
+    if optimizer._skips_in_a_row:
+        own["_skips_in_a_row"] = 0
 
     averaged, resting, after = optimizer._averaged, NONE_RESTING, options
     averaging = optimizer.averaging is not None or optimizer.lookahead is not None
@@ -158,9 +160,19 @@ def _not_made(optimizer: Any, plan: Plan, grads: Any, report: bool, too_large: s
             plan.forget_gradients()
             raise FloatingPointError(too_large)
         plan.refuse_nonfinite(grads)
+    most = optimizer._at(optimizer._steps + 1).max_skips
+    if optimizer._skips_in_a_row >= most:
+        try:
+            if too_large:
+                plan.forget_gradients()
+                raise FloatingPointError(too_large)
+            plan.refuse_nonfinite(grads)
+        except FloatingPointError as error:
+            raise FloatingPointError(checks.too_many_skips(str(error), most)) from None
     nothing = plan.report_of_nothing() if report else None
     plan.forget_gradients()
     optimizer.__dict__["_skipped"] = optimizer._skipped + 1
+    optimizer.__dict__["_skips_in_a_row"] = optimizer._skips_in_a_row + 1
     return nothing
 
 

@@ -212,8 +212,14 @@ def _from_environment() -> int | None:
     text = os.environ.get(VARIABLE, "")
     if not text:
         return None
-    number = int(text) if text.isdecimal() else text
-    return checks.thread_count(VARIABLE, number, config.NUMBA_NUM_THREADS)
+    most = config.NUMBA_NUM_THREADS
+    found = int(text) if text.strip().isdecimal() else None
+    if found is not None and 1 <= found <= most:
+        return found
+    # The import goes on: the same setting may be for machines with more threads.
+    taken = most if found is None or found == 0 else min(found, most)
+    warnings.warn(checks.bad_thread_count(VARIABLE, text, most, taken), RuntimeWarning, stacklevel=2)
+    return None if found is None or found == 0 else taken
 
 
 _most = _from_environment()

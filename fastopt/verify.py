@@ -5,13 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from rich import box
-from rich.console import Console
-from rich.progress import track
-from rich.table import Table
-
 from fastopt import reference, threads
 from fastopt.compare import Row, row, trained
+from fastopt.console import Console, Table, box, track
 from fastopt.optimizers import OPTIMIZERS
 
 DTYPES = ("float32", "float64")
@@ -20,11 +16,15 @@ SHAPES = {"W1": (311, 97), "b1": (97,), "W2": (97, 10), "b2": (10,), "scale": ()
 # Variants that the defaults do not reach, besides every optimizer as it comes.
 VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("sgd_momentum", {"dampening": 0.5}),
+    ("sgd_momentum", {"dampening": 0.9, "damp_first": True}),
     ("asgd", {"t0": 3.0, "lambd": 0.1}),
     ("rprop", {"min_step_size": 0.006, "max_step_size": 0.012}),
     ("adagrad", {"lr_decay": 0.1}),
     ("adagrad", {"initial_accumulator": 1e-4, "eps": 1e-4}),
+    ("adagrad", {"eps_root": 1e-7}),
     ("rmsprop", {"eps_root": 1e-7}),
+    ("rmsprop", {"initial_accumulator": 1.0}),
+    ("rmsprop_momentum", {"eps_root": 1e-7, "lr_in_velocity": True, "initial_accumulator": 1.0}),
     ("centred_rmsprop", {"eps_root": 1e-4, "eps": 0.0, "momentum": 0.9}),
     ("adam", {"form": "paper"}),
     ("adam", {"eps_root": 1e-8}),

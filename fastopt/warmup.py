@@ -6,12 +6,10 @@ import time
 from collections.abc import Sequence
 from itertools import chain, combinations, product
 
-from rich.console import Console
-from rich.progress import track
-
 from fastopt import info, threads
 from fastopt.centralized import centralized, compiled_find_means
 from fastopt.checks import DTYPES
+from fastopt.console import Console, track
 from fastopt.kernels.averages import AVERAGES
 from fastopt.kernels.build import FACTORS, GRADIENT_MEASURE, NO_RULE, Rule, form_address
 from fastopt.kernels.stores import FORMS

@@ -1,7 +1,7 @@
 """AdaGrad (Duchi, Hazan and Singer, JMLR 12, 2011, the diagonal form of Figure 1).
 
     h_t = h_{t-1} + g_t^2
-    p_t = p_{t-1} - lr g_t / (sqrt(h_t) + eps)
+    p_t = p_{t-1} - lr g_t / (sqrt(h_t + eps_root) + eps)
 
 State: h, the sum of squared gradients.
 """
@@ -9,7 +9,7 @@ State: h, the sum of squared gradients.
 import math
 
 
-def adagrad(p, g, h, lr, eps):  # type: ignore[no-untyped-def]
+def adagrad(p, g, h, lr, eps, eps_root):  # type: ignore[no-untyped-def]
     h = h + g * g  # h_t
-    p = p - lr * g / (math.sqrt(h) + eps)  # p_t
+    p = p - lr * g / (math.sqrt(h + eps_root) + eps)  # p_t
     return p, h

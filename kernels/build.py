@@ -12,6 +12,7 @@ import inspect
 import os
 import sys
 import types
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
@@ -58,7 +59,9 @@ FLAGS: dict[str, Any] = {
 INNER = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
 # FASTOPT_CHECK=1: every address is looked at before a launch, and kernels run in pure Python, to find memory errors.
-CHECK = os.environ.get("FASTOPT_CHECK") == "1"
+CHECK = os.environ.get("FASTOPT_CHECK", "").strip() == "1"
+if os.environ.get("FASTOPT_CHECK", "").strip() not in ("", "0", "1"):
+    warnings.warn("FASTOPT_CHECK must be 0 or 1; it is taken as 0", RuntimeWarning, stacklevel=2)
 
 
 def compiles() -> bool:

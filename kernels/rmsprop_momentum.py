@@ -1,19 +1,21 @@
 """RMSProp with momentum (Tieleman and Hinton, 2012; Graves, arXiv:1308.0850, eq. 38 to 41 without the mean).
 
     h_t = decay_rate h_{t-1} + (1 - decay_rate) g_t^2
-    v_t = momentum v_{t-1} + g_t / (sqrt(h_t + eps_root) + eps)
-    p_t = p_{t-1} - lr v_t
+    v_t = momentum v_{t-1} + gain g_t / (sqrt(h_t + eps_root) + eps)
+    p_t = p_{t-1} - rate v_t
 
-State: h, the running mean of squared gradients, not corrected for its start at zero, and v, the velocity, without lr,
-so that a new lr counts for all of it.
+with gain 1 and rate lr, or, where lr is in the velocity, gain lr and rate 1.
+
+State: h, the running mean of squared gradients, not corrected for its start at zero, and v, the velocity;
+without lr a new lr counts for all of it, with lr only for what is added from then on.
 """
 
 import math
 
 
-def rmsprop_momentum(p, g, h, v, lr, decay_rate, gradient_share, eps, eps_root, momentum):  # type: ignore[no-untyped-def]
+def rmsprop_momentum(p, g, h, v, rate, decay_rate, gradient_share, eps, eps_root, momentum, gain):  # type: ignore[no-untyped-def]
     h = decay_rate * h
     h = h + gradient_share * g * g  # h_t; gradient_share = 1 - decay_rate
-    v = momentum * v + g / (math.sqrt(h + eps_root) + eps)  # v_t
-    p = p - lr * v  # p_t
+    v = momentum * v + gain * g / (math.sqrt(h + eps_root) + eps)  # v_t
+    p = p - rate * v  # p_t
     return p, h, v

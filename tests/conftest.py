@@ -13,6 +13,8 @@ from fastopt.kernels import RULES
 from fastopt.nn import mnist
 from fastopt.optimizers import OPTIMIZERS
 
+collect_ignore_glob = ["types/*"]  # which mypy reads
+
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):

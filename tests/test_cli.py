@@ -130,8 +130,14 @@ def test_train_on_a_folder(capsys, tmp_path):
         (("train", "--out", "/dev/null/x"), "/dev/null"),
         (
             ("train", "--optimizer", "adagard"),
-            "unknown optimizer 'adagard'; known are sgd, momentum, nesterov, sgd_momentum",
+            "unknown optimizer 'adagard'; did you mean 'adagrad'? Known are sgd, momentum, nesterov, sgd_momentum",
         ),
+        (("train", "--hidden", "999999999999"), "GB of memory, and the machine has"),
+        (("train", "--hidden", "9" * 400), "--hidden: expected a whole number of at most"),
+        (("train", "--steps", "999999999999"), "choose smaller --hidden, --batch or --steps"),
+        (("train", "--lr", "fast"), "--lr: expected a number, got 'fast'"),
+        (("train", "--lr", "-1"), "Adam: lr must be in [0, inf), got -1.0"),
+        (("train", "--set", "speed=1"), "Adam has no setting 'speed'; it has lr, beta1"),
         (("train", "--steps", "0"), "--steps: expected a whole number of at least 1, got '0'"),
         (("train", "--batch", "x"), "--batch: expected a whole number"),
         (("train", "--batch", "6001"), "a batch of 6001 is larger than the training data, 6000 rows"),
@@ -140,9 +146,9 @@ def test_train_on_a_folder(capsys, tmp_path):
         (("verify", "--threads", "0"), "--threads: expected a whole number"),
         (("train", "--seed", "-1"), "--seed: expected a whole number of at least 0, got '-1'"),
         (("info", "--parameters", "0"), "--parameters: expected a whole number"),
-        (("warmup", "Adamm"), "unknown optimizer 'Adamm'; known are sgd"),
+        (("warmup", "Adamm"), "unknown optimizer 'Adamm'; did you mean 'adam'? Known are sgd"),
         (("warmup", "Adam", "--set", "speed=1"), "Adam has no setting 'speed'; it has lr, beta1"),
-        (("warmup", "--set", "momentum=0.5"), "SGD has no setting 'momentum'; it has lr"),
+        (("warmup", "--set", "momentum=0.5"), "SGD has no setting 'momentum': use Momentum, or SGDMomentum"),
         (("nothing",), "nothing"),
         ((), "COMMAND"),
     ],
@@ -201,7 +207,11 @@ def test_info(capsys):
         "NumPy's BLAS",
     ):
         assert re.search(rf"^{name}: +\S", out, re.M), name
-    assert re.search(r"^Adam of 100 float32: +0.0 MB a step: the serial kernel, as it moves less than 6 MB", out, re.M)
+    assert re.search(
+        r"^Adam of 100 float32: +28 bytes per element, 0.0 MB a step: the serial kernel, as it moves less than 6 MB",
+        out,
+        re.M,
+    )
     big = run(capsys, "info", "--parameters", "10000000", "--optimizer", "sgd", "--dtype", "float64")[1]
     if threads.layer():
         assert "240.0 MB a step: the parallel kernel on" in big
@@ -277,12 +287,85 @@ def test_after_warmup_nothing_compiles(tmp_path):
     python(STEP_WITHOUT_COMPILING, NUMBA_CACHE_DIR=str(tmp_path))
 
 
-@pytest.mark.parametrize("command", ["train", "verify", "warmup", "schedule"])
+@pytest.mark.parametrize("command", ["train", "experiment", "schedule"])
 def test_without_the_extra_a_sentence_says_what_to_install(command):
-    code = f"import sys; sys.modules['rich'] = None; from fastopt.cli import main; sys.exit(main(['{command}']))"
+    code = f"import sys; sys.modules['matplotlib'] = None; from fastopt.cli import main; sys.exit(main(['{command}']))"
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert process.returncode == 2
-    assert process.stderr == f"fastopt: `fastopt {command}` needs rich: pip install 'fastopt[experiments]'\n"
+    assert process.stderr == f"fastopt: `fastopt {command}` needs matplotlib: pip install 'fastopt[experiments]'\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("train", "--optimizer", "sgd", "--steps", "3", "--hidden", "5"), r"optimizer step +[\d.,]+ µs +[\d.,]+ µs"),
+        (("verify", "--threads", "1", "--steps", "1"), "cases are identical, bit for bit"),
+        (("warmup", "sgd"), r"\d+ kernels in"),
+        (("experiment", "ravine", "--quick"), "(?m)^ravine: "),
+    ],
+)
+def test_without_rich_it_prints_plainly(arguments, words, tmp_path):
+    code = "import sys; sys.modules['rich'] = None; from fastopt.cli import main; sys.exit(main(sys.argv[1:]))"
+    process = python(code, *arguments, cwd=tmp_path)
+    assert re.search(words, process.stdout) and process.stderr == "" and "[/]" not in process.stdout
+
+
+def test_train_takes_settings(capsys, tmp_path):
+    few = ("--steps", "5", "--hidden", "5", "--out", str(tmp_path))
+    for more, title in (
+        (("--optimizer", "momentum", "--lr", "0.1", "--set", "momentum=0.5"), "Momentum(momentum=0.5, lr=0.1)"),
+        (("--optimizer", "adam", "--set", "form=paper"), "Adam(form='paper')"),
+        (("--optimizer", "sgd", "--set", "clip_norm=0.5", "--set", "weight_decay=0.1"), "SGD(clip_norm=0.5, weight_"),
+    ):
+        status, out, _ = run(capsys, "train", *more, *few)
+        assert status == 0 and title in " ".join(out.split()) and "identical bits" in out, out
+    assert ", 1 step\n" in run(capsys, "train", "--steps", "1", "--hidden", "5", "--out", str(tmp_path))[1]
+
+
+OWN = """
+import fastopt
+
+@fastopt.rule(state=("v",), lr=0.01, momentum=0.9)
+def mine(p, g, v, lr, momentum):
+    v = momentum * v + g
+    return p - lr * v, v
+
+@fastopt.rule(lr=0.01)
+def branches(p, g, lr):
+    return (p - lr * g if g > lr else p,)
+"""
+
+
+def test_train_takes_a_rule_of_ones_own(capsys, tmp_path, monkeypatch):
+    (tmp_path / "own_rules.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    few = ("--steps", "25", "--hidden", "5", "--out", str(tmp_path))
+    status, out, _ = run(capsys, "train", "--optimizer", "own_rules:mine", "--lr", "0.1", *few)
+    assert status == 0 and "mine(lr=0.1), 784-5-10" in " ".join(out.split()), out
+    assert "identical bits" in out and "DIFFERENT" not in out and (tmp_path / "train-mine.png").is_file()
+    status, _, err = run(capsys, "train", "--optimizer", "own_rules:branches", *few)
+    assert status == 2 and "own_rules:branches: the formula has no form on whole arrays" in err
+    status, _, err = run(capsys, "train", "--optimizer", "own_rules:mein", *few)
+    assert status == 2 and "did you mean 'mine'?" in err and err.count("\n") == 1
+
+
+def test_python_m_fastopt():
+    command = [sys.executable, "-m", "fastopt", "--version"]
+    assert subprocess.run(command, capture_output=True, text=True).stdout.startswith("fastopt ")
+
+
+def test_info_and_explain_say_the_same_bytes(capsys):
+    for name, size in (("Muon", 40), ("Adam", 28), ("LAMB", None)):
+        found = re.search(r": +(\d+) bytes per element", run(capsys, "info", "--optimizer", name)[1])
+        explained = re.search(r"(\d+) bytes per element", " ".join(run(capsys, "explain", name)[1].split()))
+        assert found[1] == explained[1] and size in (int(found[1]), None)
+
+
+def test_help_names_no_default_where_there_is_none(capsys):
+    for command in ("train", "verify", "info", "explain", "warmup", "experiment", "schedule"):
+        out = " ".join(run(capsys, command, "--help")[1].split())
+        assert "(default: None)" not in out and "(default: [])" not in out and "(default: False)" not in out
+    assert "FASTOPT_MNIST_DIR" in run(capsys, "train", "--help")[1]
 
 
 def test_help_and_version(capsys):

@@ -121,13 +121,21 @@ def test_the_command_knows_rules_of_ones_own(capsys, tmp_path, monkeypatch):
     assert status == 0 and "    # the new one\n    return (p - lr * g,)\n" in out and "  lr  0.5\n" in out
     assert "State: none." in out and "12 bytes" in out and "Source" not in out and "Elsewhere" not in out
     status, _, err = run(capsys, "explain", "rules_to_explain:grow")
-    assert status == 2 and "rules_to_explain:grow: expected an optimizer or its class, got None" in err
+    assert status == 2 and "no optimizer 'grow' in module 'rules_to_explain', which has shrink" in err
+    err = run(capsys, "explain", "rules_to_explain:shrnk")[2]
+    assert "which has shrink; did you mean 'shrink'?" in err
+    err = run(capsys, "explain", "rules_to_explain:fastopt")[2]
+    assert "rules_to_explain:fastopt: expected an optimizer or its class, got <module" in err
+    assert "no optimizer 'x' in module 'math', which has none" in run(capsys, "explain", "math:x")[2]
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("Adamm",), "unknown optimizer 'Adamm'; known are sgd, momentum, .* and module:Name for one of your own"),
+        (
+            ("Adamm",),
+            "unknown optimizer 'Adamm'; did you mean 'adam'\\? Known are sgd, momentum, .* and module:Name for one of your own",
+        ),
         (("nowhere:Adam",), "No module named 'nowhere'"),
         (("Adam", "--step", "0"), "--step: expected a whole number of at least 1, got '0'"),
         (("Adam", "--set", "lr"), "--set: expected NAME=VALUE, such as lr=0.1, got 'lr'"),

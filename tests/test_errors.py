@@ -58,7 +58,12 @@ BAD_STEPS = {
         r"Adam: params\['W1'\] has dtype int64, expected float32 or float64 .*; convert",
     ),
     "half parameter": (lambda: (replaced(good(), W1=np.ones((2, 3), np.float16)), gradients()), TypeError, "float16"),
-    "complex parameter": (lambda: (replaced(good(), W1=np.ones((2, 3), complex)), gradients()), TypeError, "complex128"),
+    "complex parameter": (lambda: (replaced(good(), W1=np.ones((2, 3), complex)), gradients()), TypeError, r"complex128, .*: params\['W1'\].view\(np.float64\), and of its gradient too"),
+    "nested dict": (
+        lambda: (replaced(good(), W1={"W": np.ones(3)}), gradients()),
+        TypeError,
+        r"params\['W1'\] is of type dict, .*; make one flat dict of nested ones, with keys such as 'W1.W'",
+    ),
     "other byte order": (lambda: (replaced(good(), W1=np.ones((2, 3), ">f8")), gradients()), TypeError, ">f8"),
     "object parameter": (lambda: (replaced(good(), W1=np.ones((2, 3), object)), gradients()), TypeError, "object"),
     "list parameter": (
@@ -107,7 +112,7 @@ BAD_STEPS = {
     "complex gradient": (
         lambda: (good(), replaced(gradients(), W1=np.ones((2, 3), complex))),
         TypeError,
-        r"grads\['W1'\] has dtype complex128, which does not convert to float64, the dtype of params\['W1'\]",
+        r"grads\['W1'\] has dtype complex128, which does not convert to float64, the dtype of params\['W1'\]; step real and imaginary parts",
     ),
     "text gradient": (lambda: (good(), replaced(gradients(), W1=np.full((2, 3), "1"))), TypeError, r"grads\['W1'\] has dtype <U1"),
     "object gradient": (lambda: (good(), replaced(gradients(), W1=np.ones((2, 3), object))), TypeError, "dtype object"),
@@ -240,10 +245,16 @@ BAD_SETTINGS = [
     *[
         (name, value, ValueError)
         for name in ranges.RANGES
+        if name not in ranges.FOR_GROUPS
         for value in (-0.1, float("nan"), float("inf"), -float("inf"))
         if not (value == np.inf and ranges.RANGES[name][1:] == (np.inf, True))  # where it stands for no limit
     ],
-    *[(name, value, TypeError) for name in ranges.RANGES for value in ("0.1", [0.1], 1j, True, np.ones(2))],
+    *[
+        (name, value, TypeError)
+        for name in ranges.RANGES
+        if name not in ranges.FOR_GROUPS
+        for value in ("0.1", [0.1], 1j, True, np.ones(2))
+    ],
     *[(name, 1.5, ValueError) for name in ("momentum", "decay_rate", "beta1", "beta2")],
     *[(name, 1.0, ValueError) for name in ("beta1", "beta2")],
     *[("form", value, TypeError) for value in (1, None, np.array(["paper"]))],
@@ -284,11 +295,11 @@ def test_settings_are_python_floats(value):
 
 
 def test_a_misspelt_setting():
-    with pytest.raises(AttributeError, match="Adam has no setting 'learning_rate'; it has lr, beta1"):
+    with pytest.raises(AttributeError, match="Adam has no setting 'learning_rate': its name here is lr"):
         fastopt.Adam().learning_rate = 0.1
-    with pytest.raises(AttributeError, match="SGD has no setting 'momentum'; it has lr, on_nonfinite, weight_decay, "):
+    with pytest.raises(AttributeError, match="SGD has no setting 'momentum': use Momentum, or SGDMomentum"):
         _ = fastopt.SGD().momentum
-    with pytest.raises(TypeError, match="learning_rate"):
+    with pytest.raises(TypeError, match="Adam has no setting 'learning_rate': its name here is lr"):
         fastopt.Adam(learning_rate=0.1)
 
 
@@ -330,3 +341,25 @@ def test_step_count_before_settings():
     optimizer.iter = 99
     optimizer.update(params, {"x": 1.0})
     assert optimizer.iter == 100
+
+
+@pytest.mark.parametrize(
+    ("library", "advice"),
+    [
+        ("torch", r"\['W'\].detach\(\).numpy\(\)"),
+        ("cupy", r"in the memory of the CPU.*cupy.asnumpy\("),
+        ("jaxlib.xla_extension", r"in the memory of the CPU.*np.asarray\("),
+    ],
+)
+def test_arrays_of_other_libraries(library, advice):
+    foreign = type("Array", (), {"__module__": library})()
+    with pytest.raises(TypeError, match=rf"SGD: params\['W'\] is of type Array, .*{advice}"):
+        fastopt.SGD().update({"W": foreign}, {"W": np.ones(3)})
+    with pytest.raises(TypeError, match=rf"SGD: grads\['W'\] is of type Array, .*{advice}"):
+        fastopt.SGD().update({"W": np.ones(3)}, {"W": foreign})
+
+
+def test_the_advice_for_complex_parameters_works():
+    params, grads = {"W": np.array([1 + 2j, 3 - 1j])}, {"W": np.array([1j, 1 + 1j])}
+    fastopt.SGD(lr=1.0).update({"W": params["W"].view(np.float64)}, {"W": grads["W"].view(np.float64)})
+    assert (params["W"] == [1 + 1j, 2 - 2j]).all()

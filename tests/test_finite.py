@@ -284,3 +284,25 @@ print(optimizer.update(params, {"W": np.ones(10)}, report=True).gradient_norm ==
 
 def test_ctrl_c_while_a_tally_is_made():
     assert python(INTERRUPTED).stdout == "interrupted True 2\nTrue\n"
+
+
+def test_skips_in_a_row_have_an_end():
+    params, bad, good = {"W": np.ones(2)}, {"W": np.array([np.nan, 1.0])}, {"W": np.ones(2)}
+    optimizer = fastopt.Adam(on_nonfinite="skip", max_skips=2)
+    for grads in (bad, bad, good, bad, bad):
+        optimizer.update(params, grads)
+    before = params["W"].copy()
+    words = r"Adam: grads\['W'\] has 1 of 2 .* after 2 steps in a row that were skipped .* which is max_skips; nothing"
+    for _ in range(2):
+        with pytest.raises(FloatingPointError, match=words):
+            optimizer.update(params, bad)
+    assert optimizer.iter == 1 and optimizer.skipped == 4 and (params["W"] == before).all()
+    optimizer.update(params, good)
+    optimizer.update(params, bad)
+    assert optimizer.iter == 2 and optimizer.skipped == 5
+    endless = fastopt.SGD(on_nonfinite="skip")
+    for _ in range(50):
+        endless.update(params, bad)
+    assert endless.skipped == 50
+    with pytest.raises(ValueError, match=r"SGD: max_skips must be in \[0, inf\]"):
+        fastopt.SGD(max_skips=-1)

@@ -156,7 +156,11 @@ def test_saved_copied_and_pickled(rule, tmp_path):
     [
         ([("b*", {})], TypeError, "Adam: groups must be a dict such as"),
         ({"b*": 0.1}, TypeError, r"Adam: the settings of groups\['b\*'\] must be a dict such as"),
-        ({"b*": {"clip_norm": 1.0}}, ValueError, r"Adam: groups\['b\*'\] cannot have 'clip_norm'; a group can have lr"),
+        (
+            {"b*": {"clip_norm": 1.0}},
+            ValueError,
+            r"Adam: groups\['b\*'\] cannot have 'clip_norm', which is a setting of all parameters together; a group can have lr",
+        ),
         ({"b*": {"lr": -1.0}}, ValueError, r"Adam: lr must be in \[0, inf\), got -1.0"),
         ({"b*": {"frozen": 1}}, TypeError, "Adam: frozen must be True or False, got 1 of type int"),
     ],
@@ -319,3 +323,66 @@ def test_a_group_matches_what_has_state():
     other.groups = {"b": {"lr": 0.1}}
     other.update({"W": params["W"]}, {"W": np.ones(3)})
     assert other.iter == 2
+
+
+@pytest.mark.parametrize("rule", [rule for rule in OPTIMIZERS if rule != "rprop"])
+def test_lr_scale_multiplies_lr(rule):
+    groups = {"b*": {"lr_scale": 0.5, "weight_decay": 0.0}, "W2": {"lr": 0.3, "lr_scale": 0.1}, "b2": {"lr_scale": 2.0}}
+    assert_equals_reference(rule, groups, weight_decay=0.1, decoupled=True)
+    scaled, own = model(), model()
+    lr = OPTIMIZERS[rule]().lr
+    for params, settings in ((scaled, {"lr_scale": 0.25}), (own, {"lr": lr * 0.25})):
+        optimizer = OPTIMIZERS[rule](groups={"W1": settings})
+        for step in range(3):
+            optimizer.update(params, model(seed=step + 1))
+    for key in scaled:
+        assert_same_bits(scaled[key], own[key])
+
+
+def test_lr_scale_follows_schedules_and_assignments():
+    schedule = Linear(4.0, 0.0, steps=4)
+    params = {"a": np.zeros(1), "b": np.zeros(1), "c": np.zeros(1)}
+    groups = {"b": {"lr_scale": 0.5}, "c": {"lr_scale": lambda step: 1 / step}}
+    optimizer = fastopt.SGD(lr=schedule, groups=groups)
+    before = {"a": 0.0, "b": 0.0, "c": 0.0}
+    for step in range(1, 7):
+        if step == 5:
+            optimizer.lr = 8.0
+        if step == 6:
+            optimizer.groups["b"]["lr_scale"] = 0.25
+        lr = optimizer.lr(step) if step < 5 else 8.0
+        optimizer.update(params, {key: -np.ones(1) for key in params})
+        moved = {key: value.item() - before[key] for key, value in params.items()}
+        assert moved == pytest.approx({"a": lr, "b": lr * (0.25 if step == 6 else 0.5), "c": lr / step})
+        before = {key: value.item() for key, value in params.items()}
+
+
+def test_lr_scale_is_for_groups_and_is_saved(tmp_path):
+    with pytest.raises(TypeError, match="SGD has no setting 'lr_scale'"):
+        fastopt.SGD(lr_scale=0.5)
+    for bad, error in ((-1.0, ValueError), ("x", TypeError)):
+        with pytest.raises(error, match="SGD: lr_scale must be"):
+            fastopt.SGD(groups={"b": {"lr_scale": bad}})
+    with pytest.raises(ValueError, match="of lr_scale in groups one is read at the first step"):
+        fastopt.Rprop(groups={"b1": {"lr_scale": 0.5}}).update(model(), model(seed=1))
+    optimizer = fastopt.Adam(groups={"b*": {"lr_scale": Linear(1.0, 0.5, steps=3)}})
+    optimizer.update(model(), model(seed=1))
+    optimizer.save(tmp_path / "state")
+    loaded = fastopt.Adam()
+    loaded.load(tmp_path / "state")
+    assert loaded.groups["b*"].data == optimizer.groups["b*"].data
+
+    @fastopt.rule(rate=0.1)
+    def without(p, g, rate):
+        return (p - rate * g,)
+
+    with pytest.raises(ValueError, match="cannot have 'lr_scale'"):
+        without(groups={"b": {"lr_scale": 0.5}})
+
+    @fastopt.rule(lr=0.1, lr_scale=0.5)
+    def with_its_own(p, g, lr, lr_scale):
+        return (p - lr * lr_scale * g,)
+
+    params = {"a": np.zeros(1)}
+    with_its_own(groups={"a": {"lr_scale": 2.0}}).update(params, {"a": -np.ones(1)})
+    assert params["a"] == 0.1 * 2.0

@@ -33,8 +33,11 @@ def test_every_rule_has_an_optimizer_a_reference_and_a_public_name():
         assert name in fastopt.__all__ and getattr(fastopt, name) is optimizer
         plain = getattr(reference, name)
         assert plain.slots == RULES[rule].state
-        own = [value for value in inspect.signature(optimizer).parameters.values() if value.name != "on_nonfinite"]
-        assert list(inspect.signature(plain).parameters.values()) == own
+        both = [
+            [(each.name, each.kind, each.default) for each in inspect.signature(kind).parameters.values()]
+            for kind in (plain, optimizer)
+        ]
+        assert both[0] == [each for each in both[1] if each[0] not in ("on_nonfinite", "max_skips")]
         assert len(optimizer().scalars(1)) == len(RULES[rule].scalars) - (RULES[rule].measure is not None)
     assert set(reference.__all__) <= set(fastopt.__all__)
     assert fastopt.RMSprop is fastopt.RMSProp
@@ -58,13 +61,13 @@ DEFAULTS = {
     "adam": {"lr": 0.001, "beta1": 0.9, "beta2": 0.999, "eps": 1e-7, "eps_root": 0.0, "form": "textbook"},
     "amsgrad": {"lr": 0.001, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8},
     "adamw": {
-        "weight_decay": 0.01,
         "lr": 0.001,
         "beta1": 0.9,
         "beta2": 0.999,
         "eps": 1e-8,
         "eps_root": 0.0,
         "form": "paper",
+        "weight_decay": 0.01,
     },
     "adamax": {"lr": 0.002, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8},
     "nadam": {"lr": 0.002, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "momentum_decay": 0.004},
@@ -396,3 +399,40 @@ for make in (SGD, Momentum, Nesterov, AdaGrad, RMSprop, Adam):
 def test_a_star_import_in_place_of_the_textbooks_module_changes_nothing():
     outputs = {python(f"from {module} import *\n{SCRIPT}").stdout for module in ("fastopt", "fastopt.reference")}
     assert len(outputs) == 1
+
+
+def test_momentum_as_a_running_mean_from_zero(rng):
+    gradients = rng.standard_normal((10, 5))
+    p, v, params = np.ones(5), np.zeros(5), {"W": np.ones(5)}
+    optimizer = fastopt.SGDMomentum(lr=0.1, momentum=0.9, dampening=0.9, damp_first=True)
+    for g in gradients:
+        v = 0.9 * v + (1 - 0.9) * g
+        p = p - 0.1 * v
+        optimizer.update(params, {"W": g})
+    assert_same_bits(params["W"], p)
+
+
+def test_rmsprop_momentum_with_lr_in_the_velocity_that_starts_at_one(rng):
+    """TensorFlow's `ApplyRMSProp`: mean square from one, eps under the root, lr in the momentum."""
+    gradients = rng.standard_normal((10, 5))
+    p, h, v, params = np.ones(5), np.ones(5), np.zeros(5), {"W": np.ones(5)}
+    settings = {"decay_rate": 0.9, "eps_root": 1e-7, "momentum": 0.5, "initial_accumulator": 1.0}
+    optimizer = fastopt.RMSPropMomentum(lr=0.1, lr_in_velocity=True, **settings)
+    for step, g in enumerate(gradients):
+        lr = optimizer.lr = 0.1 / (1 + step)
+        h = 0.9 * h + (1 - 0.9) * g * g
+        v = 0.5 * v + lr * g / np.sqrt(h + 1e-7)
+        p = p - v
+        optimizer.update(params, {"W": g})
+    assert_same_bits(params["W"], p)
+    start = {"W": np.array([1.0])}
+    fastopt.RMSProp(lr=0.1, decay_rate=0.5, eps=0.0, initial_accumulator=1.0).update(start, {"W": np.array([1.0])})
+    assert start["W"] == 0.9
+
+
+def test_adagrad_with_eps_under_the_root():
+    params = {"W": np.array([1.0])}
+    optimizer = fastopt.AdaGrad(lr=0.1, eps_root=7.0, initial_accumulator=1.0)
+    assert optimizer.eps == 0.0 and fastopt.AdaGrad().eps == 1e-7
+    optimizer.update(params, {"W": np.array([1.0])})
+    assert params["W"] == 1.0 - 0.1 / 3.0

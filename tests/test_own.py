@@ -77,7 +77,7 @@ def test_the_same_formula_gives_the_same_bits(own, dtype, rng):
 def test_it_is_an_optimizer_as_any_other(tmp_path):
     assert issubclass(my_momentum, fastopt.Optimizer) and my_momentum.__doc__ == "The heavy ball."
     assert my_momentum.__module__ == __name__ and "my_adam" in my_adam.__doc__
-    assert repr(my_momentum(0.5, gradient_scale=2.0)) == "my_momentum(lr=0.5, momentum=0.9)"
+    assert repr(my_momentum(0.5, gradient_scale=2.0)) == "my_momentum(lr=0.5, momentum=0.9, gradient_scale=2.0)"
     optimizer, params = my_momentum(lr=schedules.Cosine(0.1, steps=10), on_nonfinite="skip"), {"W": np.ones(4)}
     report = optimizer.update(params, {"W": np.ones(4)}, report=True)
     optimizer.update(params, {"W": np.full(4, np.nan)})
@@ -252,9 +252,9 @@ def test_check_finds_equal_bits():
     assert found.identical and found.numpy_nanoseconds is None and found.nanoseconds > 0
     assert {row.dtype for row in found.rows} == {"float32", "float64"}
     text = str(found)
-    assert text.startswith("my_clipped(lr=0.01, most=1.0, gain=-0.5)\n") and text.count("identical bits") == len(
-        found.rows
-    )
+    assert text.startswith("my_clipped(lr=0.01, most=1.0, gain=-0.5, maximize=True)\n") and text.count(
+        "identical bits"
+    ) == len(found.rows)
     assert "plain NumPy                    has no form of branches" in text
     assert re.search(r"[\d.]+ ns per element\n    its reads and writes alone     [\d.]+ ns\n", text)
 
@@ -317,3 +317,36 @@ def test_kernels_without_arithmetic_are_one_for_each_number_of_slots():
         plan.run(p, [()], report=False)
         last = plan.state.views[moving.state[-1]] if slots else {"": p}
         assert next(iter(last.values())).tolist() == [3.0] * 9 and p[0] == (5 if slots else 3)
+
+
+class NesterovOf2016:
+    """As most copies of the book have it."""
+
+    def __init__(self, lr=0.01, momentum=0.9):
+        self.lr, self.momentum, self.v = lr, momentum, None
+
+    def update(self, params, grads):
+        if self.v is None:
+            self.v = {key: np.zeros_like(val) for key, val in params.items()}
+        for key in params.keys():  # as it is there
+            self.v[key] *= self.momentum
+            self.v[key] -= self.lr * grads[key]
+            params[key] += self.momentum * self.momentum * self.v[key]
+            params[key] -= (1 + self.momentum) * self.lr * grads[key]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_recipe_in_nesterovs_docstring_gives_the_bits_of_old_copies(dtype, rng):
+    lines = [line for line in fastopt.Nesterov.__doc__.splitlines() if line.strip().startswith((">>>", "..."))]
+    code = "\n".join(line.strip()[4:] for line in lines[[">>> import fastopt" in line for line in lines].index(True) :])
+    names = {"np": np, "fastopt": fastopt}
+    exec(code, names)
+    start, gradients = rng.standard_normal(50).astype(dtype), rng.standard_normal((20, 50)).astype(dtype)
+    results = []
+    for make in (NesterovOf2016, names["nesterov_2016"], fastopt.Nesterov):
+        params, optimizer = {"W": start.copy()}, make(lr=0.1, momentum=0.9)
+        for g in gradients:
+            optimizer.update(params, {"W": g})
+        results.append(params["W"])
+    assert_same_bits(results[0], results[1])
+    assert not np.allclose(results[0], results[2])

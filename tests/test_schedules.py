@@ -28,6 +28,7 @@ EXAMPLES = {
     "wsd": schedules.WSD(0.4, steps=12, warmup=3, decay=5, end=0.02),
     "wsd, cosine": schedules.WSD(0.4, steps=12, warmup=3, decay=5, shape="cosine"),
     "wsd, root": schedules.WSD(0.4, steps=12, warmup=3, decay=5, shape="square-root"),
+    "inverse time": schedules.InverseTime(0.4, decay=0.5),
     "inverse square root": schedules.InverseSquareRoot(0.4, warmup=4),
     "sequence": schedules.Warmup(0.4, 3)
     .then(schedules.Constant(0.2), after=4)
@@ -43,6 +44,7 @@ FORMULAS = {
     "step": lambda k: 0.4 * 0.5 ** ((k - 1) // 3),
     "milestones": lambda k: 0.4 * 0.5 ** ((k > 2) + (k > 5) + (k > 6)),
     "exponential": lambda k: 0.4 * 0.9 ** (k - 1),
+    "inverse time": lambda k: 0.4 / (1 + 0.5 * (k - 1)),
     "linear": lambda k: 0.1 + 0.6 * min(k - 1, 7) / 7,
     "polynomial": lambda k: 0.1 + 0.3 * (1 - min(k - 1, 9) / 9) ** 1.7,
     "warmup": lambda k: 0.4 * min(k, 5) / 5,
@@ -258,6 +260,8 @@ BAD = {
     "no tuple": (lambda: schedules.Milestones(0.1, 3), TypeError, "at must be a tuple, got 3 of type int"),
     "lengths": (lambda: schedules.Sequence((schedules.Constant(1),), (2,)), ValueError, "lengths must be one for each of pieces but the last, got 1 and 1"),
     "nothing": (lambda: schedules.Product(()), ValueError, "factors must be at least one schedule"),
+    "inverse time": (lambda: schedules.InverseTime(0.1, -1), ValueError, r"InverseTime: decay must be in \[0, inf\)"),
+    "inverse time of text": (lambda: schedules.InverseTime(0.1, "1"), TypeError, "InverseTime: decay must be a number"),
     "root": (lambda: schedules.InverseSquareRoot(0.1, 0), ValueError, "warmup must be at least 1, got 0"),
     "factor": (lambda: schedules.ReduceOnPlateau(0.1, factor=1.0), ValueError, r"factor must be in \(0, 1\)"),
     "observed": (lambda: schedules.ReduceOnPlateau(0.1).observe("3"), TypeError, "expected a number to observe, got '3' of type str"),

@@ -269,7 +269,7 @@ def test_the_command_has_a_place_for_the_picture(capsys, tmp_path, monkeypatch):
     ("arguments", "words"),
     [
         ((), "no schedule was named; known are constant, step"),
-        (("cosin",), "unknown schedule 'cosin'; known are constant, step"),
+        (("cosin",), "unknown schedule 'cosin'; did you mean 'cosine'? Known are constant, step"),
         (("cosine", "--steps", "0"), "--steps: expected a whole number of at least 1, got '0'"),
         (("cosine", "--steps", "99999999"), "a picture has at most 1,000,000 steps, got 99,999,999"),
         (("cosine", "--out", "/dev/null/x.png"), "/dev/null"),

@@ -126,11 +126,23 @@ def test_the_number_of_threads_can_be_limited(monkeypatch):
             threads.set_num_threads(bad)
     code = SETUP + "print(threads.limit(), threads.threads_for(10**9))"
     assert python(code, FASTOPT_NUM_THREADS="1").stdout.split() == ["1", "1"]
-    for bad in ("0", "many", "-1", "1.5"):
-        assert (
-            "FASTOPT_NUM_THREADS: the number of threads must be"
-            in python(code, check=False, FASTOPT_NUM_THREADS=bad).stderr
-        )
+
+
+@pytest.mark.parametrize("bad", ["0", "many", "-1", "1.5", "64"])
+def test_a_bad_number_of_threads_in_the_environment_warns_once(bad):
+    """The import goes on, with what there is: the same job script may run on machines of all sizes."""
+    code = SETUP + "print(threads.limit(), threads.most(), threads.config.NUMBA_NUM_THREADS)"
+    process = python(code, FASTOPT_NUM_THREADS=bad, NUMBA_NUM_THREADS="2")
+    assert process.stdout.split() == ["2" if bad == "64" else "None", "2", "2"]
+    words = f"RuntimeWarning: FASTOPT_NUM_THREADS={bad} must be a whole number of threads from 1 to 2"
+    assert process.stderr.count(words) == 1
+
+
+@pytest.mark.parametrize(("value", "checks"), [("1", True), (" 1", True), ("0", False), ("", False), ("yes", False)])
+def test_the_switch_for_checks_of_addresses(value, checks):
+    process = python("from fastopt.kernels import build; print(build.CHECK)", FASTOPT_CHECK=value)
+    assert process.stdout.strip() == str(checks)
+    assert process.stderr.count("FASTOPT_CHECK must be 0 or 1") == (value == "yes")
 
 
 POOLS = """

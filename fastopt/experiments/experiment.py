@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import inspect
 import numbers
+from base64 import b64encode
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from html import escape
 from importlib import import_module
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from fastopt import reference
+from fastopt import reference, representation
+from fastopt.console import BarColumn, Console, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from fastopt.nn import MultiLayerNet
 from fastopt.nn.layers import Array
 from fastopt.nn.mnist import SUBSET, as_arrays, read_mnist, warn_of_subset
@@ -84,7 +86,7 @@ class Settings:
             yield from progress.track(things, total=total, description=what)
 
 
-@dataclass
+@dataclass(repr=False)
 class Result:
     """What an experiment found."""
 
@@ -103,6 +105,22 @@ class Result:
     """Where the data came from, if the experiment takes any."""
     stopped: bool = False
     """Whether Ctrl-C ended it early; it holds what was finished."""
+
+    def __repr__(self) -> str:
+        """Title and finding; the curves are long."""
+        return f"{type(self).__name__} of {self.name or self.title}: {self.finding}"
+
+    def _repr_png_(self) -> bytes:
+        """The picture, for notebooks."""
+        content = BytesIO()
+        self.draw().savefig(content, dpi=130)
+        return content.getvalue()
+
+    def _repr_html_(self) -> str:
+        """Finding, picture and table; where there is HTML, notebooks show no PNG beside it."""
+        picture = b64encode(self._repr_png_()).decode()
+        table = representation.html_table(self.header, self.rows)
+        return f'<p>{escape(self.finding)}</p><img src="data:image/png;base64,{picture}" width="900">{table}'
 
     def save(self, folder: Path | str) -> tuple[Path, Path]:
         """Writes NAME.png and NAME.csv into the folder, which is made if need be; returns their paths."""

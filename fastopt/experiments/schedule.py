@@ -25,6 +25,7 @@ EXAMPLES: dict[str, Callable[[int], Schedule]] = {
         PEAK, at=tuple(sorted({_part(steps, 0.5), _part(steps, 0.75)})), gamma=0.1
     ),
     "Exponential": lambda steps: schedules.Exponential(PEAK, gamma=0.01 ** (1 / steps)),
+    "InverseTime": lambda steps: schedules.InverseTime(PEAK, decay=10 / steps),
     "Linear": lambda steps: schedules.Linear(PEAK, 0.0, steps),
     "Polynomial": lambda steps: schedules.Polynomial(PEAK, steps, power=2.0),
     "Warmup": lambda steps: schedules.Warmup(PEAK, _part(steps, 0.1)),

@@ -10,12 +10,16 @@ is an `np.float64`, so that NumPy computes the step of float32 arrays in float64
 
 from __future__ import annotations
 
+import inspect
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
 
 from fastopt import reference
+from fastopt.explain import find
 from fastopt.kernels import RULES
+from fastopt.kernels.interpreted import on_arrays
 from fastopt.optimizers import OPTIMIZERS
 from fastopt.reference.base import Array, Reference
 
@@ -118,12 +122,12 @@ BOOK: dict[str, type[Any]] = {
 
 
 class Plain:
-    """A rule of `fastopt.reference` at its defaults, in a loop as short as the book's."""
+    """A rule of `fastopt.reference`, in a loop as short as the book's."""
 
-    def __init__(self, rule: str) -> None:
+    def __init__(self, rule: str, **settings: Any) -> None:
         name = OPTIMIZERS[rule].__name__
         kind = type(name, (_AsWritten, getattr(reference, name)), {})
-        self.rule: Any = kind()
+        self.rule: Any = kind(**settings)
         self.state: dict[Any, list[Array]] | None = None
 
     def update(self, params: Arrays, grads: Arrays) -> None:
@@ -136,6 +140,26 @@ class Plain:
         for key, p in params.items():
             g = rule._decayed(p, grads[key]) if rule.weight_decay else grads[key]
             rule.step(p, g, *self.state[key])
+
+
+class Own:
+    """The formula of a rule of one's own, on whole arrays; ValueError at a step where it has branches."""
+
+    def __init__(self, optimizer: Any) -> None:
+        self.optimizer, self.iter = optimizer, 0
+        self.formula = on_arrays(optimizer._rule.formula)
+        self.state: dict[Any, list[Array]] | None = None
+
+    def update(self, params: Arrays, grads: Arrays) -> None:
+        if self.state is None:
+            values = self.optimizer.start_values().values()
+            self.state = {key: [np.full_like(p, value) for value in values] for key, p in params.items()}
+        self.iter += 1
+        scalars = self.optimizer._at(self.iter).scalars(self.iter)
+        for key, p in params.items():
+            old = p, *self.state[key]
+            for array, new in zip(old, self.formula(p, grads[key], *self.state[key], *scalars), strict=True):
+                array[...] = new
 
 
 class _AsWritten(Reference):
@@ -155,22 +179,38 @@ class _AsWritten(Reference):
         return self._product
 
 
-def textbook(rule: str) -> Any:
+IN_A_SHORT_LOOP = ("weight_decay", "decoupled")
+"""Settings of every optimizer that `Plain` knows, besides those of the rule."""
+
+
+def textbook(rule: str, **settings: Any) -> Any:
     """The textbook's optimizer of a rule, with the defaults of fastopt's.
 
     Parameters
     ----------
     rule : str
-        A key of `fastopt.optimizers.OPTIMIZERS`.
+        A key of `fastopt.optimizers.OPTIMIZERS`, or `module:name` of one's own.
+    **settings
+        With those that the book's class has not it is the rule in plain NumPy, and with those of every optimizer, such
+        as clipping, the reference.
 
     Returns
     -------
     object
         With `update(params, grads)` on dicts of arrays.
     """
-    return BOOK[rule]() if rule in BOOK else Plain(rule)
+    if rule not in OPTIMIZERS:
+        return Own(find(rule)(**settings))
+    if rule in BOOK and settings.keys() <= inspect.signature(BOOK[rule]).parameters.keys():
+        return BOOK[rule](**settings)
+    shared = [field.name for field in fields(Reference) if field.kw_only and field.name not in IN_A_SHORT_LOOP]
+    if settings.keys().isdisjoint(shared):
+        return Plain(rule, **settings)
+    plain = getattr(reference, OPTIMIZERS[rule].__name__)(**settings)
+    plain.flush = False
+    return plain
 
 
 def has_exact_bits(rule: str, dtype: str) -> bool:
     """Whether the textbook rounds as `fastopt.reference` does; then all bits are equal while no state is subnormal."""
-    return not RULES[rule].is_by_array and not (rule == "adam" and dtype == "float32")
+    return rule in RULES and not RULES[rule].is_by_array and not (rule == "adam" and dtype == "float32")

@@ -9,19 +9,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from rich import box
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from fastopt import machine, reference
+from fastopt.console import BarColumn, Console, MofNCompleteColumn, Progress, Table, TextColumn, TimeElapsedColumn, box
 from fastopt.experiments.textbook import has_exact_bits, textbook
+from fastopt.explain import find
 from fastopt.kernels import RULES
+from fastopt.kernels.interpreted import InterpretedRule
 from fastopt.nn import MultiLayerNet, smooth_curve
 from fastopt.nn.layers import Array
 from fastopt.nn.mnist import Mnist, as_arrays
@@ -31,8 +32,8 @@ TURN = 20  # steps before the other one goes on
 PROBES = 5  # of the machine's state, over the whole training
 
 # Steps that are made again with the exact reference, untimed, where the textbook rounds differently. The reference of
-# rules with norms adds up exactly, which takes longer than all else.
-CHECKED, CHECKED_WITH_NORMS = 500, 20
+# rules with norms adds up exactly, and that of a rule of one's own is pure Python, which takes longer than all else.
+CHECKED, CHECKED_SLOWLY = 500, 20
 
 
 @dataclass
@@ -103,6 +104,7 @@ def compare(
     steps: int = 2000,
     dtype: str = "float32",
     seed: int = 0,
+    settings: Mapping[str, Any] = MappingProxyType({}),
     progress: Callable[[Run], None] = lambda run: None,
 ) -> Comparison:
     """Trains two equal networks on the same batches, and compares fastopt's with the exact reference.
@@ -112,10 +114,12 @@ def compare(
     data : (x_train, t_train), (x_test, t_test)
         As `load_mnist` gives them.
     optimizer : str
-        A key of `fastopt.optimizers.OPTIMIZERS`; with its default settings.
+        A key of `fastopt.optimizers.OPTIMIZERS`, or `module:name` of one's own.
     hidden, batch, steps, dtype, seed
         Widths of the hidden ReLU layers, rows per batch, number of steps, "float32" or "float64", and the seed of the
         initial weights and of the batches.
+    settings : dict
+        Settings of the optimizer that are not the default.
     progress : callable
         Called with the `Run` after each of its turns.
     """
@@ -123,7 +127,10 @@ def compare(
     x_train, x_test = x_train.astype(dtype), x_test.astype(dtype)
     runs = [
         Run(name, MultiLayerNet(784, hidden, 10, dtype=dtype, seed=seed), rule)
-        for name, rule in (("textbook NumPy", textbook(optimizer)), ("fastopt", OPTIMIZERS[optimizer]()))
+        for name, rule in (
+            ("textbook NumPy", textbook(optimizer, **settings)),
+            ("fastopt", find(optimizer)(**settings)),
+        )
     ]
     batches = np.random.default_rng(seed).integers(0, len(x_train), size=(steps, batch))
     checked = _checked_steps(optimizer, dtype, steps)
@@ -145,7 +152,7 @@ def compare(
     identical = same and has_exact_bits(optimizer, dtype)
     if not identical:
         exact = MultiLayerNet(784, hidden, 10, dtype=dtype, seed=seed)
-        rule = getattr(reference, OPTIMIZERS[optimizer].__name__)()
+        rule = exact_reference(optimizer, settings)
         for rows in batches[:checked]:
             rule.update(exact.params, exact.gradient(x_train[rows], t_train[rows]))
         identical = _same_bits(exact.params, to_check)
@@ -153,11 +160,21 @@ def compare(
     return Comparison(runs[0], runs[1], size, identical, same, checked, lines, load)
 
 
+def exact_reference(optimizer: str, settings: Mapping[str, Any]) -> Any:
+    """The reference of a rule; of one's own the formula in pure Python."""
+    kind = find(optimizer)
+    if optimizer in OPTIMIZERS:
+        return getattr(reference, kind.__name__)(**settings)
+    made = kind(**settings)
+    made.__dict__["_rule"] = InterpretedRule(kind._rule.formula, kind._rule.state)
+    return made
+
+
 def _checked_steps(optimizer: str, dtype: str, steps: int) -> int:
     """The last of the steps that are compared with the reference: all, or the end of a turn."""
     if has_exact_bits(optimizer, dtype):
         return steps
-    return min(steps, CHECKED_WITH_NORMS if RULES[optimizer].is_by_array else CHECKED)
+    return min(steps, CHECKED if optimizer in RULES and not RULES[optimizer].is_by_array else CHECKED_SLOWLY)
 
 
 def _same_bits(first: Mapping[Any, Array], second: Mapping[Any, Array]) -> bool:
@@ -165,14 +182,23 @@ def _same_bits(first: Mapping[Any, Array], second: Mapping[Any, Array]) -> bool:
 
 
 def main(
-    data: Mnist, optimizer: str, hidden: Sequence[int], batch: int, steps: int, dtype: str, seed: int, out: Path
+    data: Mnist,
+    optimizer: str,
+    hidden: Sequence[int],
+    batch: int,
+    steps: int,
+    dtype: str,
+    seed: int,
+    out: Path,
+    settings: Mapping[str, Any] = MappingProxyType({}),
 ) -> Comparison:
     """`compare` with progress bars, a table of the outcome, and a picture in the folder `out`."""
     console = Console()
     sizes = "-".join(map(str, (784, *hidden, 10)))
-    title = f"{OPTIMIZERS[optimizer].__name__}, {sizes}, ReLU, batch {batch}, {dtype}"
+    own = "".join(f"{name}={value!r}, " for name, value in settings.items())
+    title = f"{find(optimizer).__name__}{f'({own[:-2]})' if own else ''}, {sizes}, ReLU, batch {batch}, {dtype}"
     console.print(data.source, highlight=False, markup=False)
-    console.print(f"{title}, {steps} steps", highlight=False)
+    console.print(f"{title}, {count(steps)}", highlight=False)
     columns = (
         TextColumn("{task.description:>14}"),
         BarColumn(),
@@ -187,7 +213,7 @@ def main(
                 tasks[run.name] = progress.add_task(run.name, total=steps, loss=0.0)
             progress.update(tasks[run.name], completed=len(run.losses), loss=float(np.mean(run.losses[-TURN:])))
 
-        result = compare(as_arrays(data), optimizer, hidden, batch, steps, dtype, seed, show)
+        result = compare(as_arrays(data), optimizer, hidden, batch, steps, dtype, seed, settings, show)
     console.print(_table(result, dtype))
     for line in _remarks(result, optimizer, dtype):
         console.print(line, highlight=False)
@@ -199,7 +225,7 @@ def main(
 
 def picture(folder: Path, optimizer: str) -> Path:
     """Where the picture goes."""
-    return folder / f"train-{optimizer}.png"
+    return folder / f"train-{optimizer.rpartition(':')[2]}.png"
 
 
 def _table(result: Comparison, dtype: str) -> Table:
@@ -226,6 +252,18 @@ def _table(result: Comparison, dtype: str) -> Table:
     return table
 
 
+def count(steps: int) -> str:
+    """`1 step`, `2 steps`."""
+    return f"{steps} step{'' if steps == 1 else 's'}"
+
+
+def bytes_needed(optimizer: str, hidden: Sequence[int], batch: int, steps: int, dtype: str) -> int:
+    """At least what a comparison keeps in memory: two networks, gradients, state, and the rows of all batches."""
+    sizes = (784, *hidden, 10)
+    parameters = sum(inputs * outputs + outputs for inputs, outputs in pairwise(sizes))
+    return 2 * parameters * (2 + len(find(optimizer)._rule.state)) * np.dtype(dtype).itemsize + 8 * batch * steps
+
+
 def faster(ratio: float) -> str:
     """How many times faster; below 1, which share of the speed."""
     return f"{ratio:.2f} x faster" if ratio >= 1 else f"{ratio:.2f} of the speed"
@@ -244,8 +282,8 @@ def _remarks(result: Comparison, optimizer: str, dtype: str) -> list[str]:
         if result.identical:
             lines.append(f"The textbook rounds differently, which grows in training: {_reason(optimizer, dtype)}.")
         beside = "identical bits" if result.identical else "[bold red]DIFFERENT[/]"
-        steps = "step" if result.checked_steps == 1 else f"{result.checked_steps} steps"
-        lines.append(f"fastopt beside fastopt.reference, {steps}: {beside}")
+        exact = "fastopt.reference" if optimizer in OPTIMIZERS else "the formula in pure Python"
+        lines.append(f"fastopt beside {exact}, {count(result.checked_steps)}: {beside}")
     lines.append(f"machine: {machine.describe(result.lines)}; others kept {result.others:.2f} CPUs busy")
     if result.others > machine.BUSY:
         lines.append("[bold yellow]The machine is busy with other processes: do not rely on the ratios above.[/]")
@@ -255,6 +293,8 @@ def _remarks(result: Comparison, optimizer: str, dtype: str) -> list[str]:
 def _reason(optimizer: str, dtype: str) -> str:
     if has_exact_bits(optimizer, dtype):
         return "its state became subnormal, which fastopt sets to zero"
+    if optimizer not in RULES:
+        return "a function of NumPy gives other last digits than its compiled form"
     if RULES[optimizer].is_by_array:
         return "np.linalg.norm is not exact"
     return "it computes float32 steps in float64, as its lr_t is an np.float64"

@@ -10,15 +10,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastopt import names
+
 Array = npt.NDArray[Any]
 
 
-def known(what: str, name: Any, names: Iterable[str]) -> str:
-    """The name in lower case, if it is one of `names`."""
-    names = list(names)
-    if not isinstance(name, str) or name.lower() not in names:
-        raise ValueError(f"{what} must be one of {', '.join(names)}, got {name!r}")
-    return name.lower()
+def known(what: str, name: Any, expected: Iterable[str]) -> str:
+    """The one of the names, in whatever case and spelling."""
+    expected = list(expected)
+    found = names.find(name, expected)
+    if found is None:
+        suggestion = names.did_you_mean(name, expected)
+        raise ValueError(f"{what} must be one of {', '.join(expected)}, got {name!r}{suggestion}")
+    return found
 
 
 def sizes(input_size: Any, hidden_size_list: Any, output_size: Any) -> list[int]:

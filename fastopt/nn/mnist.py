@@ -21,7 +21,10 @@ import numpy as np
 from fastopt.nn.layers import Array
 
 SUBSET: Any = files(__package__) / "mnist_subset"  # a Path, or what stands for one in a zip file
-INSTEAD = "the MNIST subset that comes with fastopt (the full set is not in the cache and could not be fetched)"
+INSTEAD = (
+    "the MNIST subset that comes with fastopt (the full set is not in the cache and could not be fetched; "
+    "FASTOPT_MNIST_DIR can name a folder that has it)"
+)
 DIRECTORY_VARIABLE = "FASTOPT_MNIST_DIR"
 
 # sha256 of the files as they have always been published

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fastopt.optimizer import Optimizer
+from fastopt.typed import Number, number
 
 __all__ = ["AdaGrad", "Adadelta", "CentredRMSProp", "RMSProp", "RMSPropMomentum", "RMSprop"]
 
 
 @dataclass(eq=False)
 class AdaGrad(Optimizer):
-    """Adaptive gradient: `h = h + g^2`, `p = p - lr_t g / (sqrt(h) + eps)`, `lr_t = lr / (1 + (t - 1) lr_decay)`.
+    """Adaptive gradient: `h = h + g^2`, `p = p - lr_t g / (sqrt(h + eps_root) + eps)`.
+
+    At step t `lr_t = lr / (1 + (t - 1) lr_decay)`.
 
     Parameters
     ----------
     lr : float, default 0.01
         Learning rate, 0 or more.
-    eps : float, default 1e-7
-        Added to the root, 0 or more.
+    eps : float, default 1e-7, or 0 where `eps_root` is given
+        Added to the root, 0 or more. The default is chosen when the optimizer is made.
+    eps_root : float, default 0
+        Added under the root, 0 or more. `AdaGrad(eps_root=1e-7)` is `p = p - lr g / sqrt(h + 1e-7)`.
     initial_accumulator : float, default 0
         The value of h before the first step, 0 or more; read at the first step.
     lr_decay : float, default 0
@@ -42,21 +47,26 @@ class AdaGrad(Optimizer):
     Differences
     -----------
     PyTorch: `Adagrad`, the same formula; eps 1e-10.
-    Keras: `Adagrad`, eps under the root, `p = p - lr g / sqrt(h + eps)`; h starts at 0.1; lr 0.001.
+    Keras: `Adagrad`, eps under the root, as `AdaGrad(eps_root=1e-7)`; h starts at 0.1; lr 0.001.
     optax: `adagrad`, the formula of Keras; h starts at 0.1.
     """
 
     rule = "adagrad"
-    lr: float = 0.01
-    eps: float = 1e-7
-    initial_accumulator: float = 0.0
-    lr_decay: float = 0.0
+    lr: Number = number(0.01)
+    eps: Number = number(None)  # stands for the default that __post_init__ works out
+    initial_accumulator: Number = number(0.0)
+    lr_decay: Number = number(0.0)
+    eps_root: Number = field(default=number(0.0), kw_only=True, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.eps is None:
+            self.eps = 0.0 if self.eps_root else 1e-7
 
     def start_values(self) -> dict[str, float]:
         return {"h": self.initial_accumulator}
 
     def scalars(self, step: int) -> tuple[float, ...]:
-        return self.lr / (1 + (step - 1) * self.lr_decay), self.eps
+        return self.lr / (1 + (step - 1) * self.lr_decay), self.eps, self.eps_root
 
 
 @dataclass(eq=False)
@@ -73,6 +83,9 @@ class RMSProp(Optimizer):
         Added to the root, 0 or more. The default is chosen when the optimizer is made.
     eps_root : float, default 0
         Added under the root, 0 or more. `RMSProp(eps_root=1e-7)` is `p = p - lr g / sqrt(h + 1e-7)`.
+    initial_accumulator : float, default 0
+        The value of h before the first step, 0 or more; read at the first step. With 1, as in TensorFlow 1, the first
+        steps are about lr and smaller, not lr / sqrt(1 - decay_rate).
 
     State: `h`, the running mean of squared gradients.
 
@@ -97,14 +110,18 @@ class RMSProp(Optimizer):
     """
 
     rule = "rmsprop"
-    lr: float = 0.01
-    decay_rate: float = 0.99
-    eps: float = None  # type: ignore[assignment]  # stands for the default that __post_init__ works out
-    eps_root: float = 0.0
+    lr: Number = number(0.01)
+    decay_rate: Number = number(0.99)
+    eps: Number = number(None)  # stands for the default that __post_init__ works out
+    eps_root: Number = number(0.0)
+    initial_accumulator: Number = field(default=number(0.0), kw_only=True, repr=False)
 
     def __post_init__(self) -> None:
         if self.eps is None:
             self.eps = 0.0 if self.eps_root else 1e-7
+
+    def start_values(self) -> dict[str, float]:
+        return super().start_values() | {"h": self.initial_accumulator}
 
     def scalars(self, step: int) -> tuple[float, ...]:
         return self.lr, self.decay_rate, 1 - self.decay_rate, self.eps, self.eps_root
@@ -125,12 +142,15 @@ class RMSPropMomentum(RMSProp):
 
     Parameters
     ----------
-    lr, decay_rate, eps, eps_root
+    lr, decay_rate, eps, eps_root, initial_accumulator
         As in `RMSProp`.
     momentum : float, default 0.9
         The share of the velocity that is kept at each step, in [0, 1].
+    lr_in_velocity : bool, default False
+        Whether `v = momentum v + lr g / (sqrt(h + eps_root) + eps)` and `p = p - v`, as in TensorFlow and optax, so
+        that a new lr counts only for what is added from then on.
 
-    State: `h`, the running mean of squared gradients; `v`, the velocity, without lr.
+    State: `h`, the running mean of squared gradients; `v`, the velocity, without lr unless `lr_in_velocity`.
 
     Examples
     --------
@@ -147,17 +167,19 @@ class RMSPropMomentum(RMSProp):
     Differences
     -----------
     PyTorch: `RMSprop(momentum=0.9)`, the same formula; eps 1e-8.
-    Keras: `RMSprop(momentum=0.9)`, eps under the root; lr is in the velocity, so a new one counts only for what is
-        added from then on; lr 0.001, decay_rate 0.9.
+    Keras: `RMSprop(momentum=0.9)`, as `RMSPropMomentum(eps_root=1e-7, lr_in_velocity=True)`; lr 0.001, decay_rate 0.9.
     optax: `rmsprop(momentum=0.9)`, the formula of Keras, or eps beside the root with `eps_in_sqrt=False`;
         decay_rate 0.9.
     """
 
     rule = "rmsprop_momentum"
-    momentum: float = 0.9
+    momentum: Number = number(0.9)
+    lr_in_velocity: bool = field(default=False, kw_only=True, repr=False)
 
     def scalars(self, step: int) -> tuple[float, ...]:
-        return *super().scalars(step), self.momentum
+        lr, *scalars = super().scalars(step)
+        rate, gain = (1.0, lr) if self.lr_in_velocity else (lr, 1.0)
+        return rate, *scalars, self.momentum, gain
 
 
 @dataclass(eq=False)
@@ -173,7 +195,7 @@ class CentredRMSProp(RMSProp):
 
     Parameters
     ----------
-    lr, decay_rate, eps, eps_root
+    lr, decay_rate, eps, eps_root, initial_accumulator
         As in `RMSProp`.
     momentum : float, default 0
         The share of the velocity that is kept at each step, in [0, 1].
@@ -201,7 +223,7 @@ class CentredRMSProp(RMSProp):
     """
 
     rule = "centred_rmsprop"
-    momentum: float = 0.0
+    momentum: Number = number(0.0)
 
     def scalars(self, step: int) -> tuple[float, ...]:
         return *super().scalars(step), self.momentum, 0.0
@@ -245,9 +267,9 @@ class Adadelta(Optimizer):
     """
 
     rule = "adadelta"
-    lr: float = 1.0
-    decay_rate: float = 0.9
-    eps: float = 1e-6
+    lr: Number = number(1.0)
+    decay_rate: Number = number(0.9)
+    eps: Number = number(1e-6)
 
     def scalars(self, step: int) -> tuple[float, ...]:
         return self.lr, self.decay_rate, 1 - self.decay_rate, self.eps

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Literal
 
 from fastopt.optimizer import Optimizer
+from fastopt.typed import Number, number
 
 __all__ = ["AMSGrad", "Adam", "AdamW", "Adamax", "NAdam", "RAdam"]
 
@@ -61,12 +63,12 @@ class Adam(Optimizer):
     """
 
     rule = "adam"
-    lr: float = 0.001
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = None  # type: ignore[assignment]  # stands for the default that __post_init__ works out
-    eps_root: float = 0.0
-    form: str = "textbook"
+    lr: Number = number(0.001)
+    beta1: Number = number(0.9)
+    beta2: Number = number(0.999)
+    eps: Number = number(None)  # stands for the default that __post_init__ works out
+    eps_root: Number = number(0.0)
+    form: Literal["textbook", "paper"] = "textbook"
 
     def __post_init__(self) -> None:
         if self.eps is None:
@@ -117,8 +119,8 @@ class AdamW(Adam):
     """
 
     rule = "adamw"
-    form: str = "paper"
-    weight_decay: float = field(default=0.01, kw_only=True)
+    form: Literal["textbook", "paper"] = "paper"
+    weight_decay: Number = field(default=number(0.01), kw_only=True)
     decoupled: bool = field(default=True, kw_only=True, repr=False)
 
 
@@ -161,10 +163,10 @@ class AMSGrad(Optimizer):
     """
 
     rule = "amsgrad"
-    lr: float = 0.001
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
+    lr: Number = number(0.001)
+    beta1: Number = number(0.9)
+    beta2: Number = number(0.999)
+    eps: Number = number(1e-8)
 
     def scalars(self, step: int) -> tuple[float, ...]:
         root = math.sqrt(1.0 - self.beta2**step)
@@ -209,10 +211,10 @@ class Adamax(Optimizer):
     """
 
     rule = "adamax"
-    lr: float = 0.002
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
+    lr: Number = number(0.002)
+    beta1: Number = number(0.9)
+    beta2: Number = number(0.999)
+    eps: Number = number(1e-8)
 
     def scalars(self, step: int) -> tuple[float, ...]:
         return self.lr / (1.0 - self.beta1**step), 1 - self.beta1, self.beta2, self.eps
@@ -260,11 +262,11 @@ class NAdam(Optimizer):
     """
 
     rule = "nadam"
-    lr: float = 0.002
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
-    momentum_decay: float = 0.004
+    lr: Number = number(0.002)
+    beta1: Number = number(0.9)
+    beta2: Number = number(0.999)
+    eps: Number = number(1e-8)
+    momentum_decay: Number = number(0.004)
 
     # beta1, momentum_decay, step and the product of mu at that step, to go on from
     _product = (0.0, 0.0, 0, 1.0)
@@ -337,10 +339,10 @@ class RAdam(Optimizer):
     """
 
     rule = "radam"
-    lr: float = 0.001
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
+    lr: Number = number(0.001)
+    beta1: Number = number(0.9)
+    beta2: Number = number(0.999)
+    eps: Number = number(1e-8)
 
     def scalars(self, step: int) -> tuple[float, ...]:
         correction, kept = 1.0 - self.beta2**step, self.beta2**step

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fastopt.optimizer import Optimizer
+from fastopt.typed import Number, number
 
 __all__ = ["ASGD", "SGD", "Momentum", "Nesterov", "SGDMomentum", "SGDNesterov"]
 
@@ -38,7 +39,7 @@ class SGD(Optimizer):
     """
 
     rule = "sgd"
-    lr: float = 0.01
+    lr: Number = number(0.01)
 
     def scalars(self, step: int) -> tuple[float, ...]:
         return (self.lr,)
@@ -79,8 +80,8 @@ class Momentum(Optimizer):
     """
 
     rule = "momentum"
-    lr: float = 0.01
-    momentum: float = 0.9
+    lr: Number = number(0.01)
+    momentum: Number = number(0.9)
 
     def scalars(self, step: int) -> tuple[float, ...]:
         return self.lr, self.momentum
@@ -95,6 +96,7 @@ class Nesterov(Optimizer):
 
     The formula for p reads the velocity of the step before. Printings of *Deep Learning from Scratch* before January
     2021, and the many copies of their code, update v first and then read the new one, which is not Nesterov's method.
+    Their bits come from the rule `nesterov_2016` below, for results that were got with them.
 
     Parameters
     ----------
@@ -113,6 +115,23 @@ class Nesterov(Optimizer):
     >>> params["W"]
     array([0.81])
 
+    The formula of copies from before January 2021:
+
+    >>> import fastopt
+    >>> def scalars(step, lr, momentum):
+    ...     return momentum * momentum, (1 + momentum) * lr, momentum, lr
+    >>> @fastopt.rule(state=("v",), scalars=scalars, lr=0.01, momentum=0.9)
+    ... def nesterov_2016(p, g, v, momentum_squared, gradient_step, momentum, lr):
+    ...     v = momentum * v
+    ...     v = v - lr * g
+    ...     p = p + momentum_squared * v  # the new v
+    ...     p = p - gradient_step * g
+    ...     return p, v
+    >>> params = {"W": np.array([1.0])}
+    >>> nesterov_2016(lr=0.1).update(params, {"W": np.array([1.0])})
+    >>> params["W"]
+    array([0.729])
+
     References
     ----------
     Bengio, Boulanger-Lewandowski and Pascanu, Advances in optimizing recurrent networks, arXiv:1212.0901, eq. 7.
@@ -126,8 +145,8 @@ class Nesterov(Optimizer):
     """
 
     rule = "nesterov"
-    lr: float = 0.01
-    momentum: float = 0.9
+    lr: Number = number(0.01)
+    momentum: Number = number(0.9)
 
     def scalars(self, step: int) -> tuple[float, ...]:
         return self.momentum * self.momentum, (1 + self.momentum) * self.lr, self.momentum, self.lr
@@ -148,6 +167,9 @@ class SGDMomentum(Optimizer):
         The share of the velocity that is kept at each step, in [0, 1].
     dampening : float, default 0
         The share of a gradient that does not go into the velocity, in [0, 1]; the first goes in as it is.
+    damp_first : bool, default False
+        Whether the first gradient is damped too: `SGDMomentum(dampening=0.9, damp_first=True)` is a running mean from
+        v = 0, `v = 0.9 v + 0.1 g`, as in many courses and evolution strategies.
 
     State: `v`, the velocity, without lr.
 
@@ -172,12 +194,13 @@ class SGDMomentum(Optimizer):
     """
 
     rule = "sgd_momentum"
-    lr: float = 0.01
-    momentum: float = 0.9
-    dampening: float = 0.0
+    lr: Number = number(0.01)
+    momentum: Number = number(0.9)
+    dampening: Number = number(0.0)
+    damp_first: bool = field(default=False, kw_only=True, repr=False)
 
     def scalars(self, step: int) -> tuple[float, ...]:
-        return self.lr, self.momentum, 1.0 if step == 1 else 1 - self.dampening
+        return self.lr, self.momentum, 1.0 if step == 1 and not self.damp_first else 1 - self.dampening
 
 
 @dataclass(eq=False)
@@ -216,8 +239,8 @@ class SGDNesterov(Optimizer):
     """
 
     rule = "sgd_nesterov"
-    lr: float = 0.01
-    momentum: float = 0.9
+    lr: Number = number(0.01)
+    momentum: Number = number(0.9)
 
     def scalars(self, step: int) -> tuple[float, ...]:
         return self.lr, self.momentum
@@ -267,10 +290,10 @@ class ASGD(Optimizer):
     """
 
     rule = "asgd"
-    lr: float = 0.01
-    lambd: float = 1e-4
-    alpha: float = 0.75
-    t0: float = 1e6
+    lr: Number = number(0.01)
+    lambd: Number = number(1e-4)
+    alpha: Number = number(0.75)
+    t0: Number = number(1e6)
 
     def scalars(self, step: int) -> tuple[float, ...]:
         lr = self.lr * (1 + self.lambd * self.lr * (step - 1)) ** -self.alpha

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Literal
 
 from fastopt.flat import Array
 from fastopt.kernels.muon import matrix_shape, orthogonalise
 from fastopt.optimizer import Optimizer
+from fastopt.typed import Number, number
 
 __all__ = ["LAMB", "LARS", "Muon", "NovoGrad", "StableAdamW"]
 
@@ -52,10 +54,10 @@ class LARS(Optimizer):
     """
 
     rule = "lars"
-    lr: float = 0.1
-    momentum: float = 0.9
-    trust_coefficient: float = 0.001
-    eps: float = 0.0
+    lr: Number = number(0.1)
+    momentum: Number = number(0.9)
+    trust_coefficient: Number = number(0.001)
+    eps: Number = number(0.0)
 
     def scalars(self, step: int) -> tuple[float, ...]:
         return (self.momentum,)
@@ -107,10 +109,10 @@ class LAMB(Optimizer):
 
     rule = "lamb"
     _decays_itself = True
-    lr: float = 0.001
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-6
+    lr: Number = number(0.001)
+    beta1: Number = number(0.9)
+    beta2: Number = number(0.999)
+    eps: Number = number(1e-6)
     decoupled: bool = field(default=True, kw_only=True, repr=False)
 
     def scalars(self, step: int) -> tuple[float, ...]:
@@ -169,11 +171,11 @@ class StableAdamW(Optimizer):
 
     rule = "stable_adamw"
     _decays_itself = True
-    lr: float = 0.001
-    beta1: float = 0.9
-    beta2: float = 0.99
-    eps: float = 1e-6
-    weight_decay: float = field(default=0.01, kw_only=True, repr=False)
+    lr: Number = number(0.001)
+    beta1: Number = number(0.9)
+    beta2: Number = number(0.99)
+    eps: Number = number(1e-6)
+    weight_decay: Number = field(default=number(0.01), kw_only=True, repr=False)
     decoupled: bool = field(default=True, kw_only=True, repr=False)
 
     def scalars(self, step: int) -> tuple[float, ...]:
@@ -226,10 +228,10 @@ class NovoGrad(Optimizer):
 
     rule = "novograd"
     _decays_itself = True
-    lr: float = 0.001
-    beta1: float = 0.9
-    beta2: float = 0.25
-    eps: float = 1e-6
+    lr: Number = number(0.001)
+    beta1: Number = number(0.9)
+    beta2: Number = number(0.25)
+    eps: Number = number(1e-6)
     decoupled: bool = field(default=True, kw_only=True, repr=False)
 
     def scalars(self, step: int) -> tuple[float, ...]:
@@ -286,10 +288,10 @@ class Muon(Optimizer):
     """
 
     rule = "muon"
-    lr: float = 0.001
-    momentum: float = 0.95
-    adjust: str = "original"
-    weight_decay: float = field(default=0.1, kw_only=True, repr=False)
+    lr: Number = number(0.001)
+    momentum: Number = number(0.95)
+    adjust: Literal["original", "match_rms_adamw"] = "original"
+    weight_decay: Number = field(default=number(0.1), kw_only=True, repr=False)
     decoupled: bool = field(default=True, kw_only=True, repr=False)
 
     def scalars(self, step: int) -> tuple[float, ...]:

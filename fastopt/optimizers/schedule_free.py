@@ -10,6 +10,7 @@ from typing import Any
 from fastopt import averages
 from fastopt.flat import Array
 from fastopt.optimizer import Optimizer
+from fastopt.typed import Number, number
 
 __all__ = ["ScheduleFreeAdamW", "ScheduleFreeSGD"]
 
@@ -90,9 +91,9 @@ class ScheduleFreeSGD(_ScheduleFree):
     """
 
     rule = "schedule_free_sgd"
-    lr: float = 1.0
-    beta1: float = 0.9
-    warmup: float = 0.0
+    lr: Number = number(1.0)
+    beta1: Number = number(0.9)
+    warmup: Number = number(0.0)
 
     def scalars(self, step: int) -> tuple[float, ...]:
         return _scalars(step, self.lr, self.beta1, self.warmup)
@@ -147,11 +148,11 @@ class ScheduleFreeAdamW(_ScheduleFree):
 
     rule = "schedule_free_adamw"
     _decays_itself = True
-    lr: float = 0.0025
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
-    warmup: float = 0.0
+    lr: Number = number(0.0025)
+    beta1: Number = number(0.9)
+    beta2: Number = number(0.999)
+    eps: Number = number(1e-8)
+    warmup: Number = number(0.0)
     decoupled: bool = field(default=True, kw_only=True, repr=False)
 
     def scalars(self, step: int) -> tuple[float, ...]:

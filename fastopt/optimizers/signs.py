@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fastopt.optimizer import Optimizer
+from fastopt.typed import Number, number
 
 __all__ = ["Lion", "Rprop", "Signum"]
 
@@ -51,11 +52,11 @@ class Rprop(Optimizer):
     """
 
     rule = "rprop"
-    lr: float = 0.01
-    eta_minus: float = 0.5
-    eta_plus: float = 1.2
-    min_step_size: float = 1e-6
-    max_step_size: float = 50.0
+    lr: Number = number(0.01)
+    eta_minus: Number = number(0.5)
+    eta_plus: Number = number(1.2)
+    min_step_size: Number = number(1e-6)
+    max_step_size: Number = number(50.0)
 
     def start_values(self) -> dict[str, float]:
         return {"previous": 0.0, "step_size": self.lr}
@@ -98,8 +99,8 @@ class Signum(Optimizer):
     """
 
     rule = "signum"
-    lr: float = 0.001
-    beta1: float = 0.9
+    lr: Number = number(0.001)
+    beta1: Number = number(0.9)
 
     def scalars(self, step: int) -> tuple[float, ...]:
         return self.lr, 1 - self.beta1, 0.0
@@ -143,9 +144,9 @@ class Lion(Optimizer):
     """
 
     rule = "lion"
-    lr: float = 0.0001
-    beta1: float = 0.9
-    beta2: float = 0.99
+    lr: Number = number(0.0001)
+    beta1: Number = number(0.9)
+    beta2: Number = number(0.99)
 
     def scalars(self, step: int) -> tuple[float, ...]:
         return self.lr, 1 - self.beta1, 1 - self.beta2, 0.0

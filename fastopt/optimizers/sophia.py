@@ -10,6 +10,7 @@ from fastopt.kernels.build import Rule
 from fastopt.kernels.sophia import sophia_hessian
 from fastopt.optimizer import Optimizer
 from fastopt.plan import Plan
+from fastopt.typed import Number, number
 
 __all__ = ["Sophia"]
 
@@ -67,11 +68,11 @@ class Sophia(Optimizer):
     """
 
     rule = "sophia"
-    lr: float = 0.0001
-    beta1: float = 0.96
-    beta2: float = 0.99
-    gamma: float = 0.01
-    eps: float = 1e-12
+    lr: Number = number(0.0001)
+    beta1: Number = number(0.96)
+    beta2: Number = number(0.99)
+    gamma: Number = number(0.01)
+    eps: Number = number(1e-12)
 
     def scalars(self, step: int) -> tuple[float, ...]:
         return self.lr, 1 - self.beta1, self.gamma, self.eps, 1.0

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from fastopt.optimizer import Optimizer
+from fastopt.typed import Number, number
 
 __all__ = ["AdEMAMix", "AdaBelief", "Adan", "Yogi"]
 
@@ -51,11 +52,11 @@ class AdaBelief(Optimizer):
     """
 
     rule = "adabelief"
-    lr: float = 0.001
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-16
-    eps_root: float = 1e-16
+    lr: Number = number(0.001)
+    beta1: Number = number(0.9)
+    beta2: Number = number(0.999)
+    eps: Number = number(1e-16)
+    eps_root: Number = number(1e-16)
 
     def scalars(self, step: int) -> tuple[float, ...]:
         root = math.sqrt(1.0 - self.beta2**step)
@@ -103,11 +104,11 @@ class Yogi(Optimizer):
     """
 
     rule = "yogi"
-    lr: float = 0.01
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-3
-    initial_accumulator: float = 1e-6
+    lr: Number = number(0.01)
+    beta1: Number = number(0.9)
+    beta2: Number = number(0.999)
+    eps: Number = number(1e-3)
+    initial_accumulator: Number = number(1e-6)
 
     def start_values(self) -> dict[str, float]:
         return {"m": 0.0, "v": self.initial_accumulator}
@@ -161,13 +162,13 @@ class AdEMAMix(Optimizer):
     """
 
     rule = "ademamix"
-    lr: float = 0.001
-    beta1: float = 0.9
-    beta2: float = 0.999
-    beta3: float = 0.9999
-    alpha: float = 5.0
-    eps: float = 1e-8
-    warmup: float = 0.0
+    lr: Number = number(0.001)
+    beta1: Number = number(0.9)
+    beta2: Number = number(0.999)
+    beta3: Number = number(0.9999)
+    alpha: Number = number(5.0)
+    eps: Number = number(1e-8)
+    warmup: Number = number(0.0)
 
     def scalars(self, step: int) -> tuple[float, ...]:
         root = math.sqrt(1.0 - self.beta2**step)
@@ -231,11 +232,11 @@ class Adan(Optimizer):
     """
 
     rule = "adan"
-    lr: float = 0.001
-    beta1: float = 0.98
-    beta2: float = 0.92
-    beta3: float = 0.99
-    eps: float = 1e-8
+    lr: Number = number(0.001)
+    beta1: Number = number(0.98)
+    beta2: Number = number(0.92)
+    beta3: Number = number(0.99)
+    eps: Number = number(1e-8)
 
     def scalars(self, step: int) -> tuple[float, ...]:
         root = math.sqrt(1.0 - self.beta3**step)

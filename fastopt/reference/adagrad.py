@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
@@ -15,17 +15,23 @@ __all__ = ["AdaGrad", "Adadelta", "CentredRMSProp", "RMSProp", "RMSPropMomentum"
 @dataclass(eq=False)
 class AdaGrad(Reference):
     lr: float = 0.01
-    eps: float = 1e-7
+    eps: float = None  # type: ignore[assignment]
     initial_accumulator: float = 0.0
     lr_decay: float = 0.0
+    eps_root: float = field(default=0.0, kw_only=True, repr=False)
     slots = ("h",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.eps is None:
+            self.eps = 0.0 if self.eps_root else 1e-7
 
     def start_values(self) -> dict[str, float]:
         return {"h": self.initial_accumulator}
 
     def step(self, p: Array, g: Array, h: Array) -> None:  # type: ignore[override]
         h += g * g
-        p -= self.lr / (1 + (self.iter - 1) * self.lr_decay) * g / (np.sqrt(h) + self.eps)
+        p -= self.lr / (1 + (self.iter - 1) * self.lr_decay) * g / (np.sqrt(h + self.eps_root) + self.eps)
 
 
 @dataclass(eq=False)
@@ -34,12 +40,16 @@ class RMSProp(Reference):
     decay_rate: float = 0.99
     eps: float = None  # type: ignore[assignment]
     eps_root: float = 0.0
+    initial_accumulator: float = field(default=0.0, kw_only=True, repr=False)
     slots: ClassVar[tuple[str, ...]] = ("h",)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.eps is None:
             self.eps = 0.0 if self.eps_root else 1e-7
+
+    def start_values(self) -> dict[str, float]:
+        return {"h": self.initial_accumulator}
 
     def step(self, p: Array, g: Array, h: Array) -> None:  # type: ignore[override]
         h *= self.decay_rate
@@ -56,14 +66,19 @@ RMSprop = RMSProp
 @dataclass(eq=False)
 class RMSPropMomentum(RMSProp):
     momentum: float = 0.9
+    lr_in_velocity: bool = field(default=False, kw_only=True, repr=False)
     slots = ("h", "v")
 
     def step(self, p: Array, g: Array, h: Array, v: Array) -> None:  # type: ignore[override]
         h *= self.decay_rate
         h += (1 - self.decay_rate) * g * g
         v *= self.momentum
-        v += g / (np.sqrt(h + self.eps_root) + self.eps)
-        p -= self.lr * v
+        if self.lr_in_velocity:
+            v += self.lr * g / (np.sqrt(h + self.eps_root) + self.eps)
+            p -= v
+        else:
+            v += g / (np.sqrt(h + self.eps_root) + self.eps)
+            p -= self.lr * v
 
 
 @dataclass(eq=False)

@@ -149,6 +149,8 @@ class Reference:
             if selector(key, p) if callable(selector) else key == selector or fnmatchcase(str(key), str(selector)):
                 part = copy.copy(part)
                 vars(part).update(settings)
+        if "lr_scale" in vars(part):
+            part.lr = part.lr * vars(part)["lr_scale"]
         return part
 
     def _scale(self, grads: dict[Any, Array]) -> float:

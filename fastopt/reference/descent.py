@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fastopt.reference.base import Array, Reference
 
@@ -47,11 +47,12 @@ class SGDMomentum(Reference):
     lr: float = 0.01
     momentum: float = 0.9
     dampening: float = 0.0
+    damp_first: bool = field(default=False, kw_only=True, repr=False)
     slots = ("v",)
 
     def step(self, p: Array, g: Array, v: Array) -> None:  # type: ignore[override]
         v *= self.momentum
-        v += g if self.iter == 1 else (1 - self.dampening) * g
+        v += g if self.iter == 1 and not self.damp_first else (1 - self.dampening) * g
         p -= self.lr * v
 
 

@@ -10,6 +10,9 @@ After its last step a schedule stays at its end. A schedule is a pure function o
 `to_dict` and `from_dict` turn it into plain JSON values and back.
 """
 
+import typing as _typing
+
+from fastopt import names as _names
 from fastopt.schedules.base import Constant, Product, Schedule, Sequence
 from fastopt.schedules.curves import (
     WSD,
@@ -17,6 +20,7 @@ from fastopt.schedules.curves import (
     CosineRestarts,
     Exponential,
     InverseSquareRoot,
+    InverseTime,
     Linear,
     Milestones,
     OneCycle,
@@ -35,6 +39,7 @@ __all__ = [
     "CosineRestarts",
     "Exponential",
     "InverseSquareRoot",
+    "InverseTime",
     "Linear",
     "Milestones",
     "OneCycle",
@@ -48,3 +53,8 @@ __all__ = [
     "from_dict",
     "to_dict",
 ]
+
+if not _typing.TYPE_CHECKING:  # to which it would make every name known
+
+    def __getattr__(name: str) -> object:
+        raise AttributeError(_names.unknown_class(__name__, name, __all__))

@@ -7,9 +7,11 @@ import numbers
 import operator
 from bisect import bisect_right
 from dataclasses import dataclass, fields
+from inspect import signature
 from itertools import accumulate
-from typing import Any
+from typing import Any, Self
 
+from fastopt import names
 from fastopt.schedules import checks
 
 
@@ -18,6 +20,15 @@ class Schedule:
 
     `schedule * 0.5` and `schedule * other` multiply, `schedule.then(other, after=100)` goes on with another.
     """
+
+    def __new__(cls, *values: Any, **settings: Any) -> Self:
+        """Refuses unknown settings, with the name that they have here."""
+        known = signature(cls.__init__).parameters if settings else {}
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
+            for name in settings:
+                if name not in known:
+                    raise TypeError(names.unknown_setting(cls.__name__, name, [*known][1:]))
+        return super().__new__(cls)
 
     def __post_init__(self) -> None:
         owner = type(self).__name__

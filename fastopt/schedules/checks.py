@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from fastopt import names
 from fastopt.ranges import rounded
 
 # (lowest, whether it is allowed, highest, which never is) by the name of the setting
@@ -21,6 +22,9 @@ NUMBERS: dict[str, tuple[float, bool, float]] = {
     "rise": (0.0, True, 1.0),
     "threshold": (0.0, True, 1.0),
 }
+
+NUMBERS_OF: dict[str, dict[str, tuple[float, bool, float]]] = {"InverseTime": {"decay": (0.0, True, math.inf)}}
+"""By class, where a name is another's count of steps."""
 
 COUNTS: dict[str, int] = {
     **dict.fromkeys(("steps", "every", "period", "growth", "at", "lengths"), 1),
@@ -39,14 +43,19 @@ def setting(owner: str, name: str, value: Any, schedule: type) -> Any:
         return _all(owner, name, value, lambda part: _part(owner, name, part, schedule))
     if name in ("at", "lengths"):
         return _all(owner, name, value, lambda part: _count(owner, f"each of {name}", part, COUNTS[name]))
+    if name in NUMBERS_OF.get(owner, ()):
+        return _number(owner, name, value, NUMBERS_OF[owner][name])
     if name in COUNTS:
         return _count(owner, name, value, COUNTS[name])
     if name in CHOICES:
         if not isinstance(value, str) or value not in CHOICES[name]:
             kind = ValueError if isinstance(value, str) else TypeError
-            raise kind(f"{owner}: {name} must be {' or '.join(map(repr, CHOICES[name]))}, got {value!r}")
+            suggestion = names.did_you_mean(value, CHOICES[name])
+            raise kind(f"{owner}: {name} must be {' or '.join(map(repr, CHOICES[name]))}, got {value!r}{suggestion}")
         return value
-    return _number(owner, name, value) if name in NUMBERS else value  # a user's own class may have other settings
+    return (
+        _number(owner, name, value, NUMBERS[name]) if name in NUMBERS else value
+    )  # a user's own class may have other settings
 
 
 def observed(owner: str, value: Any) -> float:
@@ -66,8 +75,8 @@ def increasing(values: tuple[int, ...]) -> bool:
     return all(first < second for first, second in pairwise(values))
 
 
-def _number(owner: str, name: str, value: Any) -> float:
-    lowest, closed, highest = NUMBERS[name]
+def _number(owner: str, name: str, value: Any, allowed: tuple[float, bool, float]) -> float:
+    lowest, closed, highest = allowed
     interval = f"{'[' if closed else '('}{lowest:g}, {highest:g})"
     if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
         raise TypeError(f"{owner}: {name} must be a number in {interval}, got {value!r} of type {type(value).__name__}")

@@ -67,6 +67,24 @@ class Exponential(Schedule):
 
 
 @dataclass(frozen=True)
+class InverseTime(Schedule):
+    """Down as one over the number of steps: `start / (1 + decay t)`.
+
+    Robbins and Monro's rate; Keras's InverseTimeDecay, and what `lr_decay` of `AdaGrad` does.
+
+    >>> schedule = InverseTime(1.0, decay=1.0)
+    >>> [schedule(step) for step in (1, 2, 4)]
+    [1.0, 0.5, 0.25]
+    """
+
+    start: float
+    decay: float
+
+    def _after(self, taken: int) -> float:
+        return self.start / (1 + taken * self.decay)
+
+
+@dataclass(frozen=True)
 class Linear(Schedule):
     """A straight line from start to end: `start + (end - start) t / steps`.
 

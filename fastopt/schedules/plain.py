@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import Any
 
+from fastopt import names as spellings
 from fastopt.schedules import base, curves, plateau
 from fastopt.schedules.base import Schedule
 
@@ -14,6 +15,7 @@ _KINDS: list[type[Schedule]] = [
     curves.Step,
     curves.Milestones,
     curves.Exponential,
+    curves.InverseTime,
     curves.Linear,
     curves.Polynomial,
     curves.Warmup,
@@ -61,7 +63,7 @@ def from_dict(plain: Mapping[str, Any]) -> Schedule:
         raise ValueError(f"expected a dict with the name of a schedule under 'schedule', got {plain!r:.200}")
     name = plain["schedule"]
     if not isinstance(name, str) or name not in SCHEDULES:
-        raise ValueError(f"unknown schedule {name!r:.200}; known are {', '.join(SCHEDULES)}")
+        raise ValueError(f"unknown schedule {name!r:.200}{spellings.one_of(name, SCHEDULES)}")
     known = {setting.name: setting for setting in fields(SCHEDULES[name])}  # type: ignore[arg-type]
     given = {key: value for key, value in plain.items() if key != "schedule"}
     missing = [key for key, setting in known.items() if key not in given and setting.default is MISSING]

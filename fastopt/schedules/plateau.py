@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from fastopt import representation
 from fastopt.schedules import checks
 from fastopt.schedules.base import Schedule
 
@@ -47,6 +48,10 @@ class ReduceOnPlateau(Schedule):
         super().__post_init__()
         if self.current is None:
             self.current = self.start
+
+    def __repr__(self) -> str:
+        """All settings, and what was observed so far."""
+        return representation.of(self)
 
     def observe(self, value: float) -> None:
         """Takes a value that training is to lower (or raise), such as the loss on held-out data."""

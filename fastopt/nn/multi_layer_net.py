@@ -1,0 +1,5 @@
+"""`MultiLayerNet` under the module name of *Deep Learning from Scratch*."""
+
+from fastopt.nn.network import MultiLayerNet
+
+__all__ = ["MultiLayerNet"]
