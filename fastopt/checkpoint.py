@@ -9,17 +9,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastopt import averages, checks, lag, ranges
+from fastopt import averages, checkpoint_params, checks, lag, ranges
+from fastopt.checks import CheckpointError as CheckpointError
 from fastopt.flat import Array
 from fastopt.groups import Groups
 from fastopt.kernels.averages import SLOTS
 from fastopt.launch import BARE
 from fastopt.schedules import Schedule
 from fastopt.state import Layout, State, layout_of
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; the text is one line."""
 
 
 class Mismatch(NamedTuple):
@@ -56,8 +53,15 @@ def state_dict(optimizer: Any) -> dict[str, Any]:
     }
 
 
-def load_state_dict(optimizer: Any, saved: Any, strict: bool, source: str = "state_dict") -> Mismatch:
-    """What `Optimizer.load_state_dict` does; `source` is what error texts call it."""
+def load_state_dict(
+    optimizer: Any,
+    saved: Any,
+    strict: bool,
+    source: str = "state_dict",
+    cast: Any = False,
+    dtypes: Mapping[Hashable, np.dtype[Any]] | None = None,
+) -> Mismatch:
+    """What `Optimizer.load_state_dict` does; `source` is what error texts call it, `dtypes` are those of parameters."""
     owner = type(optimizer).__name__
     if not isinstance(saved, Mapping) or not {"rule", "hyperparameters", "step", "state"} <= set(saved):
         raise CheckpointError(
@@ -76,6 +80,9 @@ def load_state_dict(optimizer: Any, saved: Any, strict: bool, source: str = "sta
     current: Mapping[Hashable, Layout] | None = None if optimizer._state is None else optimizer._state.layouts
     if not state and not optimizer._rule.state:
         current = None  # all that it may have are averages, which begin anew
+    if cast is not False:
+        known_dtypes = {key: layout.dtype for key, layout in (current or {}).items()} or dtypes or {}
+        state = checkpoint_params.cast_state(optimizer._rule, owner, source, state, known_dtypes, cast)
     layouts = {key: layout_of(array) for key, array in next(iter(state.values()), {}).items()}
     known = optimizer._hyperparameters()
     own = [field.name for field in fields(optimizer) if not field.kw_only]  # later versions may add shared ones

@@ -10,13 +10,14 @@ import hashlib
 import json
 import os
 from collections.abc import Hashable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors import numpy as safetensors
 
-from fastopt import averages, files
+from fastopt import averages, checkpoint_params, files
 from fastopt.checkpoint import CheckpointError, Mismatch, load_state_dict, one_line, same_rule
 from fastopt.flat import Array
 from fastopt.groups import PREDICATES, Groups
@@ -25,8 +26,8 @@ from fastopt.launch import BARE
 from fastopt.schedules import from_dict, to_dict
 from fastopt.state import layout_of
 
-FORMAT = 1
-"""The version of what the file holds; one with a higher number is refused."""
+FORMAT = 2
+"""The version of what the file holds, 1 where there are no parameters; one with a higher number is refused."""
 
 LONGEST_HEADER = 100_000_000
 """The most bytes that safetensors reads of a header; it writes longer ones."""
@@ -46,7 +47,7 @@ def save(saved: dict[str, Any], owner: str, path: str | os.PathLike[str]) -> Non
     files.write(owner, path, content)
 
 
-def load(optimizer: Any, path: str | os.PathLike[str], strict: bool) -> Mismatch:
+def load(optimizer: Any, path: str | os.PathLike[str], params: Any, strict: bool, cast: Any) -> Mismatch:
     """What `Optimizer.load` does."""
     content = Path(path).read_bytes()  # not mapped into memory: a file that shrinks meanwhile would end the process
     name = os.fspath(path)
@@ -61,7 +62,21 @@ def load(optimizer: Any, path: str | os.PathLike[str], strict: bool) -> Mismatch
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"{name} is no checkpoint of fastopt ({one_line(error)})") from None
-    return load_state_dict(optimizer, saved, strict, name)
+    if params is None:
+        return load_state_dict(optimizer, saved, strict, name, cast)
+    owner = type(optimizer).__name__
+    loading = checkpoint_params.loading(owner, name, saved.get("params"), params, strict, cast)
+    dtypes = {key: array.dtype for key, array in checkpoint_params.arrays_of(owner, params).items()}
+    mismatch = load_state_dict(optimizer, saved, strict, name, cast, dtypes)
+    loading.write()
+    for known, more in (
+        (mismatch.missing, loading.missing),
+        (mismatch.unexpected, loading.unexpected),
+        (mismatch.reshaped, loading.reshaped),
+    ):
+        there = set(known)
+        known.extend(key for key in (None if key is BARE else key for key in more) if key not in there)
+    return mismatch
 
 
 def _pack(owner: str, saved: dict[str, Any]) -> tuple[dict[str, Array], dict[str, str]]:
@@ -96,7 +111,7 @@ def _pack(owner: str, saved: dict[str, Any]) -> tuple[dict[str, Array], dict[str
     if groups:  # files without any, and without averages, stay readable for versions that know none
         hyperparameters["groups"] = groups
     metadata = {
-        "format": str(FORMAT),
+        "format": "1",
         "fastopt": __version__,
         "rule": saved["rule"],
         "step": str(saved["step"]),
@@ -109,6 +124,10 @@ def _pack(owner: str, saved: dict[str, Any]) -> tuple[dict[str, Array], dict[str
         metadata["averaged"] = str(saved["averaged"])
     if rows:  # as with groups
         metadata["rows"] = json.dumps(rows)
+    if "params" in saved:
+        arrays, metadata["params"] = checkpoint_params.pack(saved["params"], partial(_encoded, owner))
+        tensors |= {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in arrays.items()}
+        metadata["format"] = "2"
     if len(metadata["hyperparameters"]) > LONGEST:
         raise CheckpointError(
             f"{owner}: the groups or schedules of its hyperparameters are too long for a file; make them shorter"
@@ -132,10 +151,13 @@ def _unpack(optimizer: Any, tensors: dict[str, Array], metadata: Any, name: str)
     metadata.setdefault("rows", "[]")
     longest = {"keys": 16 + sum(map(len, tensors)) + 4 * len(tensors), "fortran": 16 + 12 * len(tensors)}
     longest["rows"] = longest["keys"] + 80 * len(tensors)
+    if "params" in metadata:
+        longest["params"] = longest["keys"]
     metadata.setdefault("averaged", "0")
     for field, most in (longest | dict.fromkeys(("hyperparameters", "step", "skipped", "averaged"), LONGEST)).items():
         if len(metadata[field]) > most:
             raise CheckpointError(f"{name} is no checkpoint of fastopt: its {field} are too long")
+    params = checkpoint_params.unpack(tensors, metadata["params"], _decoded) if "params" in metadata else None
     keys = json.loads(metadata["keys"])
     fortran = set(json.loads(metadata["fortran"]))
     decoded = [BARE] if keys is None else [_decoded(key) for key in keys]
@@ -167,6 +189,7 @@ def _unpack(optimizer: Any, tensors: dict[str, Array], metadata: Any, name: str)
         "averaged": int(metadata["averaged"]),
         "state": state,
         "rows": rows,
+        "params": params,
     }
 
 

@@ -19,6 +19,11 @@ from fastopt.rows import Rows
 
 Array = npt.NDArray[Any]
 
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the text is one line."""
+
+
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
 
@@ -150,7 +155,12 @@ def mismatch(owner: str, source: str, differences: dict[str, list[Any]], mine: A
         f"{mine[key].shape} here"
         for key in differences["reshaped"][:8]
     ]
-    return f"{owner}: {source} does not fit: {'; '.join(parts)}. strict=False loads what fits"
+    advice = "strict=False loads what fits"
+    if len(parts) == len(differences["reshaped"][:8]) and all(
+        found[key].shape == mine[key].shape for key in differences["reshaped"]
+    ):
+        advice = f"cast=True converts the precision, {advice}"
+    return f"{owner}: {source} does not fit: {'; '.join(parts)}. {advice}"
 
 
 def positive(owner: str, name: str, value: Any) -> int:

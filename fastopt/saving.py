@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from fastopt import checkpoint, checkpoint_file
+from fastopt import checkpoint, checkpoint_file, checkpoint_params
 from fastopt.checkpoint import Mismatch
 
 
@@ -27,7 +27,7 @@ class Saving:
         with self._not_stepping():
             return checkpoint.state_dict(self)
 
-    def load_state_dict(self: Any, state_dict: Any, strict: bool = True) -> Mismatch:
+    def load_state_dict(self: Any, state_dict: Any, strict: bool = True, cast: Any = False) -> Mismatch:
         """Takes settings, step count and state from what `state_dict` returned, by name, as copies.
 
         An optimizer that has not stepped yet takes all state. One that has keeps its keys, shapes and dtypes. Where
@@ -39,6 +39,9 @@ class Saving:
             Its arrays are float32 or float64, of the shapes of the parameters.
         strict : bool
             Whether all must fit; otherwise what fits is loaded.
+        cast : bool, "float32" or "float64"
+            Whether state of another precision is converted: to that of the optimizer's state where there is some, or
+            to the one named. Small values become zero as they do in a step.
 
         Returns
         -------
@@ -53,10 +56,12 @@ class Saving:
             in the middle of a step.
         """
         with self._not_stepping():
-            return checkpoint.load_state_dict(self, state_dict, strict)
+            return checkpoint.load_state_dict(self, state_dict, strict, cast=cast)
 
-    def save(self: Any, path: str | os.PathLike[str]) -> None:
-        """Writes what `state_dict` returns to one file, which holds no code.
+    def save(self: Any, path: str | os.PathLike[str], params: Any = None) -> None:
+        """Writes what `state_dict` returns, and `params` where they are given, to one file, which holds no code.
+
+        With the parameters in it, state and parameters are of one step whenever the process is killed.
 
         It is written beside, as `.NAME.XXXX.fastopt-tmp`, synced to the disk and renamed: whenever the process is
         killed or the disk is full, `path` is the old file or the new one, and never half of one. Of threads and
@@ -81,28 +86,39 @@ class Saving:
         >>> optimizer, params = Adam(lr=0.1), {"W": np.ones(2)}
         >>> optimizer.update(params, {"W": np.ones(2)})
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     optimizer.save(os.path.join(folder, "adam.safetensors"))
-        ...     resumed = Adam()
-        ...     mismatch = resumed.load(os.path.join(folder, "adam.safetensors"))
-        >>> resumed.lr, resumed.iter, resumed.m["W"]
-        (0.1, 1, array([0.1, 0.1]))
+        ...     optimizer.save(os.path.join(folder, "adam.safetensors"), params)
+        ...     resumed, other = Adam(), {"W": np.zeros(2)}
+        ...     mismatch = resumed.load(os.path.join(folder, "adam.safetensors"), other)
+        >>> resumed.lr, resumed.iter, resumed.m["W"], other["W"].round(3)
+        (0.1, 1, array([0.1, 0.1]), array([0.9, 0.9]))
         """
-        checkpoint_file.save(self.state_dict(), type(self).__name__, path)
+        with self._not_stepping():
+            saved = checkpoint.state_dict(self)
+            if params is not None:
+                saved["params"] = checkpoint_params.copies(type(self).__name__, params)
+        checkpoint_file.save(saved, type(self).__name__, path)
 
-    def load(self: Any, path: str | os.PathLike[str], strict: bool = True) -> Mismatch:
+    def load(
+        self: Any, path: str | os.PathLike[str], params: Any = None, *, strict: bool = True, cast: Any = False
+    ) -> Mismatch:
         """Takes settings, step count and state from a file that `save` wrote, as `load_state_dict` does.
+
+        The file's parameters are written to `params` in place, where they are given; names, shapes and dtypes must be
+        theirs. With `cast=True` parameters and state of another precision are converted to that of `params`.
 
         A file from a stranger cannot run code, nor take memory out of proportion to its own size.
 
         Raises
         ------
         CheckpointError
-            if the file is damaged, truncated, not a checkpoint, of a newer format, of another rule, or does not fit;
-            the optimizer is then as it was.
+            if the file is damaged, truncated, not a checkpoint, of a newer format, of another rule, without parameters
+            where they are asked for, or does not fit; optimizer and parameters are then as they were.
+        TypeError, ValueError
+            if `params` cannot be written to, as in `update`, or `cast` is no precision.
         OSError
             if the file cannot be read.
         RuntimeError
             in the middle of a step.
         """
         with self._not_stepping():
-            return checkpoint_file.load(self, path, strict)
+            return checkpoint_file.load(self, path, params, strict, cast)
