@@ -53,9 +53,9 @@ def make(optimizer: Any, params: Any, grads: Any, report: bool) -> Report | None
     elif options is None:
         options = settings.__dict__["_options"] = settings._wanted_options()
     scalars = [part.scalars(step) for part in parts]
-    if optimizer.on_nonfinite != "propagate" and not plan.finite():
-        return _not_made(optimizer, plan, grads, report)
-    if optimizer._skips_in_a_row:
+    if optimizer.on_nonfinite != "propagate":
+        if not plan.finite():
+            return _not_made(optimizer, plan, grads, report)
         own["_skips_in_a_row"] = 0
     if options or by_array:
         scalars = amounts.added(settings, plan, params, parts, scalars, options)
