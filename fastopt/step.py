@@ -71,7 +71,7 @@ def make(optimizer: Any, params: Any, grads: Any, report: bool) -> Report | None
             scalars = amounts.added(settings, plan, params, parts, scalars, options)
     except TooLarge as error:
         return _not_made(optimizer, plan, grads, report, str(error))
-    if optimizer._skips_in_a_row:
+    if optimizer.on_nonfinite != "propagate":
         own["_skips_in_a_row"] = 0
 
     averaged, resting, after = optimizer._averaged, NONE_RESTING, options
