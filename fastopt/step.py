@@ -123,8 +123,8 @@ def _plan_for(
                 if plan.look is not None and plan.mode == "flat":
                     one_call.watch(plan)
                 _let_go(own, plan)
-                plans = own["_plan"], *own.get("_others", ())
-            if moved or plan is not first:
+            if not report and (moved or plan is not first):
+                plans = own.get("_plan"), *own.get("_others", ())
                 others = tuple([other for other in plans if other is not plan and other is not None])
             return plan, others, True
     if plans:  # arrays of the past should not be kept alive

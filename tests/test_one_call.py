@@ -312,6 +312,14 @@ def test_gradients_may_lie_where_a_parameter_was_and_not_where_it_is():
         optimizer.update(params, {"a": np.ones(3), "b": params["a"]})
 
 
+def test_reports_of_other_arrays_at_each_step():
+    params, optimizer = {"W": np.zeros(3)}, fastopt.Momentum(lr=1.0)
+    for _ in range(4):
+        assert optimizer.update(params, {"W": np.ones(3)}, report=True).gradient_norm > 1
+        params["W"] = params["W"].copy()
+    assert optimizer.iter == 4
+
+
 @pytest.mark.parametrize("report", [False, True])
 def test_arrays_of_the_past_are_let_go(report):
     params, grads = {"a": np.zeros(3), "b": np.zeros(3)}, {"a": np.ones(3), "b": np.ones(3)}
