@@ -56,8 +56,8 @@ def one_call(self, arguments, count):  # type: ignore[no-untyped-def]
     scalars : a tuple of floats, those of the rule
     settings : the optimizer's `__dict__`, where the number of steps becomes `step`
 
-    `(params, grads)` only looks, and takes up the gradients' addresses; where those are of a dict it returns, in place of
-    DONE, a list of the gradients, which keeps them alive.
+    `(params, grads)` only looks, and takes up the gradients' addresses; where those are of a dict it returns, in place
+    of DONE, a list of the gradients, which keeps them alive.
     """
     plan = peek(self + DATA)
     params, grads, only_looks = peek(arguments), peek(arguments + 8), count == 2
