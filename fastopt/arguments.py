@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fastopt.checks import is_number, masked
+from fastopt.checks import conversion, is_number, masked, real_part
 from fastopt.flat import Array
 
 
@@ -24,12 +24,17 @@ def gradient(owner: str, name: str, value: Any, parameter_name: str, target: Arr
     else:
         raise TypeError(
             f"{owner}: {name} is of type {type(value).__name__}, expected an array of dtype {target.dtype}, or None "
-            f"in a dict for no update; convert it: np.asarray({name})"
+            f"in a dict for no update; {conversion(name, value) or f'convert it: np.asarray({name})'}"
         )
     if not np.can_cast(found.dtype, target.dtype, casting="same_kind"):
+        cure = "hand in real numbers"
+        if found.dtype.kind == "c":
+            cure = (
+                f"step real and imaginary parts: {parameter_name}.view({real_part(found.dtype)}), and {name} likewise"
+            )
         raise TypeError(
             f"{owner}: {name} has dtype {found.dtype}, which does not convert to {target.dtype}, the dtype of "
-            f"{parameter_name}; hand in real numbers"
+            f"{parameter_name}; {cure}"
         )
     if found.shape == target.shape:
         return found

@@ -275,7 +275,9 @@ def parameter(owner: str, name: str, value: Any) -> Array:
         if value.dtype not in DTYPES:
             cure = f"convert it once: {name} = {name}.astype(np.float64)"
             if value.dtype.kind == "c":
-                cure = f"step its real and imaginary parts: {name}.view({_real(value.dtype)}), and of its gradient too"
+                cure = (
+                    f"step its real and imaginary parts: {name}.view({real_part(value.dtype)}), and of its gradient too"
+                )
             raise TypeError(
                 f"{owner}: {name} has dtype {value.dtype}, expected float32 or float64 in this machine's byte order; "
                 f"{cure}"
@@ -298,7 +300,7 @@ def parameter(owner: str, name: str, value: Any) -> Array:
     if not is_number(value):
         raise TypeError(
             f"{owner}: {name} is of type {type(value).__name__}, expected a float32 or float64 array or a number; "
-            f"{_conversion(name, value) or f'convert it once: {name} = np.array({name}, dtype=np.float64)'}"
+            f"{conversion(name, value) or f'convert it once: {name} = np.array({name}, dtype=np.float64)'}"
         )
     try:
         return np.array(value, dtype=number_dtype(value))
@@ -311,12 +313,12 @@ def masked(value: Any) -> bool:
     return isinstance(value, np.ma.MaskedArray) or (type(value) is not np.ndarray and hasattr(value, "mask"))
 
 
-def _real(dtype: np.dtype[Any]) -> str:
+def real_part(dtype: np.dtype[Any]) -> str:
     """The dtype of the parts of complex numbers."""
     return "np.float32" if dtype.itemsize == 8 else "np.float64"
 
 
-def _conversion(name: str, value: Any) -> str | None:
+def conversion(name: str, value: Any) -> str | None:
     """What to do about a value for which `np.array` is no way."""
     if isinstance(value, Mapping):
         first = next(iter(value), "W")
@@ -365,55 +367,12 @@ def overlapping_state(owner: str, name: str) -> str:
 # -- gradients --------------------------------------------------------------------------------------------------------
 
 
-def gradient(owner: str, name: str, value: Any, parameter_name: str, target: Array) -> Array:
-    """A gradient as a base-class array of the parameter's shape, in whatever dtype and layout it has."""
-    if isinstance(value, np.ndarray):
-        found = np.asarray(value)
-    elif is_number(value) or isinstance(value, np.number | np.bool_):
-        found = np.array(value)
-    else:
-        raise TypeError(
-            f"{owner}: {name} is of type {type(value).__name__}, expected an array of dtype {target.dtype}, or None "
-            f"in a dict for no update; {_conversion(name, value) or f'convert it: np.asarray({name})'}"
-        )
-    if not np.can_cast(found.dtype, target.dtype, casting="same_kind"):
-        raise TypeError(
-            f"{owner}: {name} has dtype {found.dtype}, which does not convert to {target.dtype}, the dtype of "
-            f"{parameter_name}; "
-            + (
-                f"step real and imaginary parts: {parameter_name}.view({_real(found.dtype)}), and {name} likewise"
-                if found.dtype.kind == "c"
-                else "hand in real numbers"
-            )
-        )
-    if found.shape != target.shape:
-        raise ValueError(
-            f"{owner}: {name} has shape {found.shape}, {parameter_name} has {target.shape}; "
-            "compute the gradient of the parameter as it is, without broadcasting"
-        )
-    return found
-
-
-def nonfinite(owner: str, name: str, found: Array) -> str:
-    bad = ~np.isfinite(found)
-    first = tuple(int(index) for index in np.unravel_index(int(np.argmax(bad)), found.shape))
-    where = f", at {first if len(first) > 1 else first[0]}" if first else ""
-    return (
-        f"{owner}: {name} has {np.count_nonzero(bad)} of {found.size} values that are not finite, the first, "
-        f"{found[first]}{where}; nothing was written. Lower lr or clip the gradient, or choose on_nonfinite='skip'"
-    )
-
-
 def too_many_skips(found: str, most: float) -> str:
     text = found.partition("; nothing was written")[0]
     return (
         f"{text}, after {most:g} steps in a row that were skipped for such gradients, which is max_skips; nothing was "
         "written. Lower lr or clip the gradient, or go back to an earlier checkpoint"
     )
-
-
-def gradient_in_written_memory(owner: str, name: str, other: str) -> str:
-    return f"{owner}: {name} shares memory with {other}, which this step writes; hand in a copy: {name}.copy()"
 
 
 def replaced(owner: str, name: str, found: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
@@ -428,51 +387,3 @@ def replaced(owner: str, name: str, found: Array, shape: tuple[int, ...], dtype:
             f"{owner}: {name} has dtype {found.dtype}, but at the first step it had {dtype} and its state still has; "
             f"convert it, or use a new optimizer"
         )
-
-
-# -- flat dicts -------------------------------------------------------------------------------------------------------
-
-
-def flattenable(arrays: Any, dtype: npt.DTypeLike | None) -> tuple[dict[Any, Array], np.dtype[Any]]:
-    """The values as arrays, and the one dtype of the buffer."""
-    if not isinstance(arrays, Mapping):
-        raise TypeError(f"flatten: expected a dict of arrays, got {type(arrays).__name__}")
-    values: dict[Any, Array] = {}
-    for key, value in arrays.items():
-        if not (is_number(value) or (isinstance(value, np.ndarray) and value.dtype in DTYPES)):
-            found = f"dtype {value.dtype}" if isinstance(value, np.ndarray) else f"type {type(value).__name__}"
-            raise TypeError(f"flatten: arrays[{key!r}] has {found}, expected a float32 or float64 array; convert it")
-        if masked(value):
-            raise TypeError(f"flatten: arrays[{key!r}] is a masked array, expected a plain one; hand in its .data")
-        values[key] = np.asarray(value) if isinstance(value, np.ndarray) else parameter("flatten", repr(key), value)
-    found_dtypes = {value.dtype for value in values.values()}
-    if dtype is not None:
-        if dtype not in ("float32", "float64", np.float32, np.float64, *DTYPES):
-            raise TypeError(f"flatten: dtype must be 'float32' or 'float64', got {dtype!r}")
-        return values, np.dtype(dtype)
-    if len(found_dtypes) > 1:
-        first = {value.dtype: key for key, value in reversed(values.items())}
-        raise TypeError(
-            f"flatten: arrays[{first[DTYPES[0]]!r}] is of float32 and arrays[{first[DTYPES[1]]!r}] of float64, but one "
-            "buffer has one dtype; name it: flatten(arrays, dtype='float32')"
-        )
-    return values, found_dtypes.pop() if found_dtypes else np.dtype(np.float64)
-
-
-def assignable(owner: str, key: Hashable, value: Any, target: Array) -> Any:
-    """A value that may be copied into a view: broadcastable real numbers."""
-    if isinstance(value, np.ndarray) and masked(value):
-        raise TypeError(f"{owner}: [{key!r}] is a plain array, got a masked one; assign its .data or .filled(0)")
-    found = np.asarray(value)
-    if not np.can_cast(found.dtype, target.dtype, casting="same_kind"):
-        raise TypeError(
-            f"{owner}: [{key!r}] has dtype {target.dtype}, to which values of dtype {found.dtype} do not convert; "
-            "assign real numbers"
-        )
-    try:
-        return np.broadcast_to(found, target.shape)
-    except ValueError:
-        raise ValueError(
-            f"{owner}: [{key!r}] is a view of shape {target.shape}, got values of shape {found.shape}; reshape them, "
-            "or make a new dict"
-        ) from None

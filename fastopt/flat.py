@@ -163,6 +163,8 @@ def flattenable(arrays: Any, dtype: npt.DTypeLike | None) -> tuple[dict[Any, Arr
         if not (checks.is_number(value) or (isinstance(value, np.ndarray) and value.dtype in checks.DTYPES)):
             found = f"dtype {value.dtype}" if isinstance(value, np.ndarray) else f"type {type(value).__name__}"
             raise TypeError(f"flatten: arrays[{key!r}] has {found}, expected a float32 or float64 array; convert it")
+        if checks.masked(value):
+            raise TypeError(f"flatten: arrays[{key!r}] is a masked array, expected a plain one; hand in its .data")
         values[key] = (
             np.asarray(value) if isinstance(value, np.ndarray) else checks.parameter("flatten", repr(key), value)
         )
@@ -182,6 +184,8 @@ def flattenable(arrays: Any, dtype: npt.DTypeLike | None) -> tuple[dict[Any, Arr
 
 def assignable(owner: str, key: Hashable, value: Any, target: Array) -> Any:
     """A value that may be copied into a view: broadcastable real numbers."""
+    if isinstance(value, np.ndarray) and checks.masked(value):
+        raise TypeError(f"{owner}: [{key!r}] is a plain array, got a masked one; assign its .data or .filled(0)")
     found = np.asarray(value)
     if not np.can_cast(found.dtype, target.dtype, casting="same_kind"):
         raise TypeError(

@@ -167,6 +167,9 @@ def tallied_span(table, starts, first, last, form):  # type: ignore[no-untyped-d
         if not gradients < np.inf:
             for index in range(first - begin, end - begin):
                 strange += not abs(load(where, index, DTYPE)[1]) < np.inf
+        if SIZE == 4:  # sums of these are in range; what is not finite must not be lost beside sums of float64
+            large_gradients, large_parameters = gradients * DOWN * DOWN, parameters * DOWN * DOWN
+            large_changes = changes * DOWN * DOWN
         row = FIELDS * (piece + array)
         put(tally, row + GRADIENTS, gradients)
         put(tally, row + PARAMETERS, parameters)

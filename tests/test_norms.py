@@ -102,6 +102,17 @@ def test_reports(scale):
     assert total.gradient_norm == pytest.approx(scale / 4 * count, rel=1e-12) and total.update_norm == 0
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_reports_of_nan_and_infinity(bad, dtype):
+    params = {"W": np.ones(3, dtype), "V": np.full(3, 1e200)}
+    grads = {"W": np.array([1.0, bad, 1.0], dtype), "V": np.full(3, 1e200)}
+    report = fastopt.SGD(lr=0.5).update(params, grads, report=True)
+    for found in (report, report.by_key["W"]):
+        np.testing.assert_equal([found.gradient_norm, found.parameter_norm, found.update_norm], [bad] * 3)
+    assert report.by_key["V"].gradient_norm == pytest.approx(1e200 * math.sqrt(3))
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize(
     "settings",
