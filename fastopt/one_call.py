@@ -145,7 +145,7 @@ class _Definition(ctypes.Structure):
 
 
 @cache
-def _definition() -> _Definition:
+def definition() -> _Definition:
     return _Definition(b"one_call", build.compiled_for_c(one_call.one_call, 3), METH_FASTCALL, None)
 
 
@@ -153,4 +153,4 @@ def _method(owner: Array) -> Any:
     """The compiled function as a method of an array."""
     new = ctypes.pythonapi.PyCFunction_NewEx
     new.restype, new.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p]
-    return new(ctypes.addressof(_definition()), owner, None)
+    return new(ctypes.addressof(definition()), owner, None)

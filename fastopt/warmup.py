@@ -9,7 +9,7 @@ from itertools import chain, combinations, product
 from rich.console import Console
 from rich.progress import track
 
-from fastopt import info, threads
+from fastopt import info, one_call, threads
 from fastopt.centralized import centralized, compiled_find_means
 from fastopt.checks import DTYPES
 from fastopt.kernels.averages import AVERAGES
@@ -45,6 +45,7 @@ def main(optimizers: Sequence[Optimizer], averages: Sequence[str] = ()) -> None:
     start = time.perf_counter()
     compiled_scan()
     compiled_spread()
+    one_call.definition()
     for known in DTYPES:
         compiled_add_up(known)
     for form in range(len(FORMS)):
