@@ -87,6 +87,7 @@ def assert_report(report, params, before, grads):
         assert report.nonfinite_share == sum((~np.isfinite(grads[key])).sum() for key in active) / size
     for key, norms in report.by_key.items():
         after, change = params[key].astype(float), params[key].astype(float) - before[key]
+        change = np.zeros_like(change) if report.skipped else change  # not NaN where a parameter is infinite
         found = norms.gradient_norm, norms.parameter_norm, norms.update_norm
         for number, array in zip(found, (grads[key].astype(float), after, change), strict=True):
             largest = np.abs(array).max(initial=0.0)

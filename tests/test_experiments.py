@@ -168,7 +168,7 @@ def test_all_writes_an_index(capsys, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("ravin",), "unknown experiment 'ravin'; known are ravine, optimizers-mnist,"),
+        (("ravin",), "unknown experiment 'ravin'; did you mean 'ravine'? Known are ravine, optimizers-mnist,"),
         ((), "no experiment was named; known are ravine"),
         (("ravine", "--refine"), "ravine has no --refine"),
         (("hyperparameters", "--as-printed"), "hyperparameters has no --as-printed"),
