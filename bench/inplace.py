@@ -39,7 +39,7 @@ def nesterov(p, g, v, s, t, momentum_squared, gradient_step, momentum, lr):
     v -= s
 
 
-def adagrad(p, g, h, s, t, lr, eps):
+def adagrad(p, g, h, s, t, lr, eps, _eps_root):  # which is 0 here
     np.multiply(g, g, out=s)
     h += s
     np.sqrt(h, out=s)

@@ -230,7 +230,7 @@ def test_another_thread_reads_what_was_stored_past_the_caches():
     table = np.array([[params.ctypes.data, gradient.ctypes.data, 0, 0, scalars.ctypes.data], [0] * 5])
     starts = np.array([0, size])
     made, read = flags.ctypes.data, flags[16:].ctypes.data
-    callback, _ = build._callback(RULES["sgd"], "float32", "step", ())
+    callback = build._callback(RULES["sgd"], "float32", "step", ())
     wrong = []
     read_parameters(params, made, read, 0)
     reader = threading.Thread(target=lambda: wrong.append(read_parameters(params, made, read, rounds)))
