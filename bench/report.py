@@ -114,6 +114,7 @@ def readme(results: Results, states: Results) -> str:
         "Textbook: the class as *Deep Learning from Scratch* has it. Every case was checked against the exact",
         "`fastopt.reference` before it was timed. Gain: how many times faster than the best of all others, those not",
         "shown included.",
+        *([results["note"]] if "note" in results else []),
         "",
         "| one step | textbook | in place | PyTorch fused | optax, jit | scikit-learn | fastopt | gain |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
