@@ -93,7 +93,7 @@ def halves(params: Arrays, absent: bool = False) -> Callable[..., Step]:
 
 
 def extras(package: ModuleType) -> dict[str, Any]:
-    """What a transformer's training has: clipping, no decay on vectors, a schedule."""
+    """A step as in a transformer's training: clipping, no decay on vectors, a schedule."""
     schedule = package.schedules.Cosine(0.001, steps=1_000_000)
     return {"clip_norm": 1.0, "weight_decay": 0.01, "groups": package.NO_DECAY_ON_VECTORS, "lr": schedule}
 

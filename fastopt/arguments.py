@@ -52,7 +52,7 @@ def same_but_for_ones(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
 
 
 def _advice(name: str, found: tuple[int, ...], parameter_name: str, expected: tuple[int, ...]) -> str:
-    """What to do about a gradient of another shape; names the sum that is missing where there is one."""
+    """Advice on a gradient of another shape; names the sum that is missing where there is one."""
     try:
         together = np.broadcast_shapes(found, expected)
     except ValueError:

@@ -61,7 +61,7 @@ def load_state_dict(
     cast: Any = False,
     dtypes: Mapping[Hashable, np.dtype[Any]] | None = None,
 ) -> Mismatch:
-    """What `Optimizer.load_state_dict` does; `source` is what error texts call it, `dtypes` are those of parameters."""
+    """Load a `state_dict`; `source` is its name in error texts, `dtypes` are those of the parameters."""
     owner = type(optimizer).__name__
     if not isinstance(saved, Mapping) or not {"rule", "hyperparameters", "step", "state"} <= set(saved):
         raise CheckpointError(

@@ -68,7 +68,7 @@ def pack(arrays: dict[Hashable, Array], encoded: Callable[[Hashable], Any]) -> t
 
 
 def unpack(tensors: dict[str, Array], text: str, decoded: Callable[[Any], Hashable]) -> dict[Hashable, Array]:
-    """What `pack` was given; takes it out of `tensors`."""
+    """Return the parameters that `pack` was given, taken out of `tensors`."""
     keys = json.loads(text)
     if keys is None:
         return {BARE: tensors.pop(NAME)}
@@ -76,7 +76,7 @@ def unpack(tensors: dict[str, Array], text: str, decoded: Callable[[Any], Hashab
 
 
 def loading(owner: str, source: str, found: Any, params: Any, strict: bool, cast: Any) -> Loading:
-    """What is to be written to `params` of what a file has; raises before anything is."""
+    """Return the values of a file that are to be written to `params`; raises before anything is."""
     arrays = arrays_of(owner, params)
     if found is None:
         raise CheckpointError(
