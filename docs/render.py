@@ -10,8 +10,8 @@ from itertools import groupby
 from pathlib import Path
 from types import ModuleType
 
-from fastopt import docstrings
-from fastopt.docstrings import one_line
+from fastopt.commands import docstrings
+from fastopt.commands.docstrings import one_line
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers import OPTIMIZERS
 
@@ -86,7 +86,7 @@ def _page(family: ModuleType, optimizers: list[type[Optimizer]]) -> str:
             f"State: {about['State']}" if "State" in about else "No state.",
             f"{docstrings.bytes_per_element(optimizer)} bytes per element in float32, "
             f"{docstrings.bytes_per_element(optimizer, 8)} in float64. Files know the rule as `{optimizer.rule}`; the "
-            f"formula is in [kernels/{name}.py](../kernels/{name}.py).",
+            f"formula is in [{name}.py](../fastopt/kernels/rules/{name}.py).",
             _list("Parameters", about),
             _code("python", about["Examples"]) if "Examples" in about else "",
             _list("Differences", about),

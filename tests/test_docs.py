@@ -8,10 +8,11 @@ import pytest
 
 import fastopt
 from docs import render
-from fastopt import cli, docstrings
-from fastopt.explain import explain, find
+from fastopt import cli
+from fastopt.commands import docstrings
+from fastopt.commands.explain import explain, find
 from fastopt.optimizers import OPTIMIZERS
-from tests.test_cli import run
+from tests.commands.test_cli import run
 
 DOCS = Path(__file__).parent.parent / "docs"
 
