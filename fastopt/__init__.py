@@ -15,7 +15,7 @@ import numpy as np  # the book's scripts have no import of NumPy but `from commo
 from fastopt import names as _names
 from fastopt import optimizers, schedules
 from fastopt.averages import EMA, SWA, Lookahead
-from fastopt.checkpoint import CheckpointError
+from fastopt.checkpoint.state_dict import CheckpointError
 from fastopt.compare import check
 from fastopt.custom_rule import rule
 from fastopt.flat import FlatDict, flatten
