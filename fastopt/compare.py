@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastopt import checks, representation, threads
+from fastopt.engine.plan import Plan
 from fastopt.flat import Array
 from fastopt.kernels import RULES
-from fastopt.kernels.interpreted import InterpretedRule, on_arrays
+from fastopt.kernels.pure_python import InterpretedRule, on_arrays
 from fastopt.kernels.traffic import traffic_of
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers import OPTIMIZERS
-from fastopt.plan import Plan
 
 Shapes = Mapping[str, tuple[int, ...]]
 

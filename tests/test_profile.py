@@ -10,7 +10,7 @@ import fastopt
 from fastopt import blas, profiling
 from fastopt.commands import profile as command
 from fastopt.optimizers import OPTIMIZERS
-from tests.test_cli import run
+from tests.commands.test_cli import run
 
 
 class Momentum:
