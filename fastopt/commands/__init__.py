@@ -1,1 +1,1 @@
-"""What the command line runs."""
+"""The work behind the command line, a module for each command; `fastopt.cli` parses."""
