@@ -22,6 +22,7 @@ from fastopt.flat import FlatDict, flatten
 from fastopt.groups import NO_DECAY_ON_VECTORS, Groups, is_vector
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers import *  # noqa: F403
+from fastopt.profiling import profile
 from fastopt.rows import Rows
 from fastopt.threads import num_threads, set_num_threads
 from fastopt.tuning import set_tuning
@@ -41,6 +42,7 @@ __all__ = [
     "is_vector",
     "np",
     "num_threads",
+    "profile",
     "rule",
     "schedules",
     "set_num_threads",
