@@ -25,6 +25,7 @@ from fastopt.checkpoint import CheckpointError
 from fastopt.compare import check
 from fastopt.flat import FlatDict, flatten
 from fastopt.groups import NO_DECAY_ON_VECTORS, Groups, is_vector
+from fastopt.minimization import minimize
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers import *  # noqa: F403
 from fastopt.own import rule
@@ -45,6 +46,7 @@ __all__ = [
     "check",
     "flatten",
     "is_vector",
+    "minimize",
     "np",
     "num_threads",
     "rule",
