@@ -14,8 +14,6 @@ Each function takes
 and returns the parameters after the last step, in the form of x0. `grad` and `callback` may keep x, which is a copy.
 The errors are those of `Optimizer.update`.
 
-Examples
---------
 >>> import numpy as np
 >>> adam(lambda x, i: 2 * (x - 3.0), np.zeros(2), num_iters=500, step_size=0.1).round(3)
 array([3., 3.])

@@ -15,8 +15,6 @@ Each function takes
 
 and returns the new parameter and `config`. The errors are those of `Optimizer.update`.
 
-Examples
---------
 >>> import numpy as np
 >>> w, config = np.array([1.0, 2.0]), {"learning_rate": 0.5}
 >>> for _ in range(2):
