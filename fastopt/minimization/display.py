@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastopt.console import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from fastopt.commands.console import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from fastopt.minimization.descent import Descent
 
 
