@@ -23,6 +23,7 @@ from fastopt.groups import NO_DECAY_ON_VECTORS, Groups, is_vector
 from fastopt.minimization import minimize
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers import *  # noqa: F403
+from fastopt.profiling import profile
 from fastopt.rows import Rows
 from fastopt.threads import num_threads, set_num_threads
 from fastopt.tuning import set_tuning
@@ -43,6 +44,7 @@ __all__ = [
     "minimize",
     "np",
     "num_threads",
+    "profile",
     "rule",
     "schedules",
     "set_num_threads",
