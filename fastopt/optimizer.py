@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from inspect import signature
@@ -25,7 +25,9 @@ from fastopt.kernels.averages import SLOTS
 from fastopt.kernels.build import Rule
 from fastopt.kernels.stores import FORMS, PLAIN
 from fastopt.kernels.transforms import OPTIONS
+from fastopt.leaves import Leaves
 from fastopt.report import Report
+from fastopt.engine.step_counts import Counts, StepCounts
 from fastopt.tuning import AS_THEY_COME, Tuning
 from fastopt.typed import GroupSettings, Number, number
 
@@ -36,7 +38,7 @@ Params = TypeVar("Params")
 
 
 @dataclass(init=False, eq=False, repr=False)
-class Optimizer(Saving, AveragedWeights):
+class Optimizer(Saving, AveragedWeights, Leaves):
     """What all optimizers share; a subclass names its rule, its hyperparameters and how they become scalars.
 
     Hyperparameters are attributes and may be changed between steps. One that is a number may also be a schedule
@@ -124,7 +126,6 @@ class Optimizer(Saving, AveragedWeights):
     """Whether decoupled weight decay is in the formula, which `_own_decay` is for."""
 
     _steps = 0
-    _averaged = 0
     _skipped = 0
     _skips_in_a_row = 0
     # Not annotated, which would make hyperparameters of them.
@@ -135,12 +136,16 @@ class Optimizer(Saving, AveragedWeights):
     _others = cast("tuple[Plan, ...]", ())  # plans for other arrays
     _calls = cast("tuple[Any, ...]", ())  # steps of these plans in one call, as long as nothing is assigned
     _scheduled = cast("tuple[str, ...]", ())
+    # What `StepCounts` has.
+    _cohorts = cast("Mapping[Any, int]", MappingProxyType({}))
+    _counts = cast("Counts", ())
+    _averages = cast("Counts", ())
     # For each part something with its settings, and its schedules: as long as nothing is assigned, nor groups changed.
     _copies = cast("tuple[int, dict[Part, tuple[Any, dict[str, Any]]]] | None", None)
     _lags = cast("dict[Any, catch_up.Lag]", MappingProxyType({}))  # by key, where rows wait for steps that they skipped
 
     def scalars(self, step: int) -> tuple[float, ...]:
-        """The scalars of the rule's formula at a step, counted from 1."""
+        """The scalars of the rule's formula at a step of a leaf, counted from 1."""
         raise NotImplementedError
 
     def ratio(self, one: float, other: float, size: int) -> float:
@@ -271,6 +276,17 @@ class Optimizer(Saving, AveragedWeights):
         with self._not_stepping():
             catch_up.catch_up_all(self, params)
 
+    def _step_counts(self) -> StepCounts | None:
+        """Those of the leaves; None without state, where leaves are not known and count what `iter` does."""
+        if self._state is None and not self._start():
+            return None
+        return StepCounts(self._cohorts, self._counts, self._averages)
+
+    @property
+    def _averaged(self) -> int:
+        """How often averages of the weights moved."""
+        return max(self._averages, default=0)
+
     def _own_decay(self) -> float:
         """The weight decay of a formula that has its own."""
         return self.weight_decay if self.decoupled else 0.0
@@ -290,12 +306,13 @@ class Optimizer(Saving, AveragedWeights):
 
     @property
     def iter(self) -> int:
-        """The number of steps taken."""
+        """The number of steps taken, which schedules see; assigned, it becomes the step count of every leaf too."""
         return self._steps
 
     @iter.setter
     def iter(self, value: int) -> None:
-        self._steps = checks.step_count(type(self).__name__, value)
+        steps = checks.step_count(type(self).__name__, value)
+        self.__dict__.update(_steps=steps, _counts=(steps,) * len(self._counts), _calls=())
 
     @property
     def skipped(self) -> int:
@@ -347,7 +364,7 @@ class Optimizer(Saving, AveragedWeights):
         elif name in self._rule.state or name in SLOTS.values():
             checks.state_value(owner.__name__, name, value)
             self._forget_plans()
-            self.__dict__.update(_state=None, _averaged=0, _lags={})
+            self.__dict__.update(_state=None, _lags={}, **_NO_COUNTS)
             return
         elif name != "iter":
             raise AttributeError(names.unknown_attribute(owner.__name__, name, *self._public_names()))
@@ -387,12 +404,18 @@ class Optimizer(Saving, AveragedWeights):
             mine["_options"] = settings._wanted_options()
         return settings
 
-    def _parts(self, plan: Plan, step: int, known: dict[Any, float]) -> tuple[list[Any], tuple[str, ...]]:
-        """The settings of a step for each part of a plan, and the options that some of them call for."""
+    def _parts(
+        self, plan: Plan, step: int, known: dict[Any, float], begins: bool = True
+    ) -> tuple[list[Any], tuple[str, ...]]:
+        """The settings of a step for each part of a plan, and the options that some of them call for.
+
+        begins : whether it is the plan's first step, at which the state of some leaves may begin
+        """
         distinct = {part: self._at(step, part, known) for part in dict.fromkeys(plan.parts)}
-        if self._state is None:
+        if begins and plan.begun:
             start = self._at(step, NO_GROUPS, known).start_values()
-            for part, settings in distinct.items():
+            for part in {entry.groups for entry in plan.entries if entry.key in plan.begun}:
+                settings = self._at(step, part, known)
                 if settings.start_values() != start:
                     raise ValueError(checks.read_at_the_start(type(self).__name__, self.groups.settings_of(part)))
         wanted = {option for settings in distinct.values() for option in settings._options}
@@ -441,6 +464,7 @@ class Optimizer(Saving, AveragedWeights):
             del own["_stepping"]
 
 
+_NO_COUNTS: dict[str, Any] = {"_cohorts": {}, "_counts": (), "_averages": ()}
 _FORGOTTEN = {"_plan": None, "_report_plan": None, "_others": (), "_calls": ()}
 _NOT_SAVED = {*_FORGOTTEN, "_copies", "_tuners"}
 

@@ -27,8 +27,9 @@ from fastopt.groups import PREDICATES, Groups
 from fastopt.kernels.averages import SLOTS
 from fastopt.schedules import from_dict, to_dict
 
-FORMAT = 2
-"""The version of what the file holds, 1 where there are no parameters; one with a higher number is refused."""
+FORMAT = 3
+"""The version of what the file holds: 2 with parameters, 3 with step counts of leaves, otherwise 1; one with a higher
+number is refused."""
 
 LONGEST_HEADER = 100_000_000
 """The most bytes that safetensors reads of a header; it writes longer ones."""
@@ -129,6 +130,11 @@ def _pack(owner: str, saved: dict[str, Any]) -> tuple[dict[str, Array], dict[str
         arrays, metadata["params"] = with_params.pack(saved["params"], partial(_encoded, owner))
         tensors |= {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in arrays.items()}
         metadata["format"] = "2"
+    if "counts" in saved:
+        counts = [
+            [None if key is BARE else _encoded(owner, key), *own.values()] for key, own in saved["counts"].items()
+        ]
+        metadata |= {"counts": json.dumps(counts), "format": "3"}
     if len(metadata["hyperparameters"]) > LONGEST:
         raise CheckpointError(
             f"{owner}: the groups or schedules of its hyperparameters are too long for a file; make them shorter"
@@ -152,6 +158,8 @@ def _unpack(optimizer: Any, tensors: dict[str, Array], metadata: Any, name: str)
     metadata.setdefault("rows", "[]")
     longest = {"keys": 16 + sum(map(len, tensors)) + 4 * len(tensors), "fortran": 16 + 12 * len(tensors)}
     longest["rows"] = longest["keys"] + 80 * len(tensors)
+    if "counts" in metadata:
+        longest["counts"] = longest["rows"]
     if "params" in metadata:
         longest["params"] = longest["keys"]
     metadata.setdefault("averaged", "0")
@@ -165,6 +173,10 @@ def _unpack(optimizer: Any, tensors: dict[str, Array], metadata: Any, name: str)
     rows = {
         BARE if row == "rows" else _decoded(json.loads(row[5:])): {"behind": tensors.pop(row), "rates": rates}
         for row, *rates in json.loads(metadata["rows"])
+    }
+    counts = {
+        BARE if keys is None else _decoded(key): {"steps": steps, "averages": moved}
+        for key, steps, moved in json.loads(metadata.get("counts", "[]"))
     }
     names = [""] if keys is None else [f"/{json.dumps(key)}" for key in keys]
     state: dict[str, Any] = {}
@@ -190,6 +202,7 @@ def _unpack(optimizer: Any, tensors: dict[str, Array], metadata: Any, name: str)
         "averaged": int(metadata["averaged"]),
         "state": state,
         "rows": rows,
+        "counts": counts,
         "params": params,
     }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from functools import cache
 from operator import itemgetter
 from typing import Any
@@ -19,13 +19,14 @@ from fastopt.engine.centralized_launch import CentralizedLaunch
 from fastopt.engine.launch import BARE, Entry, Launch
 from fastopt.engine.overlaps import Memory, share_memory
 from fastopt.engine.sparse_launch import RowsLaunch, Touched
-from fastopt.engine.state import Layout, State, layout_of, lies_in
+from fastopt.engine.state import PARAMETER, Layout, State, layout_of, lies_in
 from fastopt.flat import Array, FlatDict
 from fastopt.groups import NO_GROUPS, Groups, Part, selects
 from fastopt.kernels import RULES, array_scan, averages, build
 from fastopt.kernels.build import Rule
 from fastopt.kernels.transforms import OPTIONS
 from fastopt.rows import Rows
+from fastopt.engine.step_counts import StepCounts
 
 
 def mode_of(params: Any, grads: Any) -> str | None:
@@ -50,6 +51,7 @@ class Table:
     groups : the groups that the parameters are divided by
     by_array : whether each array has a row of scalars of its own, for norms by array
     centralize : whether gradients are centralized where no group says otherwise; None: nowhere, whatever groups say
+    counts : the step counts of the leaves; None where leaves are not known, and not counted
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Table:
         groups: Groups | None = None,
         by_array: bool = False,
         centralize: bool | None = None,
+        counts: StepCounts | None = None,
     ) -> None:
         checks.container(owner, params, grads)
         self.owner = owner
@@ -78,20 +81,8 @@ class Table:
 
         copied = mappings.copied(owner, params, values)
         by_name = dict(zip(self.keys, arrays, strict=True))
-        if state is None:
-            state = State(start_values, {key: layout_of(array) for key, array in by_name.items()})
-            state.begin(by_name)
-        for key, array in zip(self.keys, arrays, strict=True):
-            if key not in state.layouts:
-                raise KeyError(checks.no_state(owner, key, state.layouts))
-            checks.replaced(owner, self._name(key), array, *state.layouts[key][:2])
-        more = {slot: value for slot, value in start_values.items() if slot not in state.slots}
-        if more:  # an average that is wanted from now on
-            missing = [key for key in state.layouts if key not in by_name]
-            if missing:
-                raise ValueError(checks.first_average(owner, missing))
-            state = state.with_slots(more, by_name)
-        self.state = state
+        self.state = self._state_for(state, start_values, by_name)
+        state = self.state
 
         self.entries = [
             Entry(key, value, array, state.layouts[key])
@@ -102,19 +93,20 @@ class Table:
             entry.copied = entry.key in copied
         if any(not isinstance(entry.value, np.ndarray) for entry in self.entries):
             checks.rebindable(owner, params)
-        if self.mode == "flat" and self.keys and not by_key and self._state_is_one_run():
+        if self.mode == "flat" and self.keys and not by_key and self._state_is_one_run() and self._count_alike(counts):
             self.flat_layout, self.views = params.layout, list(params.values())
             layout = Layout(params.buffer.shape, params.buffer.dtype, "C")
             self.entries = [Entry(BARE, params.buffer, params.buffer, layout)]
         elif self.mode == "flat":
             self.mode = "dict"
 
-        self.parts: list[Part] = [NO_GROUPS]
         self._frozen: set[Hashable] = set()
         if self.divided or centralize:
-            self._divide(groups or Groups(object), by_array, centralize)
+            self._divide(groups or Groups(object), centralize)
         _, gradients = self._lists(params, grads) or self._missing(grads)
         active = [entry for entry, gradient in zip(self.entries, gradients, strict=True) if gradient is not None]
+        self._count(active, counts)
+        self._number_scalars(active, by_array)
         for entry, gradient in zip(self.entries, gradients, strict=True):
             if isinstance(gradient, Rows):
                 entry.touched = self._touched(entry)
@@ -127,6 +119,29 @@ class Table:
         self._arrange()
         self._gradients = gradients  # alive until the launch is over
         self._scan = compiled_scan() if array_scan.layout_is_known() else None
+
+    def _state_for(
+        self, state: State | None, start_values: dict[str, float | None], arrays: dict[Hashable, Array]
+    ) -> State:
+        """The state with what begins at this step: all of it, that of new keys, or averages."""
+        known: Mapping[Hashable, Layout] = {} if state is None else state.layouts
+        for key, array in arrays.items():
+            if key in known:
+                checks.replaced(self.owner, self._name(key), array, *known[key][:2])
+            elif known and (key is BARE or BARE in known):
+                raise KeyError(checks.array_or_dict(self.owner, key, known))
+        begun = {key: array for key, array in arrays.items() if key not in known}
+        self.begun = begun.keys()
+        """The keys whose state begins."""
+        if state is None:
+            return State(start_values, {key: layout_of(array) for key, array in begun.items()}, begun)
+        more = {slot: value for slot, value in start_values.items() if slot not in state.slots}
+        if more:  # an average that is wanted from now on
+            missing = [key for key in known if key not in arrays]
+            if missing and PARAMETER in more.values():
+                raise ValueError(checks.first_average(self.owner, missing))
+            state = state.with_slots(more, arrays)
+        return state.with_leaves(start_values, begun) if begun else state
 
     def _lists(self, params: Any, grads: Any) -> tuple[list[Any], list[Any]] | None:
         """Parameters and gradients in the order of the entries, None if the names do not fit."""
@@ -145,20 +160,16 @@ class Table:
         except KeyError:
             return None
 
-    def _divide(self, groups: Groups, by_array: bool, centralize: bool | None) -> None:
-        """Finds the part that each parameter belongs to, which are frozen, and which are centralized."""
-        self.parts = [] if by_array else self.parts
+    def _divide(self, groups: Groups, centralize: bool | None) -> None:
+        """Finds the groups that each parameter belongs to, which are frozen, and which are centralized."""
         for entry in self.entries:
-            part = groups.part_of(None if entry.key is BARE else entry.key, entry.array)
-            own = groups.settings_of(part)
+            entry.groups = groups.part_of(None if entry.key is BARE else entry.key, entry.array)
+            own = groups.settings_of(entry.groups)
             if own.get("frozen"):
                 self._frozen.add(entry.key)
             if centralize is not None and entry.array.ndim > 1 and entry.array.size:
                 entry.centralized = own.get("centralize", centralize)
-            if by_array or part not in self.parts:
-                self.parts.append(part)
-            entry.part = len(self.parts) - 1 if by_array else self.parts.index(part)
-        used = {number for part in self.parts for number in part}
+        used = {number for part in {entry.groups for entry in self.entries} for number in part}
         for number, selector in enumerate(groups):
             if callable(selector):
                 continue
@@ -166,6 +177,41 @@ class Table:
                 groups.matched.add(selector)
             elif selector not in groups.matched and not self._is_of_old(selector):
                 raise ValueError(checks.empty_group(self.owner, selector, self.state.layouts))
+
+    def _count(self, active: list[Entry], counts: StepCounts | None) -> None:
+        """Finds the cohort of each leaf, with new ones where the step would count a part of one."""
+        self.tracks = counts is not None
+        if counts is None:
+            self.counts = StepCounts({}, (0,), (0,))
+            self.stepping: tuple[int, ...] = (0,)
+            self.resting: tuple[int, ...] = ()
+            return
+        leaves = {entry.key: entry for entry in self.entries}
+        updated = dict.fromkeys(entry.key for entry in active)
+        if self.mode == "flat":
+            self.counts = counts.divided(self.keys)
+            self.entries[0].cohort = self.counts.cohorts[self.keys[0]]
+        else:
+            self.counts = counts.divided(updated, [key for key in leaves if key not in updated])
+            for key, entry in leaves.items():
+                entry.cohort = self.counts.cohorts[key]
+        if not self.counts.steps:  # there are no leaves
+            self.counts = StepCounts({}, (0,), (0,))
+        # The cohorts that a step counts, and those that are there too, of which averages are.
+        self.stepping = tuple(dict.fromkeys(entry.cohort for entry in active))
+        self.resting = tuple({entry.cohort for entry in self.entries} - {*self.stepping})
+
+    def _count_alike(self, counts: StepCounts | None) -> bool:
+        return counts is None or len({counts.cohorts.get(key) for key in self.keys}) == 1
+
+    def _number_scalars(self, active: list[Entry], by_array: bool) -> None:
+        """Gives each array its row of scalars: one for each part and cohort, or array."""
+        rows: dict[tuple[Part, int, Hashable], int] = {}
+        for entry in active:
+            entry.part = rows.setdefault((entry.groups, entry.cohort, entry.key if by_array else None), len(rows))
+        # The part and the cohort of each row.
+        self.parts: list[Part] = [part for part, _, _ in rows] or [NO_GROUPS]
+        self.cohorts = [cohort for _, cohort, _ in rows] or [0]
 
     def _is_of_old(self, selector: Any) -> bool:
         """Whether a key or pattern selects an array that has state, which this step need not have."""
@@ -183,10 +229,7 @@ class Table:
 
     def _state_is_one_run(self) -> bool:
         """Whether the state of all keys lies in one piece, in the order of the keys, as the flat buffer does."""
-        layouts = self.state.layouts
-        return list(layouts) == self.keys and all(
-            layout.order == "C" and layout.dtype == self.entries[0].layout.dtype for layout in layouts.values()
-        )
+        return list(self.state.layouts) == self.keys and self.state.is_one_run
 
     def _touched(self, entry: Entry) -> Touched:
         name = self._name(entry.key)

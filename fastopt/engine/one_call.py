@@ -16,6 +16,7 @@ from fastopt.engine.plan import Plan
 from fastopt.flat import Array, FlatDict
 from fastopt.kernels import array_scan, build, one_call
 from fastopt.kernels.stores import FORMS, PLAIN
+from fastopt.engine.step_counts import Counts
 from fastopt.tuning import Tuner
 
 # A step that reads and writes more takes longer than a thread should be kept waiting for the GIL, and a microsecond
@@ -24,8 +25,9 @@ MOST_BYTES = 1_000_000
 
 METH_FASTCALL = 0x80
 
-Call = Callable[[Any, Any, tuple[float, ...], dict[str, Any], int], int]
-"""`(params, grads, scalars, settings, step)`, see `fastopt.kernels.one_call`; 0 if the step was not made."""
+Call = tuple[Callable[[Any, Any, tuple[float, ...], dict[str, Any], int, Counts], int], int]
+"""`(params, grads, scalars, settings, step, counts)`, see `fastopt.kernels.one_call`, which returns 0 if the step was not
+made; and the cohort whose step it is."""
 
 
 def prepare(plan: Plan) -> None:
@@ -59,6 +61,7 @@ def prepare(plan: Plan) -> None:
         one_call.SCALARS: plan._scalars.ctypes.data,
         one_call.SCALAR_COUNT: len(plan.rule.scalars),
         one_call.STEPS: id(STEPS),
+        one_call.COUNTS: id(COUNTS),
         one_call.DICT: id(dict),
         one_call.FLAT_DICT: id(FlatDict),
         one_call.NDARRAY: array_scan.NDARRAY,
@@ -88,19 +91,20 @@ def call_for(plan: Plan, options: tuple[str, ...]) -> Call | None:
     """
     if plan.call_options != options:
         plan.call, plan.call_options = None, options
-        launch = plan._launches[0] if len(plan._launches) == 1 and plan.is_plain else None
+        launch = plan._launches[0] if len(plan._launches) == len(plan.cohorts) == 1 and plan.is_plain else None
         if plan.look is not None and launch is not None and launch.moved_bytes < MOST_BYTES:
             kernel = launch.call(plan.rule, "step", options)[0]
             if isinstance(kernel, partial):
                 address, form = kernel.args
                 plan.words[one_call.KERNEL], plan.words[one_call.FORM] = address, form
                 plan.words[one_call.STARTS] = launch.starts.ctypes.data
-                plan.call = plan.look if plan.tuner is None else _tuned(plan.look, plan.words, plan.tuner)
+                method = plan.look if plan.tuner is None else _tuned(plan.look, plan.words, plan.tuner)
+                plan.call = method, plan.cohorts[0]
     return plan.call  # type: ignore[no-any-return]
 
 
-STEPS = "_steps"
-"""The name under which an optimizer keeps its number of steps."""
+STEPS, COUNTS = "_steps", "_counts"
+"""The names under which an optimizer keeps its number of steps, and those of its leaves."""
 
 
 class Memory(np.ndarray[Any, Any]):

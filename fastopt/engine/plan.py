@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Hashable, Iterator, MutableMapping
 from functools import cache
+from itertools import chain
 from typing import Any, NoReturn
 
 import numpy as np
@@ -20,6 +21,7 @@ from fastopt.engine.launch import BARE, Launch, check_addresses
 from fastopt.engine.norms import Norm
 from fastopt.engine.overlaps import moved_blocks
 from fastopt.engine.state import Layout
+from fastopt.engine.execute import NOTHING, assignments, consume, fetch_values, kernels
 from fastopt.flat import Array
 from fastopt.groups import Groups
 from fastopt.kernels import array_scan, build
@@ -29,7 +31,6 @@ from fastopt.report import Report
 from fastopt.rows import Rows
 from fastopt.tuning import AS_THEY_COME, Tuner
 
-NONE_RESTING: Iterator[None] = iter(())
 # Of a tally of norms.
 SUMS, SECOND_SUMS = slice(TOTAL, REST + 1), slice(SECOND_TOTAL, SECOND_REST + 1)
 
@@ -105,6 +106,22 @@ class Plan(Table):
     call_options: tuple[str, ...] | None = None
     """What `one_call.call_for` found, and for which options."""
 
+    def follows(self, cohorts: Any, state: Any) -> bool:
+        """Whether the leaves are still counted as the plan has it, by the cohorts and with the state of today."""
+        if not self.tracks:
+            return True
+        if state is not None:
+            self.state = state  # more leaves may have some than before; those of the plan lie where they lay
+        if self.counts.cohorts is cohorts:
+            return True
+        if self.mode == "flat":
+            if {cohorts.get(key) for key in self.keys} != {self.entries[0].cohort}:
+                return False
+        elif any(cohorts.get(entry.key) != entry.cohort for entry in self.entries):
+            return False
+        self.counts = self.counts._replace(cohorts=cohorts)
+        return True
+
     def takes_over(self, params: Any) -> bool:
         """Whether parameters are other arrays than before but alike, which the plan has then taken up."""
         if self.mode == "array":
@@ -148,8 +165,8 @@ class Plan(Table):
     stepped = False
     tuner: Tuner | None = None
     """Where it may choose how steps run."""
-    amount: Array | None = None
-    """By which `averages.of_resting` moves averages of tables."""
+    amounts: Array | None = None
+    """By which `averages.of_resting` moves averages of tables, those of each cohort."""
 
     def finite(self, squared: bool = False) -> bool:
         """Whether all gradients are finite, or all their squares; writes nothing."""
@@ -192,7 +209,7 @@ class Plan(Table):
             }
 
         found = norms.norms(look, self._has_float64())
-        sizes = {entry.part: entry.layout.size for entry in self.entries}
+        sizes = {entry.part: entry.layout.size for entry in self._active}
         return {row: (found[row, 0], found[row, 1], sizes[row]) for row, number in found if number == 0}
 
     def prepare(
@@ -304,16 +321,15 @@ class Plan(Table):
         scalars: list[tuple[float, ...]],
         report: bool,
         options: tuple[str, ...] = (),
-        resting: Iterator[None] = NONE_RESTING,
+        after: Iterator[None] = NOTHING,
     ) -> None:
         """Updates everything. Only the arrays that `accepts` or `__init__` checked are touched.
 
         scalars : for each part those of the formula, then the amounts of the options
-        resting : what `averages.of_resting` returned
+        after : calls of C that write what else there is
 
         `stepped`, which the caller has set to False, stays so as long as nothing was written. After that the step is
-        finished whatever comes: CPython raises KeyboardInterrupt after a call or at the start of a function, so never
-        between `done += 1` and the kernel.
+        finished whatever comes: see `fastopt.engine.execute`.
         """
         which = "report" if report else "step"
         self._write_scalars(scalars)
@@ -322,40 +338,27 @@ class Plan(Table):
             choice = AS_THEY_COME if self.tuner is None else self.tuner.choice
             tuner = None if report else self.tuner
         # Compiles before anything of the user's is written.
-        calls = [(launch, launch.call(self.rule, which, options, choice)) for launch in self._launches]
+        calls = [launch.call(self.rule, which, options, choice) for launch in self._launches]
         if build.CHECK:
             check_addresses(self)
         begin = 0 if tuner is None else tuner.begin()
-        if len(calls) == 1 and not self._launches[0].staged and resting is NONE_RESTING:
-            self._run_one(*calls[0][1])
+        if len(calls) == 1 and not self._launches[0].staged and after is NOTHING:
+            self._run_one(*calls[0])
         else:
-            self._run_all(params, calls, resting)
+            self._run_all(params, calls, after)
         if begin and tuner is not None:
             tuner.end(begin)
 
-    def _run_all(self, params: Any, calls: list[tuple[Launch, Any]], resting: Iterator[None]) -> None:
+    def _run_all(self, params: Any, calls: list[tuple[Any, ...]], after: Iterator[None]) -> None:
         """Calls the kernels of all launches, with arrays staged before and put back behind each."""
-        done = 0
+        fetch_values(self._launches, params)
+        work = chain(kernels(self._launches, calls), after, assignments(self._launches, params))
         try:
-            for launch, (kernel, table, starts, threads) in calls:
-                if launch.staged:
-                    launch.fetch(params)
-                done += 1
-                self.stepped = True
-                kernel(table, starts, threads)
-                if launch.staged:
-                    launch.put_back(params)
-            self.stepped = True
-            list(resting)
-        except BaseException:
-            if done:
-                self._launches[done - 1].put_back(params)
-                for launch, (kernel, table, starts, threads) in calls[done:]:
-                    launch.fetch(params)
-                    kernel(table, starts, threads)
-                    launch.put_back(params)
-            if self.stepped:
-                list(resting)
+            self.stepped = True  # between this and what is consumed no KeyboardInterrupt comes
+            consume(work)
+        except BaseException:  # of a mapping's own methods, or of kernels in pure Python
+            consume(work)
+            consume(assignments(self._launches, params))
             raise
         finally:
             self._gradients = []

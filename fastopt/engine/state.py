@@ -1,9 +1,9 @@
-"""The state of an optimizer: one aligned buffer per dtype and slot, and views of it by key."""
+"""The state of an optimizer: aligned buffers, one per dtype and slot for leaves that began together, and views by key."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,56 +43,145 @@ PARAMETER = None
 """The start of a state slot that begins as the parameter itself."""
 
 
-class State:
-    """State for a set of parameters, allocated at the first step.
+Slots = Mapping[str, float | None]
+"""The value of each slot at the start, or PARAMETER."""
 
-    slots : {slot name: value at the start, or PARAMETER}
-    layouts : {key: Layout}, in the order of the parameters
-    views : {slot name: ViewDict of arrays by key}, what users see as `optimizer.m`
-    blocks : the 1-D buffers behind the views, one per dtype and slot, arrays of one dtype one after the other
-    """
 
-    def __init__(self, slots: dict[str, float | None], layouts: dict[Hashable, Layout]) -> None:
-        self.slots = slots
+class Piece:
+    """The state of leaves that began together: one buffer per dtype and slot, arrays of a dtype one after the other."""
+
+    def __init__(self, slots: Slots, layouts: Mapping[Hashable, Layout]) -> None:
         self.layouts = layouts
         self.blocks: list[Array] = []
-        views: dict[str, dict[Hashable, Array]] = {slot: {} for slot in slots}
-        for dtype in dict.fromkeys(layout.dtype for layout in layouts.values()):
-            mine = {key: layout for key, layout in layouts.items() if layout.dtype == dtype}
-            blocks = array_scan.arena(sum(layout.size for layout in mine.values()), dtype, len(slots))
+        self.views: dict[str, dict[Hashable, Array]] = {slot: {} for slot in slots}
+        by_dtype: dict[np.dtype[Any], list[Hashable]] = {}
+        for key, layout in layouts.items():
+            by_dtype.setdefault(layout.dtype, []).append(key)
+        for dtype, keys in by_dtype.items():
+            blocks = array_scan.arena(sum(layouts[key].size for key in keys), dtype, len(slots))
             for (slot, start_value), block in zip(slots.items(), blocks, strict=True):
                 if start_value is not PARAMETER and start_value != 0.0:
                     block[...] = start_value
                 start = 0
-                for key, layout in mine.items():
+                for key in keys:
+                    layout = layouts[key]
                     view = block[start : start + layout.size]
-                    views[slot][key] = view.reshape(layout.shape, order=layout.order)
+                    self.views[slot][key] = view.reshape(layout.shape, order=layout.order)
                     start += layout.size
             self.blocks += blocks
-        self.views = {slot: ViewDict({key: views[slot][key] for key in layouts}) for slot in slots}
 
-    def begin(self, parameters: dict[Hashable, Array]) -> None:
+    def begin(self, slots: Slots, parameters: Mapping[Hashable, Array]) -> None:
         """Copies parameters to where state begins as they are."""
-        for slot, start_value in self.slots.items():
+        for slot, start_value in slots.items():
             if start_value is PARAMETER:
                 for key, parameter in parameters.items():
                     self.views[slot][key][...] = parameter
 
-    def with_slots(self, slots: dict[str, float | None], parameters: dict[Hashable, Array]) -> State:
-        """A copy with more slots."""
+
+class State:
+    """State for a set of parameters, allocated when they are first there.
+
+    slots : {slot name: value at the start, or PARAMETER}
+    layouts : {key: Layout}, in the order in which the parameters came
+    views : {slot name: ViewDict of arrays by key}, what users see as `optimizer.m`
+    blocks : the 1-D buffers behind the views
+    """
+
+    def __init__(
+        self, slots: Slots, layouts: Mapping[Hashable, Layout], parameters: Mapping[Hashable, Array] | None = None
+    ) -> None:
+        piece = Piece(slots, layouts)
+        piece.begin(slots, parameters or {})
+        self._put_together(slots, [piece], layouts)
+
+    def _put_together(self, slots: Slots, pieces: list[Piece], keys: Iterable[Hashable]) -> State:
+        layouts = {key: layout for piece in pieces for key, layout in piece.layouts.items()}
+        self.slots, self._pieces, self.layouts = slots, pieces, {key: layouts[key] for key in keys}
+        self.blocks = [block for piece in pieces for block in piece.blocks]
+        self.views = {}
+        for slot in slots:
+            views = {key: view for piece in pieces for key, view in piece.views[slot].items()}
+            self.views[slot] = ViewDict({key: views[key] for key in self.layouts})
+        return self
+
+    def _of(self, pieces: list[Piece], keys: Iterable[Hashable]) -> State:
+        """Another state with these slots."""
+        other: State = object.__new__(State)
+        return other._put_together(self.slots, pieces, keys)
+
+    @property
+    def is_one_run(self) -> bool:
+        """Whether each slot of all arrays lies in one piece, in the order of the keys and in C order."""
+        dtypes = {layout.dtype for layout in self.layouts.values()}
+        return len(self._pieces) == len(dtypes) == 1 and all(at.order == "C" for at in self.layouts.values())
+
+    def with_slots(self, slots: Slots, parameters: Mapping[Hashable, Array]) -> State:
+        """Return a copy with more slots."""
         more = State({**self.slots, **slots}, self.layouts)
-        more.begin(parameters)
-        for slot, views in self.views.items():
-            for key, view in views.items():
-                more.views[slot][key][...] = view
+        more._pieces[0].begin(slots, parameters)
+        more._copy(self)
         return more
 
+    def with_leaves(self, slots: Slots, parameters: Mapping[Hashable, Array]) -> State:
+        """Return a state with more parameters, which has the memory of this one for all others."""
+        starts = {slot: slots.get(slot, start_value) for slot, start_value in self.slots.items()}
+        piece = Piece(starts, {key: layout_of(array) for key, array in parameters.items()})
+        piece.begin(starts, parameters)
+        return self._of([*self._pieces, piece], [*self.layouts, *parameters])
+
+    def without(self, keys: Iterable[Hashable]) -> State:
+        """Return a state without some parameters, whose memory is free unless somebody holds an array of it."""
+        gone = set(keys)
+        return self._of(self._pieces_without(gone), [key for key in self.layouts if key not in gone])
+
+    def _pieces_without(self, gone: set[Hashable]) -> list[Piece]:
+        pieces = []
+        for piece in self._pieces:
+            kept = {key: layout for key, layout in piece.layouts.items() if key not in gone}
+            if len(kept) == len(piece.layouts):
+                pieces.append(piece)
+            elif kept:
+                smaller = Piece(self.slots, kept)
+                _copy_views(smaller.views, piece.views, kept)
+                pieces.append(smaller)
+        return pieces
+
+    def reindexed(self, key: Hashable, index: Array, slots: Slots, parameter: Array | None) -> State:
+        """Return a state in which one parameter has the rows `index` of its old ones; those of -1 begin.
+
+        slots : the values with which rows begin
+        parameter : the new one, with which averages begin
+        """
+        layout, starts = self.layouts[key], {slot: slots.get(slot, value) for slot, value in self.slots.items()}
+        piece = Piece(starts, {key: layout._replace(shape=(len(index), *layout.shape[1:]))})
+        kept = index >= 0
+        for slot, views in piece.views.items():
+            if parameter is not None and slot not in slots:
+                views[key][...] = parameter
+            views[key][kept] = self.views[slot][key][index[kept]]
+        return self._of([*self._pieces_without({key}), piece], self.layouts)
+
+    def _copy(self, other: State) -> None:
+        _copy_views(self.views, other.views, other.layouts)
+
     def __getstate__(self) -> Any:
-        return self.slots, self.layouts, self.blocks
+        whole = self
+        if len(self._pieces) > 1:
+            whole = State(self.slots, self.layouts)
+            whole._copy(self)
+        return dict(self.slots), self.layouts, whole.blocks
 
     def __setstate__(self, saved: Any) -> None:
-        """After pickle or deepcopy: an arena of its own, with the values copied in."""
+        """After pickle or deepcopy: buffers of its own, with the values copied in."""
         slots, layouts, blocks = saved
         self.__init__(slots, layouts)  # type: ignore[misc]
         for mine, copied in zip(self.blocks, blocks, strict=True):
             mine[...] = copied
+
+
+def _copy_views(
+    to: Mapping[str, Mapping[Hashable, Array]], of: Mapping[str, Mapping[Hashable, Array]], keys: Any
+) -> None:
+    for slot, views in of.items():
+        for key in keys:
+            to[slot][key][...] = views[key]

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 from fastopt import averages, checks, threads, tuning
 from fastopt.engine import catch_up, one_call, transform_scalars
-from fastopt.engine.plan import NONE_RESTING, Plan
+from fastopt.engine.plan import Plan
 from fastopt.engine.transform_scalars import TooLarge
+from fastopt.engine.execute import NOTHING
 from fastopt.groups import NO_GROUPS, Groups
 from fastopt.kernels.squares import squares
 from fastopt.report import Report
+from fastopt.engine.step_counts import Counts, counted
 
 # How many plans are kept, for loops that update different arrays in turns: halves of a GAN, gradients that are None.
 MOST_PLANS = 4
@@ -25,10 +28,12 @@ def in_one_call(optimizer: Any, own: dict[str, Any], params: Any, grads: Any) ->
     """
     if own["groups"].data or threads._exactly is not None or tuning.is_forced:
         return False
-    step = own["_steps"] + 1
-    scalars = optimizer.scalars(step)
-    for call in own["_calls"]:
-        if call(params, grads, scalars, own, step):
+    step, counts, last = own["_steps"] + 1, own["_counts"], 0
+    for call, cohort in own["_calls"]:
+        count = counts[cohort] + 1
+        if count != last:
+            scalars, last = optimizer.scalars(count), count
+        if call(params, grads, scalars, own, step, (count,) if len(counts) == 1 else counted(counts, (cohort,))):
             return True
     plan, calls = own["_plan"], own["_calls"]
     if plan.call not in calls:
@@ -39,7 +44,8 @@ def in_one_call(optimizer: Any, own: dict[str, Any], params: Any, grads: Any) ->
     if not has_taken_over:
         return False
     _let_go(own, plan)
-    return bool(plan.call(params, grads, scalars, own, step))
+    call, cohort = plan.call
+    return bool(call(params, grads, optimizer.scalars(counts[cohort] + 1), own, step, counted(counts, (cohort,))))
 
 
 def make(optimizer: Any, params: Any, grads: Any, report: bool) -> Report | None:
@@ -57,10 +63,15 @@ def make(optimizer: Any, params: Any, grads: Any, report: bool) -> Report | None
 
     parts, options = [settings], settings._options
     if groups is not None or by_array:
-        parts, options = optimizer._parts(plan, step, known)
+        parts, options = optimizer._parts(plan, step, known, begins=not is_known)
     elif options is None:
         options = settings.__dict__["_options"] = settings._wanted_options()
-    scalars = [part.scalars(step) for part in parts]
+    steps, averaged = (own["_counts"], own["_averages"]) if is_known else plan.counts[1:]
+    if not plan.tracks:
+        steps = (own["_steps"],)
+    if len(parts) < len(plan.cohorts):
+        parts = parts * len(plan.cohorts)
+    scalars = _scalars(parts, plan.cohorts, steps)
     squared = optimizer.on_nonfinite != "propagate" and squares(optimizer._rule)
     all_fit = optimizer.on_nonfinite == "propagate" or plan.finite(squared)
     if not all_fit and not (squared and plan.finite()):
@@ -75,11 +86,14 @@ def make(optimizer: Any, params: Any, grads: Any, report: bool) -> Report | None
     if optimizer.on_nonfinite != "propagate":
         own["_skips_in_a_row"] = 0
 
-    averaged, resting, after = optimizer._averaged, NONE_RESTING, options
+    writes, after = NOTHING, options
     averaging = optimizer.averaging is not None or optimizer.lookahead is not None
     if averaging:
-        scalars, after, averaged, resting = _averages(optimizer, plan, params, step, scalars, options)
+        scalars, after, averaged, writes = _averages(optimizer, plan, params, step, scalars, options, averaged)
     lagging = catch_up.Step(optimizer, plan, params, parts) if optimizer._lags or plan.rows_launches else None
+    if lagging:
+        writes = chain(writes, lagging.marks())
+    steps, cohorts = counted(steps, plan.stepping), plan.counts.cohorts
 
     calls: tuple[one_call.Call, ...] = ()
     varies = report or averaging or lagging or groups or by_array or optimizer._scheduled
@@ -92,19 +106,32 @@ def make(optimizer: Any, params: Any, grads: Any, report: bool) -> Report | None
     try:
         if lagging:
             lagging.before()
-        plan.run(params, scalars, report, after, resting)
+        plan.run(params, scalars, report, after, writes)
     finally:
         if plan.stepped:  # also where Ctrl-C came during the step, which is then complete
             # No calls, between which Ctrl-C could come.
-            own["_report_plan" if report else "_plan"], own["_steps"], own["_averaged"] = plan, step, averaged
+            own["_report_plan" if report else "_plan"], own["_steps"] = plan, step
+            own["_cohorts"], own["_counts"], own["_averages"] = cohorts, steps, averaged
             own["_state"] = plan.state if plan.state.slots else None
             own["_lags"] = lagging.lags if lagging else {}
             own["_calls"] = calls
             if not report:
                 own["_others"] = others
-        elif lagging:
-            lagging.undo()
     return plan.report() if report else None
+
+
+def _scalars(parts: list[Any], cohorts: list[int], steps: Counts) -> list[tuple[float, ...]]:
+    """The scalars of the formula for each row: those of its part at the next step of its cohort."""
+    if len(parts) == 1:
+        return [parts[0].scalars(steps[cohorts[0]] + 1)]
+    known: dict[tuple[int, int], tuple[float, ...]] = {}
+    rows = []
+    for part, cohort in zip(parts, cohorts, strict=True):
+        at = id(part), steps[cohort] + 1
+        if at not in known:
+            known[at] = part.scalars(at[1])
+        rows.append(known[at])
+    return rows
 
 
 def _plan_for(
@@ -116,7 +143,7 @@ def _plan_for(
     first, others = (own.get("_report_plan"), ()) if report else (own.get("_plan"), own.get("_others", ()))
     plans = () if first is None else (first, *others)
     for plan in plans:
-        if plan.accepts(params, grads, groups, by_array):
+        if plan.accepts(params, grads, groups, by_array) and plan.follows(own["_cohorts"], own["_state"]):
             if not plan.is_prepared:
                 one_call.prepare(plan)
             moved = plan.moved
@@ -132,7 +159,7 @@ def _plan_for(
         own["_plan"] = own["_report_plan"] = None
         own["_others"] = ()
     here = type(optimizer).__name__, optimizer._rule, params, grads, settings._start(), optimizer._state
-    plan = Plan(*here, report, groups, by_array, optimizer.centralize)
+    plan = Plan(*here, report, groups, by_array, optimizer.centralize, optimizer._step_counts())
     plan.tuned_by(own.setdefault("_tuners", {}))
     return plan, () if report else _of_today(plans, plan), False
 
@@ -178,16 +205,23 @@ def _not_made(optimizer: Any, plan: Plan, grads: Any, report: bool, too_large: s
 
 
 def _averages(
-    optimizer: Any, plan: Plan, params: Any, step: int, scalars: list[tuple[float, ...]], options: tuple[str, ...]
-) -> tuple[list[tuple[float, ...]], tuple[str, ...], int, Iterator[None]]:
+    optimizer: Any,
+    plan: Plan,
+    params: Any,
+    step: int,
+    scalars: list[tuple[float, ...]],
+    options: tuple[str, ...],
+    averaged: Counts,
+) -> tuple[list[tuple[float, ...]], tuple[str, ...], Counts, Iterator[None]]:
     """Scalars and options with those of averages of the weights, how many there are, and what moves resting ones."""
-    averaged, resting = optimizer._averaged, NONE_RESTING
+    writes = NOTHING
     if plan.rows_launches or optimizer._lags:
         averages.check_rows(optimizer, plan)
     after = averages.amounts(optimizer, step, averaged)
     if after:
-        scalars, options = [(*row, *after.values()) for row in scalars], (*options, *after)
+        rows = [tuple([own[cohort] for own in after.values()]) for cohort in plan.cohorts]
+        scalars, options = [own + more for own, more in zip(scalars, rows, strict=True)], (*options, *after)
     if "averaging" in after:
-        resting = averages.of_resting(plan, params, after["averaging"], averaged == 0)
-        averaged += 1
-    return scalars, options, averaged, resting
+        writes = averages.of_resting(plan, params, after["averaging"])
+        averaged = counted(averaged, (*plan.stepping, *plan.resting))
+    return scalars, options, averaged, writes

@@ -40,20 +40,20 @@ MISFIT, DONE = 0, 1
     WRITTEN, BLOCKS,  # the blocks that a step writes, and how many
     TABLE, COLUMNS, STARTS, LENGTH, KERNEL, FORM,  # the launch
     SCALARS, SCALAR_COUNT,
-    STEPS,  # the name under which an optimizer keeps its number of steps
+    STEPS, COUNTS,  # the names under which an optimizer keeps its number of steps, and those of its leaves
     DICT, FLAT_DICT, NDARRAY, NONE, FLOAT, FLOAT64, STRING, TUPLE,  # addresses of objects
     PARAMETERS, GRADIENTS,  # room for the addresses of parameters and gradients
     POSITION, FOUND_KEY, FOUND,  # where `PyDict_Next` writes
     VIEWS, VIEW_COUNT,  # the addresses of arrays that must be writeable, the views of a FlatDict
-) = range(31)  # fmt: skip
-WORDS = 31
+) = range(32)  # fmt: skip
+WORDS = 32
 
 
 def one_call(self, arguments, count):  # type: ignore[no-untyped-def]
-    """Makes a step: the method `(params, grads, scalars, settings, step) -> MISFIT or DONE`.
+    """Makes a step: the method `(params, grads, scalars, settings, step, counts) -> MISFIT or DONE`.
 
     scalars : a tuple of floats, those of the rule
-    settings : the optimizer's `__dict__`, where the number of steps becomes `step`
+    settings : the optimizer's `__dict__`, where the number of steps becomes `step`, and those of leaves `counts`
 
     `(params, grads)` only looks, and takes up the gradients' addresses. Where those are in a dict it returns a list of
     them, which keeps them alive, in place of DONE.
@@ -93,7 +93,10 @@ def one_call(self, arguments, count):  # type: ignore[no-untyped-def]
             if number == 0 or set_item(params, entries[entry, KEY], number) != 0:
                 return 0  # MemoryError
             release(number)
-    if set_item(peek(arguments + 24), word(plan, STEPS), peek(arguments + 32)) != 0:
+    settings = peek(arguments + 24)
+    if set_item(settings, word(plan, STEPS), peek(arguments + 32)) != 0:
+        return 0
+    if set_item(settings, word(plan, COUNTS), peek(arguments + 40)) != 0:
         return 0
     return integer(DONE)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar, cast
@@ -39,12 +40,14 @@ class Reference:
 
     # Not annotated, which would make settings of them.
     flush = True
-    iter = 0
-    averages = 0
+    iter = 0  # in a copy that `step` is called on, the step count of the array
+    counts = cast("dict[Any, int]", None)
+    averages = cast("dict[Any, int]", None)
     weight_average = cast("dict[Any, Array] | None", None)
     slow_weights = cast("dict[Any, Array] | None", None)
 
     def __post_init__(self) -> None:
+        self.counts, self.averages = {}, {}
         for slot in self.slots:
             setattr(self, slot, None)
 
@@ -86,8 +89,9 @@ class Reference:
             if key in touched:
                 whole = [p, *state]
                 p, *state = (x[touched[key]] for x in whole)
-            g = parts[key]._processed(p, seen[key], scale)
-            parts[key].step(p, g, *state)
+            part = copy.copy(parts[key])
+            part.iter = self.counts[key] = self.counts[key] + 1
+            part.step(p, part._processed(p, seen[key], scale), *state)
             self._flush_state(state)
             self._look_ahead(p, key)
             if key in touched:
@@ -98,20 +102,21 @@ class Reference:
         self._average(params)
 
     def _begin(self, params: dict[Any, Any]) -> None:
-        """Makes the state, where there is none."""
+        """Makes the state of parameters that have none."""
+        for key in params:
+            self.counts.setdefault(key, 0)
+            self.averages.setdefault(key, 0)
         for slot in self.slots:
-            if getattr(self, slot) is None:
-                start = self.start_values().get(slot, 0.0)
-                setattr(self, slot, {key: np.full_like(_array(p), start) for key, p in params.items()})
-
-        if self.lookahead is not None and self.slow_weights is None:
-            self.slow_weights = {key: _array(p).copy() for key, p in params.items()}
-        if self.averaging is not None and self.weight_average is None:
-            self.weight_average = {key: np.zeros_like(_array(p)) for key, p in params.items()}
+            start = self.start_values().get(slot, 0.0)
+            setattr(self, slot, _with_more(getattr(self, slot), params, lambda p, start=start: np.full_like(p, start)))
+        if self.lookahead is not None:
+            self.slow_weights = _with_more(self.slow_weights, params, np.copy)
+        if self.averaging is not None:
+            self.weight_average = _with_more(self.weight_average, params, np.zeros_like)
 
     def _look_ahead(self, p: Array, key: Any) -> None:
         """Every some steps the slow weights follow, and p goes on from them."""
-        amount = 0.0 if self.lookahead is None else self.lookahead.amount(self.iter, self.averages)
+        amount = 0.0 if self.lookahead is None else self.lookahead.amount(self.iter, 0)
         if amount:
             assert self.slow_weights is not None
             slow = self.slow_weights[key]
@@ -121,11 +126,11 @@ class Reference:
 
     def _average(self, params: dict[Any, Any]) -> None:
         """The average follows, that of parameters without a gradient too."""
-        amount = 0.0 if self.averaging is None else self.averaging.amount(self.iter, self.averages)
-        if amount:
-            assert self.weight_average is not None
-            self.averages += 1
-            for key, value in params.items():
+        for key, value in params.items() if self.averaging is not None else ():
+            amount = self.averaging.amount(self.iter, self.averages[key])
+            if amount:
+                assert self.weight_average is not None
+                self.averages[key] += 1
                 average = self.weight_average[key]
                 average += amount * (_array(value) - average)
                 self._flush(average)
@@ -178,6 +183,13 @@ class Reference:
         if not self.decays_itself:
             p *= 1 - self.lr * self.weight_decay
         return g
+
+
+def _with_more(
+    slot: dict[Any, Array] | None, params: dict[Any, Any], start: Callable[[Array], Array]
+) -> dict[Any, Array]:
+    known = slot or {}
+    return known | {key: start(_array(p)) for key, p in params.items() if key not in known}
 
 
 def means(g: Array) -> Array:
