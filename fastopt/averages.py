@@ -372,12 +372,12 @@ class AveragedWeights:
                 yield params
 
     def _copies_of_average(self: Any, params: Any) -> Any:
-        state, slot, owner, counts = self._state, SLOTS["averaging"], type(self).__name__, self._step_counts()
-        if not any(counts.averages):
+        state, slot, owner = self._state, SLOTS["averaging"], type(self).__name__
+        if not self._averaged:
             raise RuntimeError(checks.nothing_averaged(owner, self.averaging, self._steps))
 
         def average(key: Hashable, _: Array) -> Array:
-            if not counts.averages[counts.cohorts[key]]:
+            if not self._averages[self._cohorts[key]]:
                 raise RuntimeError(checks.nothing_averaged(owner, self.averaging, self._steps, key))
             found: Array = state.views[slot][key]
             return found

@@ -389,10 +389,10 @@ def replaced(owner: str, name: str, found: Array, shape: tuple[int, ...], dtype:
     if found.shape != shape:
         raise ValueError(
             f"{owner}: {name} has shape {found.shape}, but at the first step it had {shape} and its state still has; "
-            "use a new optimizer"
+            "`optimizer.reindex` says which rows stay, `optimizer.forget` begins anew"
         )
     if found.dtype != dtype:
         raise TypeError(
             f"{owner}: {name} has dtype {found.dtype}, but at the first step it had {dtype} and its state still has; "
-            f"convert it, or use a new optimizer"
+            "convert it, or begin anew with `optimizer.forget`"
         )

@@ -27,6 +27,8 @@ class Leaves:
     def forget(self: Any, keys: Hashable | Iterable[Hashable]) -> None:
         """Drops the state, averages and step counts of parameters; if one comes again, it begins anew.
 
+        A rule without state (SGD) has nothing to do.
+
         Parameters
         ----------
         keys : a key, or an iterable of keys
@@ -54,6 +56,8 @@ class Leaves:
         ['a']
         """
         with self._not_stepping():
+            if self._state is None and not self._rule.state:
+                return
             counts = self._leaf_counts()
             several = isinstance(keys, Iterable) and not isinstance(keys, str | bytes)
             if isinstance(keys, tuple) and keys in counts:
@@ -96,7 +100,7 @@ class Leaves:
     def reindex(self: Any, key: Hashable, index: Any, parameter: Array | None = None) -> None:
         """Gives a parameter's state other rows, as after its own were pruned, cloned, sorted or added.
 
-        Row i of each state slot, average and catch-up clock becomes the old row `index[i]`; where that is -1, it
+        A rule without state (SGD) has nothing to do. Row i of each state slot, average and catch-up clock becomes the old row `index[i]`; where that is -1, it
         begins. The next step expects a parameter of `len(index)` rows. Its step count stays, that of all its rows.
 
         Parameters
@@ -128,10 +132,9 @@ class Leaves:
         array([-3., -1.,  0.])
         """
         with self._not_stepping():
-            owner = type(self).__name__
-            key = _known(self, key, self._leaf_counts())
-            if self._state is None:
-                return  # there is nothing that has rows
+            if self._state is None and not self._rule.state:
+                return
+            owner, key = type(self).__name__, _known(self, key, self._leaf_counts())
             layout = self._state.layouts[key]
             index = _row_index(owner, key, index, layout.shape)
             averages = [slot for slot in self._state.slots if slot in SLOTS.values()]

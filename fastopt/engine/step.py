@@ -68,7 +68,7 @@ def make(optimizer: Any, params: Any, grads: Any, report: bool) -> Report | None
         options = settings.__dict__["_options"] = settings._wanted_options()
     steps, averaged = (own["_counts"], own["_averages"]) if is_known else plan.counts[1:]
     if not plan.tracks:
-        steps = (own["_steps"],)
+        steps = (optimizer._steps,)
     if len(parts) < len(plan.cohorts):
         parts = parts * len(plan.cohorts)
     scalars = _scalars(parts, plan.cohorts, steps)
