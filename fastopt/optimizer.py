@@ -21,6 +21,7 @@ from fastopt.kernels.build import Rule
 from fastopt.kernels.gradients import OPTIONS
 from fastopt.kernels.stores import FORMS, PLAIN
 from fastopt.launch import BARE
+from fastopt.norms import ONE_PROCESS
 from fastopt.plan import Plan
 from fastopt.report import Report
 from fastopt.saving import Saving
@@ -134,6 +135,7 @@ class Optimizer(Saving, AveragedWeights):
     _scheduled = cast("tuple[str, ...]", ())
     # For each part something with its settings, and its schedules: as long as nothing is assigned, nor groups changed.
     _copies = cast("tuple[int, dict[Part, tuple[Any, dict[str, Any]]]] | None", None)
+    _processes = ONE_PROCESS
     _lags = cast("dict[Any, lag.Lag]", MappingProxyType({}))  # by key, where rows wait for steps that they skipped
 
     def scalars(self, step: int) -> tuple[float, ...]:

@@ -43,8 +43,12 @@ class Agreement:
         raise kind(text if self.comm.size == 1 else f"rank {rank} of {self.comm.size}: {text}") from error
 
     def settle(self, error: Exception | None) -> None:
-        """Raises on all what one process found."""
-        if self.comm.allreduce(int(error is not None)):
+        """Raises on all what one process found; what all found, each raises as it is."""
+        count = np.array([error is not None], np.int64)
+        self.comm.Allreduce(MPI.IN_PLACE, count)
+        if error is not None and count[0] == self.comm.size:
+            raise error
+        if count[0]:
             self.raise_first(error)
 
     def _difference(self, descriptions: list[dict[str, str]]) -> str:

@@ -19,6 +19,7 @@ from fastopt.mpi.binding import Binding, name_of
 from fastopt.mpi.exchange import ARRAY, EXACT_ROWS, NONE, Exchange
 from fastopt.mpi.leaf_groups import LeafGroups
 from fastopt.mpi.layout import Shares
+from fastopt.mpi.rank_sums import AllProcesses
 from fastopt.optimizer import Optimizer
 from fastopt.schedules import to_dict
 
@@ -166,7 +167,7 @@ class Sharded:
             except Exception as caught:
                 error = caught
             self._agree("update", binding, error, kinds, report)
-            self.__dict__.update(_binding=binding, _exchange=exchange)
+            self._commit(binding, exchange)
             gradients = exchange.reduce(exchange.add(found, grads))
             binding.fetch()
             try:
@@ -263,8 +264,14 @@ class Sharded:
             error = caught
         self._agree(operation, binding, error)
         assert binding is not None
-        self.__dict__.update(_binding=binding, _exchange=exchange)
+        self._commit(binding, exchange)
         return binding
+
+    def _commit(self, binding: Binding, exchange: Exchange) -> None:
+        """Takes up the arrays that all processes agreed on."""
+        if exchange is not self._exchange:
+            self.optimizer.__dict__["_processes"] = AllProcesses(exchange.shares, self.comm)
+        self.__dict__.update(_binding=binding, _exchange=exchange)
 
     def _bound(self, params: Any) -> tuple[Binding, Exchange]:
         """The arrays of `params` and their exchange; those of the last step, if they are the same."""
