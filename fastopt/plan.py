@@ -168,7 +168,6 @@ class Plan(Table):
 
     def gradient_norms(self) -> dict[int, Norm]:
         """The norm of the gradient of each row of scalars; writes nothing."""
-
         leaves = self._leaves_by_row()
 
         def look(kind: str | None) -> dict[Hashable, list[Array]]:

@@ -8,8 +8,8 @@ try:
     from mpi4py import MPI as _MPI  # noqa: F401
 except ImportError as _error:
     raise ImportError(
-        f"fastopt.mpi needs mpi4py 4.1 or later and an MPI library ({_error}): pip install 'fastopt[mpi]' mpich, or on a "
-        "cluster pip install 'fastopt[mpi]' with its MPI loaded"
+        f"fastopt.mpi needs mpi4py 4.1 or later and an MPI library ({_error}): pip install 'fastopt[mpi]' mpich, or, "
+        "with a cluster's own MPI loaded, pip install 'fastopt[mpi]'"
     ) from _error
 
 from fastopt.mpi.abort import abort_on_exception

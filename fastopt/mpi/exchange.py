@@ -45,7 +45,8 @@ class LineBuffers:
     def bytes_sent(self) -> int:
         """The bytes that leave this process at a step, gradients and parameters."""
         others = self.line.size - self.count
-        return others * self.received.itemsize + self.count * self.line.dtype.itemsize * (self.comm.size - 1)
+        each = self.count * self.line.dtype.itemsize
+        return int(others * self.received.itemsize + each * (self.comm.size - 1))
 
     def exchange(self, gradients: Array, parts: list[tuple[int, int]], factor: float) -> None:
         """Adds up this process's share of all gradients, in the order of the ranks, and multiplies it.
@@ -168,6 +169,12 @@ class Exchange:
         self.kinds = self.kinds_with(found)
         return None
 
+    def gather(self, binding: Binding) -> None:
+        """Gives all processes the parameters that each has stepped."""
+        for buffers in self.lines:
+            buffers.gather(binding)
+        binding.put_back()
+
     def _lies_on_lines(self, grads: Any) -> bool:
         return grads is not None and all(buffer_of(grads, buffers.line) is not None for buffers in self.lines)
 
@@ -239,4 +246,3 @@ def _kind(value: Any) -> str:
     if isinstance(value, Rows):
         return EXACT_ROWS if value.exact else ROWS
     return ARRAY
-

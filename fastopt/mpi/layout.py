@@ -9,6 +9,7 @@ import math
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -79,7 +80,7 @@ class Shares:
                 start, stop = max(share.start - offset, 0), min(share.stop - offset, self.leaves[path].size)
                 if start < stop:
                     points = _row_borders(self.leaves[path], start, stop)
-                    found += [Piece(path, *ends) for ends in zip(points, points[1:], strict=False)]
+                    found += [Piece(path, *ends) for ends in pairwise(points)]
         return found
 
     def shape(self, piece: Piece) -> tuple[int, ...]:

@@ -17,6 +17,7 @@ class LeafGroups(Groups):
     def __init__(self, owner: type, groups: Any = None) -> None:
         super().__init__(owner, groups)
         self._arrays: dict[Hashable, Array] = {}
+        self._checked = 0
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Groups:
         """Plain groups: the arrays are not theirs."""

@@ -58,7 +58,9 @@ class AllProcesses(OneProcess):
         pairs = np.empty((counts.sum() // 3, 3))
         self.comm.Allgatherv(mine, [pairs, (counts, np.cumsum(counts) - counts)])
         found: dict[Any, list[float]] = {}
-        for name, (is_there, *pair) in zip((name for of_rank in names for name in of_rank), pairs.tolist(), strict=True):
+        for name, (is_there, *pair) in zip(
+            (name for of_rank in names for name in of_rank), pairs.tolist(), strict=True
+        ):
             if is_there:
                 found.setdefault(name, []).extend(pair)
         return found

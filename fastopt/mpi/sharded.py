@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
-from operator import is_
 from typing import Any, Literal
 
 import numpy as np
 from mpi4py import MPI
 
-from fastopt import checks, rows
+from fastopt import checks
 from fastopt.flat import Array
-from fastopt.kernels import RULES
-from fastopt.mpi.agreement import Agreement, digest_of
-from fastopt.mpi.binding import Binding, name_of
-from fastopt.mpi.exchange import ARRAY, EXACT_ROWS, NONE, Exchange
+from fastopt.mpi.agreement import Agreement
+from fastopt.mpi.averaging import SharedAverages
+from fastopt.mpi.binding import name_of
+from fastopt.mpi.consensus import Consensus
+from fastopt.mpi.exchange import NONE
 from fastopt.mpi.leaf_groups import LeafGroups
-from fastopt.mpi.layout import Shares
-from fastopt.mpi.rank_sums import AllProcesses
+from fastopt.mpi.reports import over_all
 from fastopt.optimizer import Optimizer
-from fastopt.schedules import to_dict
 
 REDUCTIONS = ("mean", "sum")
 TRANSPORTS = (None, "bfloat16")
 
 
-class Sharded:
+class Sharded(Consensus, SharedAverages):
     """Data-parallel training over MPI, with the state shared out: each process steps its share of the parameters.
 
     All arrays of a dtype are one line of elements, cut into equal shares. `update` sends each process the gradients of
@@ -111,7 +109,9 @@ class Sharded:
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or name not in self._readable():
-            raise AttributeError(f"Sharded {self._owner} has no attribute {name!r}; it has {', '.join(self._readable())}")
+            raise AttributeError(
+                f"Sharded {self._owner} has no attribute {name!r}; it has {', '.join(self._readable())}"
+            )
         return getattr(self.optimizer, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -157,28 +157,32 @@ class Sharded:
             names, shapes, dtypes, settings or in what they do. Nothing was written then.
         """
         with self._alone():
-            error: Exception | None = None
-            binding = exchange = kinds = None
-            try:
-                binding, exchange = self._bound(params)
-                found = exchange.checked(grads, binding)
-                kinds = exchange.kinds_with(found)
-                self._check_kinds(kinds)
-            except Exception as caught:
-                error = caught
-            self._agree("update", binding, error, kinds, report)
-            self._commit(binding, exchange)
+            binding, exchange, found = self._checked("update", params, grads, report)
             gradients = exchange.reduce(exchange.add(found, grads))
             binding.fetch()
-            try:
-                result = self.optimizer.update(binding.pieces, gradients, report=report)
-            except Exception as caught:
-                error = caught
-            self._agreement.settle(error)
-            for buffers in exchange.lines:
-                buffers.gather(binding)
-            binding.put_back()
-            return result
+            result = self._on_all(lambda: self.optimizer.update(binding.pieces, gradients, report=report))
+            exchange.gather(binding)
+            return over_all(result, exchange.shares, self.comm) if report else None
+
+    def update_hessian(self, params: Any, estimates: Any) -> None:
+        """Takes the mean (or sum) of all processes' estimates of the Hessian's diagonal into `h`, for `Sophia`.
+
+        Raises
+        ------
+        TypeError, ValueError, KeyError, RuntimeError, FloatingPointError
+            as `Sophia.update_hessian`, on all processes, before anything is written; AttributeError of other rules;
+            RuntimeError between `accumulate` and `update`.
+        """
+        take: Any = getattr(self.optimizer, "update_hessian")  # noqa: B009  # in the optimizer's words where there is none
+        with self._alone():
+            if self._exchange is not None and any(kind != NONE for kind in self._exchange.kinds.values()):
+                raise RuntimeError(
+                    f"Sharded {self._owner}: gradients were accumulated; call update before update_hessian"
+                )
+            binding, exchange, found = self._checked("update_hessian", params, estimates)
+            reduced = exchange.reduce(exchange.add(found, estimates))
+            binding.fetch()
+            self._on_all(lambda: take(binding.pieces, reduced))
 
     def accumulate(self, grads: Any) -> None:
         """Adds gradients to those of the next `update`, without communication; writes neither parameters nor state.
@@ -252,150 +256,26 @@ class Sharded:
                     "broadcast(params) once before the first step, and write to parameters on all processes alike"
                 )
 
-    # -- what all processes must agree on --------------------------------------------------------------------------------
-
-    def _bind(self, operation: str, params: Any) -> Binding:
-        """The arrays of `params`, which all processes have alike; raises on all otherwise."""
-        error: Exception | None = None
-        binding = exchange = None
+    def _on_all(self, call: Callable[[], Any]) -> Any:
+        """What a call on each process returns; raises on all where it raises on one."""
+        error, result = None, None
         try:
-            binding, exchange = self._bound(params)
+            result = call()
         except Exception as caught:
             error = caught
-        self._agree(operation, binding, error)
-        assert binding is not None
-        self._commit(binding, exchange)
-        return binding
-
-    def _commit(self, binding: Binding, exchange: Exchange) -> None:
-        """Takes up the arrays that all processes agreed on."""
-        if exchange is not self._exchange:
-            self.optimizer.__dict__["_processes"] = AllProcesses(exchange.shares, self.comm)
-        self.__dict__.update(_binding=binding, _exchange=exchange)
-
-    def _bound(self, params: Any) -> tuple[Binding, Exchange]:
-        """The arrays of `params` and their exchange; those of the last step, if they are the same."""
-        if self._binding is not None and self._binding.fits(params):
-            binding, exchange = self._binding, self._exchange
-        else:
-            binding = Binding(self._owner, params)
-            exchange = self._exchange
-            if exchange is None:
-                shares = Shares(binding.leaves, self.comm.size, self._needs_whole_arrays())
-                exchange = Exchange(self._owner, shares, self.comm, self.transport is not None, self.reduce == "mean")
-            _check_leaves(self._owner, binding, exchange.shares)
-            binding.cut(exchange.shares, self.comm.rank)
-        if self._needs_whole_arrays() and not exchange.shares.whole:
-            raise ValueError(
-                f"Sharded {self._owner}: centralize takes means over whole arrays, and they were cut at the first step; "
-                "set it before"
-            )
-        self.optimizer.groups.look_at(binding.arrays)
-        return binding, exchange
-
-    def _needs_whole_arrays(self) -> bool:
-        optimizer = self.optimizer
-        centralize = optimizer.centralize or any(group.get("centralize") for group in optimizer.groups.values())
-        return bool(centralize or optimizer._rule.prepare)
-
-    def _check_kinds(self, kinds: dict[Hashable, str]) -> None:
-        """Raises where gradients are Rows that this optimizer cannot step; without, one process alone would find out."""
-        optimizer, rule = self.optimizer, self.optimizer._rule
-        for path, kind in kinds.items():
-            if kind in (NONE, ARRAY):
-                continue
-            name = name_of(path)
-            if not rule.rows:
-                raise TypeError(rows.unknown_form(self._owner, name, (name for name in RULES if RULES[name].rows)))
-            if optimizer.lookahead is not None:
-                raise ValueError(rows.with_lookahead(self._owner))
-            if kind == EXACT_ROWS and rule.idle is None:
-                known = (name for name in RULES if RULES[name].idle)
-                raise TypeError(rows.no_closed_form(self._owner, name_of(path, "grads"), known))
-            if kind == EXACT_ROWS and optimizer.averaging is not None:
-                raise ValueError(rows.lagging_with_average(self._owner))
-
-    def _agree(
-        self,
-        operation: str,
-        binding: Binding | None,
-        error: Exception | None = None,
-        kinds: dict[Hashable, str] | None = None,
-        report: bool = False,
-    ) -> None:
-        """Returns where all processes are about to do the same; raises the same error on all otherwise."""
-
-        def describe() -> dict[str, str]:
-            return {
-                "the call": f"{operation}{' with report=True' if report else ''}",
-                "the optimizer": f"{self._owner}, reduce={self.reduce!r}, transport={self.transport!r}",
-                **self._settings_as_text(),
-                "iter": str(self.optimizer.iter),
-                **({} if binding is None else binding.as_text()),
-                **{name_of(path, "grads"): kind for path, kind in (kinds or {}).items()},
-            }
-
-        leaves = b"" if binding is None else binding.digest
-        parts = operation, report, self.reduce, self.transport, self.optimizer.iter, leaves, kinds
-        self._agreement.reach(digest_of(*parts, self._settings_digest()), describe, error)
-
-    def _settings_digest(self) -> bytes:
-        """A digest of all settings; worked out anew only where one was assigned to, or follows a schedule."""
-        optimizer = self.optimizer
-        own = optimizer.__dict__
-        values = [own.get(name) for name in optimizer._hyperparameters()] + [optimizer.groups.changes]
-        known, digest = self._known_settings
-        if optimizer._scheduled or len(known) != len(values) or not all(map(is_, known, values)):
-            digest = digest_of(self._settings_as_text())
-            self.__dict__["_known_settings"] = values, digest
-        return digest
-
-    def _settings_as_text(self) -> dict[str, str]:
-        optimizer = self.optimizer
-        texts = {name: _as_text(getattr(optimizer, name)) for name in optimizer._hyperparameters() if name != "groups"}
-        for selector, group in optimizer.groups.items():
-            texts |= {f"groups[{_as_text(selector)}][{name!r}]": _as_text(value) for name, value in group.items()}
-        return {"rule": optimizer.rule, **texts}
+        self._agreement.settle(error)
+        return result
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """No other thread is in the middle of a call."""
+    def _alone(self, doing: Any = True) -> Iterator[None]:
+        """No other thread is in the middle of a call; `doing` chooses the text of the error."""
         if self._busy:
-            raise RuntimeError(checks.in_use(f"Sharded {self._owner}", True))
-        self.__dict__["_busy"] = True
+            raise RuntimeError(checks.in_use(f"Sharded {self._owner}", self._busy))
+        self.__dict__["_busy"] = doing
         try:
             yield
         finally:
             self.__dict__["_busy"] = False
-
-
-def _check_leaves(owner: str, binding: Binding, shares: Shares) -> None:
-    """Raises where parameters are not those of the first step."""
-    for path, array in binding.arrays.items():
-        if path not in shares.leaves:
-            raise KeyError(checks.no_state(owner, path, shares.leaves))
-        checks.replaced(owner, name_of(path), array, *shares.leaves[path][:2])
-        if binding.leaves[path].order != shares.leaves[path].order:
-            raise ValueError(
-                f"{owner}: {name_of(path)} lies in {binding.leaves[path].order} order and lay in "
-                f"{shares.leaves[path].order} order at the first step, by which it was shared out; keep its order"
-            )
-    for path in shares.leaves:
-        if path not in binding.arrays:
-            raise KeyError(
-                f"{owner}: {name_of(path)} is missing, which was there at the first step; hand in all parameters, and "
-                "None as the gradient of those that are not to be updated"
-            )
-
-
-def _as_text(value: Any) -> str:
-    """A setting as all processes write it."""
-    if not callable(value):
-        return repr(value)
-    try:
-        return repr(to_dict(value))
-    except (ValueError, TypeError, AttributeError):
-        return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__qualname__)}"
 
 
 def _digest_of(vector: Array) -> int:
