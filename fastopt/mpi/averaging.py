@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastopt import averages, checks
-from fastopt.launch import as_number
+from fastopt.engine.launch import as_number
 from fastopt.mpi.binding import Binding, values_of
 
 

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from fastopt import checks, mappings
+from fastopt import checks
+from fastopt.engine import mappings
+from fastopt.engine.launch import BARE, as_number
+from fastopt.engine.overlaps import Memory
+from fastopt.engine.state import Layout, layout_of, lies_in
 from fastopt.flat import Array, FlatDict
-from fastopt.launch import BARE, as_number
 from fastopt.mpi.agreement import digest_of
 from fastopt.mpi.layout import Line, Piece, Shares, flat
-from fastopt.overlaps import Memory
-from fastopt.state import Layout, layout_of, lies_in
 
 
 def name_of(path: Hashable, which: str = "params") -> str:

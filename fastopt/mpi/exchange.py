@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
-from fastopt import arguments, checks, rows
+from fastopt import checks, rows
+from fastopt.engine import arguments
+from fastopt.engine.launch import BARE
+from fastopt.engine.state import lies_in
 from fastopt.flat import Array
 from fastopt.kernels.rank_sums import compiled_rounding, compiled_sum
-from fastopt.launch import BARE
 from fastopt.mpi.binding import Binding, buffer_of, name_of
 from fastopt.mpi.layout import Line, Piece, Shares
 from fastopt.rows import Rows
-from fastopt.state import lies_in
 
 NONE, ARRAY, ROWS, EXACT_ROWS = "None", "an array", "Rows", "Rows with exact=True"
 """The kinds of gradients, which must be the same on all processes."""

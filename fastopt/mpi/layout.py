@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastopt.engine.state import Layout
 from fastopt.flat import Array
-from fastopt.state import Layout
 
 CACHE_LINE = 64
 """Bytes; shares begin at multiples of it, so that no two processes of a machine write to one."""

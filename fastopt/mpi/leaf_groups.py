@@ -6,9 +6,9 @@ from collections.abc import Hashable
 from typing import Any
 
 from fastopt import checks
+from fastopt.engine.launch import BARE
 from fastopt.flat import Array
 from fastopt.groups import Groups, Part, selects
-from fastopt.launch import BARE
 
 
 class LeafGroups(Groups):

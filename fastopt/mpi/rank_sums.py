@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
+from fastopt.engine.norms import Name, OneProcess, exact_pair
 from fastopt.flat import Array
 from fastopt.mpi.layout import Piece, Shares
-from fastopt.norms import Name, OneProcess, exact_pair
 
 
 class AllProcesses(OneProcess):

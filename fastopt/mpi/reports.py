@@ -7,8 +7,8 @@ from collections.abc import Hashable
 import numpy as np
 from mpi4py import MPI
 
+from fastopt.engine.launch import BARE
 from fastopt.kernels.loops import FIELDS
-from fastopt.launch import BARE
 from fastopt.mpi.layout import Piece, Shares
 from fastopt.report import Report
 
