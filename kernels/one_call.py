@@ -15,7 +15,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array, populate_array
 
-from fastopt.kernels.elements import call, peek
+from fastopt.kernels.elements import peek
+from fastopt.kernels.loops import walk
 from fastopt.kernels.memory import (
     ARRAY_FLAGS,
     DATA,
@@ -84,7 +85,7 @@ def one_call(self, arguments, count):  # type: ignore[no-untyped-def]
     if only_looks:
         return integer(DONE) if word(plan, BARE) != 0 else values_of(grads)
 
-    call(word(plan, KERNEL), table, starts, 0, starts[-1], word(plan, FORM))
+    walk(word(plan, KERNEL), word(plan, FORM), table, starts, 0, starts[-1])
 
     for entry in range(count):
         staged = entries[entry, STAGED]
