@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from fastopt.engine.plan import Plan
 from fastopt.kernels import RULES
 from fastopt.kernels.build import Rule
-from fastopt.kernels.sophia import sophia_hessian
+from fastopt.kernels.rules.sophia import sophia_hessian
 from fastopt.optimizer import Optimizer
-from fastopt.plan import Plan
 from fastopt.typed import Number, number
 
 __all__ = ["Sophia"]
