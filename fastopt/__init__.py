@@ -9,12 +9,6 @@
 import typing as _typing
 from importlib.metadata import PackageNotFoundError as _PackageNotFoundError
 from importlib.metadata import version as _version
-from pathlib import Path as _Path
-
-# Installed, the kernels lie inside the package; in a checkout they lie beside it, and Python that is started there
-# finds the checkout first.
-if not _Path(__file__).with_name("kernels").is_dir():
-    __path__.append(str(_Path(__file__).parent.parent))
 
 import numpy as np  # the book's scripts have no import of NumPy but `from common.optimizer import *`
 
@@ -26,8 +20,10 @@ from fastopt.compare import check
 from fastopt.custom_rule import rule
 from fastopt.flat import FlatDict, flatten
 from fastopt.groups import NO_DECAY_ON_VECTORS, Groups, is_vector
+from fastopt.minimization import minimize
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers import *  # noqa: F403
+from fastopt.profiling import profile
 from fastopt.rows import Rows
 from fastopt.threads import num_threads, set_num_threads
 from fastopt.tuning import set_tuning
@@ -45,8 +41,10 @@ __all__ = [
     "check",
     "flatten",
     "is_vector",
+    "minimize",
     "np",
     "num_threads",
+    "profile",
     "rule",
     "schedules",
     "set_num_threads",
@@ -58,6 +56,11 @@ try:
     __version__ = _version("fastopt")
 except _PackageNotFoundError:  # a zip file of the package alone
     __version__ = "unknown"
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])
+
 
 if not _typing.TYPE_CHECKING:  # to which it would make every name known
 
