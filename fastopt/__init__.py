@@ -20,6 +20,7 @@ from fastopt.compare import check
 from fastopt.custom_rule import rule
 from fastopt.flat import FlatDict, flatten
 from fastopt.groups import NO_DECAY_ON_VECTORS, Groups, is_vector
+from fastopt.minimization import minimize
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers import *  # noqa: F403
 from fastopt.profiling import profile
@@ -40,6 +41,7 @@ __all__ = [
     "check",
     "flatten",
     "is_vector",
+    "minimize",
     "np",
     "num_threads",
     "profile",
