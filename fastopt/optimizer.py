@@ -16,6 +16,7 @@ from fastopt.averages import EMA, SWA, AveragedWeights, Lookahead
 from fastopt.checkpoint.saving import Saving
 from fastopt.engine import catch_up, step
 from fastopt.engine.launch import BARE
+from fastopt.engine.norms import ONE_PROCESS
 from fastopt.engine.plan import Plan
 from fastopt.engine.state import State
 from fastopt.flat import Array
@@ -137,6 +138,7 @@ class Optimizer(Saving, AveragedWeights):
     _scheduled = cast("tuple[str, ...]", ())
     # For each part something with its settings, and its schedules: as long as nothing is assigned, nor groups changed.
     _copies = cast("tuple[int, dict[Part, tuple[Any, dict[str, Any]]]] | None", None)
+    _processes = ONE_PROCESS
     _lags = cast("dict[Any, catch_up.Lag]", MappingProxyType({}))  # by key, where rows wait for steps that they skipped
 
     def scalars(self, step: int) -> tuple[float, ...]:
