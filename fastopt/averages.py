@@ -17,15 +17,15 @@ import numpy as np
 
 from fastopt import checks, hyperparameters, rows
 from fastopt.engine import mappings
+from fastopt.engine.execute import writing
 from fastopt.engine.launch import BARE, Launch, as_number
 from fastopt.engine.plan import Plan
 from fastopt.engine.state import PARAMETER, State
-from fastopt.engine.execute import writing
+from fastopt.engine.step_counts import Counts
 from fastopt.flat import Array
 from fastopt.kernels.averages import AVERAGES, SLOTS, unchanged
 from fastopt.kernels.build import Rule
 from fastopt.kernels.intrinsics import smallest_state
-from fastopt.engine.step_counts import Counts
 from fastopt.typed import Number, number
 
 _DECAY, _ALPHA = (0.0, 1.0, False), (0.0, 1.0, True)

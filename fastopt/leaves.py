@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 
 from fastopt import checks
-from fastopt.engine import step_counts
-from fastopt.engine import catch_up
+from fastopt.engine import catch_up, step_counts
 from fastopt.engine.launch import BARE
 from fastopt.engine.state import Layout
+from fastopt.engine.step_counts import StepCounts
 from fastopt.flat import Array
 from fastopt.kernels.averages import SLOTS
-from fastopt.engine.step_counts import StepCounts
 
 
 class Leaves:

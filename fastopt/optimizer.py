@@ -16,8 +16,10 @@ from fastopt.averages import EMA, SWA, AveragedWeights, Lookahead
 from fastopt.checkpoint.saving import Saving
 from fastopt.engine import catch_up, step
 from fastopt.engine.launch import BARE
+from fastopt.engine.norms import ONE_PROCESS
 from fastopt.engine.plan import Plan
 from fastopt.engine.state import State
+from fastopt.engine.step_counts import Counts, StepCounts
 from fastopt.flat import Array
 from fastopt.groups import NO_GROUPS, Groups, Part
 from fastopt.kernels import RULES
@@ -27,7 +29,6 @@ from fastopt.kernels.stores import FORMS, PLAIN
 from fastopt.kernels.transforms import OPTIONS
 from fastopt.leaves import Leaves
 from fastopt.report import Report
-from fastopt.engine.step_counts import Counts, StepCounts
 from fastopt.tuning import AS_THEY_COME, Tuning
 from fastopt.typed import GroupSettings, Number, number
 
@@ -142,6 +143,7 @@ class Optimizer(Saving, AveragedWeights, Leaves):
     _averages = cast("Counts", ())
     # For each part something with its settings, and its schedules: as long as nothing is assigned, nor groups changed.
     _copies = cast("tuple[int, dict[Part, tuple[Any, dict[str, Any]]]] | None", None)
+    _processes = ONE_PROCESS
     _lags = cast("dict[Any, catch_up.Lag]", MappingProxyType({}))  # by key, where rows wait for steps that they skipped
 
     def scalars(self, step: int) -> tuple[float, ...]:
@@ -466,7 +468,7 @@ class Optimizer(Saving, AveragedWeights, Leaves):
 
 _NO_COUNTS: dict[str, Any] = {"_cohorts": {}, "_counts": (), "_averages": ()}
 _FORGOTTEN = {"_plan": None, "_report_plan": None, "_others": (), "_calls": ()}
-_NOT_SAVED = {*_FORGOTTEN, "_copies", "_tuners"}
+_NOT_SAVED = {*_FORGOTTEN, "_copies", "_tuners", "_processes"}
 
 _SHARED = frozenset(Optimizer._hyperparameters())
 """The settings of every optimizer, which options follow from."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Mapping
 from functools import cache
 from operator import itemgetter
 from typing import Any
@@ -20,13 +20,13 @@ from fastopt.engine.launch import BARE, Entry, Launch
 from fastopt.engine.overlaps import Memory, share_memory
 from fastopt.engine.sparse_launch import RowsLaunch, Touched
 from fastopt.engine.state import PARAMETER, Layout, State, layout_of, lies_in
+from fastopt.engine.step_counts import StepCounts
 from fastopt.flat import Array, FlatDict
 from fastopt.groups import NO_GROUPS, Groups, Part, selects
 from fastopt.kernels import RULES, array_scan, averages, build
 from fastopt.kernels.build import Rule
 from fastopt.kernels.transforms import OPTIONS
 from fastopt.rows import Rows
-from fastopt.engine.step_counts import StepCounts
 
 
 def mode_of(params: Any, grads: Any) -> str | None:

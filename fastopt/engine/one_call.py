@@ -13,10 +13,10 @@ from numba.core import config
 
 from fastopt import tuning
 from fastopt.engine.plan import Plan
+from fastopt.engine.step_counts import Counts
 from fastopt.flat import Array, FlatDict
 from fastopt.kernels import array_scan, build, one_call
 from fastopt.kernels.stores import FORMS, PLAIN
-from fastopt.engine.step_counts import Counts
 from fastopt.tuning import Tuner
 
 # A step that reads and writes more takes longer than a thread should be kept waiting for the GIL, and a microsecond
@@ -25,9 +25,9 @@ MOST_BYTES = 1_000_000
 
 METH_FASTCALL = 0x80
 
-Call = tuple[Callable[[Any, Any, tuple[float, ...], dict[str, Any], int, Counts], int], int]
+Call = tuple[Callable[[Any, Any, tuple[float, ...], dict[str, Any], int, Counts], int], tuple[int, ...]]
 """`(params, grads, scalars, settings, step, counts)`, see `fastopt.kernels.one_call`, which returns 0 if the step was not
-made; and the cohort whose step it is."""
+made; and the cohorts whose step it is, one for each row of scalars."""
 
 
 def prepare(plan: Plan) -> None:
@@ -60,6 +60,8 @@ def prepare(plan: Plan) -> None:
         one_call.LENGTH: len(plan._table),
         one_call.SCALARS: plan._scalars.ctypes.data,
         one_call.SCALAR_COUNT: len(plan.rule.scalars),
+        one_call.SCALAR_ROWS: len(plan._scalars),
+        one_call.SCALAR_STRIDE: plan._scalars.shape[1],
         one_call.STEPS: id(STEPS),
         one_call.COUNTS: id(COUNTS),
         one_call.DICT: id(dict),
@@ -91,15 +93,15 @@ def call_for(plan: Plan, options: tuple[str, ...]) -> Call | None:
     """
     if plan.call_options != options:
         plan.call, plan.call_options = None, options
-        launch = plan._launches[0] if len(plan._launches) == len(plan.cohorts) == 1 and plan.is_plain else None
+        launch = plan._launches[0] if len(plan._launches) == 1 and plan.is_plain else None
         if plan.look is not None and launch is not None and launch.moved_bytes < MOST_BYTES:
             kernel = launch.call(plan.rule, "step", options)[0]
             if isinstance(kernel, partial):
                 address, form = kernel.args
                 plan.words[one_call.KERNEL], plan.words[one_call.FORM] = address, form
                 plan.words[one_call.STARTS] = launch.starts.ctypes.data
-                method = plan.look if plan.tuner is None else _tuned(plan.look, plan.words, plan.tuner)
-                plan.call = method, plan.cohorts[0]
+                method = plan.look if plan.tuner is None else _tuned(plan.look, plan.words, plan.tuner, launch.dtype)
+                plan.call = method, tuple(plan.cohorts)
     return plan.call  # type: ignore[no-any-return]
 
 
@@ -136,9 +138,9 @@ def _flat(method: Any, layout: Any) -> Any:
     return call
 
 
-def _tuned(method: Any, words: Array, tuner: Tuner) -> Any:
+def _tuned(method: Any, words: Array, tuner: Tuner, dtype: str) -> Any:
     """The same in the form that a tuner chooses, which is told how long each step takes."""
-    addresses = [build.form_address(form) for form in range(len(FORMS))]
+    addresses = [build.form_address(form, dtype) for form in range(len(FORMS))]
 
     def call(*arguments: Any) -> int:
         if tuning.fixed() is not None:

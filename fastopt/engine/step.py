@@ -9,13 +9,13 @@ from typing import Any
 
 from fastopt import averages, checks, threads, tuning
 from fastopt.engine import catch_up, one_call, transform_scalars
-from fastopt.engine.plan import Plan
-from fastopt.engine.transform_scalars import TooLarge
 from fastopt.engine.execute import NOTHING
+from fastopt.engine.plan import Plan
+from fastopt.engine.step_counts import Counts, counted
+from fastopt.engine.transform_scalars import TooLarge
 from fastopt.groups import NO_GROUPS, Groups
 from fastopt.kernels.squares import squares
 from fastopt.report import Report
-from fastopt.engine.step_counts import Counts, counted
 
 # How many plans are kept, for loops that update different arrays in turns: halves of a GAN, gradients that are None.
 MOST_PLANS = 4
@@ -28,12 +28,14 @@ def in_one_call(optimizer: Any, own: dict[str, Any], params: Any, grads: Any) ->
     """
     if own["groups"].data or threads._exactly is not None or tuning.is_forced:
         return False
-    step, counts, last = own["_steps"] + 1, own["_counts"], 0
-    for call, cohort in own["_calls"]:
-        count = counts[cohort] + 1
-        if count != last:
-            scalars, last = optimizer.scalars(count), count
-        if call(params, grads, scalars, own, step, (count,) if len(counts) == 1 else counted(counts, (cohort,))):
+    step, counts = own["_steps"] + 1, own["_counts"]
+    for call, cohorts in own["_calls"]:
+        if len(counts) == 1:
+            count = counts[0] + 1
+            scalars, after = optimizer.scalars(count), (count,)
+        else:
+            scalars, after = _in_a_row(optimizer, cohorts, counts), counted(counts, cohorts)
+        if call(params, grads, scalars, own, step, after):
             return True
     plan, calls = own["_plan"], own["_calls"]
     if plan.call not in calls:
@@ -44,8 +46,9 @@ def in_one_call(optimizer: Any, own: dict[str, Any], params: Any, grads: Any) ->
     if not has_taken_over:
         return False
     _let_go(own, plan)
-    call, cohort = plan.call
-    return bool(call(params, grads, optimizer.scalars(counts[cohort] + 1), own, step, counted(counts, (cohort,))))
+    call, cohorts = plan.call
+    scalars, after = _in_a_row(optimizer, cohorts, counts), counted(counts, cohorts)
+    return bool(call(params, grads, scalars, own, step, after))
 
 
 def make(optimizer: Any, params: Any, grads: Any, report: bool) -> Report | None:
@@ -120,6 +123,11 @@ def make(optimizer: Any, params: Any, grads: Any, report: bool) -> Report | None
     return plan.report() if report else None
 
 
+def _in_a_row(optimizer: Any, cohorts: Counts, counts: Counts) -> tuple[float, ...]:
+    """The scalars of the next step of some cohorts, one after the other."""
+    return tuple([value for row in _scalars([optimizer] * len(cohorts), list(cohorts), counts) for value in row])
+
+
 def _scalars(parts: list[Any], cohorts: list[int], steps: Counts) -> list[tuple[float, ...]]:
     """The scalars of the formula for each row: those of its part at the next step of its cohort."""
     if len(parts) == 1:
@@ -160,6 +168,7 @@ def _plan_for(
         own["_others"] = ()
     here = type(optimizer).__name__, optimizer._rule, params, grads, settings._start(), optimizer._state
     plan = Plan(*here, report, groups, by_array, optimizer.centralize, optimizer._step_counts())
+    plan.processes = optimizer._processes
     plan.tuned_by(own.setdefault("_tuners", {}))
     return plan, () if report else _of_today(plans, plan), False
 

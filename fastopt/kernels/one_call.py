@@ -29,7 +29,8 @@ from fastopt.kernels.array_scan import (
     WRITEABLE,
     scan_items,
 )
-from fastopt.kernels.intrinsics import call, peek
+from fastopt.kernels.intrinsics import peek
+from fastopt.kernels.loops import walk
 
 MISFIT, DONE = 0, 1
 """What a call returns: nothing is written, and Python must see to it; or the step is made."""
@@ -39,20 +40,20 @@ MISFIT, DONE = 0, 1
     BARE, COUNT, ENTRIES, SHAPES, SIZES,  # whether params are one array; what is expected of each array
     WRITTEN, BLOCKS,  # the blocks that a step writes, and how many
     TABLE, COLUMNS, STARTS, LENGTH, KERNEL, FORM,  # the launch
-    SCALARS, SCALAR_COUNT,
+    SCALARS, SCALAR_COUNT, SCALAR_ROWS, SCALAR_STRIDE,  # how many are in a row, and the words from one to the next
     STEPS, COUNTS,  # the names under which an optimizer keeps its number of steps, and those of its leaves
     DICT, FLAT_DICT, NDARRAY, NONE, FLOAT, FLOAT64, STRING, TUPLE,  # addresses of objects
     PARAMETERS, GRADIENTS,  # room for the addresses of parameters and gradients
     POSITION, FOUND_KEY, FOUND,  # where `PyDict_Next` writes
     VIEWS, VIEW_COUNT,  # the addresses of arrays that must be writeable, the views of a FlatDict
-) = range(32)  # fmt: skip
-WORDS = 32
+) = range(34)  # fmt: skip
+WORDS = 34
 
 
 def one_call(self, arguments, count):  # type: ignore[no-untyped-def]
     """Makes a step: the method `(params, grads, scalars, settings, step, counts) -> MISFIT or DONE`.
 
-    scalars : a tuple of floats, those of the rule
+    scalars : a tuple of floats, those of the rule, row after row
     settings : the optimizer's `__dict__`, where the number of steps becomes `step`, and those of leaves `counts`
 
     `(params, grads)` only looks, and takes up the gradients' addresses. Where those are in a dict it returns a list of
@@ -84,7 +85,7 @@ def one_call(self, arguments, count):  # type: ignore[no-untyped-def]
     if only_looks:
         return integer(DONE) if word(plan, BARE) != 0 else values_of(grads)
 
-    call(word(plan, KERNEL), table, starts, 0, starts[-1], word(plan, FORM))
+    walk(word(plan, KERNEL), word(plan, FORM), table, starts, 0, starts[-1])
 
     for entry in range(count):
         staged = entries[entry, STAGED]
@@ -127,14 +128,15 @@ def _collect(plan, arrays, entries, items):  # type: ignore[no-untyped-def]
 
 def _take_scalars(plan, scalars):  # type: ignore[no-untyped-def]
     """Copies the scalars to where the kernel reads them."""
-    count = word(plan, SCALAR_COUNT)
-    if peek(scalars + TYPE) != word(plan, TUPLE) or peek(scalars + LENGTH_OF_TUPLE) != count:
+    count, rows = word(plan, SCALAR_COUNT), word(plan, SCALAR_ROWS)
+    if peek(scalars + TYPE) != word(plan, TUPLE) or peek(scalars + LENGTH_OF_TUPLE) != count * rows:
         return False
-    for number in range(count):
-        scalar = peek(scalars + TUPLE_ITEMS + 8 * number)
-        if peek(scalar + TYPE) != word(plan, FLOAT):
-            return False
-        poke(word(plan, SCALARS) + 8 * number, peek(scalar + VALUE))
+    for row in range(rows):
+        for number in range(count):
+            scalar = peek(scalars + TUPLE_ITEMS + 8 * (row * count + number))
+            if peek(scalar + TYPE) != word(plan, FLOAT):
+                return False
+            poke(word(plan, SCALARS) + 8 * (row * word(plan, SCALAR_STRIDE) + number), peek(scalar + VALUE))
     return True
 
 

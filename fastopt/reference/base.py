@@ -40,7 +40,7 @@ class Reference:
 
     # Not annotated, which would make settings of them.
     flush = True
-    iter = 0  # in a copy that `step` is called on, the step count of the array
+    _iter = 0
     counts = cast("dict[Any, int]", None)
     averages = cast("dict[Any, int]", None)
     weight_average = cast("dict[Any, Array] | None", None)
@@ -50,6 +50,15 @@ class Reference:
         self.counts, self.averages = {}, {}
         for slot in self.slots:
             setattr(self, slot, None)
+
+    @property
+    def iter(self) -> int:
+        """The number of updates; in `step`, those of the array. Assigned, it is the count of every array."""
+        return self._iter
+
+    @iter.setter
+    def iter(self, value: int) -> None:
+        self._iter, self.counts = value, dict.fromkeys(self.counts, value)
 
     def step(self, p: Array, g: Array, *state: Array) -> None:
         raise NotImplementedError
@@ -70,7 +79,7 @@ class Reference:
             self._update(params, grads)
 
     def _update(self, params: dict[Any, Any], grads: dict[Any, Any]) -> None:
-        self.iter += 1
+        self._iter += 1
         self._begin(params)
         parts = {key: self._part(key, _array(p)) for key, p in params.items()}
         given = {
@@ -90,7 +99,7 @@ class Reference:
                 whole = [p, *state]
                 p, *state = (x[touched[key]] for x in whole)
             part = copy.copy(parts[key])
-            part.iter = self.counts[key] = self.counts[key] + 1
+            part._iter = self.counts[key] = self.counts[key] + 1
             part.step(p, part._processed(p, seen[key], scale), *state)
             self._flush_state(state)
             self._look_ahead(p, key)

@@ -82,8 +82,13 @@ def test_gone_keys_are_kept_and_saved_until_they_are_forgotten(tmp_path):
 
 def test_keys_to_forget():
     optimizer = fastopt.Momentum()
-    optimizer.update({("deep", 1): np.ones(2), "b": np.ones(2), None: np.ones(2)}, dict.fromkeys([("deep", 1), "b", None], np.ones(2)))
-    with pytest.raises(KeyError, match=r"Momentum: params\['c'\] has no state, .*; there is that of params\[\('deep', 1\)\]"):
+    optimizer.update(
+        {("deep", 1): np.ones(2), "b": np.ones(2), None: np.ones(2)},
+        dict.fromkeys([("deep", 1), "b", None], np.ones(2)),
+    )
+    with pytest.raises(
+        KeyError, match=r"Momentum: params\['c'\] has no state, .*; there is that of params\[\('deep', 1\)\]"
+    ):
         optimizer.forget(["b", "c"])
     assert len(optimizer.v) == 3
     optimizer.forget(("deep", 1))
@@ -121,7 +126,9 @@ def test_reset_is_a_new_optimizer_with_the_same_settings(rule):
 
 def expected_rows(old, index, start, new):
     """Rows of state by index; those of -1 begin, averages with the parameter."""
-    return np.stack([old[i] if i >= 0 else np.full_like(old[0], start) if start is not None else row for i, row in zip(index, new)])
+    return np.stack(
+        [old[i] if i >= 0 else np.full_like(old[0], start) if start is not None else row for i, row in zip(index, new)]
+    )
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
@@ -169,7 +176,12 @@ def test_an_index_that_cannot_be():
         ("x", [0], ValueError, r"params\['x'\] has no rows"),
         ("a", [0, 3], ValueError, r"index\[1\] is 3, but params\['a'\] had 3 rows .*0 to 2, or -1"),
         ("a", [-2], ValueError, r"index\[0\] is -2"),
-        ("a", [True, False, True], TypeError, r"dtype bool and shape \(3,\), expected whole .* np\.flatnonzero\(mask\)"),
+        (
+            "a",
+            [True, False, True],
+            TypeError,
+            r"dtype bool and shape \(3,\), expected whole .* np\.flatnonzero\(mask\)",
+        ),
         ("a", [[0]], TypeError, r"shape \(1, 1\)"),
         ("a", [0.5], TypeError, "dtype float64"),
     ):
@@ -182,7 +194,9 @@ def test_an_index_that_cannot_be():
         optimizer.update(params, {"a": np.ones((3, 2)), "x": 1.0})
     averaged = fastopt.Adam(averaging=EMA(0.5))
     averaged.update({"a": np.zeros((3, 2))}, {"a": np.ones((3, 2))})
-    with pytest.raises(ValueError, match=r"weight_average of new rows of params\['a'\] begin as the parameter; hand it in"):
+    with pytest.raises(
+        ValueError, match=r"weight_average of new rows of params\['a'\] begin as the parameter; hand it in"
+    ):
         averaged.reindex("a", [0, -1])
     with pytest.raises(ValueError, match=r"is float32 of shape \(2, 2\), expected float64 of shape \(2, 2\)"):
         averaged.reindex("a", [0, -1], np.zeros((2, 2), np.float32))

@@ -196,7 +196,7 @@ def test_slow_weights_begin_with_all_parameters():
     optimizer.update(params, model(seed=1))
     optimizer.lookahead = Lookahead()
     some, before = {"b": params["b"]}, params["b"].copy()
-    with pytest.raises(ValueError, match="slow weights begin as the parameters, but params has no 'W'.*or `forget`"):
+    with pytest.raises(ValueError, match=r"slow weights begin as the parameters, but params has no 'W'.*or `forget`"):
         optimizer.update(some, model(seed=2))
     assert_same_bits(params["b"], before)
     optimizer.update(params, model(seed=2))
