@@ -182,8 +182,8 @@ def no_average(owner: str, name: str, value: Any, kinds: Iterable[type]) -> str:
 
 def first_average(owner: str, missing: Iterable[Hashable]) -> str:
     return (
-        f"{owner}: slow weights begin as the parameters, but params has no {_names(missing)}; hand in all of them at this "
-        "step, or `forget` those that are gone"
+        f"{owner}: slow weights begin as the parameters, but params has no {_names(missing)}; hand in all of them at "
+        "this step, or `forget` those that are gone"
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -58,10 +58,10 @@ class Leaves:
             if self._state is None and not self._rule.state:
                 return
             counts = self._leaf_counts()
-            several = isinstance(keys, Iterable) and not isinstance(keys, str | bytes)
-            if isinstance(keys, tuple) and keys in counts:
-                several = False
-            gone = {_known(self, key, counts) for key in (keys if several else [keys])}
+            is_one = isinstance(keys, str | bytes) or not isinstance(keys, Iterable)
+            if is_one or (isinstance(keys, tuple) and keys in counts):
+                keys = [cast("Hashable", keys)]
+            gone = {_known(self, key, counts) for key in cast("Iterable[Hashable]", keys)}
             state = self._state and self._state.without(gone)
             new = {
                 "_state": state if state and state.layouts else None,
@@ -93,14 +93,15 @@ class Leaves:
         0
         """
         with self._not_stepping():
-            new = {"_steps": 0, "_skipped": 0, "_skips_in_a_row": 0, "_state": None, "_lags": {}}
+            new: dict[str, Any] = {"_steps": 0, "_skipped": 0, "_skips_in_a_row": 0, "_state": None, "_lags": {}}
             self.__dict__.update(new | with_counts({}))
 
     def reindex(self: Any, key: Hashable, index: Any, parameter: Array | None = None) -> None:
         """Gives a parameter's state other rows, as after its own were pruned, cloned, sorted or added.
 
-        A rule without state (SGD) has nothing to do. Row i of each state slot, average and catch-up clock becomes the old row `index[i]`; where that is -1, it
-        begins. The next step expects a parameter of `len(index)` rows. Its step count stays, that of all its rows.
+        Row i of each state slot, average and catch-up clock becomes the old row `index[i]`; where that is -1, it
+        begins. The next step expects a parameter of `len(index)` rows. Its step count stays, that of all its rows. A
+        rule without state (SGD) has nothing to do.
 
         Parameters
         ----------
@@ -203,6 +204,6 @@ def _check_resized(owner: str, key: Hashable, parameter: Any, layout: Layout, sl
     found = checks.parameter(owner, name, parameter)
     if found.shape != layout.shape or found.dtype != layout.dtype:
         raise ValueError(
-            f"{owner}: {name} is {found.dtype} of shape {found.shape}, expected {layout.dtype} of shape {layout.shape}: "
-            "a row for each number in the index"
+            f"{owner}: {name} is {found.dtype} of shape {found.shape}, expected {layout.dtype} of shape "
+            f"{layout.shape}: a row for each number in the index"
         )

@@ -6,7 +6,7 @@ With `Rows(..., exact=True)` a step leaves all other rows as they are, but count
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from operator import setitem
 from typing import Any
@@ -171,8 +171,9 @@ class Step:
 
     def marks(self) -> Iterator[None]:
         """Calls of C that note that the touched rows are up to date after the step."""
+        assign: Callable[..., None] = setitem
         clocks = [lag.clock + 1 for lag, _ in self._touched]
-        return map(setitem, [lag.last for lag, _ in self._touched], [touched for _, touched in self._touched], clocks)
+        return map(assign, [lag.last for lag, _ in self._touched], [touched for _, touched in self._touched], clocks)
 
 
 # -- checkpoints ------------------------------------------------------------------------------------------------------

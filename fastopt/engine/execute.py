@@ -17,7 +17,6 @@ import numpy as np
 
 if TYPE_CHECKING:
     from fastopt.engine.launch import Launch
-    from fastopt.flat import Array
 
 NOTHING: Iterator[None] = iter(())
 
@@ -25,7 +24,7 @@ consume = deque[None](maxlen=0).extend
 """Goes through an iterator in one call of C."""
 
 
-def writing(targets: list[Array], values: list[Array]) -> Iterator[None]:
+def writing(targets: list[Any], values: list[Any]) -> Iterator[None]:
     """Copies arrays into others when it is consumed."""
     assign: Callable[..., None] = setitem
     return map(assign, targets, repeat(...), values)

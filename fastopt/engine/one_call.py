@@ -26,8 +26,8 @@ MOST_BYTES = 1_000_000
 METH_FASTCALL = 0x80
 
 Call = tuple[Callable[[Any, Any, tuple[float, ...], dict[str, Any], int, Counts], int], tuple[int, ...]]
-"""`(params, grads, scalars, settings, step, counts)`, see `fastopt.kernels.one_call`, which returns 0 if the step was not
-made; and the cohorts whose step it is, one for each row of scalars."""
+"""`(params, grads, scalars, settings, step, counts)`, see `fastopt.kernels.one_call`, which returns 0 if the step was
+not made; and the cohorts whose step it is, one for each row of scalars."""
 
 
 def prepare(plan: Plan) -> None:

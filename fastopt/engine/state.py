@@ -1,4 +1,4 @@
-"""The state of an optimizer: aligned buffers, one per dtype and slot for leaves that began together, and views by key."""
+"""The state of an optimizer: aligned buffers, one per dtype and slot for leaves that began together; views by key."""
 
 from __future__ import annotations
 

@@ -31,8 +31,8 @@ def in_one_call(optimizer: Any, own: dict[str, Any], params: Any, grads: Any) ->
     step, counts = own["_steps"] + 1, own["_counts"]
     for call, cohorts in own["_calls"]:
         if len(counts) == 1:
-            count = counts[0] + 1
-            scalars, after = optimizer.scalars(count), (count,)
+            after: Counts = (counts[0] + 1,)
+            scalars = optimizer.scalars(after[0])
         else:
             scalars, after = _in_a_row(optimizer, cohorts, counts), counted(counts, cohorts)
         if call(params, grads, scalars, own, step, after):

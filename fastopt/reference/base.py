@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -116,8 +117,8 @@ class Reference:
             self.counts.setdefault(key, 0)
             self.averages.setdefault(key, 0)
         for slot in self.slots:
-            start = self.start_values().get(slot, 0.0)
-            setattr(self, slot, _with_more(getattr(self, slot), params, lambda p, start=start: np.full_like(p, start)))
+            start = partial(np.full_like, fill_value=self.start_values().get(slot, 0.0))
+            setattr(self, slot, _with_more(getattr(self, slot), params, start))
         if self.lookahead is not None:
             self.slow_weights = _with_more(self.slow_weights, params, np.copy)
         if self.averaging is not None:

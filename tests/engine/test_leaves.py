@@ -126,9 +126,8 @@ def test_reset_is_a_new_optimizer_with_the_same_settings(rule):
 
 def expected_rows(old, index, start, new):
     """Rows of state by index; those of -1 begin, averages with the parameter."""
-    return np.stack(
-        [old[i] if i >= 0 else np.full_like(old[0], start) if start is not None else row for i, row in zip(index, new)]
-    )
+    begun = [row if start is None else np.full_like(old[0], start) for row in new]
+    return np.stack([old[i] if i >= 0 else row for i, row in zip(index, begun, strict=True)])
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
