@@ -102,7 +102,8 @@ def make(optimizer: Any, params: Any, grads: Any, report: bool) -> Report | None
     varies = report or averaging or lagging or groups or by_array or optimizer._scheduled
     if not varies and settings.clip_norm == math.inf and optimizer.on_nonfinite == "propagate":
         if others:  # of which some may have calls of other settings
-            calls = tuple([other.call for other in others if other.call in known_calls])
+            counted_so = [other for other in others if not other.tracks or other.counts.cohorts is cohorts]
+            calls = tuple([other.call for other in counted_so if other.call in known_calls])
         call = one_call.call_for(plan, options) if is_known and plan.looked else None
         calls = (call, *calls) if call else calls
     plan.stepped = False

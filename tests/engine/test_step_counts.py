@@ -113,6 +113,23 @@ def test_parts_in_turns_become_steps_of_one_call():
         assert_same_bits(params[key], plain[key])
 
 
+@pytest.mark.parametrize("how", ["joins", "None"])
+def test_a_part_after_steps_of_one_call_of_all(how):
+    """The call of all leaves counts them together, which it may not any more."""
+    pair, params, plain = Pair("nadam"), arrays(0), arrays(0)
+    for step in range(1, 25):
+        mine, others = (params, plain), arrays(step)
+        if step in (7, 8, 9, 16, 20):
+            if how == "None":
+                others["late"] = None
+            else:
+                mine = [{key: p for key, p in every.items() if key != "late"} for every in mine]
+        pair.update(*mine, others)
+        assert pair.fast._leaf_counts() == {key: (count, 0) for key, count in pair.plain.counts.items()}
+    for key in params:
+        assert_same_bits(params[key], plain[key])
+
+
 def test_a_step_that_is_refused_counts_nothing():
     optimizer, params = fastopt.Adam(on_nonfinite="raise"), arrays(0)
     optimizer.update(params, arrays(1))
