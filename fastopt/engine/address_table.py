@@ -19,8 +19,8 @@ from fastopt.engine.centralized_launch import CentralizedLaunch
 from fastopt.engine.launch import BARE, Entry, Launch
 from fastopt.engine.overlaps import Memory, share_memory
 from fastopt.engine.sparse_launch import RowsLaunch, Touched
-from fastopt.engine.state import PARAMETER, Layout, State, layout_of, lies_in
-from fastopt.engine.step_counts import StepCounts
+from fastopt.engine.state import Layout, State, lies_in, state_for
+from fastopt.engine.step_counts import CountedLeaves, StepCounts
 from fastopt.flat import Array, FlatDict
 from fastopt.groups import NO_GROUPS, Groups, Part, selects
 from fastopt.kernels import RULES, array_scan, averages, build
@@ -81,8 +81,11 @@ class Table:
 
         copied = mappings.copied(owner, params, values)
         by_name = dict(zip(self.keys, arrays, strict=True))
-        self.state = self._state_for(state, start_values, by_name)
-        state = self.state
+        if state is not None and by_name and (BARE in state.layouts) != (BARE in by_name):
+            raise KeyError(checks.array_or_dict(owner, self.keys[0], state.layouts))
+        named = {key: (self._name(key), array) for key, array in by_name.items()}
+        state, self.begun = state_for(owner, state, start_values, named)
+        self.state = state
 
         self.entries = [
             Entry(key, value, array, state.layouts[key])
@@ -120,29 +123,6 @@ class Table:
         self._gradients = gradients  # alive until the launch is over
         self._scan = compiled_scan() if array_scan.layout_is_known() else None
 
-    def _state_for(
-        self, state: State | None, start_values: dict[str, float | None], arrays: dict[Hashable, Array]
-    ) -> State:
-        """The state with what begins at this step: all of it, that of new keys, or averages."""
-        known: Mapping[Hashable, Layout] = {} if state is None else state.layouts
-        for key, array in arrays.items():
-            if key in known:
-                checks.replaced(self.owner, self._name(key), array, *known[key][:2])
-            elif known and (key is BARE or BARE in known):
-                raise KeyError(checks.array_or_dict(self.owner, key, known))
-        begun = {key: array for key, array in arrays.items() if key not in known}
-        self.begun = begun.keys()
-        """The keys whose state begins."""
-        if state is None:
-            return State(start_values, {key: layout_of(array) for key, array in begun.items()}, begun)
-        more = {slot: value for slot, value in start_values.items() if slot not in state.slots}
-        if more:  # an average that is wanted from now on
-            missing = [key for key in known if key not in arrays]
-            if missing and PARAMETER in more.values():
-                raise ValueError(checks.first_average(self.owner, missing))
-            state = state.with_slots(more, arrays)
-        return state.with_leaves(start_values, begun) if begun else state
-
     def _lists(self, params: Any, grads: Any) -> tuple[list[Any], list[Any]] | None:
         """Parameters and gradients in the order of the entries, None if the names do not fit."""
         if self.mode == "flat":
@@ -179,27 +159,13 @@ class Table:
                 raise ValueError(checks.empty_group(self.owner, selector, self.state.layouts))
 
     def _count(self, active: list[Entry], counts: StepCounts | None) -> None:
-        """Finds the cohort of each leaf, with new ones where the step would count a part of one."""
-        self.tracks = counts is not None
-        if counts is None:
-            self.counts = StepCounts({}, (0,), (0,))
-            self.stepping: tuple[int, ...] = (0,)
-            self.resting: tuple[int, ...] = ()
-            return
-        leaves = {entry.key: entry for entry in self.entries}
-        updated = dict.fromkeys(entry.key for entry in active)
-        if self.mode == "flat":
-            self.counts = counts.divided(self.keys)
-            self.entries[0].cohort = self.counts.cohorts[self.keys[0]]
-        else:
-            self.counts = counts.divided(updated, [key for key in leaves if key not in updated])
-            for key, entry in leaves.items():
-                entry.cohort = self.counts.cohorts[key]
-        if not self.counts.steps:  # there are no leaves
-            self.counts = StepCounts({}, (0,), (0,))
-        # The cohorts that a step counts, and those that are there too, of which averages are.
-        self.stepping = tuple(dict.fromkeys(entry.cohort for entry in active))
-        self.resting = tuple({entry.cohort for entry in self.entries} - {*self.stepping})
+        """Finds the cohort of each leaf."""
+        flat = self.mode == "flat"
+        updated = self.keys if flat else [entry.key for entry in active]
+        there = set(updated)
+        self.leaves = CountedLeaves(counts, updated, [key for key in self.keys if key not in there])
+        for entry in self.entries:
+            entry.cohort = self.leaves.cohort_of[self.keys[0] if flat else entry.key]
 
     def _count_alike(self, counts: StepCounts | None) -> bool:
         return counts is None or len({counts.cohorts.get(key) for key in self.keys}) == 1

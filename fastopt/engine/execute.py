@@ -7,8 +7,10 @@ is put into one iterator of calls of C, and another call of C goes through it. P
 
 from __future__ import annotations
 
+import struct
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import cache
 from itertools import chain, repeat
 from operator import call, itemgetter, methodcaller, setitem
 from typing import TYPE_CHECKING, Any
@@ -66,3 +68,9 @@ def assignments(launches: list[Launch], params: Any) -> Iterator[None]:
 
 def _assigned(launches: list[Launch]) -> list[Any]:
     return [entry for launch in launches for entry in launch.staged if entry.is_assigned]
+
+
+@cache
+def packing(count: int) -> Callable[..., None]:
+    """Writes so many float64 numbers to a buffer, from an offset on."""
+    return struct.Struct(f"{count}d").pack_into

@@ -6,9 +6,7 @@ compiled look at both lists (`array_scan.scan`), which also takes up the gradien
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Hashable, Iterator, MutableMapping
-from functools import cache
 from itertools import chain
 from typing import Any, NoReturn
 
@@ -17,11 +15,11 @@ import numpy as np
 from fastopt import tuning
 from fastopt.engine import arguments, mappings, norms
 from fastopt.engine.address_table import Table, arrangement, mode_of
-from fastopt.engine.execute import NOTHING, assignments, consume, fetch_values, kernels
+from fastopt.engine.execute import NOTHING, assignments, consume, fetch_values, kernels, packing
 from fastopt.engine.launch import BARE, check_addresses
 from fastopt.engine.norms import ONE_PROCESS, Norm, OneProcess
 from fastopt.engine.overlaps import moved_blocks
-from fastopt.engine.state import Layout
+from fastopt.engine.state import Layout, State
 from fastopt.flat import Array
 from fastopt.groups import Groups
 from fastopt.kernels import array_scan, build
@@ -98,29 +96,18 @@ class Plan(Table):
     """Whether that look was enough for the arguments of the last step, as it then is for a call."""
 
     words: Array
-    """The memory of the look."""
     memory: Any = None
-    """The same, with what must live as long."""
+    """The memory of the look, and the same with what must live as long."""
 
     call: Any = None
     call_options: tuple[str, ...] | None = None
     """What `one_call.call_for` found, and for which options."""
 
-    def follows(self, cohorts: Any, state: Any) -> bool:
+    def follows(self, cohorts: Any, state: State | None) -> bool:
         """Whether the leaves are still counted as the plan has it, by the cohorts and with the state of today."""
-        if not self.tracks:
-            return True
-        if state is not None:
+        if state is not None and self.leaves.are_known:
             self.state = state  # more leaves may have some than before; those of the plan lie where they lay
-        if self.counts.cohorts is cohorts:
-            return True
-        if self.mode == "flat":
-            if {cohorts.get(key) for key in self.keys} != {self.entries[0].cohort}:
-                return False
-        elif any(cohorts.get(entry.key) != entry.cohort for entry in self.entries):
-            return False
-        self.counts = self.counts._replace(cohorts=cohorts)
-        return True
+        return self.leaves.follow(cohorts)
 
     def takes_over(self, params: Any) -> bool:
         """Whether parameters are other arrays than before but alike, which the plan has then taken up."""
@@ -364,7 +351,6 @@ class Plan(Table):
             tuner.end(begin)
 
     def _run_all(self, params: Any, calls: list[tuple[Any, ...]], after: Iterator[None]) -> None:
-        """Calls the kernels of all launches, with arrays staged before and put back behind each."""
         fetch_values(self._launches, params)
         work = chain(kernels(self._launches, calls), after, assignments(self._launches, params))
         try:
@@ -399,14 +385,8 @@ class Plan(Table):
     def _write_scalars(self, scalars: list[tuple[float, ...]]) -> None:
         place = 0
         for values in scalars:
-            _pack(len(values))(self._scalars_memory, place, *values)
+            packing(len(values))(self._scalars_memory, place, *values)
             place += self._scalars_stride
-
-
-@cache
-def _pack(count: int) -> Callable[..., None]:
-    """Writes so many float64 numbers to a buffer, from an offset on."""
-    return struct.Struct(f"{count}d").pack_into
 
 
 def _gradient_pass(kind: str | None) -> tuple[Any, ...]:

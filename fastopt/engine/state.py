@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastopt import checks
 from fastopt.flat import Array, ViewDict
 from fastopt.kernels import array_scan
 
@@ -177,6 +178,30 @@ class State:
         self.__init__(slots, layouts)  # type: ignore[misc]
         for mine, copied in zip(self.blocks, blocks, strict=True):
             mine[...] = copied
+
+
+def state_for(
+    owner: str, state: State | None, slots: Slots, named: Mapping[Hashable, tuple[str, Array]]
+) -> tuple[State, set[Hashable]]:
+    """Return the state with what begins at this step: all of it, that of new keys, or averages; and the new keys.
+
+    named : the parameters and their names in error texts
+    """
+    known: Mapping[Hashable, Layout] = {} if state is None else state.layouts
+    for key, (name, array) in named.items():
+        if key in known:
+            checks.replaced(owner, name, array, *known[key][:2])
+    arrays = {key: array for key, (_, array) in named.items()}
+    begun = {key: array for key, array in arrays.items() if key not in known}
+    if state is None:
+        return State(slots, {key: layout_of(array) for key, array in begun.items()}, begun), set(begun)
+    more = {slot: value for slot, value in slots.items() if slot not in state.slots}
+    if more:  # an average that is wanted from now on
+        missing = [key for key in known if key not in arrays]
+        if missing and PARAMETER in more.values():
+            raise ValueError(checks.first_average(owner, missing))
+        state = state.with_slots(more, arrays)
+    return state.with_leaves(slots, begun) if begun else state, set(begun)
 
 
 def _copy_views(

@@ -69,8 +69,8 @@ def make(optimizer: Any, params: Any, grads: Any, report: bool) -> Report | None
         parts, options = optimizer._parts(plan, step, known, begins=not is_known)
     elif options is None:
         options = settings.__dict__["_options"] = settings._wanted_options()
-    steps, averaged = (own["_counts"], own["_averages"]) if is_known else plan.counts[1:]
-    if not plan.tracks:
+    steps, averaged = (own["_counts"], own["_averages"]) if is_known else plan.leaves.counts[1:]
+    if not plan.leaves.are_known:
         steps = (optimizer._steps,)
     if len(parts) < len(plan.cohorts):
         parts = parts * len(plan.cohorts)
@@ -96,14 +96,15 @@ def make(optimizer: Any, params: Any, grads: Any, report: bool) -> Report | None
     lagging = catch_up.Step(optimizer, plan, params, parts) if optimizer._lags or plan.rows_launches else None
     if lagging:
         writes = chain(writes, lagging.marks())
-    steps, cohorts = counted(steps, plan.stepping), plan.counts.cohorts
+    steps, cohorts = counted(steps, plan.leaves.stepping), plan.leaves.counts.cohorts
 
     calls: tuple[one_call.Call, ...] = ()
     varies = report or averaging or lagging or groups or by_array or optimizer._scheduled
     if not varies and settings.clip_norm == math.inf and optimizer.on_nonfinite == "propagate":
         if others:  # of which some may have calls of other settings
-            counted_so = [other for other in others if not other.tracks or other.counts.cohorts is cohorts]
-            calls = tuple([other.call for other in counted_so if other.call in known_calls])
+            calls = tuple(
+                [other.call for other in others if other.call in known_calls and other.leaves.follow(cohorts)]
+            )
         call = one_call.call_for(plan, options) if is_known and plan.looked else None
         calls = (call, *calls) if call else calls
     plan.stepped = False
@@ -233,5 +234,5 @@ def _averages(
         scalars, options = [own + more for own, more in zip(scalars, rows, strict=True)], (*options, *after)
     if "averaging" in after:
         writes = averages.of_resting(plan, params, after["averaging"])
-        averaged = counted(averaged, (*plan.stepping, *plan.resting))
+        averaged = counted(averaged, (*plan.leaves.stepping, *plan.leaves.resting))
     return scalars, options, averaged, writes

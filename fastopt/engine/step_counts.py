@@ -66,3 +66,31 @@ def counted(counts: Counts, cohorts: Iterable[int]) -> Counts:
     for cohort in cohorts:
         result[cohort] += 1
     return tuple(result)
+
+
+class CountedLeaves:
+    """The leaves of a plan, by cohort.
+
+    counts : those of all leaves before its first step; None where leaves are not known, and not counted
+    updated, others : the leaves that a step updates, and those that it leaves alone
+    """
+
+    def __init__(self, counts: StepCounts | None, updated: list[Hashable], others: list[Hashable]) -> None:
+        self.are_known = counts is not None
+        divided = None if counts is None else counts.divided(updated, others)
+        self.counts = divided if divided and divided.steps else StepCounts({}, (0,), (0,))
+        """The same with cohorts of which a step counts each as a whole."""
+        self.cohort_of = {leaf: self.counts.cohorts.get(leaf, 0) for leaf in (*updated, *others)}
+        self.stepping = tuple(dict.fromkeys(self.cohort_of[leaf] for leaf in updated)) if self.are_known else (0,)
+        """The cohorts that a step counts."""
+        self.resting = tuple({self.cohort_of[leaf] for leaf in others} - {*self.stepping})
+        """Those that are there too, of which averages are."""
+
+    def follow(self, cohorts: Mapping[Hashable, int]) -> bool:
+        """Whether the leaves are counted so by the cohorts of today, too."""
+        if not self.are_known or self.counts.cohorts is cohorts:
+            return True
+        if any(cohorts.get(leaf) != cohort for leaf, cohort in self.cohort_of.items()):
+            return False
+        self.counts = self.counts._replace(cohorts=cohorts)
+        return True
