@@ -15,13 +15,15 @@ import numpy as np  # the book's scripts have no import of NumPy but `from commo
 from fastopt import names as _names
 from fastopt import optimizers, schedules
 from fastopt.averages import EMA, SWA, Lookahead
-from fastopt.checkpoint import CheckpointError
+from fastopt.checkpoint.state_dict import CheckpointError
 from fastopt.compare import check
 from fastopt.custom_rule import rule
 from fastopt.flat import FlatDict, flatten
 from fastopt.groups import NO_DECAY_ON_VECTORS, Groups, is_vector
+from fastopt.minimization import minimize
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers import *  # noqa: F403
+from fastopt.profiling import profile
 from fastopt.rows import Rows
 from fastopt.threads import num_threads, set_num_threads
 from fastopt.tuning import set_tuning
@@ -39,8 +41,10 @@ __all__ = [
     "check",
     "flatten",
     "is_vector",
+    "minimize",
     "np",
     "num_threads",
+    "profile",
     "rule",
     "schedules",
     "set_num_threads",

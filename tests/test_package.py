@@ -31,7 +31,7 @@ else:
 """
 
 
-# In the checkout the folder `kernels` can be imported as what it is, a folder that Python was started in.
+# Where the checkout is on Python's path its link `kernels` can be imported as what it is.
 WITHOUT_CHECK = STEP[: STEP.index("try:")] + "print(fastopt.kernels.__file__)"
 
 
@@ -97,8 +97,8 @@ def test_installing_the_checkout(options, source, tmp_path):
     command = [str(executable), "-m", "pip", "install", "--quiet", "--no-deps", *options, "."]
     subprocess.run(command, cwd=source, check=True)
     for folder in (tmp_path, source):  # Python started in the checkout finds that first
-        where = Path(
-            python(STEP if folder == tmp_path else WITHOUT_CHECK, cwd=folder, executable=str(executable)).stdout.strip()
-        )
         inside_checkout = folder == source or options == ("-e",)
+        where = Path(
+            python(WITHOUT_CHECK if inside_checkout else STEP, cwd=folder, executable=str(executable)).stdout.strip()
+        )
         assert where == (source if inside_checkout else Path(inside)) / "fastopt" / "kernels" / "__init__.py"

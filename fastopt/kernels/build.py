@@ -339,7 +339,8 @@ def machinery_modules() -> list[types.ModuleType]:
     while pending:
         module = pending.pop()
         modules[module.__name__] = module
-        for value in vars(module).values():
+        values = list(vars(module).values())
+        for value in [*values, *(item for table in values if isinstance(table, dict) for item in table.values())]:
             name = value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", None)
             if isinstance(name, str) and name.startswith(f"{package}.") and name not in modules and name in sys.modules:
                 pending.append(sys.modules[name])
