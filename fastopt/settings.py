@@ -99,6 +99,6 @@ class PlanSettings:
         for part in self._distinct:
             part.at(step, asked)
         if self._options is None or self._options_vary:
-            wanted = {option for part in self._distinct for option in part.values._options}
+            wanted = {option for part in self._distinct for option in part.values._options or ()}
             self._options = tuple([option for option in OPTIONS if option in wanted])
         return self._parts, self._options

@@ -83,13 +83,14 @@ def _amounts(settings: Any, plan: Plan, parts: list[Any], options: tuple[str, ..
     if "scale" in options:  # which is the first of them
         by_array = plan.by_array and any(part.clip_array_norm < math.inf for part in parts)
         factors = _factors(settings, plan, parts) if by_array else [_factor(settings, plan)] * len(parts)
-        tails, others = [(factor,) for factor in factors], options[:0:-1]
     else:
-        tails, others = [()] * len(parts), options[::-1]
-    return [
-        (*[AMOUNTS[option](part) if option in part._options else NOTHING[option] for option in others], *tail)
-        for part, tail in zip(parts, tails, strict=True)
+        factors = []
+    others = options[len(factors) > 0 :][::-1]
+    rows = [
+        tuple([AMOUNTS[option](part) if option in part._options else NOTHING[option] for option in others])
+        for part in parts
     ]
+    return [(*row, factor) for row, factor in zip(rows, factors, strict=True)] if factors else rows
 
 
 def _factor(settings: Any, plan: Plan) -> float:
