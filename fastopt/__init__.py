@@ -57,6 +57,11 @@ try:
 except _PackageNotFoundError:  # a zip file of the package alone
     __version__ = "unknown"
 
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])
+
+
 if not _typing.TYPE_CHECKING:  # to which it would make every name known
 
     def __getattr__(name: str) -> object:

@@ -16,6 +16,7 @@ from fastopt.averages import EMA, SWA, AveragedWeights, Lookahead
 from fastopt.checkpoint.saving import Saving
 from fastopt.engine import catch_up, step
 from fastopt.engine.launch import BARE
+from fastopt.engine.norms import ONE_PROCESS
 from fastopt.engine.plan import Plan
 from fastopt.engine.state import State
 from fastopt.flat import Array
@@ -140,6 +141,7 @@ class Optimizer(Saving, AveragedWeights):
     _calls = cast("tuple[Any, ...]", ())  # steps of these plans in one call, as long as nothing is assigned
     _scheduled = cast("tuple[str, ...]", ())
     _kept_settings = cast("StepSettings | None", None)  # as long as nothing is assigned, nor groups changed
+    _processes = ONE_PROCESS
     _lags = cast("dict[Any, catch_up.Lag]", MappingProxyType({}))  # by key, where rows wait for steps that they skipped
 
     def scalars(self, step: int) -> tuple[float, ...]:

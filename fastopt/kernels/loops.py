@@ -242,7 +242,7 @@ def norm_span(table, starts, first, last, form):  # type: ignore[no-untyped-def]
 
 
 def quick_norm_span(table, starts, first, last, form):  # type: ignore[no-untyped-def]
-    """Writes to the tally the sum of squares of the gradients as a plain float64 sum, and nothing else.
+    """`norm_span` by a plain float64 sum, as if rounding had taken nothing from it.
 
     LLVM adds it up in whatever order it likes: `norms.QUICK_ERROR` is right for all of them.
     """
@@ -256,6 +256,7 @@ def quick_norm_span(table, starts, first, last, form):  # type: ignore[no-untype
         for index in range(first - begin, end - begin):
             total = plus_square(total, np.float64(load(gradient, index, DTYPE)[0]))
         put(tally, FIELDS * (piece + array) + TOTAL, total)
+        put(tally, FIELDS * (piece + array) + REST, 0.0)
         first = end
         if end == starts[array + 1]:
             array += 1

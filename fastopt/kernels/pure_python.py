@@ -91,7 +91,7 @@ def interpreted(rule: Rule, dtype: str, which: str, options: tuple[str, ...] = (
             if which == "norm":
                 cells[TOTAL], cells[REST] = _squares(gradient)
             elif which == "quick_norm":
-                cells[TOTAL] = np.square(gradient).sum()
+                cells[TOTAL], cells[REST] = np.square(gradient).sum(), 0.0
             elif which == "measure" or which in FACTORS:
                 measures = [formula(*(array[index] for array in arrays), *constants) for index in range(size)]
                 one, other = FACTORS.get(which, 1.0) * np.array(measures, np.float64).reshape(-1, 2).T
