@@ -429,6 +429,6 @@ class Optimizer(Saving, AveragedWeights):
 
 
 _FORGOTTEN = {"_plan": None, "_report_plan": None, "_others": (), "_calls": ()}
-_NOT_SAVED = {*_FORGOTTEN, "_kept_settings", "_tuners"}
+_NOT_SAVED = {*_FORGOTTEN, "_kept_settings", "_tuners", "_processes"}
 
 Optimizer._shared = frozenset(Optimizer._hyperparameters())
