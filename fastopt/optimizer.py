@@ -20,14 +20,15 @@ from fastopt.engine.plan import Plan
 from fastopt.engine.state import State
 from fastopt.engine.step_counts import Counts, StepCounts
 from fastopt.flat import Array
-from fastopt.groups import Groups
+from fastopt.groups import NO_GROUPS, Groups, Part
 from fastopt.kernels import RULES
 from fastopt.kernels.averages import SLOTS
 from fastopt.kernels.build import Rule
 from fastopt.kernels.stores import FORMS, PLAIN
 from fastopt.leaves import Leaves
 from fastopt.report import Report
-from fastopt.settings import Settings
+from fastopt.settings import Asked, StepSettings
+from fastopt.shared_settings import SharedSettings
 from fastopt.tuning import AS_THEY_COME, Tuning
 
 if TYPE_CHECKING:
@@ -37,14 +38,15 @@ Params = TypeVar("Params")
 
 
 @dataclass(init=False, eq=False, repr=False)
-class Optimizer(Settings, Saving, AveragedWeights, Leaves):
+class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves):
     """What all optimizers share; a subclass names its rule, its hyperparameters and how they become scalars.
 
     Hyperparameters are attributes and may be changed between steps. One that is a number may also be a schedule
     (`fastopt.schedules`) or any function of the step, counted from 1. Each name in the rule's state (`m`, `v`, `h`) is
     an attribute too: None before the first step, then a dict of arrays by key (or one array, where parameters are one
-    array) whose values are the state itself. `iter` is the number of steps taken, `skipped` that of steps that
-    `on_nonfinite="skip"` did not make. Pickle and `copy.deepcopy` keep settings, state and step count.
+    array) whose values are the state itself. `iter` is the number of steps taken, which schedules see; bias corrections
+    and the like take the step count of each leaf, which is that of the steps in which it was updated. `skipped` is the
+    number of steps that `on_nonfinite="skip"` did not make. Pickle and `copy.deepcopy` keep settings, state and counts.
     """
 
     rule: ClassVar[str]
@@ -88,6 +90,7 @@ class Optimizer(Settings, Saving, AveragedWeights, Leaves):
     _cohorts = cast("Mapping[Any, int]", MappingProxyType({}))
     _counts = cast("Counts", ())
     _averages = cast("Counts", ())
+    _kept_settings = cast("StepSettings | None", None)  # as long as nothing is assigned, nor groups changed
     _processes = ONE_PROCESS
     _lags = cast("dict[Any, catch_up.Lag]", MappingProxyType({}))  # by key, where rows wait for steps that they skipped
 
@@ -131,7 +134,8 @@ class Optimizer(Settings, Saving, AveragedWeights, Leaves):
         ----------
         params : dict of arrays, FlatDict, or one array
             float32 or float64 arrays of any shape and strides, both dtypes if you like. Plain numbers work too:
-            their entries are replaced. The same array under several keys is updated once per key.
+            their entries are replaced. The same array under several keys is updated once per key. A key that is new
+            begins with fresh state and a step count of its own; one that is gone keeps its state until `forget`.
         grads : dict with at least the keys of `params`, FlatDict, or one array
             Gradients of the shapes of the parameters. Another real dtype or memory layout is converted first. None
             leaves parameter and state of that key as they are; `Rows` are the gradient of some rows alone.
@@ -146,7 +150,7 @@ class Optimizer(Settings, Saving, AveragedWeights, Leaves):
         ValueError
             if shapes differ, a parameter is read-only, arrays that are written overlap, or a schedule leaves the range.
         KeyError
-            if a gradient is missing, or a parameter was not there at the first step.
+            if a gradient is missing, or one bare array comes where a dict was before.
         FloatingPointError
             if a gradient is NaN or infinite, or too large for a rule that squares it, and `on_nonfinite` is "raise".
 
@@ -294,12 +298,12 @@ class Optimizer(Settings, Saving, AveragedWeights, Leaves):
         elif name in self._rule.state or name in SLOTS.values():
             checks.state_value(owner.__name__, name, value)
             self._forget_plans()
-            self.__dict__.update(_state=None, _lags={}, **_NO_COUNTS)
+            self.__dict__.update(_state=None, _lags={}, _cohorts={}, _counts=(), _averages=())
             return
         elif name != "iter":
             raise AttributeError(names.unknown_attribute(owner.__name__, name, *self._public_names()))
         if not name.startswith("_"):
-            self.__dict__.update(_copies=None, _calls=())
+            self.__dict__.update(_kept_settings=None, _calls=())
         object.__setattr__(self, name, value)
 
     if TYPE_CHECKING:  # the state of all rules
@@ -307,6 +311,27 @@ class Optimizer(Settings, Saving, AveragedWeights, Leaves):
         weight_average = slow_weights = Slot()
     else:  # to a type checker they would make all names known
         __getattr__, __setattr__ = _attribute, _assign
+
+    def _at(self, step: int, part: Part = NO_GROUPS, asked: Asked | None = None) -> Any:
+        """Something with the settings of a step as numbers, those of a part; see `settings`."""
+        return self._step_settings().at(step, part, {} if asked is None else asked)
+
+    def _parts(self, plan: Plan, step: int, asked: Asked, begins: bool = True) -> tuple[list[Any], tuple[str, ...]]:
+        """The settings of a step for each part of a plan, and the options that some of them call for.
+
+        begins : whether it is the plan's first step, at which the state of some leaves may begin
+        """
+        settings = self._step_settings()
+        if begins and self._rule.state:
+            parts = {entry.groups for entry in plan.entries if entry.key in plan.begun}
+            settings.refuse_another_start(parts, step, asked)
+        return settings.of_plan(plan, step, asked)
+
+    def _step_settings(self) -> StepSettings:
+        settings = self._kept_settings
+        if settings is None or settings.changes != self.groups.changes:
+            settings = self.__dict__["_kept_settings"] = StepSettings(self)
+        return settings
 
     def _public_names(self) -> tuple[list[str], list[str]]:
         """What can be set, and what can be called."""
@@ -338,6 +363,5 @@ class Optimizer(Settings, Saving, AveragedWeights, Leaves):
             del own["_stepping"]
 
 
-_NO_COUNTS: dict[str, Any] = {"_cohorts": {}, "_counts": (), "_averages": ()}
 _FORGOTTEN = {"_plan": None, "_report_plan": None, "_others": (), "_calls": ()}
-_NOT_SAVED = {*_FORGOTTEN, "_copies", "_tuners", "_processes"}
+_NOT_SAVED = {*_FORGOTTEN, "_kept_settings", "_tuners", "_processes"}

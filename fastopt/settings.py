@@ -1,153 +1,105 @@
-"""Hyperparameters of an optimizer: what all have, and their values at a step, by schedule and by group."""
+"""The settings of a step as numbers, for all parameters and for each group."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
-from fastopt import checks, hyperparameters, representation
-from fastopt.averages import EMA, SWA, Lookahead
+from fastopt import checks, hyperparameters
 from fastopt.groups import NO_GROUPS, Part
 from fastopt.kernels.transforms import OPTIONS
-from fastopt.typed import GroupSettings, Number, number
 
 if TYPE_CHECKING:
     from fastopt.engine.plan import Plan
+    from fastopt.optimizer import Optimizer
+
+Asked = dict[tuple[str, int], float]
+"""What schedules said at a step, by setting and identity of the schedule, so that each is asked once."""
 
 
-@dataclass(init=False, eq=False, repr=False)
-class Settings:
-    """The hyperparameters that all optimizers share; a rule's class adds its own."""
+class StepSettings:
+    """Settings of an optimizer at a step; kept from step to step as long as nothing is assigned and no group changes.
 
-    on_nonfinite: Literal["propagate", "raise", "skip"] = field(default="propagate", kw_only=True, repr=False)
-    """What to do about gradients that are NaN or infinite, or, in a rule that squares them, so large that their squares
-    are infinite (beyond 1.8e19 in float32, 1.3e154 in float64, after scale and clipping): "propagate" them into the
-    parameters, as the textbook; "raise" FloatingPointError before anything is written; "skip" the step, which then does
-    not count."""
+    Each part of the parameters has a copy of the optimizer without state, in which only the values of schedules change.
+    """
 
-    max_skips: Number = field(default=number(math.inf), kw_only=True, repr=False)
-    """How many steps in a row `on_nonfinite="skip"` leaves out before FloatingPointError is raised."""
+    def __init__(self, optimizer: Optimizer) -> None:
+        self.owner, self.groups, self.changes = type(optimizer), optimizer.groups, optimizer.groups.changes
+        self._own = {name: value for name, value in optimizer.__dict__.items() if not name.startswith("_")}
+        self._by_part: dict[Part, _PartSettings] = {}
 
-    weight_decay: Number = field(default=number(0.0), kw_only=True, repr=False)
-    """The weight of the L2 penalty `weight_decay p^2 / 2`, whose gradient is added: `g = g + weight_decay p`."""
+    def at(self, step: int, part: Part, asked: Asked) -> Any:
+        """A copy of the optimizer whose settings are numbers, those of a part at a step."""
+        return self._part(part).at(step, asked)
 
-    decoupled: bool = field(default=False, kw_only=True, repr=False)
-    """Whether weights decay beside the rule, `p = p - lr weight_decay p` before its step, and not by the gradient."""
+    def of_plan(self, plan: Plan, step: int, asked: Asked) -> tuple[list[Any], tuple[str, ...]]:
+        """The settings of each part of a plan, and the options that some of them call for."""
+        if plan.settings is None or plan.settings.whole is not self:
+            plan.settings = PlanSettings(self, [self._part(part) for part in plan.parts])
+        return plan.settings.at(step, asked)
 
-    maximize: bool = field(default=False, kw_only=True, repr=False)
-    """Whether to go uphill: `g = -g`."""
+    def refuse_another_start(self, parts: Iterable[Part], step: int, asked: Asked) -> None:
+        """Raises ValueError where the state of a part would begin with other values than that of all."""
+        start = self.at(step, NO_GROUPS, asked).start_values()
+        for part in parts:
+            if self.at(step, part, asked).start_values() != start:
+                raise ValueError(checks.read_at_the_start(self.owner.__name__, self.groups.settings_of(part)))
 
-    gradient_scale: Number = field(default=number(1.0), kw_only=True, repr=False)
-    """A factor of the gradient: 1/n where those of n micro-batches were added up, 1/s where the loss was times s."""
-
-    clip_value: Number = field(default=number(math.inf), kw_only=True, repr=False)
-    """The largest value of a gradient, `g = min(max(g, -clip_value), clip_value)`, after scale and clipping by norm."""
-
-    clip_norm: Number = field(default=number(math.inf), kw_only=True, repr=False)
-    """The largest norm of all gradients together, after scale: one larger is scaled down to it. Costs one read of the
-    gradients."""
-
-    clip_array_norm: Number = field(default=number(math.inf), kw_only=True, repr=False)
-    """The largest norm of the gradient of each array, after scale and `clip_norm`."""
-
-    centralize: bool = field(default=False, kw_only=True, repr=False)
-    """Whether the mean is taken from gradients after clipping (Yong et al., ECCV 2020, arXiv:2004.01461): from those of
-    a matrix (inputs, outputs) that over axis 0, of more dimensions (filters, ...) that over all axes but the first;
-    those of fewer are left alone. Costs one read of the gradients."""
-
-    groups: GroupSettings = field(default=number(None), kw_only=True, repr=False)
-    """Settings of a part of the parameters: `{"b*": {"lr_scale": 0.1}, "embedding": {"frozen": True}}`. See
-    `fastopt.Groups`, which this becomes; `optimizer.groups["b*"]["lr"] = 0.1` changes one between steps."""
-
-    averaging: EMA | SWA | None = field(default=None, kw_only=True, repr=False)
-    """The average of the weights that is kept beside them, `EMA` or `SWA`: state `weight_average`, by key."""
-
-    lookahead: Lookahead | None = field(default=None, kw_only=True, repr=False)
-    """`Lookahead`, by which steps go back part of the way every so often: state `slow_weights`, by key."""
-
-    _decays_itself: ClassVar[bool] = False
-    """Whether decoupled weight decay is in the formula, which `_own_decay` is for."""
-
-    # Not annotated, which would make hyperparameters of them.
-    _options = cast("tuple[str, ...] | None", None)  # what the settings call for; None: not worked out yet
-    _scheduled = cast("tuple[str, ...]", ())
-    # For each part something with its settings, and its schedules: as long as nothing is assigned, nor groups changed.
-    _copies = cast("tuple[int, dict[Part, tuple[Any, dict[str, Any]]]] | None", None)
-
-    def _own_decay(self) -> float:
-        """The weight decay of a formula that has its own."""
-        return self.weight_decay if self.decoupled else 0.0
-
-    def _wanted_options(self) -> tuple[str, ...]:
-        """The options of `fastopt.kernels.transforms` that the settings call for."""
-        wanted = {
-            "scale": self.maximize
-            or self.gradient_scale != 1
-            or self.clip_norm != math.inf
-            or self.clip_array_norm != math.inf,
-            "clip": self.clip_value != math.inf,
-            "weight_decay": self.weight_decay != 0 and not self.decoupled,
-            "decoupled_weight_decay": self.weight_decay != 0 and self.decoupled and not self._decays_itself,
-        }
-        return tuple(option for option in OPTIONS if wanted.get(option))  # a plan sees to `centralize`
-
-    def _at(self, step: int, part: Part = NO_GROUPS, known: dict[Any, float] | None = None) -> Any:
-        """Something with the settings of a step as numbers, those of a part; `known` are values of its schedules."""
-        owner, changes = type(self), self.groups.changes
-        if self._copies is None or self._copies[0] != changes:
-            self._copies = changes, {}
-        copies, known = self._copies[1], {} if known is None else known
-        if part not in copies:
-            settings = object.__new__(owner)
-            mine = settings.__dict__
-            mine.update({name: value for name, value in self.__dict__.items() if not name.startswith("_")})
-            mine.update(self.groups.settings_of(part))
-            copies[part] = settings, {name: value for name, value in mine.items() if callable(value)}
-            mine["_unscaled_lr"] = mine.get("lr")
-        settings, schedules = copies[part]
-        mine = settings.__dict__
-        for name, schedule in schedules.items():
-            key = name, id(schedule)
-            if key not in known:
-                known[key] = hyperparameters.hyperparameter_at(owner.__name__, name, schedule, step)
-            mine[name] = known[key]
-        if "lr_scale" in mine and "lr_scale" not in self.__dict__:  # not that of a rule of one's own
-            mine["lr"] = (mine["lr"] if "lr" in schedules else mine["_unscaled_lr"]) * mine["lr_scale"]
-        if "_options" not in mine or not _SHARED.isdisjoint(schedules):
-            mine["_options"] = settings._wanted_options()
-        return settings
-
-    def _parts(
-        self, plan: Plan, step: int, known: dict[Any, float], begins: bool = True
-    ) -> tuple[list[Any], tuple[str, ...]]:
-        """The settings of a step for each part of a plan, and the options that some of them call for.
-
-        begins : whether it is the plan's first step, at which the state of some leaves may begin
-        """
-        distinct = {part: self._at(step, part, known) for part in dict.fromkeys(plan.parts)}
-        if begins and plan.begun:
-            start = self._at(step, NO_GROUPS, known).start_values()
-            for part in {entry.groups for entry in plan.entries if entry.key in plan.begun}:
-                settings = self._at(step, part, known)
-                if settings.start_values() != start:
-                    raise ValueError(checks.read_at_the_start(type(self).__name__, self.groups.settings_of(part)))
-        wanted = {option for settings in distinct.values() for option in settings._options}
-        return [distinct[part] for part in plan.parts], tuple(option for option in OPTIONS if option in wanted)
-
-    @classmethod
-    def _scheduled_names(cls, settings: dict[str, Any]) -> tuple[str, ...]:
-        """Which settings are functions of the step; remembered, so that a step without any does not look."""
-        return tuple(name for name in cls._hyperparameters() if callable(settings.get(name)))
-
-    @classmethod
-    def _hyperparameters(cls) -> list[str]:
-        return [field.name for field in sorted(fields(cls), key=lambda field: bool(field.kw_only))]  # shared ones last
-
-    def __repr__(self) -> str:
-        """The settings of the rule, and all others that are not the default."""
-        return representation.of(self)
+    def _part(self, part: Part) -> _PartSettings:
+        found = self._by_part.get(part)
+        if found is None:
+            settings = {**self._own, **self.groups.settings_of(part)}
+            found = self._by_part[part] = _PartSettings(self.owner, settings, "lr_scale" in self._own)
+        return found
 
 
-_SHARED = frozenset(Settings._hyperparameters())
-"""The settings of every optimizer, which options follow from."""
+class _PartSettings:
+    """The settings of one part."""
+
+    def __init__(self, owner: type[Optimizer], settings: dict[str, Any], owns_lr_scale: bool) -> None:
+        self.owner, self.values = owner, object.__new__(owner)
+        self.values.__dict__.update(settings)
+        self.schedules = [
+            (name, schedule, (name, id(schedule))) for name, schedule in settings.items() if callable(schedule)
+        ]
+        scheduled = {name for name, *_ in self.schedules}
+        # An `lr_scale` that is not that of a rule of one's own; and lr, unless it is a schedule, before it is scaled.
+        self.scales_lr = "lr_scale" in settings and not owns_lr_scale
+        self.unscaled_lr = None if "lr" in scheduled else settings.get("lr")
+        self.options_vary = not scheduled.isdisjoint(owner._shared)
+        self.asked: Asked | None = None
+
+    def at(self, step: int, asked: Asked) -> Any:
+        """The settings at a step; schedules are asked what `asked` does not hold yet."""
+        if self.asked is asked:
+            return self.values
+        values = self.values.__dict__
+        for name, schedule, key in self.schedules:
+            if key not in asked:
+                asked[key] = hyperparameters.hyperparameter_at(self.owner.__name__, name, schedule, step)
+            values[name] = asked[key]
+        if self.scales_lr:
+            values["lr"] = (values["lr"] if self.unscaled_lr is None else self.unscaled_lr) * values["lr_scale"]
+        if self.options_vary or self.asked is None:
+            values["_options"] = self.values._wanted_options()
+        self.asked = asked
+        return self.values
+
+
+class PlanSettings:
+    """The settings of each part of a plan."""
+
+    def __init__(self, whole: StepSettings, parts: list[_PartSettings]) -> None:
+        self.whole, self._distinct = whole, list(dict.fromkeys(parts))
+        self._parts = [part.values for part in parts]
+        self._options_vary = any(part.options_vary for part in parts)
+        self._options: tuple[str, ...] | None = None
+
+    def at(self, step: int, asked: Asked) -> tuple[list[Any], tuple[str, ...]]:
+        """Of a step; with the options that some part calls for."""
+        for part in self._distinct:
+            part.at(step, asked)
+        if self._options is None or self._options_vary:
+            wanted = {option for part in self._distinct for option in part.values._options or ()}
+            self._options = tuple([option for option in OPTIONS if option in wanted])
+        return self._parts, self._options
