@@ -23,7 +23,7 @@ from fastopt.flat import Array
 from fastopt.groups import NO_GROUPS, Groups, Part
 from fastopt.kernels import RULES
 from fastopt.kernels.averages import SLOTS
-from fastopt.kernels.build import Rule
+from fastopt.kernels.rule import Rule
 from fastopt.kernels.stores import FORMS, PLAIN
 from fastopt.leaves import Leaves
 from fastopt.report import Report

@@ -12,8 +12,8 @@ from fastopt import checks
 from fastopt.checks import CheckpointError
 from fastopt.engine.launch import BARE, as_number
 from fastopt.flat import Array
-from fastopt.kernels.build import Rule
 from fastopt.kernels.intrinsics import FLUSHED, SIGN_KEPT, smallest_state
+from fastopt.kernels.rule import Rule
 
 NAME = "p"
 """What they are called in a file, where state has the name of its slot; no slot may have this one."""

@@ -23,8 +23,9 @@ from fastopt.engine.state import Layout, State, lies_in, state_for
 from fastopt.engine.step_counts import CountedLeaves, StepCounts
 from fastopt.flat import Array, FlatDict
 from fastopt.groups import NO_GROUPS, Groups, Part, selects
-from fastopt.kernels import RULES, array_scan, averages, build
-from fastopt.kernels.build import Rule
+from fastopt.kernels import RULES, array_scan, averages
+from fastopt.kernels.compile import compiled
+from fastopt.kernels.rule import Rule
 from fastopt.kernels.transforms import OPTIONS
 from fastopt.rows import Rows
 
@@ -380,4 +381,4 @@ def _is_direct(entry: Entry) -> bool:
 def compiled_scan() -> Any:
     """`array_scan.scan`, compiled."""
     number, row, table = types.int64, types.Array(types.int64, 1, "C"), types.Array(types.int64, 2, "C")
-    return build.compiled(array_scan.scan, *[number] * 5, table, row, table, table)
+    return compiled(array_scan.scan, *[number] * 5, table, row, table, table)

@@ -15,7 +15,8 @@ from fastopt import tuning
 from fastopt.engine.plan import Plan
 from fastopt.engine.step_counts import Counts
 from fastopt.flat import Array, FlatDict
-from fastopt.kernels import array_scan, build, one_call
+from fastopt.kernels import array_scan, flags, one_call
+from fastopt.kernels.compile import compiled_for_c, form_address
 from fastopt.kernels.stores import FORMS, PLAIN
 from fastopt.tuning import Tuner
 
@@ -37,7 +38,7 @@ def prepare(plan: Plan) -> None:
     if not getattr(sys, "_is_gil_enabled", lambda: True)():  # which keeps other threads away from what is looked at
         return
     # To replace a float under another key than a string may run code of the key's.
-    if plan._scan is None or build.CHECK or any((type(at.value), type(at.key)) != (float, str) for at in specials):
+    if plan._scan is None or flags.CHECK or any((type(at.value), type(at.key)) != (float, str) for at in specials):
         return
     floats = np.zeros((len(specials), 2))
     for number, entry, pair in zip(plan._special_numbers, specials, floats, strict=True):
@@ -140,7 +141,7 @@ def _flat(method: Any, layout: Any) -> Any:
 
 def _tuned(method: Any, words: Array, tuner: Tuner, dtype: str) -> Any:
     """The same in the form that a tuner chooses, which is told how long each step takes."""
-    addresses = [build.form_address(form, dtype) for form in range(len(FORMS))]
+    addresses = [form_address(form, dtype) for form in range(len(FORMS))]
 
     def call(*arguments: Any) -> int:
         if tuning.fixed() is not None:
@@ -170,7 +171,7 @@ class _Definition(ctypes.Structure):
 @cache
 def compiled_call() -> _Definition:
     """`one_call`, compiled."""
-    address = 0 if config.DISABLE_JIT else build.compiled_for_c(one_call.one_call, 3)
+    address = 0 if config.DISABLE_JIT else compiled_for_c(one_call.one_call, 3)
     return _Definition(b"one_call", address, METH_FASTCALL, None)
 
 

@@ -22,9 +22,9 @@ from fastopt.engine.overlaps import moved_blocks
 from fastopt.engine.state import Layout, State
 from fastopt.flat import Array
 from fastopt.groups import Groups
-from fastopt.kernels import array_scan, build
-from fastopt.kernels.build import Rule
+from fastopt.kernels import array_scan, flags
 from fastopt.kernels.loops import DOWN, FIELDS, NONFINITE, REST, SECOND_REST, SECOND_TOTAL, TOTAL, UP
+from fastopt.kernels.rule import GRADIENT_MEASURE, NO_RULE, Rule
 from fastopt.report import Report
 from fastopt.rows import Rows
 from fastopt.settings import PlanSettings
@@ -246,12 +246,10 @@ class Plan(Table):
         self._run_before(*call)
         return [launch.tally for launch in self._launches if launch.tally is not None]
 
-    def _run_before(
-        self, which: str, rule: Rule = build.NO_RULE, options: tuple[str, ...] = (), params: Any = None
-    ) -> None:
+    def _run_before(self, which: str, rule: Rule = NO_RULE, options: tuple[str, ...] = (), params: Any = None) -> None:
         """Runs a kernel that writes no parameter; `params` are needed where it reads them."""
         calls = [launch.call(rule, which, options) for launch in self._launches]
-        if build.CHECK:
+        if flags.CHECK:
             check_addresses(self)
         for launch, (kernel, table, starts, threads) in zip(self._launches, calls, strict=True):
             if params is not None:
@@ -350,7 +348,7 @@ class Plan(Table):
             tuner = None if report else self.tuner
         # Compiles before anything of the user's is written.
         calls = [launch.call(self.rule, which, options, choice) for launch in self._launches]
-        if build.CHECK:
+        if flags.CHECK:
             check_addresses(self)
         begin = 0 if tuner is None else tuner.begin()
         if len(calls) == 1 and not self._launches[0].staged and after is NOTHING:
@@ -375,7 +373,7 @@ class Plan(Table):
 
     def tuned_by(self, tuners: dict[Any, Tuner]) -> None:
         """Takes the tuner for arrays of these sizes out of those of an optimizer, or puts one there."""
-        if tuning.why_not(self.parameter_bytes) is None and build.compiles():
+        if tuning.why_not(self.parameter_bytes) is None and flags.compiles():
             moved_bytes = [launch.moved_bytes for launch in self._launches if launch.parameter_bytes]
             self.tuner = tuners.setdefault(tuple(moved_bytes), Tuner(moved_bytes))
 
@@ -401,7 +399,7 @@ class Plan(Table):
 
 def _gradient_pass(kind: str | None) -> tuple[Any, ...]:
     """Kernel and rule of a pass that adds up the squares of gradients."""
-    return ("norm",) if kind is None else (kind, build.GRADIENT_MEASURE)
+    return ("norm",) if kind is None else (kind, GRADIENT_MEASURE)
 
 
 def _as_seen(gradient: Any, layout: Layout) -> Array:
