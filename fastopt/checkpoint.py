@@ -11,10 +11,10 @@ import numpy as np
 
 from fastopt import averages, checkpoint_params, checks, lag, ranges
 from fastopt.checks import CheckpointError as CheckpointError
+from fastopt.containers import BARE
 from fastopt.flat import Array
 from fastopt.groups import Groups
 from fastopt.kernels.averages import SLOTS
-from fastopt.launch import BARE
 from fastopt.schedules import Schedule
 from fastopt.state import Layout, State, layout_of
 

@@ -19,10 +19,10 @@ from safetensors import numpy as safetensors
 
 from fastopt import averages, checkpoint_params, files
 from fastopt.checkpoint import CheckpointError, Mismatch, load_state_dict, one_line, same_rule
+from fastopt.containers import BARE
 from fastopt.flat import Array
 from fastopt.groups import PREDICATES, Groups
 from fastopt.kernels.averages import SLOTS
-from fastopt.launch import BARE
 from fastopt.schedules import from_dict, to_dict
 from fastopt.state import layout_of
 
