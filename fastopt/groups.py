@@ -59,12 +59,18 @@ class Group(UserDict[str, Any]):
 
 
 class Groups(UserDict[Any, Group]):
-    """Groups by what selects them; where several select an array, settings of later ones count.
+    """Groups by what selects them; if several groups match an array, the last one wins.
 
-    owner : the class of the optimizer
-    groups : {selector: {setting: value}}; a selector is a key, a pattern of keys such as "b*" (of `fnmatch`), or a
-        function `(key, array) -> bool`
+    Parameters
+    ----------
+    owner : type
+        The class of the optimizer.
+    groups : dict
+        {selector: {setting: value}}; a selector is a key, a pattern of keys such as "b*" (of `fnmatch`), or a function
+        `(key, array) -> bool`.
 
+    Notes
+    -----
     A group's own `lr` takes the place of the optimizer's, and of its schedule; `lr_scale` multiplies whatever lr is, a
     schedule too, as schedulers of PyTorch do in all groups. It may be a schedule itself.
 

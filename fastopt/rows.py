@@ -31,7 +31,7 @@ class Rows:
     ----------
     indices : integer array of shape (n,)
         The rows, from 0 on, in any order, each as often as you like. Negative ones are refused.
-    values : array of shape (n, *parameter.shape[1:])
+    values : array of shape (n, ...), that of `parameter[indices]`
         The gradient of each. Another real dtype than the parameter's is converted first, before they are summed.
     exact : bool, default False
         Whether the other rows take the step too, with a gradient of zero, as in the dense step: not now, but when they

@@ -2,18 +2,16 @@
 
 import dataclasses
 import re
-from pathlib import Path
 
 import pytest
 
 import fastopt
-from docs import render
+from docs import build, latex, paths, render
 from fastopt import cli, docstrings
+from fastopt.experiments import ravine
 from fastopt.explain import explain, find
 from fastopt.optimizers import OPTIMIZERS
 from tests.test_cli import run
-
-DOCS = Path(__file__).parent.parent / "docs"
 
 
 @pytest.fixture(scope="module")
@@ -21,10 +19,17 @@ def pages():
     return render.pages()
 
 
-def test_the_pages_are_what_the_docstrings_say(pages):
-    assert {path.name for path in DOCS.glob("*.md")} == set(pages)
-    for name, text in pages.items():
-        assert (DOCS / name).read_text(encoding="utf-8") == text, "run python -m docs.render"
+def test_every_public_name_is_looked_for():
+    names = build.public_names()
+    assert {
+        "fastopt.Adam",
+        "fastopt.Rows",
+        "fastopt.schedules.Cosine",
+        "fastopt.nn.Affine",
+        "fastopt.reference.Adam",
+    } <= names
+    assert build.missing(names) == []
+    assert build.missing(names - {"fastopt.Rows"}) == ["fastopt.Rows"]
 
 
 @pytest.mark.parametrize("rule", OPTIMIZERS)
@@ -41,16 +46,42 @@ def test_every_docstring_says_what_there_is_to_say(rule):
 
 
 @pytest.mark.parametrize("rule", OPTIMIZERS)
-def test_every_optimizer_is_in_the_table_and_on_its_page(rule, pages):
+def test_every_optimizer_has_its_page_and_its_row(rule, pages):
     optimizer = OPTIMIZERS[rule]
     size = docstrings.bytes_per_element(optimizer)
-    page = f"{optimizer.__module__.split('.')[-1]}.md"
     (row,) = re.findall(
-        rf"^\| \[`{optimizer.__name__}`\]\({page}#{optimizer.__name__.lower()}\): .* \|$", pages["README.md"], re.M
+        rf"^\| \[`{optimizer.__name__}`\]\({rule}.md\) \| .* \|$", pages[f"{render.FOLDER}/index.md"], re.M
     )
-    assert f"| {size} |" in row and all(f"`{slot}`" in row for slot in optimizer._rule.state)
-    assert row.count("PyTorch: ") == 1 and len(re.findall(r"(?<!\\)\|", row)) == 7
-    assert f"\n## {optimizer.__name__}\n" in pages[page]
+    assert row.endswith(f"| {size} |") and all(f"`{slot}`" in row for slot in optimizer._rule.state)
+    assert len(re.findall(r"(?<!\\)\|", row)) == 5
+    page = pages[f"{render.FOLDER}/{rule}.md"]
+    assert page.startswith(f"# {optimizer.__name__}\n") and f"**{size} bytes" in page and "{cite}`" in page
+    assert page.count(r"\begin{aligned}") == 1 and f"/_generated/paths/{rule}.svg" in page
+    assert all(f"\n{other}\n: " in page for other in ("PyTorch", "Keras", "optax"))
+
+
+def test_equations_become_latex():
+    lines = ["h_t = decay_rate h_{t-1} + g_t^2", "p_t = p_{t-1} - lr g_t / (sqrt(h_t) + eps),  with the norms |g_t|"]
+    text, used = latex.equations(lines, {"decay_rate", "lr", "eps", "h"})
+    assert used == ["decay_rate", "lr", "eps"]
+    assert r"h_{t} &= {\rho} \, h_{t-1} + g_{t}^{2} \\" in text
+    assert r"\frac{{\eta} \, g_{t}}{\sqrt{h_{t}} + {\varepsilon}}" in text and r"\text{ with the norms }" in text
+    assert r"\lVert g_{t} \rVert" in text
+
+
+@pytest.mark.parametrize("rule", OPTIMIZERS)
+def test_braces_of_equations_match(rule):
+    optimizer = OPTIMIZERS[rule]
+    names = {*optimizer._rule.scalars, *optimizer._rule.state, *optimizer._hyperparameters()}
+    text, _ = latex.equations(docstrings.equations(optimizer), names)
+    assert text.count("{") == text.count("}") and text.count(r"\left") == text.count(r"\right")
+    assert text.count("&=") == len(docstrings.equations(optimizer))
+
+
+def test_every_path_goes_down_the_ravine():
+    for rule in OPTIMIZERS:
+        path = paths.path(rule, paths.settings(rule))
+        assert ravine.height(*path[-1]) < ravine.height(*path[0]) / 2, rule
 
 
 @pytest.mark.parametrize("rule", OPTIMIZERS)
@@ -83,8 +114,7 @@ def test_settings_of_every_optimizer_are_listed_once(pages):
     for name, _, text in shared:
         assert text.endswith(".") and "\n" not in text
         assert len(re.findall(rf"^  {name}  ", explained.partition("Settings of every optimizer:")[2], re.M)) == 1
-        assert sum(page.count(f"\n- **{name}**, default ") for page in pages.values()) == 1
-    assert "- **clip_norm**, default infinity: The largest norm of all" in pages["README.md"]
+        assert pages[f"{render.FOLDER}/index.md"].count(f"\n`{name}` : default ") == 1
 
 
 def test_explain_shows_what_goes_before_the_formula():

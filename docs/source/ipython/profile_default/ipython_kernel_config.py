@@ -1,0 +1,13 @@
+"""Pictures of executed pages: vector graphics of one size."""
+
+c = get_config()  # noqa: F821
+c.InlineBackend.figure_formats = {"svg"}
+c.InlineBackend.rc = {
+    "figure.figsize": (7.0, 3.6),
+    "figure.dpi": 100,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "svg.hashsalt": "fastopt",
+}
