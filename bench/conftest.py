@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import fastopt
-from fastopt import info, threads
+from fastopt import threads
+from fastopt.commands import info
 from fastopt.machine import OthersLoad
 
 TIMED = (

@@ -15,8 +15,9 @@ from types import ModuleType
 
 import fastopt
 from docs import latex
-from fastopt import cli, docstrings
-from fastopt.docstrings import one_line
+from fastopt import cli
+from fastopt.commands import docstrings
+from fastopt.commands.docstrings import one_line
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers import OPTIMIZERS
 

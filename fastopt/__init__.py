@@ -21,13 +21,13 @@ import numpy as np  # the book's scripts have no import of NumPy but `from commo
 from fastopt import names as _names
 from fastopt import optimizers, schedules
 from fastopt.averages import EMA, SWA, Lookahead
-from fastopt.checkpoint import CheckpointError
+from fastopt.checkpoint.state_dict import CheckpointError
 from fastopt.compare import check
+from fastopt.custom_rule import rule
 from fastopt.flat import FlatDict, flatten
 from fastopt.groups import NO_DECAY_ON_VECTORS, Groups, is_vector
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers import *  # noqa: F403
-from fastopt.own import rule
 from fastopt.rows import Rows
 from fastopt.threads import num_threads, set_num_threads
 from fastopt.tuning import set_tuning

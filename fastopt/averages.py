@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from fastopt import checks, containers, ranges, rows
+from fastopt import checks, containers, hyperparameters, rows
+from fastopt.engine.launch import Launch, as_number
+from fastopt.engine.plan import Plan
+from fastopt.engine.state import PARAMETER, State
 from fastopt.flat import Array
 from fastopt.kernels.averages import AVERAGES, SLOTS, unchanged
 from fastopt.kernels.build import Rule
-from fastopt.kernels.elements import smallest_state
-from fastopt.launch import Launch, as_number
-from fastopt.plan import Plan
-from fastopt.state import PARAMETER, State
+from fastopt.kernels.intrinsics import smallest_state
 from fastopt.typed import Number, number
 
 _DECAY, _ALPHA = (0.0, 1.0, False), (0.0, 1.0, True)
@@ -64,11 +64,11 @@ class EMA:
     decay: Number = number(0.999)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "decay", ranges.number_or_schedule("EMA", "decay", self.decay, _DECAY))
+        object.__setattr__(self, "decay", hyperparameters.number_or_schedule("EMA", "decay", self.decay, _DECAY))
 
     def amount(self, step: int, averaged: int) -> float:
         """How far the average goes at a step, counted from 1; `averaged` is how many times it went before."""
-        decay = ranges.number_at("EMA", "decay", self.decay, step, _DECAY)
+        decay = hyperparameters.number_at("EMA", "decay", self.decay, step, _DECAY)
         return 1 - decay if averaged else 1.0
 
 
@@ -159,11 +159,11 @@ class Lookahead:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "every", checks.positive("Lookahead", "every", self.every))
-        object.__setattr__(self, "alpha", ranges.number_or_schedule("Lookahead", "alpha", self.alpha, _ALPHA))
+        object.__setattr__(self, "alpha", hyperparameters.number_or_schedule("Lookahead", "alpha", self.alpha, _ALPHA))
 
     def amount(self, step: int, averaged: int) -> float:
         """How far the slow weights go at a step, counted from 1."""
-        alpha = ranges.number_at("Lookahead", "alpha", self.alpha, step, _ALPHA)
+        alpha = hyperparameters.number_at("Lookahead", "alpha", self.alpha, step, _ALPHA)
         return 0.0 if step % self.every else alpha
 
 

@@ -237,7 +237,7 @@ def _setting(text: str) -> tuple[str, Any]:
 
 def _train(options: argparse.Namespace) -> int:
     try:
-        from fastopt.experiments import train
+        from fastopt.commands import train
         from fastopt.experiments.experiment import check_writable
     except ImportError as error:
         raise _missing("train", error) from None
@@ -305,7 +305,7 @@ def _experiment(options: argparse.Namespace) -> int:
 
 def _schedule(options: argparse.Namespace) -> int:
     try:
-        from fastopt.experiments import schedule
+        from fastopt.commands import schedule
     except ImportError as error:
         raise _missing("schedule", error) from None
     known = schedule.names()
@@ -331,7 +331,7 @@ def _schedule(options: argparse.Namespace) -> int:
 
 def _verify(options: argparse.Namespace) -> int:
     try:
-        from fastopt import verify
+        from fastopt.commands import verify
     except ImportError as error:
         raise _missing("verify", error) from None
     try:
@@ -341,7 +341,7 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _info(options: argparse.Namespace) -> int:
-    from fastopt import info
+    from fastopt.commands import info
 
     for name, value in info.facts(options.parameters, options.optimizer, options.dtype).items():
         print(f"{name + ':':28}{value}")
@@ -349,7 +349,7 @@ def _info(options: argparse.Namespace) -> int:
 
 
 def _explain(options: argparse.Namespace) -> int:
-    from fastopt import explain
+    from fastopt.commands import explain
 
     print(explain.explain(_made(options.name, options.set), options.step))
     return 0
@@ -357,7 +357,7 @@ def _explain(options: argparse.Namespace) -> int:
 
 def _made(name: str, given: list[tuple[str, Any]]) -> Any:
     """The optimizer of a name, or of `module:Name`, with settings."""
-    from fastopt import explain
+    from fastopt.commands import explain
 
     settings = dict(given)
     try:
@@ -373,7 +373,7 @@ def _made(name: str, given: list[tuple[str, Any]]) -> Any:
 
 def _warmup(options: argparse.Namespace) -> int:
     try:
-        from fastopt import warmup
+        from fastopt.commands import warmup
     except ImportError as error:
         raise _missing("warmup", error) from None
     averages = [name for name in ("averaging", "lookahead") if getattr(options, name)]

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastopt import checks, representation, threads
+from fastopt.engine.plan import Plan
 from fastopt.flat import Array
-from fastopt.kernels.interpreted import InterpretedRule, on_arrays
+from fastopt.kernels.pure_python import InterpretedRule, on_arrays
 from fastopt.kernels.traffic import traffic_of
 from fastopt.optimizer import Optimizer
-from fastopt.plan import Plan
 
 Shapes = Mapping[str, tuple[int, ...]]
 

@@ -13,7 +13,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fastopt import checks, mappings, structure
+from fastopt import checks, structure
+from fastopt.engine import mappings
 from fastopt.flat import FlatDict, ViewDict
 from fastopt.rows import Rows
 from fastopt.structure import FIELD, LEAF, Node

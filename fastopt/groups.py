@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, cast
 
-from fastopt import checks, ranges
+from fastopt import checks, hyperparameters
 from fastopt.flat import Array
 
 Part = tuple[int, ...]
@@ -43,10 +43,12 @@ class Group(UserDict[str, Any]):
     def __setitem__(self, name: str, value: Any) -> None:
         owner: Any = self.owner
         known = [name for name in owner._hyperparameters() if name not in FOR_ALL]
-        known += [name for name in ranges.FOR_GROUPS if name not in known and (name != "lr_scale" or "lr" in known)]
+        known += [
+            name for name in hyperparameters.FOR_GROUPS if name not in known and (name != "lr_scale" or "lr" in known)
+        ]
         if name not in known:
             raise ValueError(checks.no_group_setting(owner.__name__, self.selector, name, known, name in FOR_ALL))
-        super().__setitem__(name, ranges.hyperparameter(owner.__name__, name, value))
+        super().__setitem__(name, hyperparameters.hyperparameter(owner.__name__, name, value))
         self.whole.changes += 1
 
     def __delitem__(self, name: str) -> None:

@@ -11,19 +11,20 @@ from inspect import signature
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast, overload
 
-from fastopt import averages, checks, containers, lag, names, ranges, representation, step, tuning
+from fastopt import averages, checks, containers, hyperparameters, names, representation, tuning
 from fastopt.averages import EMA, SWA, AveragedWeights, Lookahead
+from fastopt.checkpoint.saving import Saving
+from fastopt.engine import catch_up, step
+from fastopt.engine.plan import Plan
+from fastopt.engine.state import State
 from fastopt.flat import Array
 from fastopt.groups import NO_GROUPS, Groups, Part
 from fastopt.kernels import RULES
 from fastopt.kernels.averages import SLOTS
 from fastopt.kernels.build import Rule
-from fastopt.kernels.gradients import OPTIONS
 from fastopt.kernels.stores import FORMS, PLAIN
-from fastopt.plan import Plan
+from fastopt.kernels.transforms import OPTIONS
 from fastopt.report import Report
-from fastopt.saving import Saving
-from fastopt.state import State
 from fastopt.structure import Node
 from fastopt.tuning import AS_THEY_COME, Tuning
 from fastopt.typed import GroupSettings, Number, number
@@ -135,7 +136,7 @@ class Optimizer(Saving, AveragedWeights):
     _scheduled = cast("tuple[str, ...]", ())
     # For each part something with its settings, and its schedules: as long as nothing is assigned, nor groups changed.
     _copies = cast("tuple[int, dict[Part, tuple[Any, dict[str, Any]]]] | None", None)
-    _lags = cast("dict[Any, lag.Lag]", MappingProxyType({}))  # by key, where rows wait for steps that they skipped
+    _lags = cast("dict[Any, catch_up.Lag]", MappingProxyType({}))  # by key, where rows wait for steps that they skipped
 
     def scalars(self, step: int) -> tuple[float, ...]:
         """The scalars of the rule's formula at a step, counted from 1."""
@@ -234,14 +235,14 @@ class Optimizer(Saving, AveragedWeights):
         array([-1.75, -2.5 ])
         """
         with self._not_stepping():
-            lag.catch_up_all(self, params)
+            catch_up.catch_up_all(self, params)
 
     def _own_decay(self) -> float:
         """The weight decay of a formula that has its own."""
         return self.weight_decay if self.decoupled else 0.0
 
     def _wanted_options(self) -> tuple[str, ...]:
-        """The options of `fastopt.kernels.gradients` that the settings call for."""
+        """The options of `fastopt.kernels.transforms` that the settings call for."""
         wanted = {
             "scale": self.maximize
             or self.gradient_scale != 1
@@ -301,7 +302,7 @@ class Optimizer(Saving, AveragedWeights):
             # A default of None is worked out by __post_init__.
             unset = value is None and name not in self.__dict__ and getattr(owner, name) is None
             if not unset:
-                value = ranges.hyperparameter(owner.__name__, name, value)
+                value = hyperparameters.hyperparameter(owner.__name__, name, value)
             if callable(value) or name in self._scheduled:
                 new = {name: value}
                 self.__dict__.update(new, _scheduled=self._scheduled_names(self.__dict__ | new))
@@ -343,7 +344,7 @@ class Optimizer(Saving, AveragedWeights):
         for name, schedule in schedules.items():
             key = name, id(schedule)
             if key not in known:
-                known[key] = ranges.hyperparameter_at(owner.__name__, name, schedule, step)
+                known[key] = hyperparameters.hyperparameter_at(owner.__name__, name, schedule, step)
             mine[name] = known[key]
         if "lr_scale" in mine and "lr_scale" not in self.__dict__:  # not that of a rule of one's own
             mine["lr"] = (mine["lr"] if "lr" in schedules else mine["_unscaled_lr"]) * mine["lr_scale"]

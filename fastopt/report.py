@@ -8,9 +8,9 @@ from functools import cached_property
 
 import numpy as np
 
+from fastopt.engine.norms import norm_of_sums
 from fastopt.flat import Array
 from fastopt.kernels.loops import CHANGES, FIELDS, GRADIENTS, LARGE, NONFINITE, PARAMETERS, SMALL_ONES, ZEROS
-from fastopt.norms import norm_of_sums
 
 
 class Norms:

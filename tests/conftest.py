@@ -79,7 +79,7 @@ def python(code, *arguments, cwd=None, check=True, executable=sys.executable, **
 ROOT = Path(__file__).parent.parent
 
 # The first rule with each number of state slots, for what the loop does around the formula: rules alike in this differ in
-# the formula alone, whose bits tests/test_contract.py compares for all of them.
+# the formula alone, whose bits tests/kernels/test_contract.py compares for all of them.
 ONE_OF_EACH_KIND = list({len(rule.state): name for name, rule in reversed(RULES.items())}.values())[::-1]
 
 # The rules whose steps do not depend on which elements lie in one array.

@@ -7,11 +7,12 @@ import pytest
 
 import fastopt
 from docs import build, latex, paths, render
-from fastopt import cli, docstrings
+from fastopt import cli
+from fastopt.commands import docstrings
+from fastopt.commands.explain import explain, find
 from fastopt.experiments import ravine
-from fastopt.explain import explain, find
 from fastopt.optimizers import OPTIMIZERS
-from tests.test_cli import run
+from tests.commands.test_cli import run
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fastopt.docstrings import bytes_per_element
+from fastopt.commands.docstrings import bytes_per_element
 from fastopt.optimizers import OPTIMIZERS
 from tests.conftest import python
 

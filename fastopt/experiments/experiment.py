@@ -18,7 +18,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from fastopt import reference, representation
-from fastopt.console import BarColumn, Console, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from fastopt.commands.console import BarColumn, Console, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from fastopt.nn import MultiLayerNet
 from fastopt.nn.layers import Array
 from fastopt.nn.mnist import SUBSET, as_arrays, read_mnist, warn_of_subset

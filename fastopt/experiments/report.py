@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from fastopt.console import Console, Table, box
+from fastopt.commands.console import Console, Table, box
 from fastopt.experiments.experiment import Result, check_writable, experiment, files
 
 INDEX = "index.html"

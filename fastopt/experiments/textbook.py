@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from fastopt import reference
-from fastopt.explain import find
+from fastopt.commands.explain import find
 from fastopt.kernels import RULES
-from fastopt.kernels.interpreted import on_arrays
+from fastopt.kernels.pure_python import on_arrays
 from fastopt.optimizers import OPTIMIZERS
 from fastopt.reference.base import Array, Reference
 

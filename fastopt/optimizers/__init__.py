@@ -11,12 +11,12 @@ from fastopt.kernels import RULES
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers.adagrad import Adadelta, AdaGrad, CentredRMSProp, RMSProp, RMSprop, RMSPropMomentum
 from fastopt.optimizers.adam import Adam, Adamax, AdamW, AMSGrad, NAdam, RAdam
-from fastopt.optimizers.descent import ASGD, SGD, Momentum, Nesterov, SGDMomentum, SGDNesterov
+from fastopt.optimizers.adam_variants import AdaBelief, Adan, AdEMAMix, Yogi
 from fastopt.optimizers.layerwise import LAMB, LARS, Muon, NovoGrad, StableAdamW
 from fastopt.optimizers.schedule_free import ScheduleFreeAdamW, ScheduleFreeSGD
-from fastopt.optimizers.signs import Lion, Rprop, Signum
+from fastopt.optimizers.sgd import ASGD, SGD, Momentum, Nesterov, SGDMomentum, SGDNesterov
+from fastopt.optimizers.sign_based import Lion, Rprop, Signum
 from fastopt.optimizers.sophia import Sophia
-from fastopt.optimizers.successors import AdaBelief, Adan, AdEMAMix, Yogi
 
 __all__ = [
     "ASGD",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from fastopt.flat import Array
-from fastopt.kernels.muon import matrix_shape, orthogonalise
+from fastopt.kernels.rules.muon import matrix_shape, orthogonalise
 from fastopt.optimizer import Optimizer
 from fastopt.typed import Number, number
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastopt import containers
+from fastopt.engine.plan import Plan
 from fastopt.kernels import RULES
 from fastopt.kernels.build import Rule
-from fastopt.kernels.sophia import sophia_hessian
+from fastopt.kernels.rules.sophia import sophia_hessian
 from fastopt.optimizer import Optimizer
-from fastopt.plan import Plan
 from fastopt.typed import Number, number
 
 __all__ = ["Sophia"]

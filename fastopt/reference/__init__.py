@@ -11,13 +11,13 @@ fair comparison of times.
 
 from fastopt.reference.adagrad import Adadelta, AdaGrad, CentredRMSProp, RMSProp, RMSprop, RMSPropMomentum
 from fastopt.reference.adam import Adam, Adamax, AdamW, AMSGrad, NAdam, RAdam
+from fastopt.reference.adam_variants import AdaBelief, Adan, AdEMAMix, Yogi
 from fastopt.reference.base import Reference as Reference
-from fastopt.reference.descent import ASGD, SGD, Momentum, Nesterov, SGDMomentum, SGDNesterov
 from fastopt.reference.layerwise import LAMB, LARS, Muon, NovoGrad, StableAdamW
 from fastopt.reference.schedule_free import ScheduleFreeAdamW, ScheduleFreeSGD
-from fastopt.reference.signs import Lion, Rprop, Signum
+from fastopt.reference.sgd import ASGD, SGD, Momentum, Nesterov, SGDMomentum, SGDNesterov
+from fastopt.reference.sign_based import Lion, Rprop, Signum
 from fastopt.reference.sophia import Sophia
-from fastopt.reference.successors import AdaBelief, Adan, AdEMAMix, Yogi
 
 __all__ = [
     "ASGD",

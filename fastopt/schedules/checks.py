@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from fastopt import names
-from fastopt.ranges import rounded
+from fastopt.hyperparameters import rounded
 
 # (lowest, whether it is allowed, highest, which never is) by the name of the setting
 NUMBERS: dict[str, tuple[float, bool, float]] = {

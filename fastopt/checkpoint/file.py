@@ -1,0 +1,268 @@
+"""An optimizer's settings, step count and state in one file.
+
+It is in the safetensors format, which holds no code: a header in JSON, then the arrays. Its metadata say what the
+arrays are; a sha256 over all of it tells a damaged file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Hashable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import numpy as safetensors
+
+from fastopt import averages
+from fastopt.checkpoint import atomic_file, with_params
+from fastopt.checkpoint.state_dict import CheckpointError, Mismatch, load_state_dict, one_line, same_rule
+from fastopt.containers import BARE
+from fastopt.engine.state import layout_of
+from fastopt.flat import Array
+from fastopt.groups import PREDICATES, Groups
+from fastopt.kernels.averages import SLOTS
+from fastopt.schedules import from_dict, to_dict
+
+FORMAT = 2
+"""The version of what the file holds, 1 where there are no parameters; one with a higher number is refused."""
+
+LONGEST_HEADER = 100_000_000
+"""The most bytes that safetensors reads of a header; it writes longer ones."""
+
+LONGEST = 100_000
+"""The most characters that the settings in a file may have."""
+
+
+def save(saved: dict[str, Any], owner: str, path: str | os.PathLike[str]) -> None:
+    """Writes what `state_dict` returned."""
+    content = safetensors.save(*_pack(owner, saved))
+    if int.from_bytes(content[:8], "little") > LONGEST_HEADER:
+        raise CheckpointError(
+            f"{owner}: the names of its arrays are too long for a file, whose header may have {LONGEST_HEADER:,} "
+            "bytes; make the keys shorter"
+        )
+    atomic_file.write(owner, path, content)
+
+
+def load(optimizer: Any, path: str | os.PathLike[str], params: Any, strict: bool, cast: Any) -> Mismatch:
+    """What `Optimizer.load` does."""
+    content = Path(path).read_bytes()  # not mapped into memory: a file that shrinks meanwhile would end the process
+    name = os.fspath(path)
+    try:
+        tensors = safetensors.load(content)
+        metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {})
+    except Exception as error:
+        raise CheckpointError(f"{name} is damaged, or no checkpoint of fastopt ({one_line(error)})") from None
+    try:
+        saved = _unpack(optimizer, tensors, metadata, name)
+    except (KeyError, TypeError, ValueError, RecursionError, OverflowError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{name} is no checkpoint of fastopt ({one_line(error)})") from None
+    if params is None:
+        return load_state_dict(optimizer, saved, strict, name, cast)
+    owner = type(optimizer).__name__
+    loading = with_params.loading(owner, name, saved.get("params"), params, strict, cast)
+    dtypes = {key: array.dtype for key, array in with_params.arrays_of(owner, params).items()}
+    mismatch = load_state_dict(optimizer, saved, strict, name, cast, dtypes)
+    loading.write()
+    for known, more in (
+        (mismatch.missing, loading.missing),
+        (mismatch.unexpected, loading.unexpected),
+        (mismatch.reshaped, loading.reshaped),
+    ):
+        there = set(known)
+        known.extend(key for key in (None if key is BARE else key for key in more) if key not in there)
+    return mismatch
+
+
+def _pack(owner: str, saved: dict[str, Any]) -> tuple[dict[str, Array], dict[str, str]]:
+    """Arrays by name and metadata as text. The name of an array is its slot, a slash and its key as JSON."""
+    from fastopt import __version__
+
+    tensors: dict[str, Array] = {}
+    keys: list[Any] | None = None
+    fortran: list[int] = []
+    for slot, value in saved["state"].items():
+        if isinstance(value, np.ndarray):
+            tensors[slot], keys = np.ascontiguousarray(value).reshape(value.shape), None
+            fortran = [0] if layout_of(value).order == "F" else []
+        elif value is not None:
+            keys = [_encoded(owner, key) for key in value]
+            for encoded, array in zip(keys, value.values(), strict=True):
+                tensors[f"{slot}/{json.dumps(encoded)}"] = np.ascontiguousarray(array).reshape(array.shape)
+            fortran = [number for number, array in enumerate(value.values()) if layout_of(array).order == "F"]
+    rows: list[Any] = []
+    for key, behind in saved.get("rows", {}).items():
+        name = "rows" if key is BARE else f"rows/{json.dumps(_encoded(owner, key))}"
+        tensors[name] = behind["behind"]
+        rows.append([name, *behind["rates"]])
+    settings = dict(saved["hyperparameters"])
+    groups = _plain_groups(owner, settings.pop("groups"))
+    wanted = {
+        name: {key: _plain(owner, f"{key} of {name}", part) for key, part in averages.to_dict(value).items()}
+        for name in SLOTS
+        if (value := settings.pop(name)) is not None
+    }
+    hyperparameters = {name: _plain(owner, name, value) for name, value in settings.items()} | wanted
+    if groups:  # files without any, and without averages, stay readable for versions that know none
+        hyperparameters["groups"] = groups
+    metadata = {
+        "format": "1",
+        "fastopt": __version__,
+        "rule": saved["rule"],
+        "step": str(saved["step"]),
+        "skipped": str(saved["skipped"]),
+        "hyperparameters": json.dumps(hyperparameters),
+        "keys": json.dumps(keys),
+        "fortran": json.dumps(fortran),
+    }
+    if saved["averaged"]:
+        metadata["averaged"] = str(saved["averaged"])
+    if rows:  # as with groups
+        metadata["rows"] = json.dumps(rows)
+    if "params" in saved:
+        arrays, metadata["params"] = with_params.pack(saved["params"], partial(_encoded, owner))
+        tensors |= {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in arrays.items()}
+        metadata["format"] = "2"
+    if len(metadata["hyperparameters"]) > LONGEST:
+        raise CheckpointError(
+            f"{owner}: the groups or schedules of its hyperparameters are too long for a file; make them shorter"
+        )
+    return tensors, {**metadata, "checksum": _checksum(tensors, metadata)}
+
+
+def _unpack(optimizer: Any, tensors: dict[str, Array], metadata: Any, name: str) -> dict[str, Any]:
+    """What `_pack` was given; raises some error where it was not `_pack` that made it."""
+    if not isinstance(metadata, dict) or not str(metadata.get("format", "")).isdecimal():
+        raise CheckpointError(f"{name} is a safetensors file but no checkpoint of fastopt: it names no format")
+    if int(metadata["format"]) > FORMAT:
+        raise CheckpointError(
+            f"{name} is of format {metadata['format']}, written by fastopt {metadata.get('fastopt')}; this version "
+            f"reads formats up to {FORMAT}: update fastopt"
+        )
+    checksum = metadata.pop("checksum", None)
+    if checksum != _checksum(tensors, metadata):
+        raise CheckpointError(f"{name} is damaged: its checksum is not that of its content; take another copy")
+    # Texts are parsed only where they can be what they should be, so that a small file takes little memory.
+    metadata.setdefault("rows", "[]")
+    longest = {"keys": 16 + sum(map(len, tensors)) + 4 * len(tensors), "fortran": 16 + 12 * len(tensors)}
+    longest["rows"] = longest["keys"] + 80 * len(tensors)
+    if "params" in metadata:
+        longest["params"] = longest["keys"]
+    metadata.setdefault("averaged", "0")
+    for field, most in (longest | dict.fromkeys(("hyperparameters", "step", "skipped", "averaged"), LONGEST)).items():
+        if len(metadata[field]) > most:
+            raise CheckpointError(f"{name} is no checkpoint of fastopt: its {field} are too long")
+    params = with_params.unpack(tensors, metadata["params"], _decoded) if "params" in metadata else None
+    keys = json.loads(metadata["keys"])
+    fortran = set(json.loads(metadata["fortran"]))
+    decoded = [BARE] if keys is None else [_decoded(key) for key in keys]
+    rows = {
+        BARE if row == "rows" else _decoded(json.loads(row[5:])): {"behind": tensors.pop(row), "rates": rates}
+        for row, *rates in json.loads(metadata["rows"])
+    }
+    names = [""] if keys is None else [f"/{json.dumps(key)}" for key in keys]
+    state: dict[str, Any] = {}
+    same_rule(optimizer, metadata["rule"], name)
+    there = {tensor.partition("/")[0] for tensor in tensors}
+    for slot in (*optimizer._rule.state, *(slot for slot in SLOTS.values() if slot in there)):
+        if keys is None and not tensors:
+            state[slot] = None
+            continue
+        arrays = {key: tensors.pop(slot + name) for key, name in zip(decoded, names, strict=True)}
+        arrays = {
+            key: np.asfortranarray(array) if number in fortran else array
+            for number, (key, array) in enumerate(arrays.items())
+        }
+        state[slot] = arrays[BARE] if keys is None else arrays
+    if tensors:
+        raise CheckpointError(f"{name} is no checkpoint of fastopt: it holds {', '.join(sorted(tensors)[:8])} besides")
+    return {
+        "rule": metadata["rule"],
+        "hyperparameters": _with_schedules(json.loads(metadata["hyperparameters"])),
+        "step": int(metadata["step"]),
+        "skipped": int(metadata["skipped"]),
+        "averaged": int(metadata["averaged"]),
+        "state": state,
+        "rows": rows,
+        "params": params,
+    }
+
+
+def _plain(owner: str, name: str, value: Any) -> Any:
+    """A setting as JSON can write it."""
+    if not callable(value):
+        return value
+    try:
+        return to_dict(value)
+    except ValueError:
+        raise CheckpointError(
+            f"{owner}: {name} is a function ({value!r:.100}), and a file holds no code; make it of the schedules in "
+            f"fastopt.schedules, or set {name} to a number before saving and to the function after loading"
+        ) from None
+
+
+def _plain_groups(owner: str, groups: Groups) -> list[Any]:
+    """Groups as JSON can write them: of each whether it is a predicate, its selector and its settings."""
+    plain = []
+    for selector, group in groups.items():
+        names = [name for name, predicate in PREDICATES.items() if predicate is selector]
+        if callable(selector) and not names:
+            raise CheckpointError(
+                f"{owner}: groups[{selector!r:.100}] is selected by a function, and a file holds no code; name its "
+                f"keys, or use one of {', '.join(PREDICATES)} in fastopt.groups"
+            )
+        settings = {name: _plain(owner, f"groups[{selector!r}][{name!r}]", value) for name, value in group.items()}
+        plain.append([bool(names), names[0] if names else _encoded(owner, selector), settings])
+    return plain
+
+
+def _with_schedules(settings: Any) -> Any:
+    """What `_plain` was given."""
+    if not isinstance(settings, dict):
+        return settings
+    found: dict[str, Any] = {
+        name: averages.from_dict(name, _with_schedules(value))
+        if name in SLOTS
+        else from_dict(value)
+        if isinstance(value, dict)
+        else value
+        for name, value in settings.items()
+    }
+    if "groups" in found:
+        found["groups"] = {
+            PREDICATES[selector] if predicate else _decoded(selector): _with_schedules(own)
+            for predicate, selector, own in found["groups"]
+        }
+    return found
+
+
+def _checksum(tensors: dict[str, Array], metadata: dict[str, str]) -> str:
+    """sha256 over all names, dtypes, shapes, bytes and texts, in an order that the file does not decide."""
+    digest = hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
+    for name in sorted(tensors):
+        array = tensors[name]
+        digest.update(json.dumps([name, array.dtype.name, array.shape]).encode())
+        digest.update(np.ascontiguousarray(array).data if array.size else b"")
+    return digest.hexdigest()
+
+
+def _encoded(owner: str, key: Hashable) -> Any:
+    """A key as JSON can write it: tuples become lists."""
+    if isinstance(key, tuple):
+        return [_encoded(owner, part) for part in key]
+    if key is None or isinstance(key, str) or (isinstance(key, int | float) and abs(key) < 2**63):
+        return key
+    raise CheckpointError(
+        f"{owner}: a key of type {type(key).__name__} cannot be saved; name parameters by text, numbers or "
+        "tuples of them"
+    )
+
+
+def _decoded(key: Any) -> Hashable:
+    return tuple(_decoded(part) for part in key) if isinstance(key, list) else key

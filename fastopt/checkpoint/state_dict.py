@@ -1,0 +1,204 @@
+"""An optimizer's settings, step count and state as a dict of copies."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Hashable, Mapping
+from dataclasses import fields
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastopt import averages, checks, hyperparameters
+from fastopt.checkpoint import with_params
+from fastopt.checks import CheckpointError as CheckpointError
+from fastopt.containers import BARE
+from fastopt.engine import catch_up
+from fastopt.engine.state import Layout, State, layout_of
+from fastopt.flat import Array
+from fastopt.groups import Groups
+from fastopt.kernels.averages import SLOTS
+from fastopt.schedules import Schedule
+
+
+class Mismatch(NamedTuple):
+    """What did not fit when state was loaded with `strict=False`; all empty if everything did."""
+
+    missing: list[Hashable]
+    """Keys that the optimizer has and the checkpoint has not; their state is what it was."""
+    unexpected: list[Hashable]
+    """Keys that the checkpoint has and the optimizer has not."""
+    reshaped: list[Hashable]
+    """Keys whose shape or dtype differs; their state is what it was."""
+    settings: list[str]
+    """Hyperparameters that only one of the two has; the optimizer's are what they were."""
+
+
+def state_dict(optimizer: Any) -> dict[str, Any]:
+    """What `Optimizer.state_dict` returns."""
+    state = optimizer._state
+    slots: dict[str, Any] = dict.fromkeys(optimizer._rule.state)  # averages are there only where there are any
+    if state is not None:
+        for slot, views in state.views.items():
+            copies = {key: view.copy(order="K") for key, view in views.items()}
+            slots[slot] = copies[BARE] if list(copies) == [BARE] else copies
+    settings = {name: _copied(getattr(optimizer, name)) for name in optimizer._hyperparameters()}
+    rows = catch_up.saved(optimizer._lags)
+    return {
+        "rule": optimizer.rule,
+        "hyperparameters": settings,
+        "step": optimizer.iter,
+        "skipped": optimizer.skipped,
+        "averaged": optimizer._averaged,
+        "state": slots,
+        **({"rows": rows} if rows else {}),
+    }
+
+
+def load_state_dict(
+    optimizer: Any,
+    saved: Any,
+    strict: bool,
+    source: str = "state_dict",
+    cast: Any = False,
+    dtypes: Mapping[Hashable, np.dtype[Any]] | None = None,
+) -> Mismatch:
+    """Load a `state_dict`; `source` is its name in error texts, `dtypes` are those of the parameters."""
+    owner = type(optimizer).__name__
+    if not isinstance(saved, Mapping) or not {"rule", "hyperparameters", "step", "state"} <= set(saved):
+        raise CheckpointError(
+            f"{owner}: {source} is not what state_dict() returns, a dict with rule, hyperparameters, step and state"
+        )
+    same_rule(optimizer, saved["rule"], source)
+    settings = _settings(optimizer, saved["hyperparameters"], source)
+    state = _state(owner, saved["state"], optimizer._rule.state, source)
+    try:
+        step = checks.step_count(owner, saved["step"])
+        skipped = checks.step_count(owner, saved.get("skipped", 0), "skipped")
+        averaged = checks.step_count(owner, saved.get("averaged", 0), "averaged")
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{source}: {error}") from None
+
+    current: Mapping[Hashable, Layout] | None = None if optimizer._state is None else optimizer._state.layouts
+    if not state and not optimizer._rule.state:
+        current = None  # all that it may have are averages, which begin anew
+    if cast is not False:
+        known_dtypes = {key: layout.dtype for key, layout in (current or {}).items()} or dtypes or {}
+        state = with_params.cast_state(optimizer._rule, owner, source, state, known_dtypes, cast)
+    layouts = {key: layout_of(array) for key, array in next(iter(state.values()), {}).items()}
+    known = optimizer._hyperparameters()
+    own = [field.name for field in fields(optimizer) if not field.kw_only]  # later versions may add shared ones
+    differing = [name for name in settings if name not in known] + [name for name in own if name not in settings]
+    mismatch = Mismatch([], [], [], differing)
+    if current is not None:
+        mismatch.missing.extend(key for key in current if key not in layouts)
+        mismatch.unexpected.extend(key for key in layouts if key not in current)
+        mismatch.reshaped.extend(
+            key for key, layout in layouts.items() if key in current and current[key][:2] != layout[:2]
+        )
+    if strict and any(mismatch):
+        raise CheckpointError(checks.mismatch(owner, source, mismatch._asdict(), current or {}, layouts))
+
+    if current is not None:
+        layouts = dict(current)
+    loaded: State | None = None
+    if layouts:
+        mine = {} if current is None else optimizer._state.views
+        left_out = {*mismatch.missing, *mismatch.reshaped}
+        taken = {key for key in layouts if key not in left_out}
+        # Averages that are not known of all arrays begin anew.
+        begun = {SLOTS["lookahead"]: (True, True), SLOTS["averaging"]: (averaged > 0, optimizer._averaged > 0)}
+        whole = [
+            slot
+            for slot, (there, here) in begun.items()
+            if slot in state and there and (len(taken) == len(layouts) or (slot in mine and here))
+        ]
+        loaded = State(dict.fromkeys((*optimizer._rule.state, *whole), 0.0), layouts)  # all is written below
+        for slot, views in loaded.views.items():
+            for key, view in views.items():
+                view[...] = state[slot][key] if key in taken else mine[slot][key]
+    if loaded is None or SLOTS["averaging"] not in loaded.slots:
+        averaged = 0
+    try:
+        lags = catch_up.loaded(owner, saved.get("rows", {}), loaded)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{source}: {one_line(error)}") from None
+    # What is None was not wanted, or not known: it goes on as it is.
+    new = {name: _copied(value) for name, value in settings.items() if name in known}
+    new = {name: value for name, value in new.items() if name not in SLOTS or value is not None}
+    new["_scheduled"] = optimizer._scheduled_names(optimizer.__dict__ | new)
+    new |= {"_steps": step, "_skipped": skipped, "_averaged": averaged, "_state": loaded, "_lags": lags}
+    new |= {"_plan": None, "_report_plan": None, "_others": (), "_calls": (), "_options": None, "_copies": None}
+    optimizer.__dict__.update(new)  # all at once
+    missing, unexpected, reshaped = ([None if key is BARE else key for key in keys] for keys in mismatch[:3])
+    return Mismatch(missing, unexpected, reshaped, mismatch.settings)
+
+
+_COPIED = (Schedule, Groups, *averages.KINDS["averaging"], *averages.KINDS["lookahead"])
+
+
+def _copied(setting: Any) -> Any:
+    """A schedule that is told of values is copied as arrays are, and so is what may hold one; functions cannot be."""
+    return copy.deepcopy(setting) if isinstance(setting, _COPIED) else setting
+
+
+def same_rule(optimizer: Any, rule: Any, source: str) -> None:
+    if not isinstance(rule, str) or rule != optimizer.rule:
+        raise CheckpointError(
+            f"{type(optimizer).__name__}: {source} holds the state of rule {rule!r:.100}, expected {optimizer.rule!r}; "
+            "load it into an optimizer of that rule"
+        )
+
+
+def _settings(optimizer: Any, settings: Any, source: str) -> dict[str, Any]:
+    kind, known = type(optimizer), {*optimizer._hyperparameters()} - {"groups", *SLOTS}
+    if not isinstance(settings, Mapping):
+        raise CheckpointError(
+            f"{kind.__name__}: hyperparameters in {source} are {type(settings).__name__}, expected a dict"
+        )
+    try:
+        checked = {
+            str(name): hyperparameters.hyperparameter(kind.__name__, name, value)
+            if name in known or hyperparameters.is_hyperparameter(name)
+            else value
+            for name, value in settings.items()
+        }
+        for name in checked.keys() & SLOTS.keys():
+            averages.setting(kind.__name__, name, checked[name])
+        return checked | {"groups": Groups(kind, checked["groups"])} if "groups" in checked else checked
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{source}: {error}") from None
+
+
+def _state(owner: str, slots: Any, expected: tuple[str, ...], source: str) -> dict[str, dict[Hashable, Array]]:
+    """{slot: {key: array}}, each slot with the same keys, shapes and dtypes; without slots before the first step."""
+    if not isinstance(slots, Mapping) or set(slots) - set(SLOTS.values()) != set(expected):
+        found = list(slots) if isinstance(slots, Mapping) else type(slots).__name__
+        raise CheckpointError(f"{owner}: {source} has state {found}, expected {list(expected)}")
+    expected = (*expected, *(slot for slot in SLOTS.values() if slot in slots))
+    if all(value is None for value in slots.values()):
+        return {}
+    state: dict[str, dict[Hashable, Array]] = {}
+    for slot in expected:
+        arrays = {BARE: slots[slot]} if isinstance(slots[slot], np.ndarray) else slots[slot]
+        if not isinstance(arrays, Mapping):
+            raise CheckpointError(f"{owner}: {slot} in {source} is {type(arrays).__name__}, expected a dict of arrays")
+        state[slot] = dict(arrays)
+    first = state[expected[0]]
+    for slot, arrays in state.items():
+        if set(arrays) != set(first):
+            raise CheckpointError(f"{owner}: {slot} and {expected[0]} in {source} have different keys")
+        for key, array in arrays.items():
+            if not isinstance(array, np.ndarray) or array.dtype not in checks.DTYPES:
+                found = f"dtype {array.dtype}" if isinstance(array, np.ndarray) else f"type {type(array).__name__}"
+                raise CheckpointError(f"{owner}: {slot}[{key!r}] in {source} has {found}, expected float32 or float64")
+            if (array.shape, array.dtype) != (first[key].shape, first[key].dtype):
+                raise CheckpointError(
+                    f"{owner}: {slot}[{key!r}] in {source} is {array.dtype} of shape {array.shape}, "
+                    f"{expected[0]}[{key!r}] is {first[key].dtype} of shape {first[key].shape}; both must be alike"
+                )
+    return state
+
+
+def one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]

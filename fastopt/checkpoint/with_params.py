@@ -1,0 +1,185 @@
+"""Parameters in a checkpoint, beside the state that belongs to them; and the precision of both."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastopt import checks, containers
+from fastopt.checks import CheckpointError
+from fastopt.containers import BARE
+from fastopt.engine.launch import as_number
+from fastopt.flat import Array
+from fastopt.kernels.build import Rule
+from fastopt.kernels.intrinsics import FLUSHED, SIGN_KEPT, smallest_state
+
+NAME = "p"
+"""What they are called in a file, where state has the name of its slot; no slot may have this one."""
+
+
+class Loading(NamedTuple):
+    """Parameters that are to be written, and what did not fit."""
+
+    leaves: Any
+    values: dict[Hashable, Array]
+    missing: list[Hashable]
+    unexpected: list[Hashable]
+    reshaped: list[Hashable]
+
+    def write(self) -> None:
+        """Writes to the arrays in place, and new numbers in the place of numbers."""
+        for key, value in self.values.items():
+            place = self.leaves[key]
+            if isinstance(place, np.ndarray):
+                place[...] = value
+            else:
+                self.leaves[key] = as_number(value, place)
+
+
+def arrays_of(owner: str, params: Any) -> dict[Hashable, Array]:
+    """Parameters as arrays by key; raises as a step would where they are none."""
+    container = containers.container_of(owner, params)
+    leaves = dict(zip(container.keys, container.values(params) or [], strict=True))
+    arrays = {key: checks.parameter(owner, container.name(key), value) for key, value in leaves.items()}
+    container.check_rebindable(
+        owner, params, [key for key, value in leaves.items() if not isinstance(value, np.ndarray)]
+    )
+    return arrays
+
+
+def copies(owner: str, params: Any) -> dict[Hashable, Array]:
+    """Copies of parameters, which a file is then made of."""
+    return {key: array.copy() for key, array in arrays_of(owner, params).items()}
+
+
+def pack(arrays: dict[Hashable, Array], encoded: Callable[[Hashable], Any]) -> tuple[dict[str, Array], str]:
+    """Parameters by the name that a file has for them, and their keys as text."""
+    if list(arrays) == [BARE]:
+        return {NAME: arrays[BARE]}, "null"
+    keys = [encoded(key) for key in arrays]
+    names = [f"{NAME}/{json.dumps(key)}" for key in keys]
+    return dict(zip(names, arrays.values(), strict=True)), json.dumps(keys)
+
+
+def unpack(tensors: dict[str, Array], text: str, decoded: Callable[[Any], Hashable]) -> dict[Hashable, Array]:
+    """Return the parameters that `pack` was given, taken out of `tensors`."""
+    keys = json.loads(text)
+    if keys is None:
+        return {BARE: tensors.pop(NAME)}
+    return {decoded(key): tensors.pop(f"{NAME}/{json.dumps(key)}") for key in keys}
+
+
+def loading(owner: str, source: str, found: Any, params: Any, strict: bool, cast: Any) -> Loading:
+    """Return the values of a file that are to be written to `params`; raises before anything is."""
+    arrays = arrays_of(owner, params)
+    if found is None:
+        raise CheckpointError(
+            f"{owner}: {source} holds no parameters; save(path, params) puts them into the file, and load(path) takes "
+            "the state alone"
+        )
+    fitting = Loading(
+        containers.container_of(owner, params).leaves(params),
+        {},
+        [key for key in arrays if key not in found],
+        [key for key in found if key not in arrays],
+        [key for key in arrays if key in found and not _fits(found[key], arrays[key], cast)],
+    )
+    if strict and any(fitting[2:]):
+        raise CheckpointError(_text(owner, source, fitting, found, arrays))
+    left_out = {*fitting.missing, *fitting.reshaped}
+    for key, array in arrays.items():
+        if key not in left_out:
+            fitting.values[key] = converted(owner, source, _name(key), found[key], array.dtype)
+    return fitting
+
+
+def _fits(found: Array, array: Array, cast: Any) -> bool:
+    return found.dtype in checks.DTYPES and found.shape == array.shape and bool(cast or found.dtype == array.dtype)
+
+
+def cast_state(
+    rule: Rule,
+    owner: str,
+    source: str,
+    state: dict[str, dict[Hashable, Array]],
+    dtypes: Mapping[Hashable, np.dtype[Any]],
+    cast: Any,
+) -> dict[str, dict[Hashable, Array]]:
+    """State in another precision, that of `dtypes` by key or, where `cast` names one, in that.
+
+    What a step would flush to zero is flushed.
+    """
+    named = None if isinstance(cast, bool) else precision(owner, cast)
+    if named is None and state and not dtypes:
+        raise ValueError(
+            f"{owner}: cast=True takes the precision from params or from an optimizer that has stepped, and there is "
+            "neither; hand in params, or name it: cast='float32'"
+        )
+    kinds = dict(zip(rule.state, rule.small(), strict=True))
+    return {
+        slot: {
+            key: converted(
+                owner,
+                source,
+                f"{slot}{_name(key)[len('params') :]}",
+                array,
+                named or dtypes.get(key, array.dtype),
+                kinds.get(slot, FLUSHED),
+            )
+            for key, array in arrays.items()
+        }
+        for slot, arrays in state.items()
+    }
+
+
+def precision(owner: str, cast: Any) -> np.dtype[Any]:
+    try:
+        dtype: np.dtype[Any] | None = None if cast is None else np.dtype(cast)
+    except TypeError:
+        dtype = None
+    if dtype is None or dtype not in checks.DTYPES:
+        raise ValueError(f"{owner}: cast must be True, False, 'float32' or 'float64', got {cast!r:.100}")
+    return dtype
+
+
+def converted(
+    owner: str, source: str, name: str, array: Array, dtype: np.dtype[Any], small: int | None = None
+) -> Array:
+    """An array in another precision; raises where a value would become infinite."""
+    if array.dtype == dtype:
+        return array
+    if small in (FLUSHED, SIGN_KEPT):
+        least = smallest_state(dtype)
+        kept = np.copysign(least, array) if small == SIGN_KEPT else np.copysign(0.0, array)
+        array = np.where((np.abs(array) < least) & (array != 0), kept, array)
+    with np.errstate(over="ignore", under="ignore"):
+        result = array.astype(dtype)
+    if not np.array_equal(np.isfinite(array), np.isfinite(result)):
+        most = np.abs(array[np.isfinite(array)]).max()
+        raise CheckpointError(
+            f"{owner}: {name} in {source} holds {most:.3g}, beyond {dtype}; load it in {array.dtype}, without cast"
+        )
+    return result
+
+
+def _name(key: Hashable) -> str:
+    return "params" if key is BARE else f"params[{key!r}]"
+
+
+def _text(owner: str, source: str, loading: Loading, found: Any, arrays: Any) -> str:
+    parts = []
+    if loading.missing:
+        parts.append(f"it has no {', '.join(map(_name, loading.missing[:8]))}")
+    if loading.unexpected:
+        parts.append(f"it has {', '.join(map(_name, loading.unexpected[:8]))} besides")
+    parts += [
+        f"{_name(key)} is {found[key].dtype} of shape {found[key].shape} in it and {arrays[key].dtype} of shape "
+        f"{arrays[key].shape} here"
+        for key in loading.reshaped[:8]
+    ]
+    only = not loading.missing and all(found[key].shape == arrays[key].shape for key in loading.reshaped)
+    advice = "cast=True converts the precision" if only and loading.reshaped else "strict=False loads what fits"
+    return f"{owner}: the parameters in {source} do not fit: {'; '.join(parts)}. {advice}"

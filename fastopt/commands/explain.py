@@ -1,0 +1,95 @@
+"""What an optimizer does, in text: `fastopt explain`."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import os
+import sys
+import textwrap
+from typing import Any
+
+from fastopt import checks, names
+from fastopt.commands import docstrings
+from fastopt.engine.transform_scalars import AMOUNTS
+from fastopt.kernels.build import Rule
+from fastopt.kernels.transforms import OPTIONS
+from fastopt.optimizer import Optimizer
+from fastopt.optimizers import OPTIMIZERS
+
+WIDTH = 100
+
+
+def find(name: str) -> type[Optimizer]:
+    """The optimizer of that name, in whatever case, or the class `module:Name`; ValueError if there is none."""
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        known = names.find(name, OPTIMIZERS)
+        if known is None:
+            raise ValueError(checks.unknown_optimizer(name, OPTIMIZERS))
+        return OPTIMIZERS[known]
+    if os.getcwd() not in sys.path:  # as in `python -m`
+        sys.path.insert(0, os.getcwd())
+    there = vars(importlib.import_module(module))
+    if attribute not in there:
+        own = [name for name, value in there.items() if isinstance(value, type) and issubclass(value, Optimizer)]
+        raise ValueError(checks.not_in_module(module, attribute, own))
+    found = there[attribute]
+    if not (isinstance(found, type) and issubclass(found, Optimizer)):
+        raise ValueError(checks.no_optimizer(name, found))
+    return found
+
+
+def explain(optimizer: Optimizer, step: int = 1) -> str:
+    """The formula, its scalars at a step, state, memory, source, where other libraries differ, shared settings."""
+    made, rule = type(optimizer), optimizer._rule
+    about, state = docstrings.sections(made), ", ".join(rule.state)
+    parts = [
+        f"{made.__name__}: {docstrings.summary(made)}",
+        docstrings.source(made),
+        f"Scalars at step {step} of {optimizer!r}:\n{_table(_scalars(optimizer, step))}",
+        f"State: {docstrings.one_line(about.get('State', state)) or 'none.'}",
+        f"{_pass_before(rule)}A step reads {', '.join(('p', 'g', *rule.state))} and writes "
+        f"{', '.join(('p', *rule.state))}: {docstrings.bytes_per_element(made)} bytes per element in float32.",
+    ]
+    if "References" in about:
+        parts.append(f"Source: {docstrings.one_line(about['References'])}")
+    if "Differences" in about:
+        parts.append(f"Elsewhere:\n{_table(docstrings.entries(about['Differences']))}")
+    shared = [(name, text.partition(". ")[0].removesuffix(".")) for name, _, text in docstrings.shared_settings()]
+    parts.append(f"Settings of every optimizer:\n{_table(shared)}")
+    return "\n\n".join(part if "\n" in part else textwrap.fill(part, WIDTH) for part in parts)
+
+
+def _pass_before(rule: Rule) -> str:
+    if not rule.is_by_array:
+        return ""
+    wrote = f"writes {rule.state[-1]}" if rule.prepare else "writes nothing"
+    return f"A pass before the step reads {', '.join(rule.measured)} and {wrote}. "
+
+
+def _scalars(optimizer: Optimizer, step: int) -> list[tuple[str, str]]:
+    """Names and values: of the formula's scalars, then of what goes before the formula."""
+    settings, rule = optimizer._at(step), optimizer._rule
+    values: list[Any] = [*settings.scalars(step), *(["what the norms of each array come to"] if rule.measure else [])]
+    found = list(zip(rule.scalars, values, strict=True))
+    wanted = (*settings._wanted_options(), *(["centralize"] if settings.centralize else []))
+    for option in (name for name in OPTIONS if name in wanted):
+        if option == "centralize":
+            value: Any = "the means of gradients, where an array has two dimensions or more"
+        elif option != "scale":
+            value = AMOUNTS[option](settings)
+        elif math.inf == settings.clip_norm == settings.clip_array_norm:
+            value = -settings.gradient_scale if settings.maximize else settings.gradient_scale
+        else:
+            value = "what makes norms of gradients no larger than clip_norm and clip_array_norm"
+        found.append((option, value))
+    return [(name, value if isinstance(value, str) else f"{value:.10g}") for name, value in found]
+
+
+def _table(rows: list[tuple[str, str]]) -> str:
+    indent = 4 + max((len(name) for name, _ in rows), default=0)
+    return "\n".join(
+        textwrap.fill(f"  {name:{indent - 2}}{text}", WIDTH, subsequent_indent=" " * indent, break_long_words=False)
+        for name, text in rows
+    )

@@ -1,0 +1,67 @@
+"""Compiles the kernels of optimizers into numba's disk cache: `fastopt warmup`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from itertools import chain, combinations, product
+
+from fastopt import threads
+from fastopt.checks import DTYPES
+from fastopt.commands import info
+from fastopt.commands.console import Console, track
+from fastopt.engine.address_table import compiled_scan
+from fastopt.engine.centralized_launch import centralized, compiled_find_means
+from fastopt.engine.one_call import compiled_call
+from fastopt.engine.sparse_launch import compiled_add_up, compiled_spread
+from fastopt.kernels.averages import AVERAGES
+from fastopt.kernels.build import FACTORS, GRADIENT_MEASURE, NO_RULE, Rule, form_address
+from fastopt.kernels.stores import FORMS
+from fastopt.optimizer import Optimizer
+from fastopt.optimizers.sophia import HESSIAN, Sophia
+
+Kernel = tuple[Rule, str, tuple[str, ...]]
+"""A rule, which of its kernels, and the options before and after it."""
+
+
+def kernels(optimizers: Sequence[Optimizer], averages: Sequence[str] = ()) -> list[Kernel]:
+    """What steps need; `averages` are those of `AVERAGES` that some steps keep and others leave alone."""
+    # For on_nonfinite and clipping by norm.
+    found: list[Kernel] = [(NO_RULE, which, ()) for which in ("look", "look_at_squares", "norm")]
+    found += [(GRADIENT_MEASURE, which, ()) for which in FACTORS]
+    wanted = [name for name in AVERAGES if name in averages]
+    kept = list(chain.from_iterable(combinations(wanted, count) for count in range(len(wanted) + 1)))
+    for optimizer in optimizers:
+        rule, options = optimizer._rule, optimizer._wanted_options()
+        options = centralized(options) if optimizer.centralize else options
+        found += [(rule, "step", (*options, *after)) for after in kept]
+        found += [(rule.measuring, which, options) for which in ("measure", *FACTORS)] if rule.measuring else []
+        found += [(rule.preparing, "prepare", options)] if rule.preparing else []
+        found += [(HESSIAN, "step", ())] if isinstance(optimizer, Sophia) else []
+    return found
+
+
+def main(optimizers: Sequence[Optimizer], averages: Sequence[str] = ()) -> None:
+    """Compiles with a progress bar and says where the kernels are."""
+    console = Console()
+    start = time.perf_counter()
+    compiled_scan()
+    compiled_call()
+    compiled_spread()
+    for known in DTYPES:
+        compiled_add_up(known)
+    for form in range(len(FORMS)):
+        form_address(form)
+    loops = (False, True) if threads.layer() else (False,)
+    if any(optimizer.centralize for optimizer in optimizers):
+        for known in DTYPES:
+            for in_parallel in loops:
+                compiled_find_means(known, in_parallel)
+    pairs = product(kernels(optimizers, averages), ("float32", "float64"))
+    # Squares of float32 numbers, as float64, neither overflow nor vanish.
+    wanted = [pair for pair in pairs if not (pair[0][1] in FACTORS and pair[1] == "float32")]
+    for (rule, which, options), dtype in track(wanted, "compiling", console=console):
+        for in_parallel in loops:  # the second one costs nothing
+            rule.kernel(dtype, in_parallel, which, options)
+    seconds = time.perf_counter() - start
+    console.print(f"{len(wanted)} kernels in {seconds:.1f} s: {info.cache_folder()}", highlight=False, soft_wrap=True)

@@ -1,0 +1,170 @@
+"""An optimizer of a formula of one's own: `fastopt.rule`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import make_dataclass
+from typing import TYPE_CHECKING, Any, overload
+
+from fastopt import formula_checks
+from fastopt.kernels import RULES
+from fastopt.kernels.averages import SLOTS
+from fastopt.kernels.build import Rule
+from fastopt.optimizer import Optimizer
+
+if TYPE_CHECKING:
+
+    class OwnOptimizer(Optimizer):
+        """The optimizer of a formula: settings and state have the names that it was given."""
+
+        def __init__(self, *values: float | Callable[[int], float], **settings: Any) -> None: ...
+
+        def __getattr__(self, name: str) -> Any: ...
+
+        def __setattr__(self, name: str, value: Any) -> None: ...
+
+else:
+    OwnOptimizer = Optimizer
+
+
+@overload
+def rule(
+    formula: Callable[..., Any],
+    /,
+    *,
+    state: Iterable[str] = (),
+    scalars: Callable[..., tuple[float, ...]] | None = None,
+    start: Mapping[str, float] | None = None,
+    **settings: float,
+) -> type[OwnOptimizer]: ...
+
+
+@overload
+def rule(
+    formula: None = None,
+    /,
+    *,
+    state: Iterable[str] = (),
+    scalars: Callable[..., tuple[float, ...]] | None = None,
+    start: Mapping[str, float] | None = None,
+    **settings: float,
+) -> Callable[[Callable[..., Any]], type[OwnOptimizer]]: ...
+
+
+def rule(
+    formula: Callable[..., Any] | None = None,
+    /,
+    *,
+    state: Iterable[str] = (),
+    scalars: Callable[..., tuple[float, ...]] | None = None,
+    start: Mapping[str, float] | None = None,
+    **settings: float,
+) -> type[OwnOptimizer] | Callable[[Callable[..., Any]], type[OwnOptimizer]]:
+    """Makes an optimizer class of a formula on numbers; a decorator.
+
+    The class is an `Optimizer` as any other: its steps are fused, its kernels cached, its settings may be schedules,
+    gradients may be `Rows`, it can be saved, reported on and pickled, and `fastopt.check` compares it with the formula
+    in plain Python.
+
+    Parameters
+    ----------
+    formula : function `(p, g, *state, *scalars) -> (p, *state)`
+        What happens to one element: parameter, gradient and state are numbers, and so are the new ones. It knows
+        arithmetic, comparisons, `a if c else b`, `if`, abs, min, max, and the functions of `math` and NumPy on numbers.
+        No number may stand in it, as that would make float32 arithmetic float64. Its name is that of the optimizer.
+    state : names
+        The arguments that are state, in the order of the formula: arrays like the parameters, kept from step to step.
+    scalars : function `(step, **settings) -> tuple`, optional
+        Computes the formula's scalars at a step, counted from 1, from the settings: corrections, and what is the same
+        for all elements. Without it the scalars are the settings.
+    start : dict, optional
+        The values that state has before the first step, where not 0.
+    **settings : float
+        The hyperparameters and their defaults.
+
+    Returns
+    -------
+    type
+        The subclass of `Optimizer`. In a checkpoint it goes by its name; a file of another name, with other state or
+        with other settings is not loaded. Defining it again, as in a notebook, makes a new class.
+
+    Raises
+    ------
+    TypeError
+        if the formula cannot be compiled as it is meant; says which line, why, and what to write.
+    ValueError
+        if a name is taken, or a default is out of its range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastopt
+    >>> @fastopt.rule(state=("v",), lr=0.01, momentum=0.9)
+    ... def my_momentum(p, g, v, lr, momentum):
+    ...     v = momentum * v - lr * g
+    ...     return p + v, v
+    >>> params, optimizer = {"W": np.array([1.0])}, my_momentum(lr=0.1)
+    >>> optimizer.update(params, {"W": np.array([1.0])})
+    >>> params["W"], optimizer
+    (array([0.9]), my_momentum(lr=0.1, momentum=0.9))
+    """
+    names, begin = formula_checks.slots(state), formula_checks.starts(start)
+
+    def made(formula: Callable[..., Any]) -> type[OwnOptimizer]:
+        try:
+            return _optimizer(formula, names, scalars, begin, settings)
+        except (TypeError, ValueError) as error:  # the way to where it was found is of no use
+            raise error.with_traceback(None) from None
+
+    return made if formula is None else made(formula)
+
+
+def _optimizer(
+    formula: Callable[..., Any],
+    state: tuple[str, ...],
+    scalars: Callable[..., tuple[float, ...]] | None,
+    start: dict[str, float],
+    settings: dict[str, float],
+) -> type[OwnOptimizer]:
+    formula_checks.check(formula, state, settings, scalars is not None)
+    owner = formula.__name__
+    if owner.lower() in RULES:
+        raise ValueError(formula_checks.taken_rule(owner))
+    for kind, names in (("state", state), ("setting", tuple(settings))):
+        for name in names:
+            if name.startswith("_") or name in ("rule", *SLOTS.values()) or hasattr(Optimizer, name):
+                raise ValueError(formula_checks.clash(owner, name, kind, "something that every optimizer has"))
+    for name, default in settings.items():
+        if name in state:
+            raise ValueError(formula_checks.clash(owner, name, "setting", "its state"))
+        formula_checks.number(owner, f"the default of {name}", default)
+    for slot, value in start.items():
+        if slot not in state:
+            raise TypeError(formula_checks.no_slot(owner, slot, state))
+        formula_checks.number(owner, f"the start of {slot}", value)
+    if scalars is not None:
+        formula_checks.callable_with(owner, scalars, settings)
+    own = Rule(formula, state, rows=True)  # elements do not know of one another, so some may stay as they are
+
+    def scalars_at(self: Optimizer, step: int) -> tuple[float, ...]:
+        values = {name: getattr(self, name) for name in settings}
+        if scalars is None:
+            return tuple(values[name] for name in own.scalars)
+        return formula_checks.scalar_values(owner, scalars(step, **values), own.scalars)
+
+    def start_values(self: Optimizer) -> dict[str, float]:
+        return dict.fromkeys(state, 0.0) | start
+
+    members = {
+        "rule": owner,
+        "_rule": own,
+        "scalars": scalars_at,
+        "start_values": start_values,
+        "__doc__": formula.__doc__ or f"The rule {owner}, of one's own.",
+        "__qualname__": formula.__qualname__,
+    }
+    fields = [(name, float, default) for name, default in settings.items()]
+    made = make_dataclass(owner, fields, bases=(Optimizer,), namespace=members, eq=False)
+    made.__module__ = formula.__module__  # by which pickle finds it
+    made()._at(1).scalars(1)  # looks at all defaults
+    return made

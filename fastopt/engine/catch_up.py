@@ -1,0 +1,216 @@
+"""Rows that lag behind: steps without a gradient, which a row takes all at once when it is next touched.
+
+With `Rows(..., exact=True)` a step leaves all other rows as they are, but counts for them too. `fastopt.kernels.skipped_steps`
+has the closed form of several steps in which a row has no gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fastopt import checks, containers, rows
+from fastopt.containers import BARE, Container
+from fastopt.engine import mappings
+from fastopt.engine.launch import Launch
+from fastopt.engine.plan import Plan
+from fastopt.engine.sparse_launch import compiled_spread
+from fastopt.engine.transform_scalars import AMOUNTS
+from fastopt.flat import Array
+from fastopt.kernels.build import Rule
+
+Rates = tuple[float, float]
+"""The shares of parameter and state that a step without a gradient keeps: f and r in `fastopt.kernels.skipped_steps`."""
+
+
+@dataclass(eq=False)
+class Lag:
+    """How many steps each row of a parameter is behind, and by which rates it will be brought up to date.
+
+    `clock` counts the steps with exact rows, and `last` says at which of them each row was up to date.
+    """
+
+    last: Array  # int64[rows]
+    rates: Rates
+    clock: int = 0
+
+    @property
+    def behind(self) -> Array:
+        """int64[rows], the number of steps that each row has to catch up with."""
+        return np.asarray(self.clock - self.last)
+
+
+def rates_of(owner: str, settings: Any) -> Rates:
+    """The rates at some settings, or an error where steps without a gradient have no closed form."""
+    if settings.weight_decay and not settings.decoupled:
+        raise ValueError(rows.coupled_decay(owner))
+    return AMOUNTS["decoupled_weight_decay"](settings), settings.kept_share()
+
+
+def scalars_of(rates: Rates, steps: Array) -> Array:
+    """kept, share and moved of the formulas `*_idle`, a row for each number of steps, which are 1 or more."""
+    decay, share = rates
+    steps = steps.astype(np.float64)
+    large, small = max(decay, share), min(decay, share)
+    with np.errstate(all="ignore"):
+        if small > 0:  # a geometric series, exact also where the two are nearly the same
+            excess = (small - large) / large
+            terms = np.expm1(steps * np.log1p(excess)) / excess if excess else steps
+            moved = share * large ** (steps - 1) * terms
+        elif large != small:
+            moved = share * (large**steps - small**steps) / (large - small)
+        else:
+            moved = np.zeros_like(steps)
+        return np.stack([np.float64(decay) ** steps, np.float64(share) ** steps, moved], axis=1)
+
+
+class CatchUp:
+    """Brings rows of one parameter up to date: the `wanted` ones, or all. To make one writes nothing."""
+
+    def __init__(
+        self, owner: str, rule: Rule, name: str, array: Any, state: list[Array], lag: Lag, wanted: Array | None = None
+    ) -> None:
+        direct = isinstance(array, np.ndarray) and all(found.flags.c_contiguous for found in (array, *state))
+        rows.table(owner, name, array, direct)
+        if len(array) != len(lag.last):
+            raise ValueError(rows.other_table(owner, name, len(array), len(lag.last)))
+        assert rule.idle is not None
+        idle = Rule(rule.idle, rule.state)
+        every = np.arange(len(array)) if wanted is None else wanted
+        behind = lag.clock - lag.last[every]
+        chosen, steps = every[behind > 0], behind[behind > 0]
+        self._lag, self._chosen, self._call = lag, chosen, None
+        if not len(chosen) or (lag.rates[0] == 1 and len(idle.scalars) == 1):
+            return
+        scalars = np.ascontiguousarray(scalars_of(lag.rates, steps)[:, : len(idle.scalars)])
+        table, starts = np.zeros((len(chosen) + 2, 3 + len(state)), np.int64), np.zeros(len(chosen) + 2, np.int64)
+        # The formulas take no gradient: what is read in its place is the parameter.
+        whole = np.array([found.ctypes.data for found in (array, array, *state, scalars)], np.int64)
+        width = array[:1].size
+        compiled_spread()(whole, chosen, len(chosen), width, width * array.itemsize, 0, table, starts)
+        table[:, 1] = table[:, 0]
+        table[:-2, -1] += np.arange(len(chosen)) * scalars.strides[0]
+        moved_bytes = len(chosen) * width * array.itemsize * (2 + 2 * len(state))
+        self._alive = array, state, scalars
+        self._call = Launch(table, starts, array.dtype.name, moved_bytes, [], []).call(idle, "step")
+
+    def run(self) -> None:
+        """Writes."""
+        done = False
+        try:
+            done = True  # no KeyboardInterrupt comes between this and the kernel, see `Plan.run`
+            if self._call is not None:
+                kernel, *arguments = self._call
+                kernel(*arguments)
+        finally:
+            if done:
+                self._lag.last[self._chosen] = self._lag.clock
+
+
+def catch_up_all(optimizer: Any, params: Any) -> None:
+    """What `Optimizer.catch_up` does."""
+    container = containers.container_of(type(optimizer).__name__, params)
+    lags = optimizer._lags
+    for made in [_catch_up(optimizer, optimizer._state, container, params, key, lag) for key, lag in lags.items()]:
+        made.run()
+
+
+def _catch_up(
+    optimizer: Any,
+    state: Any,
+    container: Container,
+    params: Any,
+    key: Hashable,
+    lag: Lag,
+    wanted: Array | None = None,
+) -> CatchUp:
+    owner, name, leaves = type(optimizer).__name__, container.name(key), container.leaves(params)
+    if key not in leaves:
+        raise KeyError(rows.behind_is_missing(owner, "one bare array" if key is BARE else name))
+    array = leaves[key]
+    slots = [] if state is None else [views[key] for views in state.views.values()]
+    checked = checks.parameter(owner, name, array)
+    if key in container.copied_keys(params, container.values(params) or []):
+        raise TypeError(mappings.hands_out_copies(owner, params, key))
+    if slots:
+        checks.replaced(owner, name, checked, slots[0].shape, slots[0].dtype)
+    return CatchUp(owner, optimizer._rule, name, array, slots, lag, wanted)
+
+
+class Step:
+    """What a step has to do about rows that lag behind. To make one looks at everything, and writes nothing."""
+
+    def __init__(self, optimizer: Any, plan: Plan, params: Any, parts: list[Any]) -> None:
+        lags: dict[Hashable, Lag] = optimizer._lags
+        self.lags = dict(lags)
+        """The lags after the step."""
+        self._touched: list[tuple[Lag, Array]] = []
+        self._marked = 0
+        self._catch_ups: list[CatchUp] = []
+        resting = {entry.key for entry in plan.entries if entry.row < 0}
+        for entry in plan.entries:
+            if entry.touched is None:
+                continue
+            key, wanted, lag = entry.key, entry.touched.distinct, lags.get(entry.key)
+            if entry.touched.exact:
+                if any(other is not entry and other.identity == entry.identity for other in plan.entries):
+                    raise ValueError(rows.tied(plan.owner, plan._name(key)))
+                rates = rates_of(plan.owner, parts[entry.part])
+                lag = lag or Lag(np.zeros(len(entry.array), np.int64), rates)
+                self._touched.append((lag, wanted))
+                self.lags[key] = Lag(lag.last, rates, lag.clock + 1)
+                wanted = wanted if rates == lag.rates else None  # all rows, at the rates of the steps they skipped
+            if lag is not None:
+                self._catch_ups.append(_catch_up(optimizer, plan.state, plan.container, params, key, lag, wanted))
+            resting.add(key)
+        # A step of a whole array is one of all its rows.
+        self._catch_ups += [
+            _catch_up(optimizer, plan.state, plan.container, params, key, lag)
+            for key, lag in lags.items()
+            if key not in resting
+        ]
+
+    def before(self) -> None:
+        """Brings up to date what the step touches, and notes that it will be so after the step too.
+
+        Between the step and its count no call may come, lest Ctrl-C does.
+        """
+        for made in self._catch_ups:
+            made.run()
+        for lag, touched in self._touched:
+            self._marked += 1
+            lag.last[touched] = lag.clock + 1
+
+    def undo(self) -> None:
+        """Takes the note back, where the step was not made."""
+        for lag, touched in self._touched[: self._marked]:
+            lag.last[touched] = lag.clock
+
+
+# -- checkpoints ------------------------------------------------------------------------------------------------------
+
+
+def saved(lags: dict[Hashable, Lag]) -> dict[Hashable, dict[str, Any]]:
+    """Lags as a checkpoint has them, without those where no row is behind."""
+    return {key: {"behind": lag.behind, "rates": lag.rates} for key, lag in lags.items() if lag.behind.any()}
+
+
+def loaded(owner: str, found: Any, state: Any) -> dict[Hashable, Lag]:
+    """The lags that a checkpoint has; ValueError, TypeError or KeyError where it is not `saved` that made them."""
+    lags = {}
+    if not isinstance(found, Mapping):
+        raise TypeError(f"{owner}: rows are {type(found).__name__}, expected a dict")
+    for key, value in found.items():
+        behind, rates = value["behind"], tuple(float(rate) for rate in value["rates"])
+        if not isinstance(behind, np.ndarray) or behind.dtype != np.int64 or behind.ndim != 1 or (behind < 0).any():
+            raise ValueError(f"{owner}: rows[{key!r}] has no array of the numbers of steps that each row is behind")
+        if len(rates) != 2 or not np.isfinite(rates).all():
+            raise ValueError(f"{owner}: rows[{key!r}] has rates {rates}, expected two numbers")
+        for views in state.views.values() if state is not None else ():
+            if key not in views or len(views[key]) != len(behind):
+                raise ValueError(f"{owner}: rows[{key!r}] is of {len(behind)} rows, which its state does not have")
+        lags[key] = Lag(-behind, (rates[0], rates[1]))
+    return lags

@@ -1,0 +1,245 @@
+"""A plan whose steps are one call of C: of one dtype, on one thread, without anything that Python must see to."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Callable
+from functools import cache, partial
+from itertools import accumulate
+from typing import Any, cast
+
+import numpy as np
+from numba.core import config
+
+from fastopt import tuning
+from fastopt.containers import Buffers, Container
+from fastopt.engine.plan import Plan
+from fastopt.flat import Array, FlatDict
+from fastopt.kernels import array_scan, build, one_call
+from fastopt.kernels.stores import FORMS, PLAIN
+from fastopt.structure import LEAF, NOTHING, Node
+from fastopt.tuning import Tuner
+
+# A step that reads and writes more takes longer than a thread should be kept waiting for the GIL, and a microsecond
+# more or less is nothing to it.
+MOST_BYTES = 1_000_000
+
+METH_FASTCALL = 0x80
+
+Call = Callable[[Any, Any, tuple[float, ...], dict[str, Any], int], int]
+"""`(params, grads, scalars, settings, step)`, see `fastopt.kernels.one_call`; 0 if the step was not made."""
+
+
+def prepare(plan: Plan) -> None:
+    """Gives a plan its look, if compiled code can look at all of its parameters."""
+    plan.is_prepared = True
+    specials = [plan.entries[number] for number in plan._special_numbers]
+    if not getattr(sys, "_is_gil_enabled", lambda: True)():  # which keeps other threads away from what is looked at
+        return
+    if plan._scan is None or build.CHECK or any(type(at.value) is not float for at in specials):
+        return
+    count = len(plan.entries)
+    node = plan.container.walk()
+    walk = Walk(Node(list, tuple(range(count)), (LEAF,) * count) if node is None else node)
+    holders = [walk.holders[number] for number in plan._special_numbers]
+    # To replace a float under another key than a string may run code of the key's.
+    if specials and (node is None or any(type(key) is not str for _, key, is_list in holders if not is_list)):
+        return
+    floats = np.zeros((len(specials), 2))
+    for number, entry, pair, (holder, key, is_list) in zip(
+        plan._special_numbers, specials, floats, holders, strict=True
+    ):
+        plan._expected[number, [array_scan.HOLDER, array_scan.PLACE]] = holder, key if is_list else id(key)
+        staged, address = pair[:1].reshape(()), pair.ctypes.data
+        if entry.row >= 0:  # no calls, between which Ctrl-C could come
+            entry.staged = staged
+            plan._table[entry.row, 0] = plan._expected[number, array_scan.STAGED] = address
+    room = np.zeros((2, len(plan.entries)), np.int64)
+    words = np.zeros(one_call.WORDS, np.int64)
+    for word, value in {
+        one_call.BARE: plan.container.is_bare,
+        one_call.COUNT: len(plan.entries),
+        one_call.ENTRIES: plan._expected.ctypes.data,
+        one_call.SHAPES: plan._shapes.ctypes.data,
+        one_call.SIZES: len(plan._shapes),
+        one_call.WRITTEN: plan.written.ctypes.data,
+        one_call.BLOCKS: plan.written.shape[1],
+        one_call.TABLE: plan._table.ctypes.data,
+        one_call.COLUMNS: plan._table.shape[1],
+        one_call.LENGTH: len(plan._table),
+        one_call.SCALARS: plan._scalars.ctypes.data,
+        one_call.SCALAR_COUNT: len(plan.rule.scalars),
+        one_call.STEPS: id(STEPS),
+        one_call.DICT: id(dict),
+        one_call.FLAT_DICT: id(FlatDict),
+        one_call.NDARRAY: array_scan.NDARRAY,
+        one_call.NONE: array_scan.NONE,
+        one_call.FLOAT: id(float),
+        one_call.FLOAT64: id(np.float64),
+        one_call.STRING: id(str),
+        one_call.TUPLE: id(tuple),
+        one_call.LIST: id(list),
+        one_call.NODES: walk.nodes.ctypes.data,
+        one_call.NODE_COUNT: len(walk.nodes),
+        one_call.CHILDREN: walk.children.ctypes.data,
+        one_call.CHILD_COUNT: len(walk.children),
+        one_call.PARAMETER_NODES: walk.room[0].ctypes.data,
+        one_call.GRADIENT_NODES: walk.room[1].ctypes.data,
+        one_call.PARAMETERS: room[0].ctypes.data,
+        one_call.GRADIENTS: room[1].ctypes.data,
+    }.items():
+        words[word] = value
+    owner = words.view(Memory)
+    # Not the plan itself, which has the method: nothing should wait for the garbage collector.
+    owner.alive = plan._expected, plan._shapes, plan.written, plan._table, plan._scalars, plan.keys, room, floats
+    owner.alive += plan.state, plan._launches, walk
+    plan.words, plan.memory, plan.looked = words, owner, True
+    if isinstance(plan.container, Buffers):
+        watch(plan)
+        plan.look = _flat(_method(owner), plan.flat_layout)
+    else:
+        plan.look = _method(owner) if node is not None else _listed(_method(owner), plan.container)
+
+
+def call_for(plan: Plan, options: tuple[str, ...]) -> Call | None:
+    """The call for a plan; None if its steps cannot be made in one.
+
+    The amounts of the options are those of the last step that was made otherwise.
+    """
+    if plan.call_options != options:
+        plan.call, plan.call_options = None, options
+        launch = plan._launches[0] if len(plan._launches) == 1 and plan.is_plain else None
+        if plan.look is not None and launch is not None and launch.moved_bytes < MOST_BYTES:
+            kernel = launch.call(plan.rule, "step", options)[0]
+            if isinstance(kernel, partial):
+                address, form = kernel.args
+                plan.words[one_call.KERNEL], plan.words[one_call.FORM] = address, form
+                plan.words[one_call.STARTS] = launch.starts.ctypes.data
+                plan.call = plan.look if plan.tuner is None else _tuned(plan.look, plan.words, plan.tuner)
+    return plan.call  # type: ignore[no-any-return]
+
+
+STEPS = "_steps"
+"""The name under which an optimizer keeps its number of steps."""
+
+
+class Memory(np.ndarray[Any, Any]):
+    """A plan's memory, with what must live as long."""
+
+    alive: Any = None
+    views: Any = None
+
+
+def watch(plan: Plan) -> None:
+    """Has the look see to the views of a FlatDict, which must stay writeable as its buffer must."""
+    addresses = np.array([id(view) for view in plan.views], np.int64)
+    plan.words[one_call.VIEW_COUNT] = 0  # nothing is read of those that go, whenever Ctrl-C comes
+    plan.memory.views = plan.views, addresses
+    plan.words[one_call.VIEWS] = addresses.ctypes.data
+    plan.words[one_call.VIEW_COUNT] = len(addresses)
+
+
+class Walk:
+    """Containers as tables that compiled code reads; see `fastopt.kernels.one_call`."""
+
+    def __init__(self, node: Node) -> None:
+        self._alive, self._leaves = node, 0
+        self._rows: list[list[int]] = []
+        self._targets: list[list[tuple[int, int]]] = []
+        self.holders: list[tuple[int, Any, bool]] = []
+        """Of each array the number of its container, the key or index there, and whether that is a list."""
+        self._visit(node)
+        starts = accumulate(map(len, self._targets), initial=0)
+        rows = [[*row, start] for row, start in zip(self._rows, starts, strict=False)]
+        self.nodes = np.array(rows, np.int64).reshape(-1, one_call.NODE_FIELDS)
+        self.children = np.array([pair for mine in self._targets for pair in mine], np.int64).reshape(-1, 2)
+        self.room = np.zeros((2, len(rows)), np.int64)
+
+    def _visit(self, node: Node) -> int:
+        """Appends a container and all within it; returns its number."""
+        number, targets = len(self._rows), cast("list[tuple[int, int]]", [])
+        self._rows.append([id(node.kind), _form(node.kind), len(node.children)])
+        self._targets.append(targets)
+        for key, child in zip(node.keys, node.children, strict=True):
+            if child is LEAF:
+                target, self._leaves = self._leaves, self._leaves + 1
+                self.holders.append((number, key, issubclass(node.kind, list)))
+            else:
+                target = one_call.NOTHING if child is NOTHING else -self._visit(child)
+            targets.append((id(key), target))
+        return number
+
+
+def _form(kind: type) -> int:
+    if issubclass(kind, dict):
+        return one_call.MAPPING
+    if issubclass(kind, list):
+        return one_call.LISTED
+    return one_call.NAMED if hasattr(kind, "_fields") else one_call.TUPLED
+
+
+def _listed(method: Any, container: Container) -> Any:
+    """The same for containers that Python has to walk."""
+
+    def call(params: Any, grads: Any, *rest: Any) -> int:
+        lists = container.lists(params, grads)
+        return 0 if lists is None else method(*lists, *rest)
+
+    return call
+
+
+def _flat(method: Any, layout: Any) -> Any:
+    """The same for FlatDicts of a layout, of which it gets the buffers."""
+
+    def call(params: Any, grads: Any, *rest: Any) -> int:
+        if type(params) is not FlatDict or type(grads) is not FlatDict:
+            return 0
+        if params.layout is not layout or grads.layout is not layout:
+            return 0
+        return method(params._buffer, grads._buffer, *rest)  # type: ignore[no-any-return]
+
+    return call
+
+
+def _tuned(method: Any, words: Array, tuner: Tuner) -> Any:
+    """The same in the form that a tuner chooses, which is told how long each step takes."""
+    addresses = [build.form_address(form) for form in range(len(FORMS))]
+
+    def call(*arguments: Any) -> int:
+        if tuning.fixed() is not None:
+            words[one_call.FORM] = addresses[PLAIN]
+            return method(*arguments)  # type: ignore[no-any-return]
+        begin = tuner.begin()
+        words[one_call.FORM] = addresses[tuner.choice.form]
+        done: int = method(*arguments)
+        if begin and done:
+            tuner.end(begin)
+        return done
+
+    return call
+
+
+class _Definition(ctypes.Structure):
+    """PyMethodDef."""
+
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("function", ctypes.c_void_p),
+        ("flags", ctypes.c_int),
+        ("doc", ctypes.c_char_p),
+    )
+
+
+@cache
+def compiled_call() -> _Definition:
+    """`one_call`, compiled."""
+    address = 0 if config.DISABLE_JIT else build.compiled_for_c(one_call.one_call, 3)
+    return _Definition(b"one_call", address, METH_FASTCALL, None)
+
+
+def _method(owner: Array) -> Any:
+    """The compiled function as a method of an array."""
+    new = ctypes.pythonapi.PyCFunction_NewEx
+    new.restype, new.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p]
+    return new(ctypes.addressof(compiled_call()), owner, None)

@@ -1,0 +1,406 @@
+"""Where everything lies: worked out once for a set of arrays, checked at every step.
+
+A plan has the table of addresses that the kernels walk. As long as the parameters are the same arrays, a step costs one
+compiled look at both lists (`array_scan.scan`), which also takes up the gradients' new addresses.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Hashable, Iterator, Mapping, MutableMapping
+from functools import cache
+from typing import Any, NoReturn
+
+import numpy as np
+
+from fastopt import containers, tuning
+from fastopt.containers import BARE, Buffers
+from fastopt.engine import arguments, norms
+from fastopt.engine.address_table import Table, arrangement
+from fastopt.engine.launch import Launch, check_addresses
+from fastopt.engine.norms import Norm
+from fastopt.engine.overlaps import moved_blocks
+from fastopt.engine.state import Layout
+from fastopt.flat import Array
+from fastopt.groups import Groups
+from fastopt.kernels import array_scan, build
+from fastopt.kernels.build import Rule
+from fastopt.kernels.loops import DOWN, FIELDS, NONFINITE, REST, SECOND_REST, SECOND_TOTAL, TOTAL, UP
+from fastopt.report import Report
+from fastopt.rows import Rows
+from fastopt.tuning import AS_THEY_COME, Tuner
+
+NONE_RESTING: Iterator[None] = iter(())
+# Of a tally of norms.
+SUMS, SECOND_SUMS = slice(TOTAL, REST + 1), slice(SECOND_TOTAL, SECOND_REST + 1)
+
+
+class Plan(Table):
+    """What is done with a table: the looks at gradients, the step and its report."""
+
+    def accepts(self, params: Any, grads: Any, groups: Groups | None = None, by_array: bool = False) -> bool:
+        """Whether the plan fits these arguments; if so, it has taken up the gradients. Errors are raised."""
+        scan = self._scan
+        if scan is None or containers.form_of(params, grads) != self.form:
+            return False
+        if (groups is not None or by_array or self.divided) and self.arrangement != arrangement(groups, by_array):
+            return False
+        if self.look is not None:
+            found = self.look(params, grads)
+            self.looked = bool(found)
+            if found:
+                bare = self.container.is_bare
+                self._gradients = [grads if self.form == "arrays" else grads.buffer] if bare else found
+                return True
+        flat = isinstance(self.container, Buffers)
+        if flat and not all(view.flags.writeable for view in params.values()):
+            return False
+        lists = self.container.lists(params, grads, self._frozen)
+        if lists is None or not self._can_write(params, lists[0]):
+            return False
+        parameters, gradients = lists
+        for number in self._special_numbers:
+            if not self.entries[number].fits(parameters[number]):
+                return False
+        here = id(parameters), id(gradients)
+        number = scan(*here, 0, *self._scanned)
+        if number < 0 and not self.container.copied_keys(params, parameters) and self._take_over(parameters):
+            if flat:
+                self.views = list(params.values())
+            number = scan(*here, 0, *self._scanned)
+        while number != len(self.entries):
+            if number < 0 or gradients[number] is None:
+                return False
+            if isinstance(gradients[number], Rows) != (self.entries[number].touched is not None):
+                return False
+            self._place_gradient(number, gradients[number])
+            number = scan(*here, number + 1, *self._scanned)
+        if self.rows_launches:
+            self._arrange()
+        self._gradients = gradients
+        return True
+
+    def _can_write(self, params: Any, parameters: list[Any]) -> bool:
+        """Whether a step gets into a mapping in the same way as when the plan was made: in place, or by assignment."""
+        if not self._special_numbers:
+            return True
+        if self.copied and self.container.copied_keys(params, parameters) != self.copied:
+            return False
+        return not isinstance(params, Mapping) or isinstance(params, dict | MutableMapping)
+
+    moved = False
+    """Whether parameters turned out to be other arrays than before."""
+
+    is_prepared = False
+    look: Any = None
+    """A compiled look at parameters and gradients, where `one_call.prepare` found that it is possible."""
+
+    looked = False
+    """Whether that look was enough for the arguments of the last step, as it then is for a call."""
+
+    words: Array
+    """The memory of the look."""
+    memory: Any = None
+    """The same, with what must live as long."""
+
+    call: Any = None
+    call_options: tuple[str, ...] | None = None
+    """What `one_call.call_for` found, and for which options."""
+
+    def takes_over(self, params: Any) -> bool:
+        """Whether parameters are other arrays than before but alike, which the plan has then taken up."""
+        values = None if isinstance(self.container, Buffers) else self.container.values(params)
+        return values is not None and not self.container.copied_keys(params, values) and self._take_over(values)
+
+    def _take_over(self, parameters: list[Any]) -> bool:
+        """Takes up parameters that are other arrays alike, as of `x = np.clip(x, -1, 1)`; False if that cannot be."""
+        if not self.is_plain or self.tied:
+            return False
+        others = [
+            (number, entry, value, array_scan.address_of(value))
+            for number, (entry, value) in enumerate(zip(self.entries, parameters, strict=True))
+            if value is not entry.value and entry.row >= 0 and entry.staged is None and entry.is_like(value)
+        ]
+        if not others:
+            return False
+        moved = [(entry.header[0], address, entry.nbytes) for _, entry, _, address in others if entry.nbytes]
+        written = moved_blocks(self.written, moved)
+        if written is None:
+            return False
+        scan, self._scan = self._scan, None  # a plan that Ctrl-C leaves half changed fits nothing
+        self.written[:], self._memory = written, None
+        self._table[:, 1] = 0  # gradients that were looked at lay beside what was written then
+        for number, entry, value, address in others:
+            entry.value = entry.array = value
+            entry.header = address, value.shape, value.strides, value.dtype
+            self._table[entry.row, 0], self._expected[number, array_scan.PARAMETER] = address, id(value)
+        self._scan, self.moved = scan, True
+        return True
+
+    def has_the_arrays_of(self, other: Plan) -> bool:
+        """Whether its parameters are those of another plan, as far as they have the same keys."""
+        arrays = {entry.key: entry.array for entry in other.entries if isinstance(entry.value, np.ndarray)}
+        return type(self.container) is type(other.container) and all(
+            arrays.get(entry.key, entry.array) is entry.array
+            for entry in self.entries
+            if isinstance(entry.value, np.ndarray)
+        )
+
+    stepped = False
+    tuner: Tuner | None = None
+    """Where it may choose how steps run."""
+    amount: Array | None = None
+    """By which `averages.of_resting` moves averages of tables."""
+
+    def finite(self, squared: bool = False) -> bool:
+        """Whether all gradients are finite, or all their squares; writes nothing."""
+        which = "look_at_squares" if squared else "look"
+        return not any(tally[:, NONFINITE].any() for tally in self._look(which))
+
+    def gradient_norm(self) -> Norm:
+        """The norm of all gradients together; writes nothing."""
+
+        def look(kind: str | None) -> dict[None, list[Array]]:
+            return {None: [tally[:, SUMS] for tally in self._look(*_gradient_pass(kind))]}
+
+        return norms.norms(look, self._has_float64())[None]
+
+    def gradient_norms(self) -> dict[int, Norm]:
+        """The norm of the gradient of each row of scalars; writes nothing."""
+
+        def look(kind: str | None) -> dict[int, list[Array]]:
+            return {row: [sums[:, SUMS]] for row, sums in self._sums_by_row(*_gradient_pass(kind))}
+
+        return norms.norms(look, self._has_float64())
+
+    def _has_float64(self) -> bool:
+        return any(launch.dtype == "float64" for launch in self._launches)
+
+    def measures(
+        self, params: Any, scalars: list[tuple[float, ...]], options: tuple[str, ...]
+    ) -> dict[int, tuple[Norm, Norm, int]]:
+        """The norms of the rule's two measures and the size of the array of each row of scalars; writes nothing."""
+        self._write_scalars(scalars)
+        measuring = self.rule.measuring
+        assert measuring is not None
+
+        def look(kind: str | None) -> dict[tuple[int, int], list[Array]]:
+            by_row = self._sums_by_row(kind or "measure", measuring, options, params)
+            return {
+                (row, number): [sums[:, part]]
+                for row, sums in by_row
+                for number, part in enumerate((SUMS, SECOND_SUMS))
+            }
+
+        found = norms.norms(look, self._has_float64())
+        sizes = {entry.part: entry.layout.size for entry in self.entries}
+        return {row: (found[row, 0], found[row, 1], sizes[row]) for row, number in found if number == 0}
+
+    def prepare(
+        self, params: Any, scalars: list[tuple[float, ...]], options: tuple[str, ...], parts: list[Any]
+    ) -> None:
+        """Fills the last state slot, and does to each array of it what the settings of its part do; writes no other."""
+        self._write_scalars(scalars)
+        assert self.rule.preparing is not None
+        self._run_before("prepare", self.rule.preparing, options, params)
+        views = self.state.views[self.rule.state[-1]]
+        for entry in self.entries:
+            if entry.row >= 0:
+                parts[entry.part].prepared(views[entry.key])
+
+    def _sums_by_row(self, *call: Any) -> Iterator[tuple[int, Array]]:
+        """The row of scalars of each array, and its rows of the tally."""
+        for launch, tally in zip(self._launches, self._look(*call), strict=True):
+            ends = [*launch.rows.tolist(), len(tally)]
+            for part, first, last in zip(launch.parts, ends, ends[1:], strict=False):
+                yield part, tally[first:last]
+
+    def _look(self, *call: Any) -> list[Array]:
+        """Runs a kernel that only reads; returns its tallies."""
+        self._run_before(*call)
+        return [launch.tally for launch in self._launches if launch.tally is not None]
+
+    def _run_before(
+        self, which: str, rule: Rule = build.NO_RULE, options: tuple[str, ...] = (), params: Any = None
+    ) -> None:
+        """Runs a kernel that writes no parameter; `params` are needed where it reads them."""
+        calls = [launch.call(rule, which, options) for launch in self._launches]
+        if build.CHECK:
+            check_addresses(self)
+        leaves = None if params is None else self.container.leaves(params)
+        for launch, (kernel, table, starts, threads) in zip(self._launches, calls, strict=True):
+            if leaves is not None:
+                launch.fetch(leaves)
+            kernel(table, starts, threads)
+
+    def report(self) -> Report:
+        """What the last `run` with a report did."""
+        tallies = [(launch.tally.copy(), launch.rows) for launch in self._launches if launch.tally is not None]
+        return Report(*self._reported(), tallies, self._order, skipped=False)
+
+    def _reported(self) -> tuple[list[Hashable], list[int]]:
+        """The keys of what is updated, and their numbers of elements."""
+        keys = [None if entry.key is BARE else entry.key for entry in self._active]
+        return keys, [entry.size for entry in self._active]
+
+    def report_of_nothing(self) -> Report:
+        """The report of a step that is not made."""
+        rows = []
+        with np.errstate(all="ignore"):
+            for entry, given in zip(self.entries, self._gradients, strict=True):
+                if entry.row < 0:
+                    continue
+                if entry.touched is None:
+                    gradient, parameter = _as_seen(given, entry.layout), entry.array
+                else:
+                    gradient, parameter = entry.touched.sums, entry.array[entry.touched.distinct]
+                plain, large, small = (
+                    [np.square(array.astype(np.float64) * factor).sum() for array in (gradient, parameter)]
+                    for factor in (1.0, DOWN, UP)
+                )
+                counts = np.sum(gradient == 0), np.sum(~np.isfinite(gradient))
+                rows.append([*plain, 0.0, *counts, *large, 0.0, *small, 0.0])
+        in_order = np.arange(len(rows))
+        tallies = [(np.array(rows, np.float64).reshape(-1, FIELDS), in_order)] if rows else []
+        return Report(*self._reported(), tallies, in_order, skipped=True)
+
+    def forget_gradients(self) -> None:
+        """Lets go of the gradients of a step that is not made."""
+        self._gradients = []
+
+    def refuse_nonfinite(self, grads: Any) -> NoReturn:
+        """Raises the error that names the first gradient with NaN or infinity."""
+        self._gradients = []
+        bad = self.first_gradient(grads, lambda seen, part: ~np.isfinite(seen))
+        if bad is None:
+            raise AssertionError("no gradient is NaN or infinite")
+        raise FloatingPointError(arguments.nonfinite(self.owner, *bad))
+
+    def first_gradient(self, grads: Any, is_bad: Callable[[Array, int], Array]) -> tuple[str, Array, Array] | None:
+        """Name, values and bad elements of the first gradient that has some; of Rows, those of the first sum.
+
+        is_bad : takes values and their row of scalars
+        """
+        entries = {entry.key: entry for entry in self.entries}
+        gradients = self.container.gradients_by_key(grads, self._frozen)
+        for key in self.keys:
+            if key in self._frozen:
+                continue
+            gradient = gradients[key]
+            name, layout, entry = self._name(key, "grads"), self.state.layouts[key], entries.get(key, self.entries[0])
+            if isinstance(gradient, Rows):
+                touched = entry.touched
+                bad = is_bad(touched.sums, entry.part)
+                for row in np.flatnonzero(bad.any(axis=1))[:1]:
+                    sums, bad = (part[row].reshape(layout.shape[1:]) for part in (touched.sums, bad))
+                    return f"the sum of row {touched.distinct[row]} of {name}", sums, bad
+                continue
+            seen = _as_seen(0.0 if gradient is None else gradient, layout)
+            bad = is_bad(seen, entry.part)
+            if bad.any():
+                return name, seen, bad
+        return None
+
+    def run(
+        self,
+        params: Any,
+        scalars: list[tuple[float, ...]],
+        report: bool,
+        options: tuple[str, ...] = (),
+        resting: Iterator[None] = NONE_RESTING,
+    ) -> None:
+        """Updates everything. Only the arrays that `accepts` or `__init__` checked are touched.
+
+        scalars : for each part those of the formula, then the amounts of the options
+        resting : what `averages.of_resting` returned
+
+        `stepped`, which the caller has set to False, stays so as long as nothing was written. After that the step is
+        finished whatever comes: CPython raises KeyboardInterrupt after a call or at the start of a function, so never
+        between `done += 1` and the kernel.
+        """
+        which = "report" if report else "step"
+        self._write_scalars(scalars)
+        choice, tuner = tuning.fixed(), None
+        if choice is None:
+            choice = AS_THEY_COME if self.tuner is None else self.tuner.choice
+            tuner = None if report else self.tuner
+        # Compiles before anything of the user's is written.
+        calls = [(launch, launch.call(self.rule, which, options, choice)) for launch in self._launches]
+        if build.CHECK:
+            check_addresses(self)
+        begin = 0 if tuner is None else tuner.begin()
+        if len(calls) == 1 and not self._launches[0].staged and resting is NONE_RESTING:
+            self._run_one(*calls[0][1])
+        else:
+            self._run_all(params, calls, resting)
+        if begin and tuner is not None:
+            tuner.end(begin)
+
+    def _run_all(self, params: Any, calls: list[tuple[Launch, Any]], resting: Iterator[None]) -> None:
+        """Calls the kernels of all launches, with arrays staged before and put back behind each."""
+        done, leaves = 0, self.container.leaves(params)
+        try:
+            for launch, (kernel, table, starts, threads) in calls:
+                if launch.staged:
+                    launch.fetch(leaves)
+                done += 1
+                self.stepped = True
+                kernel(table, starts, threads)
+                if launch.staged:
+                    launch.put_back(leaves)
+            self.stepped = True
+            list(resting)
+        except BaseException:
+            if done:
+                self._launches[done - 1].put_back(leaves)
+                for launch, (kernel, table, starts, threads) in calls[done:]:
+                    launch.fetch(leaves)
+                    kernel(table, starts, threads)
+                    launch.put_back(leaves)
+            if self.stepped:
+                list(resting)
+            raise
+        finally:
+            self._gradients = []
+
+    def tuned_by(self, tuners: dict[Any, Tuner]) -> None:
+        """Takes the tuner for arrays of these sizes out of those of an optimizer, or puts one there."""
+        if tuning.why_not(self.parameter_bytes) is None and build.compiles():
+            moved_bytes = [launch.moved_bytes for launch in self._launches if launch.parameter_bytes]
+            self.tuner = tuners.setdefault(tuple(moved_bytes), Tuner(moved_bytes))
+
+    @property
+    def parameter_bytes(self) -> int:
+        """The bytes of the parameters whose own memory a step writes."""
+        return sum(launch.parameter_bytes for launch in self._launches)
+
+    def _run_one(self, kernel: Any, table: Array, starts: Array, threads: int) -> None:
+        """`_run_all` where there is nothing to be done but to call one kernel."""
+        try:
+            self.stepped = True
+            kernel(table, starts, threads)
+        finally:
+            self._gradients = []
+
+    def _write_scalars(self, scalars: list[tuple[float, ...]]) -> None:
+        place = 0
+        for values in scalars:
+            _pack(len(values))(self._scalars_memory, place, *values)
+            place += self._scalars_stride
+
+
+@cache
+def _pack(count: int) -> Callable[..., None]:
+    """Writes so many float64 numbers to a buffer, from an offset on."""
+    return struct.Struct(f"{count}d").pack_into
+
+
+def _gradient_pass(kind: str | None) -> tuple[Any, ...]:
+    """Kernel and rule of a pass that adds up the squares of gradients."""
+    return ("norm",) if kind is None else (kind, build.GRADIENT_MEASURE)
+
+
+def _as_seen(gradient: Any, layout: Layout) -> Array:
+    with np.errstate(over="ignore"):
+        seen = np.asarray(gradient).astype(layout.dtype, copy=False)
+    return seen.reshape(layout.shape) if seen.size == layout.size else seen

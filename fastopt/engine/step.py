@@ -1,0 +1,194 @@
+"""A step, from `Optimizer.update` to the kernels: its phases in their order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from fastopt import averages, checks, containers, threads, tuning
+from fastopt.engine import catch_up, one_call, transform_scalars
+from fastopt.engine.plan import NONE_RESTING, Plan
+from fastopt.engine.transform_scalars import TooLarge
+from fastopt.groups import NO_GROUPS, Groups
+from fastopt.kernels.squares import squares
+from fastopt.report import Report
+
+# How many plans are kept, for loops that update different arrays in turns: halves of a GAN, gradients that are None.
+MOST_PLANS = 4
+
+
+def in_one_call(optimizer: Any, own: dict[str, Any], params: Any, grads: Any) -> bool:
+    """Makes a step like those before in one call of C, or writes nothing and returns False.
+
+    own : the optimizer's `__dict__`, whose `_calls` are there as long as nothing was assigned to it
+    """
+    if own["groups"].data or threads._exactly is not None or tuning.is_forced:
+        return False
+    step = own["_steps"] + 1
+    scalars = optimizer.scalars(step)
+    for call in own["_calls"]:
+        if call(params, grads, scalars, own, step):
+            return True
+    plan, calls = own["_plan"], own["_calls"]
+    if plan.call not in calls:
+        return False
+    own["_calls"] = ()  # if Ctrl-C comes now the plan is not to be used
+    has_taken_over = plan.takes_over(params)
+    own["_calls"] = calls
+    if not has_taken_over:
+        return False
+    _let_go(own, plan)
+    return bool(plan.call(params, grads, scalars, own, step))
+
+
+def make(optimizer: Any, params: Any, grads: Any, report: bool) -> Report | None:
+    """Makes a step of any kind."""
+    own, step = optimizer.__dict__, optimizer._steps + 1
+    known_calls, own["_calls"] = own.get("_calls", ()), ()
+    known: dict[Any, float] = {}
+    settings = optimizer._at(step, NO_GROUPS, known) if optimizer._scheduled else optimizer
+    groups = optimizer.groups if optimizer.groups.data else None
+    by_array = optimizer._rule.is_by_array or settings.clip_array_norm != math.inf
+    if groups is not None and not by_array:
+        by_array = groups.clips_arrays()
+
+    plan, others, is_known = _plan_for(optimizer, settings, params, grads, report, groups, by_array)
+
+    parts, options = [settings], settings._options
+    if groups is not None or by_array:
+        parts, options = optimizer._parts(plan, step, known)
+    elif options is None:
+        options = settings.__dict__["_options"] = settings._wanted_options()
+    scalars = [part.scalars(step) for part in parts]
+    squared = optimizer.on_nonfinite != "propagate" and squares(optimizer._rule)
+    all_fit = optimizer.on_nonfinite == "propagate" or plan.finite(squared)
+    if not all_fit and not (squared and plan.finite()):
+        return _not_made(optimizer, plan, grads, report)
+    try:
+        if squared and (not all_fit or settings.gradient_scale > 1):
+            transform_scalars.check_squares(settings, plan, grads, parts, options)
+        if options or by_array:
+            scalars = transform_scalars.added(settings, plan, params, parts, scalars, options)
+    except TooLarge as error:
+        return _not_made(optimizer, plan, grads, report, str(error))
+    if optimizer.on_nonfinite != "propagate":
+        own["_skips_in_a_row"] = 0
+
+    averaged, resting, after = optimizer._averaged, NONE_RESTING, options
+    averaging = optimizer.averaging is not None or optimizer.lookahead is not None
+    if averaging:
+        scalars, after, averaged, resting = _averages(optimizer, plan, params, step, scalars, options)
+    lagging = catch_up.Step(optimizer, plan, params, parts) if optimizer._lags or plan.rows_launches else None
+
+    calls: tuple[one_call.Call, ...] = ()
+    varies = report or averaging or lagging or groups or by_array or optimizer._scheduled
+    if not varies and settings.clip_norm == math.inf and optimizer.on_nonfinite == "propagate":
+        if others:  # of which some may have calls of other settings
+            calls = tuple([other.call for other in others if other.call in known_calls])
+        call = one_call.call_for(plan, options) if is_known and plan.looked else None
+        calls = (call, *calls) if call else calls
+    plan.stepped, node = False, containers.joined(own.get("_node"), plan.container.node)
+    try:
+        if lagging:
+            lagging.before()
+        plan.run(params, scalars, report, after, resting)
+    finally:
+        if plan.stepped:  # also where Ctrl-C came during the step, which is then complete
+            # No calls, between which Ctrl-C could come.
+            own["_report_plan" if report else "_plan"], own["_steps"], own["_averaged"] = plan, step, averaged
+            own["_state"] = plan.state if plan.state.slots else None
+            own["_node"] = node
+            own["_lags"] = lagging.lags if lagging else {}
+            own["_calls"] = calls
+            if not report:
+                own["_others"] = others
+        elif lagging:
+            lagging.undo()
+    return plan.report() if report else None
+
+
+def _plan_for(
+    optimizer: Any, settings: Any, params: Any, grads: Any, report: bool, groups: Groups | None, by_array: bool
+) -> tuple[Plan, tuple[Plan, ...], bool]:
+    """The plan that these arguments fit, which has taken them up; others that are worth keeping; is it one of old?"""
+    own = optimizer.__dict__
+    # A report has a plan of its own, in which the arrays of a FlatDict are told apart.
+    first, others = (own.get("_report_plan"), ()) if report else (own.get("_plan"), own.get("_others", ()))
+    plans = () if first is None else (first, *others)
+    for plan in plans:
+        if plan.accepts(params, grads, groups, by_array):
+            if not plan.is_prepared:
+                one_call.prepare(plan)
+            moved = plan.moved
+            if moved:
+                if plan.look is not None and plan.form == "buffers":
+                    one_call.watch(plan)
+                _let_go(own, plan)
+            if not report and (moved or plan is not first):
+                plans = own.get("_plan"), *own.get("_others", ())
+                others = tuple([other for other in plans if other is not plan and other is not None])
+            return plan, others, True
+    if plans:  # arrays of the past should not be kept alive
+        own["_plan"] = own["_report_plan"] = None
+        own["_others"] = ()
+    here = type(optimizer).__name__, optimizer._rule, params, grads, settings._start(), optimizer._state
+    plan = Plan(*here, report, groups, by_array, optimizer.centralize)
+    plan.tuned_by(own.setdefault("_tuners", {}))
+    return plan, () if report else _of_today(plans, plan), False
+
+
+def _let_go(own: dict[str, Any], plan: Plan) -> None:
+    """Lets go of plans that would keep arrays of the past alive, after one has taken over others."""
+    plan.moved = False
+    for name in ("_plan", "_report_plan"):
+        other = own.get(name)
+        if other is not None and other is not plan and not other.has_the_arrays_of(plan):
+            own[name] = None
+    if own.get("_others"):
+        own["_others"] = others = _of_today(own["_others"], plan)
+        own["_calls"] = tuple([other.call for other in (plan, *others) if other.call in own["_calls"]])
+
+
+def _of_today(others: Any, plan: Plan) -> tuple[Plan, ...]:
+    """Those of other plans that have the same arrays, as far as they have the same keys."""
+    return tuple([other for other in others if other.is_plain and other.has_the_arrays_of(plan)])[: MOST_PLANS - 1]
+
+
+def _not_made(optimizer: Any, plan: Plan, grads: Any, report: bool, too_large: str = "") -> Report | None:
+    """Raises, or leaves the step out, because of gradients that are NaN or infinite, or too large by an error text."""
+    if optimizer.on_nonfinite == "raise":
+        if too_large:
+            plan.forget_gradients()
+            raise FloatingPointError(too_large)
+        plan.refuse_nonfinite(grads)
+    most = optimizer._at(optimizer._steps + 1).max_skips
+    if optimizer._skips_in_a_row >= most:
+        try:
+            if too_large:
+                plan.forget_gradients()
+                raise FloatingPointError(too_large)
+            plan.refuse_nonfinite(grads)
+        except FloatingPointError as error:
+            raise FloatingPointError(checks.too_many_skips(str(error), most)) from None
+    nothing = plan.report_of_nothing() if report else None
+    plan.forget_gradients()
+    optimizer.__dict__["_skipped"] = optimizer._skipped + 1
+    optimizer.__dict__["_skips_in_a_row"] = optimizer._skips_in_a_row + 1
+    return nothing
+
+
+def _averages(
+    optimizer: Any, plan: Plan, params: Any, step: int, scalars: list[tuple[float, ...]], options: tuple[str, ...]
+) -> tuple[list[tuple[float, ...]], tuple[str, ...], int, Iterator[None]]:
+    """Scalars and options with those of averages of the weights, how many there are, and what moves resting ones."""
+    averaged, resting = optimizer._averaged, NONE_RESTING
+    if plan.rows_launches or optimizer._lags:
+        averages.check_rows(optimizer, plan)
+    after = averages.amounts(optimizer, step, averaged)
+    if after:
+        scalars, options = [(*row, *after.values()) for row in scalars], (*options, *after)
+    if "averaging" in after:
+        resting = averages.of_resting(plan, params, after["averaging"], averaged == 0)
+        averaged += 1
+    return scalars, options, averaged, resting

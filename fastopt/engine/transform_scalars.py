@@ -1,0 +1,105 @@
+"""What the options of `fastopt.kernels.transforms` take at a step, and what norms of arrays come to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from fastopt.engine.arguments import nonfinite_squared_norm, nonfinite_squares
+from fastopt.engine.norms import Norm, clipped
+from fastopt.engine.plan import Plan
+from fastopt.kernels.squares import largest
+
+AMOUNTS: dict[str, Callable[[Any], float]] = {
+    "clip": lambda settings: settings.clip_value,
+    "weight_decay": lambda settings: settings.weight_decay,
+    "decoupled_weight_decay": lambda settings: 1 - _lr(settings) * settings.weight_decay,
+}
+"""Of the settings of a part; "scale" needs norms."""
+
+NOTHING = {"clip": math.inf, "weight_decay": 0.0, "decoupled_weight_decay": 1.0}
+"""With what an option does nothing, for a part that does not call for it where another does."""
+
+
+def added(
+    settings: Any,
+    plan: Plan,
+    params: Any,
+    parts: list[Any],
+    scalars: list[tuple[float, ...]],
+    options: tuple[str, ...],
+) -> list[tuple[float, ...]]:
+    """The scalars of each part of a plan with the ratio of its norms, where the rule has measures, and its amounts."""
+    amounts = _amounts(settings, plan, parts, options)
+    rows = [own + more for own, more in zip(scalars, amounts, strict=True)]
+    if plan.rule.prepare:
+        plan.prepare(params, rows, options, parts)
+    if plan.rule.measure is None:
+        return rows
+    norms = plan.measures(params, rows, options)
+    ratios = [part.ratio(*norms[row]) if row in norms else 0.0 for row, part in enumerate(parts)]
+    if plan.rule.squares_norms and settings.on_nonfinite != "propagate":
+        _check_squared_norms(plan, norms, ratios)
+    return [(*own, ratio, *more) for own, ratio, more in zip(scalars, ratios, amounts, strict=True)]
+
+
+class TooLarge(ArithmeticError):
+    """Finite gradients are too large for the rule; the text says which."""
+
+
+def check_squares(settings: Any, plan: Plan, grads: Any, parts: list[Any], options: tuple[str, ...]) -> None:
+    """Raises `TooLarge` where a gradient, after scale and clipping, has no finite square.
+
+    A look at all squares has found that of one without these; so this is rare, and in NumPy.
+    """
+    named = [dict(zip(reversed(options), row, strict=True)) for row in _amounts(settings, plan, parts, options)]
+
+    def is_bad(seen: Any, part: int) -> Any:
+        factor, most = named[part].get("scale", 1.0), named[part].get("clip", math.inf)
+        with np.errstate(all="ignore"):
+            factor, most = seen.dtype.type(factor), seen.dtype.type(most)
+            return ~np.isfinite(np.square(np.minimum(np.abs(seen * factor), most)))
+
+    bad = plan.first_gradient(grads, is_bad)
+    if bad is not None:
+        raise TooLarge(nonfinite_squares(plan.owner, *bad, largest(bad[1].dtype)))
+
+
+def _check_squared_norms(plan: Plan, norms: dict[int, tuple[Norm, Norm, int]], squares: list[float]) -> None:
+    for entry in plan.entries:
+        dtype = entry.layout.dtype
+        if entry.part in norms and not squares[entry.part] <= float(np.finfo(dtype).max):
+            name, norm = plan._name(entry.key, "grads"), norms[entry.part][0]
+            raise TooLarge(nonfinite_squared_norm(plan.owner, name, norm, dtype, largest(dtype)))
+
+
+def _amounts(settings: Any, plan: Plan, parts: list[Any], options: tuple[str, ...]) -> list[tuple[float, ...]]:
+    """That of the last option first."""
+    if len(parts) == 1 and "scale" not in options:  # which may be a group's part, with settings of its own
+        return [tuple([AMOUNTS[option](parts[0]) for option in reversed(options)])]
+    first = int("scale" in options)  # which is the first of them
+    scales = [scale(settings, plan) if first else 1.0] * len(parts)
+    if first and any(part.clip_array_norm < math.inf for part in parts):
+        for row, norm in plan.gradient_norms().items():
+            scales[row] = clipped(scales[row], norm, parts[row].clip_array_norm)
+    amounts = []
+    for part, factor in zip(parts, scales, strict=True):
+        wanted = options if part._options is None else part._options
+        own = {option: AMOUNTS[option](part) if option in wanted else NOTHING[option] for option in options[first:]}
+        amounts.append((*reversed(own.values()), *[factor] * first))
+    return amounts
+
+
+def scale(settings: Any, plan: Plan) -> float:
+    """The factor of all gradients: scale, direction, and clipping by their norm."""
+    factor = -settings.gradient_scale if settings.maximize else settings.gradient_scale
+    if settings.clip_norm < math.inf:
+        factor = clipped(factor, plan.gradient_norm(), settings.clip_norm)
+    return float(factor)
+
+
+def _lr(settings: Any) -> float:
+    return float(getattr(settings, "lr", 1.0))  # a rule of one's own may have none

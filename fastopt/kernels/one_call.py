@@ -1,0 +1,360 @@
+"""A whole step in one call from Python: looks at parameters and gradients, and runs the kernel if all is as planned.
+
+`one_call` becomes a method of C that Python calls without a wrapper of numba's. It walks dicts by functions of CPython
+and reads arrays as `memory.scan` does. The GIL is held all the while: no other thread and no signal comes between,
+and what was looked at stays alive.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+from numba.np.arrayobj import make_array, populate_array
+
+from fastopt.kernels.array_scan import (
+    ARRAY_FLAGS,
+    DATA,
+    ENTRY_FIELDS,
+    HOLDER,
+    LENGTH_OF_TUPLE,
+    LIST_ITEMS,
+    PLACE,
+    ROW,
+    STAGED,
+    TUPLE_ITEMS,
+    TYPE,
+    VALUE,
+    WRITEABLE,
+    scan_items,
+)
+from fastopt.kernels.intrinsics import call, peek
+
+MISFIT, DONE = 0, 1
+"""What a call returns: nothing is written, and Python must see to it; or the step is made."""
+
+# The words of a plan's memory, an int64 array that is the method's `self`.
+(
+    BARE, COUNT, ENTRIES, SHAPES, SIZES,  # whether params are one array; what is expected of each array
+    WRITTEN, BLOCKS,  # the blocks that a step writes, and how many
+    TABLE, COLUMNS, STARTS, LENGTH, KERNEL, FORM,  # the launch
+    SCALARS, SCALAR_COUNT,
+    STEPS,  # the name under which an optimizer keeps its number of steps
+    DICT, FLAT_DICT, NDARRAY, NONE, FLOAT, FLOAT64, STRING, TUPLE,  # addresses of objects
+    PARAMETERS, GRADIENTS,  # room for the addresses of parameters and gradients
+    POSITION, FOUND_KEY, FOUND,  # where `PyDict_Next` writes
+    VIEWS, VIEW_COUNT,  # the addresses of arrays that must be writeable, the views of a FlatDict
+    LIST, NODES, NODE_COUNT, CHILDREN, CHILD_COUNT,  # the containers of the arrays, see below
+    PARAMETER_NODES, GRADIENT_NODES,  # room for their addresses
+) = range(38)  # fmt: skip
+WORDS = 38
+
+# Columns of `nodes`, the table of containers, each behind the one that holds it.
+NODE_KIND = 0  # address of the type that one of parameters must have
+NODE_FORM = 1
+NODE_SIZE = 2  # number of children
+FIRST_CHILD = 3  # where they start in `children`
+NODE_FIELDS = 4
+
+MAPPING, LISTED, TUPLED, NAMED = range(4)
+"""Forms of a node: a dict, a list, a tuple, a tuple whose places have names."""
+
+# Columns of `children`
+CHILD_KEY = 0  # address of its key in a dict
+TARGET = 1  # the number of an array; -n of the n-th node; or NOTHING
+NOTHING = -(2**40)
+"""Where there is None."""
+
+
+def one_call(self, arguments, count):  # type: ignore[no-untyped-def]
+    """Makes a step: the method `(params, grads, scalars, settings, step) -> MISFIT or DONE`.
+
+    scalars : a tuple of floats, those of the rule
+    settings : the optimizer's `__dict__`, where the number of steps becomes `step`
+
+    `(params, grads)` only looks, and takes up the gradients' addresses. Where those are in containers it returns a list
+    of them, which keeps them alive, in place of DONE.
+    """
+    plan = peek(self + DATA)
+    params, grads, only_looks = peek(arguments), peek(arguments + 8), count == 2
+    count, columns, blocks = word(plan, COUNT), word(plan, COLUMNS), word(plan, BLOCKS)
+    entries = array_at(word(plan, ENTRIES), (count, ENTRY_FIELDS))
+    shapes = array_at(word(plan, SHAPES), (word(plan, SIZES),))
+    written = array_at(word(plan, WRITTEN), (2, blocks))
+    table = array_at(word(plan, TABLE), (word(plan, LENGTH), columns))
+    starts = array_at(word(plan, STARTS), (word(plan, LENGTH),))
+    items = word(plan, PARAMETERS), word(plan, GRADIENTS)
+
+    if not _collect(plan, params, items[0], word(plan, PARAMETER_NODES), True):
+        return integer(MISFIT)
+    if not _collect(plan, grads, items[1], word(plan, GRADIENT_NODES), False):
+        return integer(MISFIT)
+    for number in range(word(plan, VIEW_COUNT)):
+        if peek(peek(word(plan, VIEWS) + 8 * number) + ARRAY_FLAGS) & WRITEABLE == 0:
+            return integer(MISFIT)
+    if not only_looks and not _take_scalars(plan, peek(arguments + 16)):
+        return integer(MISFIT)
+    first = 0
+    while first < count:
+        entry = scan_items(*items, first, word(plan, NDARRAY), word(plan, NONE), entries, shapes, written, table)
+        if entry < 0 or (entry < count and not _take_floats(plan, items, entries, entry, table)):
+            return integer(MISFIT)
+        first = entry + 1
+    if only_looks:
+        return integer(DONE) if word(plan, BARE) != 0 else _list_of(items[1], count)
+
+    call(word(plan, KERNEL), table, starts, 0, starts[-1], word(plan, FORM))
+
+    for entry in range(count):
+        staged = entries[entry, STAGED]
+        if staged != 0 and entries[entry, ROW] >= 0:
+            number = new_float(staged)
+            if number == 0 or not _replace(plan, entries[entry, HOLDER], entries[entry, PLACE], number):
+                return 0  # MemoryError
+    if set_item(peek(arguments + 24), word(plan, STEPS), peek(arguments + 32)) != 0:
+        return 0
+    return integer(DONE)
+
+
+def _collect(plan, arrays, items, held, exact):  # type: ignore[no-untyped-def]
+    """Writes the addresses of parameters or gradients to `items`; False if they are not held as those of the plan.
+
+    held : room for the addresses of the containers
+    exact : whether types of containers must be those of the plan; otherwise what is None stands for all that is in it
+    """
+    if word(plan, BARE) != 0:
+        poke(items, arrays)
+        return True
+    nodes = array_at(word(plan, NODES), (word(plan, NODE_COUNT), NODE_FIELDS))
+    children = array_at(word(plan, CHILDREN), (word(plan, CHILD_COUNT), 2))
+    none = word(plan, NONE)
+    poke(held, arrays)
+    for node in range(len(nodes)):
+        value = peek(held + 8 * node)
+        kind, expected = peek(value + TYPE), nodes[node, NODE_KIND]
+        form, size = nodes[node, NODE_FORM], nodes[node, NODE_SIZE]
+        mine = children[nodes[node, FIRST_CHILD] : nodes[node, FIRST_CHILD] + size]
+        if kind != expected and exact:
+            return False
+        if value == none and node != 0:
+            for child in range(size):
+                if not _hand_on(none, mine[child, TARGET], items, held, none):
+                    return False
+        elif form == MAPPING:
+            if kind != expected and kind != word(plan, DICT) and kind != word(plan, FLAT_DICT):
+                return False
+            if not _collect_dict(plan, value, mine, items, held):
+                return False
+        else:
+            if kind == word(plan, LIST) or (kind == expected and form == LISTED):
+                first = peek(value + LIST_ITEMS)
+            elif kind == word(plan, TUPLE) or kind == expected:
+                first = value + TUPLE_ITEMS
+            else:
+                return False
+            if (form == NAMED and kind != expected) or peek(value + LENGTH_OF_TUPLE) != size:
+                return False
+            for child in range(size):
+                if not _hand_on(peek(first + 8 * child), mine[child, TARGET], items, held, none):
+                    return False
+    return True
+
+
+def _collect_dict(plan, value, children, items, held):  # type: ignore[no-untyped-def]
+    position, found_key, found = plan + 8 * POSITION, plan + 8 * FOUND_KEY, plan + 8 * FOUND
+    poke(position, 0)
+    text = word(plan, STRING)
+    for child in range(len(children)):
+        if next_item(value, position, found_key, found) == 0:
+            return False
+        key, expected = peek(found_key), children[child, CHILD_KEY]
+        # Equal texts need not be one object: "W" + str(1).
+        if key != expected and (
+            peek(key + TYPE) != text or peek(expected + TYPE) != text or compare_texts(key, expected) != 0
+        ):
+            return False
+        if not _hand_on(peek(found), children[child, TARGET], items, held, word(plan, NONE)):
+            return False
+    return next_item(value, position, found_key, found) == 0
+
+
+def _hand_on(child, target, items, held, none):  # type: ignore[no-untyped-def]
+    """Writes the address of an array, or of a container, to where it is looked at."""
+    if target >= 0:
+        poke(items + 8 * target, child)
+    elif target == NOTHING:
+        return child == none
+    else:
+        poke(held - 8 * target, child)
+    return True
+
+
+def _replace(plan, holder, place, number):  # type: ignore[no-untyped-def]
+    """Puts a new number in the place of a parameter; False if there was no memory for that."""
+    container = peek(word(plan, PARAMETER_NODES) + 8 * holder)
+    nodes = array_at(word(plan, NODES), (word(plan, NODE_COUNT), NODE_FIELDS))
+    if nodes[holder, NODE_FORM] == LISTED:
+        return set_in_list(container, place, number) == 0  # which lets go of it
+    done = set_item(container, place, number) == 0
+    release(number)
+    return done
+
+
+def _list_of(items, count):  # type: ignore[no-untyped-def]
+    """The address of a new list of objects; 0 if there is no memory for it."""
+    found = new_list(count)
+    if found != 0:
+        for number in range(count):
+            keep(peek(items + 8 * number))
+            set_in_list(found, number, peek(items + 8 * number))
+    return found
+
+
+def _take_scalars(plan, scalars):  # type: ignore[no-untyped-def]
+    """Copies the scalars to where the kernel reads them."""
+    count = word(plan, SCALAR_COUNT)
+    if peek(scalars + TYPE) != word(plan, TUPLE) or peek(scalars + LENGTH_OF_TUPLE) != count:
+        return False
+    for number in range(count):
+        scalar = peek(scalars + TUPLE_ITEMS + 8 * number)
+        if peek(scalar + TYPE) != word(plan, FLOAT):
+            return False
+        poke(word(plan, SCALARS) + 8 * number, peek(scalar + VALUE))
+    return True
+
+
+def _take_floats(plan, items, entries, entry, table):  # type: ignore[no-untyped-def]
+    """Copies a parameter and its gradient to where the kernel works on them; False if they are no floats."""
+    staged = entries[entry, STAGED]
+    if staged == 0:
+        return False
+    parameter, gradient = peek(items[0] + 8 * entry), peek(items[1] + 8 * entry)
+    kind = peek(gradient + TYPE)
+    if peek(parameter + TYPE) != word(plan, FLOAT) or (kind != word(plan, FLOAT) and kind != word(plan, FLOAT64)):
+        return False
+    poke(staged, peek(parameter + VALUE))
+    poke(staged + 8, peek(gradient + VALUE))
+    table[entries[entry, ROW], 1] = staged + 8
+    return True
+
+
+_INT64, _POINTER, _INT = ir.IntType(64), ir.IntType(8).as_pointer(), ir.IntType(32)
+
+
+def _of_c(name: str, result: ir.Type, *kinds: ir.Type) -> Any:
+    """A function of CPython's C interface on addresses and whole numbers."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        given = [
+            builder.inttoptr(value, kind) if kind == _POINTER else value
+            for value, kind in zip(args, kinds, strict=True)
+        ]
+        function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, kinds), name)
+        found = builder.call(function, given)
+        if result == ir.VoidType():
+            return context.get_dummy_value()
+        return builder.ptrtoint(found, _INT64) if result == _POINTER else builder.sext(found, _INT64)
+
+    return generate
+
+
+@intrinsic
+def next_item(typingctx: Any, mapping: Any, position: Any, key: Any, value: Any) -> Any:
+    """0 at the end of a dict; otherwise writes its next key and value to two addresses."""
+    return types.int64(*[types.int64] * 4), _of_c("PyDict_Next", _INT, _POINTER, _POINTER, _POINTER, _POINTER)
+
+
+@intrinsic
+def new_list(typingctx: Any, size: Any) -> Any:
+    """The address of a new list of nothing yet."""
+    return types.int64(types.int64), _of_c("PyList_New", _POINTER, _INT64)
+
+
+@intrinsic
+def set_in_list(typingctx: Any, items: Any, index: Any, value: Any) -> Any:
+    """Puts an object into a list, which then holds it; 0 if it is there."""
+    return types.int64(*[types.int64] * 3), _of_c("PyList_SetItem", _INT, _POINTER, _INT64, _POINTER)
+
+
+@intrinsic
+def keep(typingctx: Any, value: Any) -> Any:
+    """Holds an object."""
+    return types.void(types.int64), _of_c("Py_IncRef", ir.VoidType(), _POINTER)
+
+
+@intrinsic
+def set_item(typingctx: Any, mapping: Any, key: Any, value: Any) -> Any:
+    """Puts a value into a dict; 0 if it is there."""
+    return types.int64(*[types.int64] * 3), _of_c("PyDict_SetItem", _INT, _POINTER, _POINTER, _POINTER)
+
+
+@intrinsic
+def compare_texts(typingctx: Any, one: Any, other: Any) -> Any:
+    """0 if two strings are equal."""
+    return types.int64(*[types.int64] * 2), _of_c("PyUnicode_Compare", _INT, _POINTER, _POINTER)
+
+
+@intrinsic
+def release(typingctx: Any, value: Any) -> Any:
+    """Lets go of an object."""
+    return types.void(types.int64), _of_c("Py_DecRef", ir.VoidType(), _POINTER)
+
+
+@intrinsic
+def integer(typingctx: Any, value: Any) -> Any:
+    """The address of a new Python int."""
+    return types.int64(types.int64), _of_c("PyLong_FromSsize_t", _POINTER, _INT64)
+
+
+@intrinsic
+def new_float(typingctx: Any, address: Any) -> Any:
+    """The address of a new Python float of the float64 at an address; 0 if there is no memory for it."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        number = builder.load(builder.inttoptr(args[0], ir.DoubleType().as_pointer()))
+        kind = ir.FunctionType(_POINTER, [ir.DoubleType()])
+        function = cgutils.get_or_insert_function(builder.module, kind, "PyFloat_FromDouble")
+        return builder.ptrtoint(builder.call(function, [number]), _INT64)
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic
+def poke(typingctx: Any, address: Any, value: Any) -> Any:
+    """Writes an int64 to an address."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.store(args[1], builder.inttoptr(args[0], _INT64.as_pointer()))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), codegen
+
+
+@intrinsic
+def word(typingctx: Any, plan: Any, number: Any) -> Any:
+    """A word of a plan's memory."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.load(builder.gep(builder.inttoptr(args[0], _INT64.as_pointer()), [args[1]]))
+
+    return types.int64(types.int64, types.int64), codegen
+
+
+@intrinsic
+def array_at(typingctx: Any, address: Any, shape: Any) -> Any:
+    """The int64 numbers at an address as an array."""
+    result = types.Array(types.int64, len(shape), "C")
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        array, sizes = make_array(result)(context, builder), cgutils.unpack_tuple(builder, args[1])
+        strides = [ir.Constant(_INT64, 8)]
+        for size in reversed(sizes[1:]):
+            strides.insert(0, builder.mul(strides[0], size))
+        data = builder.inttoptr(args[0], _INT64.as_pointer())
+        populate_array(array, data=data, shape=sizes, strides=strides, itemsize=ir.Constant(_INT64, 8), meminfo=None)
+        return array._getvalue()
+
+    return result(types.int64, shape), codegen

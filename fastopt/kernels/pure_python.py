@@ -1,0 +1,116 @@
+"""Kernels in pure Python."""
+
+from __future__ import annotations
+
+import ctypes
+import inspect
+import math
+import types
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from fastopt.kernels.build import FACTORS, Rule, clone, composed
+from fastopt.kernels.intrinsics import KEPT, SIGN_KEPT, smallest_state
+from fastopt.kernels.loops import DOWN, FIELDS, PIECE, REST, SECOND_REST, SECOND_TOTAL, TOTAL, UP
+from fastopt.kernels.transforms import with_amounts
+
+
+class InterpretedRule(Rule):
+    """A rule whose steps are in pure Python."""
+
+    def kernel(
+        self, dtype: str, in_parallel: bool, which: str = "step", options: tuple[str, ...] = (), form: int = 0
+    ) -> Callable[..., None]:
+        """As in `Rule`; there is one form."""
+        return interpreted(self, dtype, which, options)
+
+
+def on_arrays(formula: Callable[..., Any]) -> Callable[..., Any]:
+    """The formula with NumPy's functions for those of `math`, which keep the dtype and take arrays too."""
+    found = inspect.getclosurevars(formula).globals
+    return clone(formula, formula.__name__, {name: _numpy_form(value) for name, value in found.items()})
+
+
+def _numpy_form(value: Any) -> Any:
+    if value is math:
+        return types.SimpleNamespace(**{name: _numpy_form(known) for name, known in vars(math).items()})
+    if getattr(value, "__module__", None) == "math":  # from math import sqrt
+        return getattr(np, value.__name__, None) or _without_errors(value)
+    return on_arrays(value) if isinstance(value, types.FunctionType) else value
+
+
+def _without_errors(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of `math` that returns infinity or NaN, as the compiled ones do, where it would raise."""
+
+    def returning(*numbers: Any) -> Any:
+        try:
+            return function(*numbers)
+        except OverflowError:
+            return math.inf
+        except ValueError:
+            return math.nan
+
+    return returning
+
+
+def interpreted(rule: Rule, dtype: str, which: str, options: tuple[str, ...] = ()) -> Callable[..., None]:
+    """The kernel in pure Python, for NUMBA_DISABLE_JIT=1 and FASTOPT_CHECK=1.
+
+    The same table and the same bits, a thousand times slower.
+    """
+    number = np.dtype(dtype).type
+    smallest = number(smallest_state(dtype))
+    scalars = ctypes.c_double * (len(rule.scalars) + len(with_amounts(options)))
+    written = [rule.columns(options).index(column) for column in rule.columns(with_amounts(options))]
+    formula = composed(on_arrays(rule.formula), options, rule.name, lambda function: function)
+
+    @np.errstate(all="ignore")
+    def kernel(table: Any, starts: Any, threads: int) -> None:
+        for number_of_array, size in enumerate(np.diff(starts).tolist()):
+            memory = ctypes.c_float * size if number is np.float32 else ctypes.c_double * size
+            addresses = table[number_of_array, list(rule.columns(options))]
+            arrays = [np.ctypeslib.as_array(memory.from_address(int(at))) for at in addresses]
+            constants = [number(x) for x in scalars.from_address(int(table[number_of_array, -1]))]
+            before = arrays[0].astype(np.float64)
+            for index in range(size if which in ("step", "report") else 0):
+                p, *state = formula(*(array[index] for array in arrays), *constants)
+                arrays[0][index] = p
+                for place, value, kind in zip(written[2:], state, rule.small(options), strict=True):
+                    if abs(value) < smallest and kind != KEPT:
+                        value = np.copysign(smallest, value) if kind == SIGN_KEPT and value else value * 0
+                    arrays[place][index] = value
+            for index in range(size if which == "prepare" else 0):
+                arrays[-1][index] = formula(*(array[index] for array in arrays), *constants)
+            if which in ("step", "prepare"):
+                continue
+            row = int(starts[number_of_array]) // PIECE + number_of_array
+            cells = (ctypes.c_double * FIELDS).from_address(int(table[-1, 0]) + 8 * FIELDS * row)
+            parameter, gradient = (array.astype(np.float64) for array in arrays[:2])
+            if which == "norm":
+                cells[TOTAL], cells[REST] = _squares(gradient)
+            elif which == "measure" or which in FACTORS:
+                measures = [formula(*(array[index] for array in arrays), *constants) for index in range(size)]
+                one, other = FACTORS.get(which, 1.0) * np.array(measures, np.float64).reshape(-1, 2).T
+                cells[TOTAL], cells[REST] = _squares(one)
+                cells[SECOND_TOTAL], cells[SECOND_REST] = _squares(other)
+            else:
+                seen = arrays[1] * arrays[1] if which == "look_at_squares" else gradient
+                plain, large, small = (
+                    [float(np.square(x * factor).sum()) for x in (gradient, parameter, parameter - before)]
+                    for factor in (1.0, DOWN, UP)
+                )
+                cells[:] = [*plain, int((gradient == 0).sum()), int((~np.isfinite(seen)).sum()), *large, *small]
+
+    return kernel
+
+
+def _squares(values: Any) -> tuple[float, float]:
+    """The sum of squares, and what rounding took from it."""
+    squares = (values**2).tolist()
+    total = sum(squares)
+    if not math.isfinite(total):
+        return total, 0.0
+    total = math.fsum(squares)
+    return total, math.fsum([*squares, -total])

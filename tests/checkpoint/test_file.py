@@ -1,0 +1,132 @@
+"""The file of a checkpoint: how it is written, and how much of a machine a strange one may take."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import fastopt
+from fastopt import CheckpointError
+from tests.checkpoint.test_state_dict import stepped
+from tests.conftest import python
+
+
+def test_keys_that_cannot_be_saved(tmp_path):
+    optimizer, key = fastopt.Adam(), frozenset("a")
+    optimizer.update({key: np.ones(2)}, {key: np.ones(2)})
+    with pytest.raises(
+        CheckpointError, match="of type frozenset cannot be saved; name parameters by text, numbers or tuples"
+    ):
+        optimizer.save(tmp_path / "state")
+    assert list(tmp_path.iterdir()) == []
+    other = fastopt.Adam()
+    other.load_state_dict(optimizer.state_dict())  # as a dict it can
+    assert list(other.m) == [key]
+
+
+def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+    optimizer = stepped(W=3)
+    optimizer.save(tmp_path / "state")
+    before = (tmp_path / "state").read_bytes()
+
+    def fail(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="No space"):
+        optimizer.save(tmp_path / "state")
+    assert (tmp_path / "state").read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+    with pytest.raises(OSError):
+        optimizer.save(tmp_path / "nowhere" / "state")
+
+
+def test_a_file_takes_no_more_memory_than_its_size(tmp_path):
+    """A header that promises a terabyte, and one that promises many arrays in one place."""
+    for header in (
+        {"m": {"dtype": "F64", "shape": [1 << 37], "data_offsets": [0, 1 << 40]}},
+        {f"m{i}": {"dtype": "F64", "shape": [1000], "data_offsets": [0, 8000]} for i in range(1000)},
+    ):
+        text = json.dumps(header).encode()
+        (tmp_path / "state").write_bytes(len(text).to_bytes(8, "little") + text + b"\0" * 8000)
+        with pytest.raises(CheckpointError, match="is damaged, or no checkpoint"):
+            fastopt.Adam().load(tmp_path / "state")
+
+
+SAVING = """
+import itertools, sys, numpy as np, fastopt
+optimizer, params = fastopt.Adam(), {"W": np.zeros(300_000)}
+for step in itertools.count(1):
+    optimizer.update(params, {"W": np.full(300_000, float(step))})
+    optimizer.save(sys.argv[1])
+    print(step, flush=True)
+"""
+
+
+def test_a_kill_at_any_moment_leaves_the_old_file_or_the_new_one(tmp_path):
+    path, rng = tmp_path / "state", random.Random(0)
+    for _ in range(12):
+        process = subprocess.Popen([sys.executable, "-c", SAVING, str(path)], stdout=subprocess.PIPE, text=True)
+        process.stdout.readline()
+        time.sleep(rng.uniform(0, 0.25))
+        process.send_signal(signal.SIGKILL)
+        last = ([1] + [int(line) for line in process.stdout.read().split()])[-1]
+        process.wait()
+        process.stdout.close()
+        optimizer = fastopt.Adam()
+        optimizer.load(path)
+        assert optimizer.iter in (last, last + 1)
+        assert len(list(tmp_path.iterdir())) <= 2  # and what was being written, which the next save removes
+
+
+def test_links_permissions_and_other_files_are_left_as_they_are(tmp_path):
+    optimizer, other = stepped(W=3), tmp_path / "state.tmp"
+    other.write_text("not ours")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "real").write_bytes(b"")
+    (tmp_path / "folder" / "real").chmod(0o600)
+    (tmp_path / "link").symlink_to(tmp_path / "folder" / "real")
+    for name in ("state", "link"):
+        optimizer.save(tmp_path / name)
+        assert not any(fastopt.Adam().load(tmp_path / name))
+    assert other.read_text() == "not ours" and (tmp_path / "link").is_symlink()
+    assert (tmp_path / "folder" / "real").stat().st_mode & 0o777 == 0o600
+    assert len(list(tmp_path.iterdir())) == 4 and len(list((tmp_path / "folder").iterdir())) == 1
+
+
+@pytest.mark.parametrize("key", [float("nan"), 2**70, ("a", float("nan"))], ids=["nan", "long", "in a tuple"])
+def test_keys_that_could_not_be_found_again(key, tmp_path):
+    optimizer = fastopt.Adam()
+    optimizer.update({key: np.ones(2)}, {key: np.ones(2)})
+    with pytest.raises(CheckpointError, match="cannot be saved"):
+        optimizer.save(tmp_path / "state")
+
+
+MEMORY = """
+import json, resource, sys, safetensors.numpy, fastopt
+from fastopt import checkpoint_file
+metadata = {"format": "1", "fastopt": "0", "rule": "adam", "step": "1", "skipped": "0", "hyperparameters": "{}", "keys": "null", "fortran": "[]"}
+metadata[sys.argv[1]] = "[" + ",".join(["[]"] * 3_000_000) + "]"
+metadata["checksum"] = checkpoint_file._checksum({}, metadata)
+with open("state", "wb") as file:
+    file.write(safetensors.numpy.save({}, metadata))
+del metadata
+optimizer, before = fastopt.Adam(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    optimizer.load("state")
+except fastopt.CheckpointError as error:
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024, "too long" in str(error))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss in kB")
+@pytest.mark.parametrize("field", ["keys", "fortran", "hyperparameters"])
+def test_a_small_file_takes_little_memory(field, tmp_path):
+    """9 MB that would be some 400 MB of Python objects."""
+    megabytes, refused = python(MEMORY, field, cwd=tmp_path).stdout.split()
+    assert refused == "True" and int(megabytes) < 90

@@ -1,0 +1,378 @@
+"""The command: what it prints, what it writes, and one line for each mistake."""
+
+import re
+import shutil
+import struct
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from fastopt import cli, machine, reference, threads
+from fastopt.commands import train, warmup
+from fastopt.commands.verify import cases
+from fastopt.engine import centralized_launch
+from fastopt.experiments import textbook
+from fastopt.kernels import RULES
+from fastopt.kernels.build import Rule
+from fastopt.nn import mnist
+from fastopt.optimizers import OPTIMIZERS
+from fastopt.optimizers.sophia import HESSIAN
+from tests.conftest import THREAD_COUNTS, python
+
+
+def run(capsys, *arguments):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "80")
+        try:
+            status = cli.main(arguments)
+        except SystemExit as stop:
+            status = stop.code
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("--optimizer", "momentum", "--hidden", "20", "--dtype", "float64"),
+        ("--optimizer", "RMSProp", "--batch", "7", "--steps", "21", "--hidden", "30,20"),
+        ("--optimizer", "sgd", "--steps", "1"),
+    ],
+)
+def test_train(capsys, tmp_path, arguments):
+    steps = () if "--steps" in arguments else ("--steps", "50")
+    status, out, err = run(capsys, "train", "--out", str(tmp_path / "a b"), *arguments, *steps)
+    assert status == 0 and err == ""
+    assert "the MNIST subset that comes with fastopt" in out and "6,000 training and 1,500 test digits" in " ".join(
+        out.split()
+    )
+    for line in ("gradient", "optimizer step", "both", "first step", "last loss", "test accuracy"):
+        assert re.search(rf"{line} +[\d.,]+", out), line
+    words = " ".join(out.split())
+    assert re.search(r"machine: load average [\d.]+ on \d+ CPUs; (a store to a cache line|one CPU)", words)
+    assert re.search(r"others kept ([\d.]+|nan) CPUs busy", words)
+    if steps:  # a single step compiles
+        assert re.search(r"optimizer step .* (x faster|of the speed)", out)
+    assert "identical bits" in out and "DIFFERENT" not in out
+    if arguments:
+        loss = re.search(r"last loss +([\d.e-]+) +([\d.e-]+) +equal", out)
+        assert loss and loss[1] == loss[2] and "rounds differently" not in out
+    else:
+        assert "fastopt beside fastopt.reference, 50 steps: identical bits" in out
+        assert re.search("all parameters +differs by rounding", out)
+        assert "The textbook rounds differently, which grows in training: it computes float32 steps in float64" in words
+    (picture,) = (tmp_path / "a b").glob("train-*.png")
+    content = picture.read_bytes()
+    assert content.startswith(b"\x89PNG") and struct.unpack(">II", content[16:24]) == (1200, 504)
+    assert str(picture) in out
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "lamb"])
+def test_train_says_so_when_results_differ(capsys, tmp_path, monkeypatch, optimizer):
+    """Of the exact reference; a textbook that is wrong is found where it should have the same bits."""
+    kind = getattr(reference, OPTIMIZERS[optimizer].__name__)
+    step = kind.step
+    monkeypatch.setattr(kind, "step", lambda self, p, g, *state: step(self, p, g * 1.0001, *state))
+    monkeypatch.setitem(textbook.BOOK, "sgd", reference.SGD)
+    status, out, _ = run(capsys, "train", "--optimizer", optimizer, "--steps", "20", "--out", str(tmp_path))
+    assert status == 1 and out.count("DIFFERENT") >= 2 and "identical" not in out
+
+
+def test_train_with_norms_and_when_state_dies(capsys, tmp_path, monkeypatch):
+    status, out, _ = run(capsys, "train", "--optimizer", "lamb", "--steps", "30", "--out", str(tmp_path))
+    assert status == 0 and "np.linalg.norm is not exact" in " ".join(out.split())
+    assert "fastopt.reference, 20 steps: identical bits" in out
+    # A textbook that is not the reference, in a rule whose bits should be its: the reference decides.
+    monkeypatch.setitem(textbook.BOOK, "sgd", lambda: textbook.SGD(lr=0.0100001))
+    status, out, _ = run(capsys, "train", "--optimizer", "sgd", "--steps", "30", "--out", str(tmp_path))
+    assert status == 0 and "fastopt.reference, 30 steps: identical bits" in out
+
+
+def test_train_warns_of_a_busy_machine(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(machine.OthersLoad, "value", lambda self: 0.7)
+    out = run(capsys, "train", "--optimizer", "sgd", "--steps", "5", "--hidden", "5", "--out", str(tmp_path))[1]
+    assert "busy with other processes: do not rely on the ratios" in " ".join(out.split())
+
+
+def test_ratios_below_one_are_shares():
+    assert train.faster(1.331) == "1.33 x faster" and train.faster(0.94) == "0.94 of the speed"
+
+
+def test_ratios_are_of_neighbouring_turns():
+    """The machine slows down by half between turns, and both sides with it."""
+    runs = [train.Run(name, None, None) for name in "ab"]
+    for turn in range(6):
+        for run_, update in zip(runs, (3.0, 1.0), strict=True):
+            speed = 1000 if turn == 0 else 2 if turn % 2 else 1  # the first compiles
+            run_.gradient_seconds += [speed * 1.0] * train.TURN
+            run_.update_seconds += [speed * update] * train.TURN
+    comparison = train.Comparison(*runs, 0, True, True, 0, [], 0.0)
+    assert comparison.ratios() == pytest.approx((1, 3, 2))
+
+
+def test_train_on_a_folder(capsys, tmp_path):
+    folder = tmp_path / "mnist"
+    shutil.copytree(mnist.SUBSET, folder)
+    status, out, _ = run(
+        capsys, "train", "--data", str(folder), "--steps", "5", "--hidden", "5", "--out", str(tmp_path)
+    )
+    assert status == 0 and str(folder) in out.replace("\n", "")
+    (folder / "t10k-images-idx3-ubyte.gz").write_bytes(b"damaged")
+    status, out, err = run(capsys, "train", "--data", str(folder), "--out", str(tmp_path))
+    assert status == 2 and "t10k-images-idx3-ubyte.gz is damaged" in err and err.count("\n") == 1 and out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("train", "--data", "/nowhere"), "/nowhere is not a folder"),
+        (("train", "--out", "/dev/null/x"), "/dev/null"),
+        (
+            ("train", "--optimizer", "adagard"),
+            "unknown optimizer 'adagard'; did you mean 'adagrad'? Known are sgd, momentum, nesterov, sgd_momentum",
+        ),
+        (("train", "--hidden", "999999999999"), "GB of memory, and the machine has"),
+        (("train", "--hidden", "9" * 400), "--hidden: expected a whole number of at most"),
+        (("train", "--steps", "999999999999"), "choose smaller --hidden, --batch or --steps"),
+        (("train", "--lr", "fast"), "--lr: expected a number, got 'fast'"),
+        (("train", "--lr", "-1"), "Adam: lr must be in [0, inf), got -1.0"),
+        (("train", "--set", "speed=1"), "Adam has no setting 'speed'; it has lr, beta1"),
+        (("train", "--steps", "0"), "--steps: expected a whole number of at least 1, got '0'"),
+        (("train", "--batch", "x"), "--batch: expected a whole number"),
+        (("train", "--batch", "6001"), "a batch of 6001 is larger than the training data, 6000 rows"),
+        (("train", "--hidden", "10,,3"), "--hidden: expected a whole number"),
+        (("train", "--dtype", "float16"), "float16"),
+        (("verify", "--threads", "0"), "--threads: expected a whole number"),
+        (("train", "--seed", "-1"), "--seed: expected a whole number of at least 0, got '-1'"),
+        (("info", "--parameters", "0"), "--parameters: expected a whole number"),
+        (("warmup", "Adamm"), "unknown optimizer 'Adamm'; did you mean 'adam'? Known are sgd"),
+        (("warmup", "Adam", "--set", "speed=1"), "Adam has no setting 'speed'; it has lr, beta1"),
+        (("warmup", "--set", "momentum=0.5"), "SGD has no setting 'momentum': use Momentum, or SGDMomentum"),
+        (("nothing",), "nothing"),
+        ((), "COMMAND"),
+    ],
+)
+def test_one_line_and_status_2(capsys, arguments, words):
+    status, out, err = run(capsys, *arguments)
+    assert status == 2 and words in err and err.count("\n") == 1 and out == ""
+
+
+def test_verify(capsys):
+    counts = THREAD_COUNTS[:2]
+    status, out, err = run(capsys, "verify", "--threads", ",".join(map(str, counts)), "--steps", "5")
+    assert status == 0 and err == ""
+    assert f"all {2 * len(cases()) * len(counts)} cases are identical, bit for bit" in out
+    assert all(len(line) <= 80 for line in out.splitlines())
+
+
+def test_verify_finds_a_difference(capsys, monkeypatch):
+    monkeypatch.setattr(reference.Momentum, "step", reference.Nesterov.step)
+    status, out, _ = run(capsys, "verify", "--threads", "1", "--steps", "3")
+    assert status == 1 and out.count("DIFFERENT") == 2 and f"2 of {2 * len(cases())} cases differ" in out
+
+
+def test_ulps():
+    import numpy as np
+
+    from fastopt.compare import ulps
+
+    for dtype in (np.float32, np.float64):
+        one, info = np.ones(1, dtype), np.finfo(dtype)
+        assert ulps(one, one) == 0 and ulps(one, one + info.eps) == 1 and ulps(one, one - info.epsneg) == 1
+        assert ulps(np.array([0.0], dtype), np.array([-0.0], dtype)) == 1
+        assert ulps(np.array([info.smallest_subnormal]), -np.array([info.smallest_subnormal])) == 3
+        assert ulps(np.array([np.nan], dtype), np.array([np.nan], dtype)) == 0
+        assert ulps(np.array([np.nan], dtype), one) > 1000 and ulps(np.array([], dtype), np.array([], dtype)) == 0
+        assert ulps(np.array([-np.inf], dtype), np.array([np.inf], dtype)) > 2**31
+
+
+def test_a_picture_that_cannot_be_written_is_found_before_training(capsys, tmp_path):
+    (tmp_path / "train-adam.png").mkdir()
+    status, out, err = run(capsys, "train", "--out", str(tmp_path))
+    assert status == 2 and "train-adam.png" in err and err.count("\n") == 1 and out == ""
+
+
+def test_info(capsys):
+    status, out, err = run(capsys, "info", "--parameters", "100")
+    assert status == 0 and err == ""
+    for name in (
+        "versions",
+        "processor",
+        "machine",
+        "threading layer",
+        "threads",
+        "parallel from",
+        "kernels are kept in",
+        "NumPy's BLAS",
+    ):
+        assert re.search(rf"^{name}: +\S", out, re.M), name
+    assert re.search(
+        r"^Adam of 100 float32: +28 bytes per element, 0.0 MB a step: the serial kernel, as it moves less than 6 MB",
+        out,
+        re.M,
+    )
+    big = run(capsys, "info", "--parameters", "10000000", "--optimizer", "sgd", "--dtype", "float64")[1]
+    if threads.layer():
+        assert "240.0 MB a step: the parallel kernel on" in big
+    with threads.num_threads(1):
+        assert "as limited to one thread" in run(capsys, "info", "--parameters", "10000000")[1].replace("it is ", "")
+
+
+WARMUP = """
+from fastopt.cli import main
+main(["warmup", "sgd", "AdamW"])
+main(["warmup", "Momentum", "--set", "weight_decay=0.1", "--set", "clip_value=1", "--averaging"])
+"""
+
+STEP_WITHOUT_COMPILING = """
+import numba.core.compiler as compiler, numpy as np, fastopt
+def refuse(*args, **kwargs):
+    raise AssertionError("compiled")
+compiler.compile_extra = refuse
+for size in (10, 2_000_000):
+    for dtype in (np.float32, np.float64):
+        for optimizer in (
+            fastopt.SGD(on_nonfinite="skip"),
+            fastopt.AdamW(on_nonfinite="raise"),
+            fastopt.Momentum(weight_decay=0.1, clip_value=1.0, averaging=fastopt.SWA(2, 2)),
+        ):
+            params = {"p": np.ones(size, dtype)}
+            for form in ("plain", "prefetch", "burst", "nontemporal"):
+                fastopt.set_tuning(form)
+                optimizer.update(params, {"p": np.ones(size, dtype)})
+"""
+
+
+def test_warmup_is_for_every_kernel():
+    found = warmup.kernels([make() for make in OPTIMIZERS.values()])
+    assert {rule.name for rule, which, _ in found if which == "step"} >= {rule.name for rule in RULES.values()}
+    assert {which for _, which, _ in found} == {
+        *("look", "look_at_squares", "norm", "step", "measure", "prepare"),
+        *("large_measure", "small_measure"),
+    }
+    assert (HESSIAN, "step", ()) in found and len(found) == len(set(found))
+    both = warmup.kernels([OPTIMIZERS["sgd"](weight_decay=0.1, decoupled=True)], ("averaging", "lookahead"))
+    before = ("decoupled_weight_decay",)
+    after = [(), ("lookahead",), ("averaging",), ("lookahead", "averaging")]
+    assert [options for _, which, options in both if which == "step"] == [(*before, *more) for more in after]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_warmup_knows_what_a_step_needs(rule, monkeypatch):
+    """With and without norms; which kernels steps ask for, without compiling any."""
+    wanted = set()
+
+    def kernel(self, dtype, in_parallel, which="step", options=(), form=0):
+        wanted.add((self, which, options))
+        return lambda *_: None
+
+    monkeypatch.setattr(Rule, "kernel", kernel)
+    monkeypatch.setattr(centralized_launch, "compiled_find_means", lambda *_: lambda *_: 0)
+    more = {"clip_norm": 1.0, "on_nonfinite": "raise", "weight_decay": 0.1}
+    for settings in ({}, more, {"centralize": True}, {"centralize": True, **more}):
+        optimizer = OPTIMIZERS[rule](**settings)
+        optimizer.update({"W": np.ones((3, 2))}, {"W": np.ones((3, 2))})
+        assert wanted <= {*warmup.kernels([optimizer])}
+        wanted.clear()
+
+
+def test_after_warmup_nothing_compiles(tmp_path):
+    """With a rule without state, and one whose defaults are more than its formula; all would take a minute."""
+    for _ in range(2):
+        process = python(WARMUP, NUMBA_CACHE_DIR=str(tmp_path), COLUMNS="80")
+        # For two dtypes: three of all rules, and a step of each; or a step with the average and one without. For float64:
+        # two more, for norms of the largest and of the smallest numbers.
+        assert process.stdout.count("12 kernels in") == 2 and str(tmp_path) in process.stdout
+    python(STEP_WITHOUT_COMPILING, NUMBA_CACHE_DIR=str(tmp_path))
+
+
+@pytest.mark.parametrize("command", ["train", "experiment", "schedule"])
+def test_without_the_extra_a_sentence_says_what_to_install(command):
+    code = f"import sys; sys.modules['matplotlib'] = None; from fastopt.cli import main; sys.exit(main(['{command}']))"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert process.returncode == 2
+    assert process.stderr == f"fastopt: `fastopt {command}` needs matplotlib: pip install 'fastopt[experiments]'\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("train", "--optimizer", "sgd", "--steps", "3", "--hidden", "5"), r"optimizer step +[\d.,]+ µs +[\d.,]+ µs"),
+        (("verify", "--threads", "1", "--steps", "1"), "cases are identical, bit for bit"),
+        (("warmup", "sgd"), r"\d+ kernels in"),
+        (("experiment", "ravine", "--quick"), "(?m)^ravine: "),
+    ],
+)
+def test_without_rich_it_prints_plainly(arguments, words, tmp_path):
+    code = "import sys; sys.modules['rich'] = None; from fastopt.cli import main; sys.exit(main(sys.argv[1:]))"
+    process = python(code, *arguments, cwd=tmp_path)
+    assert re.search(words, process.stdout) and process.stderr == "" and "[/]" not in process.stdout
+
+
+def test_train_takes_settings(capsys, tmp_path):
+    few = ("--steps", "5", "--hidden", "5", "--out", str(tmp_path))
+    for more, title in (
+        (("--optimizer", "momentum", "--lr", "0.1", "--set", "momentum=0.5"), "Momentum(momentum=0.5, lr=0.1)"),
+        (("--optimizer", "adam", "--set", "form=paper"), "Adam(form='paper')"),
+        (("--optimizer", "sgd", "--set", "clip_norm=0.5", "--set", "weight_decay=0.1"), "SGD(clip_norm=0.5, weight_"),
+    ):
+        status, out, _ = run(capsys, "train", *more, *few)
+        assert status == 0 and title in " ".join(out.split()) and "identical bits" in out, out
+    assert ", 1 step\n" in run(capsys, "train", "--steps", "1", "--hidden", "5", "--out", str(tmp_path))[1]
+
+
+OWN = """
+import fastopt
+
+@fastopt.rule(state=("v",), lr=0.01, momentum=0.9)
+def mine(p, g, v, lr, momentum):
+    v = momentum * v + g
+    return p - lr * v, v
+
+@fastopt.rule(lr=0.01)
+def branches(p, g, lr):
+    return (p - lr * g if g > lr else p,)
+"""
+
+
+def test_train_takes_a_rule_of_ones_own(capsys, tmp_path, monkeypatch):
+    (tmp_path / "own_rules.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    few = ("--steps", "25", "--hidden", "5", "--out", str(tmp_path))
+    status, out, _ = run(capsys, "train", "--optimizer", "own_rules:mine", "--lr", "0.1", *few)
+    assert status == 0 and "mine(lr=0.1), 784-5-10" in " ".join(out.split()), out
+    assert "identical bits" in out and "DIFFERENT" not in out and (tmp_path / "train-mine.png").is_file()
+    status, _, err = run(capsys, "train", "--optimizer", "own_rules:branches", *few)
+    assert status == 2 and "own_rules:branches: the formula has no form on whole arrays" in err
+    status, _, err = run(capsys, "train", "--optimizer", "own_rules:mein", *few)
+    assert status == 2 and "did you mean 'mine'?" in err and err.count("\n") == 1
+
+
+def test_python_m_fastopt():
+    command = [sys.executable, "-m", "fastopt", "--version"]
+    assert subprocess.run(command, capture_output=True, text=True).stdout.startswith("fastopt ")
+
+
+def test_info_and_explain_say_the_same_bytes(capsys):
+    for name, size in (("Muon", 40), ("Adam", 28), ("LAMB", None)):
+        found = re.search(r": +(\d+) bytes per element", run(capsys, "info", "--optimizer", name)[1])
+        explained = re.search(r"(\d+) bytes per element", " ".join(run(capsys, "explain", name)[1].split()))
+        assert found[1] == explained[1] and size in (int(found[1]), None)
+
+
+def test_help_names_no_default_where_there_is_none(capsys):
+    for command in ("train", "verify", "info", "explain", "warmup", "experiment", "schedule"):
+        out = " ".join(run(capsys, command, "--help")[1].split())
+        assert "(default: None)" not in out and "(default: [])" not in out and "(default: False)" not in out
+    assert "FASTOPT_MNIST_DIR" in run(capsys, "train", "--help")[1]
+
+
+def test_help_and_version(capsys):
+    status, out, _ = run(capsys, "--help")
+    assert status == 0 and "train" in out and "verify" in out
+    status, out, _ = run(capsys, "train", "--help")
+    assert status == 0 and "--optimizer" in out
+    assert run(capsys, "--version")[1].startswith("fastopt ")

@@ -1,0 +1,491 @@
+"""Steps that are one call of C, plans that are kept, and parameters that are other arrays at each step."""
+
+import copy
+import gc
+import pickle
+import signal
+import sys
+import tracemalloc
+import weakref
+
+import numpy as np
+import pytest
+from numba.core import config
+
+import fastopt
+from fastopt import threads
+from fastopt.engine import step
+from fastopt.engine.plan import Plan
+from fastopt.kernels import RULES
+from fastopt.kernels.build import CHECK
+from tests.conftest import Pair, assert_same_bits, python
+
+pytestmark = pytest.mark.skipif(CHECK or bool(config.DISABLE_JIT), reason="steps are in pure Python")
+
+DTYPES = ["float32", "float64"]
+
+
+def model(rng, dtype="float64"):
+    shapes = {"W1": (6, 5), "b1": (5,), "F": (4, 3), "s": (), "none": (0, 2)}
+    arrays = {key: rng.standard_normal(shape).astype(dtype) for key, shape in shapes.items()}
+    return {**arrays, "s": np.array(0.5, dtype), "F": np.asfortranarray(arrays["F"])}
+
+
+def like(params, rng):
+    return {
+        key: np.array(rng.standard_normal(np.shape(value)), getattr(value, "dtype", float), order="K")
+        if np.ndim(value) != 2
+        else np.array(rng.standard_normal(value.shape), value.dtype, order="F" if key == "F" else "C")
+        for key, value in params.items()
+    }
+
+
+@pytest.fixture
+def in_one_call(monkeypatch):
+    """Steps made in any other way fail from here on when it is called."""
+
+    def only():
+        monkeypatch.setattr(step, "make", lambda *given: pytest.fail("not in one call"))
+
+    return only
+
+
+def warmed(optimizer, params, grads):
+    for _ in range(2):
+        optimizer.update(params, grads)
+    return optimizer
+
+
+def forms(params):
+    return {"dict": params, "flat": fastopt.flatten({key: params[key] for key in params}), "array": params["W1"]}
+
+
+@pytest.mark.parametrize("rule", [name for name, rule in RULES.items() if not rule.is_by_array])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("form", ["dict", "flat", "array"])
+def test_every_rule_steps_in_one_call_with_the_same_bits(rule, dtype, form, rng, in_one_call):
+    fast, pair = forms(model(rng, dtype))[form], Pair(rule)
+    plain = copy.deepcopy(fast)
+    for number in range(6):
+        grads = forms(like(model(rng, dtype), rng))[form]
+        if number == 3:
+            in_one_call()
+        pair.update(fast, plain, grads)
+    assert pair.fast.iter == 6
+    for key in fast if form != "array" else [...]:
+        assert_same_bits(fast[key], plain[key])
+    pair.assert_same_state()
+
+
+@pytest.mark.parametrize(
+    "settings", [{"weight_decay": 0.1}, {"weight_decay": 0.1, "decoupled": True}, {"clip_value": 0.3}]
+)
+def test_options_whose_amounts_stay(settings, rng, in_one_call):
+    pair, fast = Pair("adam", **settings), model(rng)
+    plain = copy.deepcopy(fast)
+    for number in range(6):
+        if number == 3:
+            in_one_call()
+        pair.update(fast, plain, like(fast, rng))
+    for key in fast:
+        assert_same_bits(fast[key], plain[key])
+
+
+def test_keys_may_be_equal_texts_and_any_object_that_is_the_same(in_one_call):
+    keys = ["".join(["W", str(number)]) for number in range(3)]
+    params, grads = {key: np.zeros(2) for key in keys}, {key: np.ones(2) for key in keys}
+    optimizer = warmed(fastopt.SGD(lr=1.0), params, grads)
+    in_one_call()
+    optimizer.update(params, {"".join(["W", str(number)]): np.ones(2) for number in range(3)})
+    assert [value.tolist() for value in params.values()] == [[-3, -3]] * 3
+
+
+def test_settings_count_at_the_next_step(rng):
+    pair, fast = Pair("adam"), model(rng)
+    plain = copy.deepcopy(fast)
+    changes = [
+        ("lr", 0.5), ("weight_decay", 0.1), ("lr", 0.01), ("clip_norm", 0.5),
+        ("clip_norm", np.inf), ("clip_array_norm", 0.1), ("clip_array_norm", np.inf), ("maximize", True), ("iter", 20),
+    ]  # fmt: skip
+    for name, value in changes:
+        for optimizer in (pair.fast, pair.plain):
+            setattr(optimizer, name, value)
+        for _ in range(3):
+            pair.update(fast, plain, like(fast, rng))
+    for key in fast:
+        assert_same_bits(fast[key], plain[key])
+
+
+def test_groups_that_are_added_in_place_count_at_the_next_step(rng):
+    params = {"W": np.zeros(2), "b": np.zeros(2)}
+    optimizer = warmed(fastopt.SGD(lr=1.0), params, {"W": np.ones(2), "b": np.ones(2)})
+    optimizer.groups["b"] = {"frozen": True}
+    optimizer.update(params, {"W": np.ones(2), "b": np.ones(2)})
+    assert params["W"].tolist() == [-3, -3] and params["b"].tolist() == [-2, -2]
+
+
+def test_threads_that_are_asked_for_are_used(monkeypatch):
+    params = {"W": np.zeros(2)}
+    optimizer = warmed(fastopt.SGD(), params, params)
+    asked = []
+    monkeypatch.setattr(step, "make", lambda *given: asked.append(given))
+    with threads.exactly(1):
+        optimizer.update(params, params)
+    assert asked
+
+
+def wrong():
+    """Arguments for a step after some with good ones, and what they raise."""
+    ones = np.ones((2, 3))
+    good = {"W": ones, "b": np.ones(3)}
+    locked = np.ones((2, 3))
+    locked.flags.writeable = False
+    return {
+        "shape": ({}, {**good, "W": np.ones((3, 2))}, ValueError),
+        "dimensions": ({}, {**good, "W": np.ones(6)}, ValueError),
+        "dtype": ({}, {**good, "W": np.ones((2, 3), complex)}, TypeError),
+        "kind": ({}, {**good, "W": "one"}, TypeError),
+        "missing": ({}, {"W": ones}, KeyError),
+        "new key": ({"c": np.ones(3)}, {**good, "c": np.ones(3)}, KeyError),
+        "read-only": ({"W": locked}, good, ValueError),
+        "other shape": ({"W": np.ones((3, 2))}, good, ValueError),
+        "other dtype": ({"W": np.ones((2, 3), np.float32)}, good, TypeError),
+        "no array": ({"W": "one"}, good, TypeError),
+        "no dict": (None, good, TypeError),
+    }
+
+
+@pytest.mark.parametrize("what", wrong())
+def test_errors_are_raised_as_ever_and_nothing_is_written(what):
+    changed, grads, error = wrong()[what]
+    params = {"W": np.zeros((2, 3)), "b": np.zeros(3)}
+    optimizer = warmed(fastopt.Adam(), params, {"W": np.ones((2, 3)), "b": np.ones(3)})
+    before, slots = copy.deepcopy(params), copy.deepcopy((optimizer.m, optimizer.v))
+    for _ in range(2):
+        with pytest.raises(error):
+            optimizer.update(None if changed is None else {**params, **changed}, grads)
+    assert optimizer.iter == 2
+    for found, expected in zip((params, optimizer.m, optimizer.v), (before, *slots), strict=True):
+        for key in expected:
+            assert_same_bits(found[key], expected[key])
+    optimizer.update(params, {"W": np.ones((2, 3)), "b": np.ones(3)})
+    assert optimizer.iter == 3
+
+
+def test_a_parameter_that_is_read_only_from_now_on_is_refused():
+    params = {"W": np.zeros(2)}
+    optimizer = warmed(fastopt.SGD(), params, {"W": np.ones(2)})
+    params["W"].flags.writeable = False
+    with pytest.raises(ValueError, match="read-only"):
+        optimizer.update(params, {"W": np.ones(2)})
+
+
+def test_gradients_in_written_memory(rng):
+    params = {"W": np.zeros(4), "b": np.zeros(4)}
+    optimizer = warmed(fastopt.SGD(lr=1.0), params, {"W": np.ones(4), "b": np.ones(4)})
+    for bad in (params["b"], optimizer_state(params)["W"]):
+        with pytest.raises(ValueError, match="memory"):
+            optimizer_for(bad, params, optimizer).update(params, {"W": bad, "b": np.ones(4)})
+    params["W"][:] = [1, 2, 3, 4]
+    optimizer.update(params, {"W": params["W"], "b": np.ones(4)})  # its own
+    assert params["W"].tolist() == [0, 0, 0, 0]
+
+
+def optimizer_state(params):
+    optimizer_state.kept = warmed(fastopt.Momentum(), params, {key: np.ones(4) for key in params})
+    return optimizer_state.kept.v
+
+
+def optimizer_for(gradient, params, otherwise):
+    return otherwise if gradient is params["b"] else optimizer_state.kept
+
+
+# -- numbers ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rule", [name for name, rule in RULES.items() if not rule.is_by_array])
+def test_floats_step_in_one_call_with_the_same_bits(rule, rng, in_one_call):
+    fast = {"x": -7.0, "a": np.ones(3), "y": 2.0}
+    plain, pair = {**fast, "a": np.ones(3)}, Pair(rule)
+    gradients = [1.5, np.float64(-2.5), float("inf"), float("nan"), 0.0, 1e-320]
+    for number, gradient in enumerate([1.0, 2.0, 3.0, *gradients]):
+        if number == 3:
+            in_one_call()
+        pair.update(fast, plain, {"x": gradient, "a": rng.standard_normal(3), "y": -0.5})
+        for key in fast:
+            assert type(fast[key]) is type(plain[key]) or key != "a"
+            assert_same_bits(fast[key], plain[key])
+    assert type(fast["x"]) is float
+    pair.assert_same_state()
+
+
+def test_numbers_of_other_kinds_come_and_go(rng):
+    fast = {"x": -7.0, "y": 2.0}
+    plain, pair = dict(fast), Pair("adam")
+    kinds = [float, int, np.float32, np.array, float, np.float64, lambda value: np.array(value, np.float32)]
+    for kind in kinds * 2:
+        pair.update(fast, plain, {"x": kind(3.0), "y": 1.0})
+        assert_same_bits(fast["x"], plain["x"])
+    fast["x"] = plain["x"] = np.float64(1.5)
+    for _ in range(3):
+        pair.update(fast, plain, {"x": 1.0, "y": 1.0})
+        assert type(fast["x"]) is np.float64 and fast == plain
+
+
+def test_objects_are_let_go():
+    params, grads, optimizer = {"x": 1.0, "W": np.zeros(3)}, {"x": 1.5, "W": np.ones(3)}, fastopt.Adam()
+    warmed(optimizer, params, grads)
+    counts = [sys.getrefcount(value) for value in (params["W"], *grads.values(), params, grads, *params)]
+    tracemalloc.start()
+    before = tracemalloc.take_snapshot()
+    for _ in range(2000):
+        optimizer.update(params, grads)
+    grown = sum(line.count_diff for line in tracemalloc.take_snapshot().compare_to(before, "lineno"))
+    tracemalloc.stop()
+    assert counts == [sys.getrefcount(value) for value in (params["W"], *grads.values(), params, grads, *params)]
+    assert grown < 500, grown
+
+
+# -- parameters that are other arrays -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("settings", [{}, {"clip_norm": 1.0}, {"averaging": fastopt.EMA()}])
+@pytest.mark.parametrize("form", ["dict", "array"])
+def test_other_arrays_at_each_step_need_no_new_plan(settings, form, rng, monkeypatch):
+    pair = Pair("adam", **settings)
+    fast = model(rng) if form == "dict" else rng.standard_normal(4)
+    plain, kept = copy.deepcopy(fast), []
+    for number in range(8):
+        if number == 2:
+            monkeypatch.setattr(Plan, "__init__", lambda *given: pytest.fail("a new plan"))
+        grads = like(fast, rng) if form == "dict" else rng.standard_normal(4)
+        pair.update(fast, plain, grads)
+        if form == "array":
+            fast, plain = np.clip(fast, -0.5, 0.5), np.clip(plain, -0.5, 0.5)
+        else:
+            for key in list(fast)[number % 2 :: 1 + number % 3]:
+                kept.append(fast[key])  # so that addresses differ
+                fast[key], plain[key] = np.clip(fast[key], -0.5, 0.5), np.clip(plain[key], -0.5, 0.5)
+                kept.append(np.empty(number))
+    for key in fast if form == "dict" else [...]:
+        assert_same_bits(fast[key], plain[key])
+    pair.assert_same_state()
+
+
+def test_two_arrays_may_change_places():
+    params = {"a": np.zeros(3), "b": np.zeros(3), "c": np.zeros(3)}
+    optimizer = warmed(fastopt.SGD(lr=1.0), params, dict.fromkeys(params, np.ones(3)))
+    first = params["a"]
+    params["a"], params["b"], params["c"] = params["c"], first, params["b"]
+    optimizer.update(params, {"a": np.full(3, 10.0), "b": np.full(3, 20.0), "c": np.full(3, 30.0)})
+    assert [params[key][0] for key in "abc"] == [-12, -22, -32] and params["b"] is first
+
+
+def test_other_arrays_that_overlap_are_refused():
+    whole = np.zeros(10)
+    params = {"a": whole[:4], "b": np.zeros(4)}
+    grads = {"a": np.ones(4), "b": np.ones(4)}
+    optimizer = warmed(fastopt.Momentum(lr=1.0), params, grads)
+    good, before = params["b"], optimizer.v["a"].copy()
+    for bad in (whole[2:6], optimizer.v["a"]):
+        params["b"] = bad
+        for _ in range(2):
+            with pytest.raises(ValueError, match=r"memory|overlap"):
+                optimizer.update(params, grads)
+    assert optimizer.iter == 2 and optimizer.v["a"].tolist() == before.tolist()
+    params["b"] = good
+    optimizer.update(params, grads)
+    with pytest.raises(ValueError, match="memory"):
+        optimizer.update(params, {"a": np.ones(4), "b": whole[2:6]})
+    params["b"] = params["a"]  # the very same one is updated twice
+    before = params["a"].copy()
+    optimizer.update(params, grads)
+    assert (params["a"] != before).all() and optimizer.iter == 4
+
+
+def test_gradients_may_lie_where_a_parameter_was_and_not_where_it_is():
+    params = {"a": np.zeros(3), "b": np.zeros(3)}
+    optimizer = warmed(fastopt.SGD(lr=1.0), params, {"a": np.ones(3), "b": np.ones(3)})
+    old, params["a"] = params["a"], np.zeros(3)
+    optimizer.update(params, {"a": np.ones(3), "b": old})
+    assert params["a"].tolist() == [-1] * 3 and params["b"].tolist() == [0] * 3 and old.tolist() == [-2] * 3
+    with pytest.raises(ValueError, match="memory"):
+        optimizer.update(params, {"a": np.ones(3), "b": params["a"]})
+
+
+def test_reports_of_other_arrays_at_each_step():
+    params, optimizer = {"W": np.zeros(3)}, fastopt.Momentum(lr=1.0)
+    for _ in range(4):
+        assert optimizer.update(params, {"W": np.ones(3)}, report=True).gradient_norm > 1
+        params["W"] = params["W"].copy()
+    assert optimizer.iter == 4
+
+
+@pytest.mark.parametrize("report", [False, True])
+def test_arrays_of_the_past_are_let_go(report):
+    params, grads = {"a": np.zeros(3), "b": np.zeros(3)}, {"a": np.ones(3), "b": np.ones(3)}
+    optimizer = fastopt.Adam()
+    for _ in range(3):
+        optimizer.update(params, grads)
+        optimizer.update(params, {**grads, "b": None})
+        optimizer.update(params, grads, report=report)
+    for _ in range(3):
+        old, params["a"] = weakref.ref(params["a"]), params["a"].copy()
+        optimizer.update(params, grads)
+        gc.collect()
+        assert old() is None
+    new = weakref.ref(grads["a"])
+    optimizer.update(params, grads)
+    del grads
+    assert new() is None
+
+
+# -- plans that are kept ------------------------------------------------------------------------------------------------
+
+
+def test_different_arrays_in_turns_need_a_plan_each(rng, monkeypatch):
+    pair, fast = Pair("adam"), model(rng)
+    plain, made, make = copy.deepcopy(fast), [], Plan.__init__
+    monkeypatch.setattr(Plan, "__init__", lambda self, *given: (made.append(1), make(self, *given))[1])
+    for number in range(12):
+        grads = like(fast, rng)
+        keys = list(fast)
+        if number % 3 == 0:
+            grads[keys[number % 2]] = None
+            pair.update(fast, plain, grads)
+        else:
+            some = keys[:3] if number % 3 == 1 else keys[3:]
+            if number == 1:
+                pair.update(fast, plain, grads)
+            halves = [{key: every[key] for key in some} for every in (fast, plain, grads)]
+            pair.update(*halves)
+    assert len(made) <= 6
+    for key in fast:
+        assert_same_bits(fast[key], plain[key])
+    pair.assert_same_state()
+
+
+@pytest.mark.parametrize("what", ["turns", "other arrays"])
+def test_turns_and_other_arrays_are_steps_in_one_call(what, rng, in_one_call):
+    pair, fast = Pair("adam"), model(rng)
+    plain = copy.deepcopy(fast)
+    for number in range(24):
+        if number == 12:
+            in_one_call()
+        grads = like(fast, rng)
+        if what == "turns":
+            grads["W1"] = grads["W1"] if number % 2 else None
+        else:
+            fast["b1"], plain["b1"] = fast["b1"].copy(), plain["b1"].copy()
+        pair.update(fast, plain, grads)
+    for key in fast:
+        assert_same_bits(fast[key], plain[key])
+
+
+def test_only_some_plans_are_kept():
+    params = {f"p{number}": np.zeros(2) for number in range(9)}
+    optimizer = fastopt.SGD(lr=1.0)
+    for turn in range(3):
+        for key in params:
+            optimizer.update(params, {**dict.fromkeys(params), key: np.ones(2)})
+        assert all(value.tolist() == [-turn - 1] * 2 for value in params.values())
+    assert len(optimizer._others) < step.MOST_PLANS
+
+
+def test_plans_of_other_settings_do_not_count(rng):
+    pair, fast = Pair("adam"), model(rng)
+    plain = copy.deepcopy(fast)
+    for number in range(24):
+        if number % 8 == 5:
+            pair.fast.weight_decay = pair.plain.weight_decay = number / 100
+        grads = like(fast, rng)
+        pair.update(fast, plain, {**grads, "W1": None} if number % 2 else grads)
+    for key in fast:
+        assert_same_bits(fast[key], plain[key])
+
+
+# -- whole steps --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))])
+def test_copies_go_on_by_themselves(copied):
+    params, grads = {"W": np.zeros(3), "x": 1.0}, {"W": np.ones(3), "x": 1.0}
+    optimizer = warmed(fastopt.Adam(), params, grads)
+    other, others = copied(optimizer), copy.deepcopy(params)
+    for _ in range(3):
+        optimizer.update(params, grads)
+    assert other.iter == 2
+    for _ in range(3):
+        other.update(others, grads)
+    assert_same_bits(params["W"], others["W"])
+    assert params["x"] == others["x"] and other.iter == optimizer.iter == 5
+
+
+def test_state_that_is_forgotten_or_loaded(rng):
+    params, grads = {"W": np.zeros(3)}, {"W": np.ones(3)}
+    optimizer = warmed(fastopt.Momentum(lr=1.0, momentum=0.5), params, grads)
+    saved = optimizer.state_dict()
+    optimizer.update(params, grads)
+    optimizer.load_state_dict(saved)
+    assert optimizer.v["W"].tolist() == [-1.5] * 3
+    optimizer.update(params, grads)
+    assert optimizer.v["W"].tolist() == [-1.75] * 3 and optimizer.iter == 3
+    optimizer.v = None
+    optimizer.update(params, grads)
+    assert optimizer.v["W"].tolist() == [-1.0] * 3
+
+
+INTERRUPTED = """
+import random, signal, time, sys
+import numpy as np, fastopt
+from fastopt import reference
+
+signal.signal(signal.SIGALRM, signal.default_int_handler)  # raises KeyboardInterrupt wherever it comes
+random.seed(0)
+replaces = sys.argv[1] == "replaces"
+rng = np.random.default_rng(0)
+start = {"a": rng.standard_normal(30), "b": rng.standard_normal(20), "x": 1.0}
+grads = {"a": rng.standard_normal(30), "b": rng.standard_normal(20), "x": 0.5}
+some = {**grads, "b": None}
+copied = lambda: {key: value if key == "x" else value.copy() for key, value in start.items()}
+mine, optimizer, interrupts, made = copied(), fastopt.Adam(), 0, []
+for _ in range(3):
+    for given in (grads, some):
+        optimizer.update(mine, given)
+        made.append(given is grads)
+for number in range(2000):
+    given = grads if number % 3 else some
+    if replaces and number % 2:
+        mine["a"] = mine["a"].copy()
+    before = optimizer.iter
+    try:
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-6, 100e-6) * random.choice([1, 1, 20]))  # to a new plan
+        try:
+            optimizer.update(mine, given)
+            time.sleep(0.003)  # until the alarm has come
+        except KeyboardInterrupt:
+            interrupts += 1
+    except KeyboardInterrupt:
+        interrupts += 1
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    assert optimizer.iter - before in (0, 1)
+    if optimizer.iter > before:
+        made.append(given is grads)
+yours, plain = copied(), reference.Adam()
+for whole in made:
+    plain.update(yours, grads if whole else some)
+for key in mine:
+    assert np.asarray(mine[key]).tobytes() == np.asarray(yours[key]).tobytes(), key
+for slot in "mv":
+    for key in mine:
+        assert getattr(optimizer, slot)[key].tobytes() == getattr(plain, slot)[key].tobytes(), key
+optimizer.update(mine, grads)
+print(interrupts, optimizer.iter)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no interval timers")
+@pytest.mark.parametrize("how", ["stays", "replaces"])
+def test_ctrl_c_at_any_moment_leaves_whole_steps(how):
+    interrupts, steps = map(int, python(INTERRUPTED, how).stdout.split())
+    assert interrupts > 100 and steps > 100

@@ -1,0 +1,438 @@
+"""Settings, state and variants, against the textbook's own lines."""
+
+import copy
+import inspect
+import math
+import pickle
+
+import numpy as np
+import pytest
+
+import fastopt
+from fastopt import reference
+from fastopt.kernels import RULES
+from fastopt.optimizers import OPTIMIZERS
+from tests.conftest import Pair, assert_same_bits, python
+
+
+def run(optimizer, steps=6, seed=0, size=50, change=None):
+    """Some steps on one array; `change` is called before step 3."""
+    rng = np.random.default_rng(seed)
+    params = {"W": rng.standard_normal(size)}
+    for step in range(steps):
+        if step == 3 and change:
+            change(optimizer)
+        optimizer.update(params, {"W": rng.standard_normal(size)})
+    return params["W"]
+
+
+def test_every_rule_has_an_optimizer_a_reference_and_a_public_name():
+    assert list(OPTIMIZERS) == list(RULES)
+    for rule, optimizer in OPTIMIZERS.items():
+        name = optimizer.__name__
+        assert name in fastopt.__all__ and getattr(fastopt, name) is optimizer
+        plain = getattr(reference, name)
+        assert plain.slots == RULES[rule].state
+        both = [
+            [(each.name, each.kind, each.default) for each in inspect.signature(kind).parameters.values()]
+            for kind in (plain, optimizer)
+        ]
+        assert both[0] == [each for each in both[1] if each[0] not in ("on_nonfinite", "max_skips")]
+        assert len(optimizer().scalars(1)) == len(RULES[rule].scalars) - (RULES[rule].measure is not None)
+    assert set(reference.__all__) <= set(fastopt.__all__)
+    assert fastopt.RMSprop is fastopt.RMSProp
+
+
+DEFAULTS = {
+    "sgd": {"lr": 0.01},
+    "momentum": {"lr": 0.01, "momentum": 0.9},
+    "nesterov": {"lr": 0.01, "momentum": 0.9},
+    "sgd_momentum": {"lr": 0.01, "momentum": 0.9, "dampening": 0.0},
+    "sgd_nesterov": {"lr": 0.01, "momentum": 0.9},
+    "asgd": {"lr": 0.01, "lambd": 1e-4, "alpha": 0.75, "t0": 1e6},
+    "rprop": {"lr": 0.01, "eta_minus": 0.5, "eta_plus": 1.2, "min_step_size": 1e-6, "max_step_size": 50.0},
+    "signum": {"lr": 0.001, "beta1": 0.9},
+    "lion": {"lr": 0.0001, "beta1": 0.9, "beta2": 0.99},
+    "adagrad": {"lr": 0.01, "eps": 1e-7, "initial_accumulator": 0.0, "lr_decay": 0.0},
+    "rmsprop": {"lr": 0.01, "decay_rate": 0.99, "eps": 1e-7, "eps_root": 0.0},
+    "rmsprop_momentum": {"lr": 0.01, "decay_rate": 0.99, "eps": 1e-7, "eps_root": 0.0, "momentum": 0.9},
+    "centred_rmsprop": {"lr": 0.01, "decay_rate": 0.99, "eps": 1e-7, "eps_root": 0.0, "momentum": 0.0},
+    "adadelta": {"lr": 1.0, "decay_rate": 0.9, "eps": 1e-6},
+    "adam": {"lr": 0.001, "beta1": 0.9, "beta2": 0.999, "eps": 1e-7, "eps_root": 0.0, "form": "textbook"},
+    "amsgrad": {"lr": 0.001, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8},
+    "adamw": {
+        "lr": 0.001,
+        "beta1": 0.9,
+        "beta2": 0.999,
+        "eps": 1e-8,
+        "eps_root": 0.0,
+        "form": "paper",
+        "weight_decay": 0.01,
+    },
+    "adamax": {"lr": 0.002, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8},
+    "nadam": {"lr": 0.002, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "momentum_decay": 0.004},
+    "radam": {"lr": 0.001, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8},
+    "adabelief": {"lr": 0.001, "beta1": 0.9, "beta2": 0.999, "eps": 1e-16, "eps_root": 1e-16},
+    "yogi": {"lr": 0.01, "beta1": 0.9, "beta2": 0.999, "eps": 1e-3, "initial_accumulator": 1e-6},
+    "ademamix": {"lr": 0.001, "beta1": 0.9, "beta2": 0.999, "beta3": 0.9999, "alpha": 5.0, "eps": 1e-8, "warmup": 0.0},
+    "adan": {"lr": 0.001, "beta1": 0.98, "beta2": 0.92, "beta3": 0.99, "eps": 1e-8},
+    "sophia": {"lr": 0.0001, "beta1": 0.96, "beta2": 0.99, "gamma": 0.01, "eps": 1e-12},
+    "schedule_free_sgd": {"lr": 1.0, "beta1": 0.9, "warmup": 0.0},
+    "schedule_free_adamw": {"lr": 0.0025, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "warmup": 0.0},
+    "lars": {"lr": 0.1, "momentum": 0.9, "trust_coefficient": 0.001, "eps": 0.0},
+    "lamb": {"lr": 0.001, "beta1": 0.9, "beta2": 0.999, "eps": 1e-6},
+    "stable_adamw": {"lr": 0.001, "beta1": 0.9, "beta2": 0.99, "eps": 1e-6},
+    "novograd": {"lr": 0.001, "beta1": 0.9, "beta2": 0.25, "eps": 1e-6},
+    "muon": {"lr": 0.001, "momentum": 0.95, "adjust": "original"},
+}
+
+
+def test_every_rule_has_its_defaults_here():
+    assert list(DEFAULTS) == list(RULES)
+
+
+@pytest.mark.parametrize("rule", DEFAULTS)
+def test_defaults_are_the_textbooks(rule):
+    optimizer = OPTIMIZERS[rule]()
+    assert {name: getattr(optimizer, name) for name in DEFAULTS[rule]} == DEFAULTS[rule]
+    settings = ", ".join(f"{name}={value!r}" for name, value in DEFAULTS[rule].items())
+    assert repr(optimizer) == f"{OPTIMIZERS[rule].__name__}({settings})"
+
+
+def test_eps_defaults_of_the_variants():
+    assert fastopt.Adam(form="paper").eps == 1e-8
+    assert fastopt.Adam(eps_root=1e-8).eps == 0.0
+    assert fastopt.Adam(eps_root=1e-8, eps=1e-9).eps == 1e-9
+    assert fastopt.RMSProp(eps_root=1e-7).eps == 0.0
+
+
+# The textbook, line by line, in pure Python on one number.
+
+
+def textbook_sgd(p, gradients, lr=0.01):
+    for g in gradients:
+        p = p - lr * g
+    return p
+
+
+def textbook_momentum(p, gradients, lr=0.01, momentum=0.9):
+    v = 0.0
+    for g in gradients:
+        v = momentum * v - lr * g
+        p = p + v
+    return p
+
+
+def textbook_nesterov(p, gradients, lr=0.01, momentum=0.9):
+    v = 0.0
+    for g in gradients:
+        p = p + momentum * momentum * v
+        p = p - (1 + momentum) * lr * g
+        v = momentum * v
+        v = v - lr * g
+    return p
+
+
+def textbook_adagrad(p, gradients, lr=0.01):
+    h = 0.0
+    for g in gradients:
+        h = h + g * g
+        p = p - lr * g / (math.sqrt(h) + 1e-7)
+    return p
+
+
+def textbook_rmsprop(p, gradients, lr=0.01, decay_rate=0.99):
+    h = 0.0
+    for g in gradients:
+        h = h * decay_rate
+        h = h + (1 - decay_rate) * g * g
+        p = p - lr * g / (math.sqrt(h) + 1e-7)
+    return p
+
+
+def textbook_adam(p, gradients, lr=0.001, beta1=0.9, beta2=0.999):
+    m = v = 0.0
+    for t, g in enumerate(gradients, start=1):
+        lr_t = lr * math.sqrt(1.0 - beta2**t) / (1.0 - beta1**t)
+        m = m + (1 - beta1) * (g - m)
+        v = v + (1 - beta2) * (g**2 - v)
+        p = p - lr_t * m / (math.sqrt(v) + 1e-7)
+    return p
+
+
+@pytest.mark.parametrize("rule", ["sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam"])
+def test_float64_equals_the_textbook_on_python_numbers(rule, rng):
+    for package in (fastopt, reference):
+        gradients = rng.standard_normal(30)
+        params = {"x": 1.7}
+        optimizer = getattr(package, OPTIMIZERS[rule].__name__)()
+        for g in gradients:
+            optimizer.update(params, {"x": g})
+        assert params["x"] == globals()[f"textbook_{rule}"](1.7, gradients.tolist())
+        assert type(params["x"]) is float
+
+
+def relative(a, b):
+    return np.max(np.abs(a - b) / np.abs(b))
+
+
+def adam_of_the_paper(g_of_step, p, root, lr=0.001, beta1=0.9, beta2=0.999):
+    m, v = np.zeros_like(p), np.zeros_like(p)
+    for t, g in enumerate(g_of_step, start=1):
+        m = beta1 * m + (1 - beta1) * g
+        v = beta2 * v + (1 - beta2) * g * g
+        p = p - lr * (m / (1 - beta1**t)) / root(v / (1 - beta2**t))
+    return p
+
+
+@pytest.mark.parametrize(
+    ("settings", "root"),
+    [
+        ({"form": "paper"}, lambda v_hat: np.sqrt(v_hat) + 1e-8),
+        ({"form": "paper", "eps": 0.5}, lambda v_hat: np.sqrt(v_hat) + 0.5),
+        ({"eps_root": 0.5}, lambda v_hat: np.sqrt(v_hat + 0.5)),
+        ({"form": "paper", "eps_root": 0.5, "eps": 0.25}, lambda v_hat: np.sqrt(v_hat + 0.5) + 0.25),
+    ],
+)
+def test_adam_as_in_the_paper(settings, root, rng):
+    start, gradients = rng.standard_normal(50), rng.standard_normal((20, 50))
+    params, optimizer = {"W": start.copy()}, fastopt.Adam(**settings)
+    for g in gradients:
+        optimizer.update(params, {"W": g})
+    assert relative(params["W"], adam_of_the_paper(gradients, start, root)) < 1e-13
+
+
+def test_rmsprop_with_eps_inside_the_root(rng):
+    start, gradients = rng.standard_normal(50), rng.standard_normal((20, 50))
+    params, optimizer = {"W": start.copy()}, fastopt.RMSProp(eps_root=0.5)
+    h, p = np.zeros(50), start
+    for g in gradients:
+        optimizer.update(params, {"W": g})
+        h = 0.99 * h + (1 - 0.99) * g * g
+        p = p - 0.01 * g / np.sqrt(h + 0.5)
+    assert_same_bits(params["W"], p)
+
+
+@pytest.mark.parametrize(("textbook", "pytorch"), [("momentum", "sgd_momentum"), ("nesterov", "sgd_nesterov")])
+def test_both_forms_of_momentum_go_one_way_until_lr_changes(textbook, pytorch):
+    def lower(optimizer):
+        optimizer.lr = 0.001
+
+    first, second = OPTIMIZERS[textbook], OPTIMIZERS[pytorch]
+    np.testing.assert_allclose(run(first()), run(second()), rtol=1e-13, atol=1e-13)
+    assert np.abs(run(first(), change=lower) - run(second(), change=lower)).max() > 0.01
+
+
+def test_centred_rmsprop_without_any_deviation():
+    """h - m^2 of a constant gradient goes to zero, and rounding makes it negative now and then."""
+    params, negative = {"W": np.linspace(0.1, 9, 500)}, 0
+    optimizer, g = fastopt.CentredRMSProp(decay_rate=0.5, eps=1.0), params["W"].copy()
+    for _ in range(100):
+        optimizer.update(params, {"W": g})
+        negative += np.sum(optimizer.h["W"] < np.square(optimizer.m["W"]))
+    assert negative and np.isfinite(params["W"]).all()
+    np.testing.assert_allclose(optimizer.v["W"], g, rtol=1e-6)
+
+
+def test_adagrad_with_an_initial_accumulator(rng):
+    theta, g = 1e-4, rng.standard_normal(50)
+    params, optimizer = {"W": np.zeros(50)}, fastopt.AdaGrad(initial_accumulator=theta, eps=theta)
+    optimizer.update(params, {"W": g})
+    assert_same_bits(params["W"], 0 - 0.01 * g / (np.sqrt(theta + g * g) + theta))
+    assert_same_bits(optimizer.h["W"], theta + g * g)
+
+
+ONLY_AT_THE_START = {("adagrad", "initial_accumulator"), ("yogi", "initial_accumulator"), ("rprop", "lr")}
+# t0 is in the average alone, and these of Sophia work on estimates of the Hessian, which tests/optimizers/test_sophia.py has.
+NOT_IN_THE_PARAMETERS = {("asgd", "t0"), ("sophia", "beta2"), ("sophia", "gamma")}
+# Where half of the default and 0.1 is out of range, or as good as the default.
+OTHER_VALUES = {"warmup": 10.0, "eta_plus": 1.1, "max_step_size": 0.002, "adjust": "match_rms_adamw"}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_every_hyperparameter_may_be_changed_between_steps(rule):
+    for name, value in DEFAULTS[rule].items():
+        if name == "form" or (rule, name) in ONLY_AT_THE_START | NOT_IN_THE_PARAMETERS:
+            continue
+
+        def change(optimizer, name=name, value=value):
+            setattr(optimizer, name, OTHER_VALUES[name] if name in OTHER_VALUES else value * 0.5 + 0.1)
+
+        pair = Pair(rule)
+        fast, plain = run(pair.fast, change=change), run(pair.plain, change=change)
+        assert_same_bits(fast, plain)
+        assert not np.array_equal(fast, run(OPTIMIZERS[rule]())), f"{name} has no effect"
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_public_state(rule, rng):
+    optimizer, slots = OPTIMIZERS[rule](), RULES[rule].state
+    params = {"W1": rng.standard_normal((3, 4)), "b1": np.zeros(4, np.float32)}
+    assert all(getattr(optimizer, slot) is None for slot in slots) and optimizer.iter == 0
+    optimizer.update(params, {key: np.ones(value.shape) for key, value in params.items()})
+    for slot in slots:
+        state = getattr(optimizer, slot)
+        assert list(state) == ["W1", "b1"]
+        assert all(state[key].shape == params[key].shape and state[key].dtype == params[key].dtype for key in params)
+    assert optimizer.iter == 1
+    for slot in slots:
+        with pytest.raises(TypeError, match="can only be set to None"):
+            setattr(optimizer, slot, {})
+        setattr(optimizer, slot, None)
+        assert all(getattr(optimizer, slot) is None for slot in slots)
+
+
+def test_state_can_be_read_and_written_by_key():
+    optimizer, params, grads = fastopt.Momentum(lr=1.0, momentum=0.5), {"W": np.zeros(3)}, {"W": np.zeros(3)}
+    optimizer.update(params, grads)
+    optimizer.v["W"] = [8.0, 4.0, 2.0]
+    optimizer.update(params, grads)
+    assert params["W"].tolist() == [4.0, 2.0, 1.0]
+    optimizer.v["W"][...] = 0
+    optimizer.v["W"] += 1.0
+    optimizer.update(params, grads)
+    assert params["W"].tolist() == [4.5, 2.5, 1.5]
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, copy.copy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_copies_go_on_by_themselves(rule, duplicate, rng):
+    gradients = rng.standard_normal((6, 40))
+    results = []
+    for copied_at in (None, 3):
+        optimizer, params = OPTIMIZERS[rule](lr=0.02), {"a": np.ones(30), "b": np.ones((2, 5), order="F")}
+        for step, g in enumerate(gradients):
+            if step == copied_at:
+                original, optimizer = optimizer, duplicate(optimizer)
+                # what the original does from now on is nothing to the copy
+                original.update({k: v.copy() for k, v in params.items()}, {"a": g[:30], "b": g[30:].reshape(2, 5)})
+            optimizer.update(params, {"a": g[:30], "b": g[30:].reshape(2, 5)})
+        results.append(params)
+    for key in ("a", "b"):
+        assert_same_bits(results[0][key], results[1][key])
+
+
+def test_nadams_product_depends_on_the_step_and_the_settings_alone():
+    def mu(step, beta1, momentum_decay):
+        return beta1 * (1.0 - 0.5 * 0.96 ** (step * momentum_decay))
+
+    optimizer = fastopt.NAdam()
+    for step, beta1, momentum_decay in [
+        (1, 0.9, 0.004),
+        (7, 0.9, 0.004),
+        (3, 0.9, 0.004),
+        (3, 0.8, 0.004),
+        (9, 0.8, 0.1),
+    ]:
+        optimizer.beta1, optimizer.momentum_decay = beta1, momentum_decay
+        product = math.prod(mu(k, beta1, momentum_decay) for k in range(1, step + 1))
+        correction, now = math.sqrt(1.0 - 0.999**step), mu(step, beta1, momentum_decay)
+        for _ in "ab":  # a step that was skipped asks twice
+            assert optimizer.scalars(step)[0] == 0.002 * correction * (1.0 - now) / (1.0 - product)
+    optimizer.iter = 2**40
+    params = {"x": 1.0}
+    optimizer.update(params, {"x": 1.0})  # does not multiply for a day
+    assert 0.9 < params["x"] < 1.0
+
+
+# The papers, line by line, in pure Python on one number, where no other library has the same.
+
+
+def adan_of_the_paper(p, gradients, lr=0.001, beta1=0.02, beta2=0.08, beta3=0.01, eps=1e-8):
+    """Algorithm 1 with the bias corrections of the authors' code; the betas are the paper's, shares of the new."""
+    m = v = n = 0.0
+    for k, g in enumerate(gradients, start=1):
+        y = g - gradients[k - 2] if k > 1 else 0.0
+        m = (1 - beta1) * m + beta1 * g
+        v = (1 - beta2) * v + beta2 * y
+        n = (1 - beta3) * n + beta3 * (g + (1 - beta2) * y) ** 2
+        m_hat, v_hat, n_hat = (x / (1 - (1 - b) ** k) for x, b in ((m, beta1), (v, beta2), (n, beta3)))
+        p = p - lr / (math.sqrt(n_hat) + eps) * (m_hat + (1 - beta2) * v_hat)
+    return p
+
+
+def ademamix_of_the_paper(p, gradients, lr=0.01, beta1=0.9, beta2=0.999, beta3=0.99, alpha=5.0, eps=1e-8, warmup=20):
+    m1 = m2 = v = 0.0
+    for t, g in enumerate(gradients, start=1):
+        share, low, high = t / warmup, math.log(beta1), math.log(beta3)
+        alpha_t = min(share * alpha, alpha)
+        beta3_t = min(math.exp(low * high / ((1 - share) * high + share * low)), beta3) if share < 1 else beta3
+        m1 = beta1 * m1 + (1 - beta1) * g
+        m2 = beta3_t * m2 + (1 - beta3_t) * g
+        v = beta2 * v + (1 - beta2) * g**2
+        p = p - lr * (m1 / (1 - beta1**t) + alpha_t * m2) / (math.sqrt(v / (1 - beta2**t)) + eps)
+    return p
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "paper"),
+    [
+        (fastopt.Adan(), adan_of_the_paper),
+        (fastopt.AdEMAMix(lr=0.01, beta3=0.99, warmup=20), ademamix_of_the_paper),
+    ],
+    ids=["adan", "ademamix"],
+)
+def test_as_in_the_paper(optimizer, paper, rng):
+    params, gradients = {"x": 1.7}, (1.0 + rng.standard_normal(40)).tolist()
+    optimizer = copy.copy(optimizer)
+    for g in gradients:
+        optimizer.update(params, {"x": g})
+    assert params["x"] == pytest.approx(paper(1.7, gradients), rel=1e-13)
+
+
+SCRIPT = """
+import numpy as np
+
+rng = np.random.default_rng(0)
+for make in (SGD, Momentum, Nesterov, AdaGrad, RMSprop, Adam):
+    params = {"W1": rng.standard_normal((20, 10)), "b1": np.zeros(10)}
+    optimizer = make(lr=0.05)
+    for step in range(30):
+        x = rng.standard_normal((8, 20))
+        error = np.tanh(x @ params["W1"] + params["b1"])
+        optimizer.update(params, {"W1": x.T @ error / 8, "b1": error.mean(axis=0), "not a parameter": error})
+        optimizer.lr *= 0.99
+    print(make.__name__, params["W1"].tobytes().hex(), params["b1"].tobytes().hex(), optimizer.lr)
+"""
+
+
+def test_a_star_import_in_place_of_the_textbooks_module_changes_nothing():
+    outputs = {python(f"from {module} import *\n{SCRIPT}").stdout for module in ("fastopt", "fastopt.reference")}
+    assert len(outputs) == 1
+
+
+def test_momentum_as_a_running_mean_from_zero(rng):
+    gradients = rng.standard_normal((10, 5))
+    p, v, params = np.ones(5), np.zeros(5), {"W": np.ones(5)}
+    optimizer = fastopt.SGDMomentum(lr=0.1, momentum=0.9, dampening=0.9, damp_first=True)
+    for g in gradients:
+        v = 0.9 * v + (1 - 0.9) * g
+        p = p - 0.1 * v
+        optimizer.update(params, {"W": g})
+    assert_same_bits(params["W"], p)
+
+
+def test_rmsprop_momentum_with_lr_in_the_velocity_that_starts_at_one(rng):
+    """TensorFlow's `ApplyRMSProp`: mean square from one, eps under the root, lr in the momentum."""
+    gradients = rng.standard_normal((10, 5))
+    p, h, v, params = np.ones(5), np.ones(5), np.zeros(5), {"W": np.ones(5)}
+    settings = {"decay_rate": 0.9, "eps_root": 1e-7, "momentum": 0.5, "initial_accumulator": 1.0}
+    optimizer = fastopt.RMSPropMomentum(lr=0.1, lr_in_velocity=True, **settings)
+    for step, g in enumerate(gradients):
+        lr = optimizer.lr = 0.1 / (1 + step)
+        h = 0.9 * h + (1 - 0.9) * g * g
+        v = 0.5 * v + lr * g / np.sqrt(h + 1e-7)
+        p = p - v
+        optimizer.update(params, {"W": g})
+    assert_same_bits(params["W"], p)
+    start = {"W": np.array([1.0])}
+    fastopt.RMSProp(lr=0.1, decay_rate=0.5, eps=0.0, initial_accumulator=1.0).update(start, {"W": np.array([1.0])})
+    assert start["W"] == 0.9
+
+
+def test_adagrad_with_eps_under_the_root():
+    params = {"W": np.array([1.0])}
+    optimizer = fastopt.AdaGrad(lr=0.1, eps_root=7.0, initial_accumulator=1.0)
+    assert optimizer.eps == 0.0 and fastopt.AdaGrad().eps == 1e-7
+    optimizer.update(params, {"W": np.array([1.0])})
+    assert params["W"] == 1.0 - 0.1 / 3.0
