@@ -99,7 +99,7 @@ def _page(optimizer: type[Optimizer]) -> str:
         about.get("State", "No state.")[:1].upper() + about.get("State", "No state.")[1:],
         f"A step reads and writes **{docstrings.bytes_per_element(optimizer)} bytes per float32 element** "
         f"({docstrings.bytes_per_element(optimizer, 8)} in float64). Checkpoints call the rule `{optimizer.rule}`. The "
-        f"formula: [kernels{directory}]({REPOSITORY}/kernels{directory}).",
+        f"formula: [fastopt/kernels{directory}]({REPOSITORY}/fastopt/kernels{directory}).",
         "## Path on the ravine",
         f"```{{figure}} /_generated/paths/{optimizer.rule}.svg\n:alt: Path of {name} down a ravine\n:width: 640px\n\n"
         f"{_caption(optimizer)}\n```",

@@ -9,12 +9,6 @@
 import typing as _typing
 from importlib.metadata import PackageNotFoundError as _PackageNotFoundError
 from importlib.metadata import version as _version
-from pathlib import Path as _Path
-
-# Installed, the kernels lie inside the package; in a checkout they lie beside it, and Python that is started there
-# finds the checkout first.
-if not _Path(__file__).with_name("kernels").is_dir():
-    __path__.append(str(_Path(__file__).parent.parent))
 
 import numpy as np  # the book's scripts have no import of NumPy but `from common.optimizer import *`
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 import fastopt
-from fastopt.kernels import build
 from tests.conftest import python
 
 HERE = Path(fastopt.__file__).parent
@@ -30,8 +29,7 @@ print("RESULT", params["p"][0])
 def package(tmp_path_factory):
     """The package as it is installed."""
     folder = tmp_path_factory.mktemp("package") / "fastopt"
-    shutil.copytree(HERE, folder, ignore=shutil.ignore_patterns("__pycache__", "kernels"))
-    shutil.copytree(Path(build.__file__).parent, folder / "kernels", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(HERE, folder, ignore=shutil.ignore_patterns("__pycache__"))
     return folder
 
 
@@ -58,7 +56,7 @@ def test_a_zip_file(package, tmp_path):
     """numba has a place for kernels of a zip file, in the user's folder."""
     archive = zipped(package, tmp_path / "app.zip")
     assert [run(archive, tmp_path), run(archive, tmp_path)] == [(["saved"], 0), (["loaded"], 0)]
-    source = package / "kernels" / "sgd.py"
+    source = package / "kernels" / "rules" / "sgd.py"
     text = source.read_text()
     try:
         source.write_text(text.replace("p - lr * g", "p + lr * g"))

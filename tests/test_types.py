@@ -22,7 +22,6 @@ def errors(tmp_path_factory):
     folder = tmp_path_factory.mktemp("types")
     ignore = shutil.ignore_patterns("__pycache__", "mnist_subset")
     shutil.copytree(ROOT / "fastopt", folder / "fastopt", ignore=ignore)
-    shutil.copytree(ROOT / "kernels", folder / "fastopt" / "kernels", ignore=ignore, dirs_exist_ok=True)
     shutil.copytree(TYPES, folder, dirs_exist_ok=True)
     config = (ROOT / "pyproject.toml").read_text(encoding="utf-8").replace('packages = ["fastopt"]\n', "")
     (folder / "pyproject.toml").write_text(config, encoding="utf-8")

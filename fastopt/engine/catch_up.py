@@ -1,7 +1,7 @@
 """Rows that lag behind: steps without a gradient, which a row takes all at once when it is next touched.
 
-With `Rows(..., exact=True)` a step leaves all other rows as they are, but counts for them too. `fastopt.kernels.skipped_steps`
-has the closed form of several steps in which a row has no gradient.
+With `Rows(..., exact=True)` a step leaves all other rows as they are, but counts for them too.
+`fastopt.kernels.skipped_steps` has the closed form of several steps in which a row has no gradient.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from fastopt.flat import Array
 from fastopt.kernels.build import Rule
 
 Rates = tuple[float, float]
-"""The shares of parameter and state that a step without a gradient keeps: f and r in `fastopt.kernels.skipped_steps`."""
+"""Shares of parameter and state that a step without a gradient keeps: f and r in `fastopt.kernels.skipped_steps`."""
 
 
 @dataclass(eq=False)

@@ -25,7 +25,7 @@ from numba import njit
 from numba.core import config
 from numba.core.ccallback import CFunc
 
-from fastopt.kernels import intrinsics, loops, one_call, stores
+from fastopt.kernels import loops, one_call, stores
 from fastopt.kernels.averages import AVERAGES
 from fastopt.kernels.cache import content, through_cache
 from fastopt.kernels.intrinsics import FLUSHED, KEPT, SIGN_KEPT
@@ -331,13 +331,24 @@ def _version() -> str:
         return "unknown"
 
 
+def machinery_modules() -> list[types.ModuleType]:
+    """Return this module and those of the package that it takes something from, directly or through others."""
+    package, modules, pending = __name__.rpartition(".")[0], {}, [sys.modules[__name__]]
+    while pending:
+        module = pending.pop()
+        modules[module.__name__] = module
+        values = list(vars(module).values())
+        for value in [*values, *(item for table in values if isinstance(table, dict) for item in table.values())]:
+            name = value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", None)
+            if isinstance(name, str) and name.startswith(f"{package}.") and name not in modules and name in sys.modules:
+                pending.append(sys.modules[name])
+    return [modules[name] for name in sorted(modules)]
+
+
 @cache
 def _machinery() -> str:
     """What the machine code of every kernel depends on besides the formula."""
-    files = [
-        hashlib.sha256(content(module)).hexdigest()
-        for module in (sys.modules[__name__], elements, loops, one_call, stores)
-    ]
+    files = [hashlib.sha256(content(module)).hexdigest() for module in machinery_modules()]
     # Settings of numba's that change the code but are not in the key of its cache (numba #10821).
     settings = [getattr(config, name, None) for name in ("OPT", "BOUNDSCHECK", "LOOP_VECTORIZE", "SLP_VECTORIZE")]
     return repr((_version(), FLAGS, files, settings))

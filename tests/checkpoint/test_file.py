@@ -109,10 +109,10 @@ def test_keys_that_could_not_be_found_again(key, tmp_path):
 
 MEMORY = """
 import json, resource, sys, safetensors.numpy, fastopt
-from fastopt import checkpoint_file
+from fastopt.checkpoint import file
 metadata = {"format": "1", "fastopt": "0", "rule": "adam", "step": "1", "skipped": "0", "hyperparameters": "{}", "keys": "null", "fortran": "[]"}
 metadata[sys.argv[1]] = "[" + ",".join(["[]"] * 3_000_000) + "]"
-metadata["checksum"] = checkpoint_file._checksum({}, metadata)
+metadata["checksum"] = file._checksum({}, metadata)
 with open("state", "wb") as file:
     file.write(safetensors.numpy.save({}, metadata))
 del metadata

@@ -1,5 +1,6 @@
 """The machinery: formulas in, kernels out; the disk cache; what the machine code looks like."""
 
+import ast
 import re
 import shutil
 from itertools import pairwise
@@ -125,8 +126,7 @@ print("RESULT", params["p"][0])
 def copied(tmp_path):
     """A copy of the package that may be edited, and a function that makes a step with it in a fresh process."""
     package = tmp_path / "fastopt"
-    shutil.copytree(HERE, package, ignore=shutil.ignore_patterns("__pycache__", "mnist_subset", "kernels"))
-    shutil.copytree(Path(build.__file__).parent, package / "kernels", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(HERE, package, ignore=shutil.ignore_patterns("__pycache__", "mnist_subset"))
 
     def step(before=""):
         # Without -c's "" in front, an editable install's own finder would win over the copy.
@@ -149,7 +149,7 @@ def copied(tmp_path):
 
 def test_the_cache_hits_in_a_new_process_and_misses_when_the_formula_changes(copied):
     assert [copied(), copied()] == [("miss", "0.5"), ("hit", "0.5")]
-    file = copied.package / "kernels" / "sgd.py"
+    file = copied.package / "kernels" / "rules" / "sgd.py"
     file.write_text(file.read_text().replace("p - lr * g", "p + lr * g"))
     assert [copied(), copied()] == [("miss", "1.5"), ("hit", "1.5")]
     file.write_text(
@@ -162,12 +162,23 @@ def test_the_cache_hits_in_a_new_process_and_misses_when_the_formula_changes(cop
 
 def test_the_cache_misses_when_the_machinery_or_the_flags_change(copied):
     assert copied() == ("miss", "0.5")
-    for name in ("build.py", "loops.py", "elements.py"):
+    for name in ("build.py", "loops.py", "intrinsics.py"):
         file = copied.package / "kernels" / name
         file.write_text(file.read_text() + "\n# another version\n")
         assert copied() == ("miss", "0.5"), name
     other = "import fastopt.kernels.build as build; build.FLAGS['error_model'] = 'python'"
     assert [copied(other), copied(other), copied()] == [("miss", "0.5"), ("hit", "0.5"), ("hit", "0.5")]
+
+
+def test_machine_code_depends_on_every_module_that_the_machinery_imports():
+    modules = {module.__name__: Path(module.__file__) for module in build.machinery_modules()}
+    for path in modules.values():
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ImportFrom) and node.module == "fastopt.kernels":
+                assert {f"fastopt.kernels.{alias.name}" for alias in node.names} <= modules.keys(), path
+            elif isinstance(node, ast.ImportFrom) and node.module.startswith("fastopt.kernels."):
+                assert node.module in modules, path
+    assert {"fastopt.kernels.loops", "fastopt.kernels.intrinsics", "fastopt.kernels.stores"} <= modules.keys()
 
 
 def test_memory_layout_is_known_here():

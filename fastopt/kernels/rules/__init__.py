@@ -1,0 +1,1 @@
+"""The formulas of the update rules, a file each."""
