@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from fastopt import checks, containers, hyperparameters, rows
+from fastopt import checks, hyperparameters, rows
+from fastopt.engine import containers
 from fastopt.engine.launch import Launch, as_number
 from fastopt.engine.plan import Plan
 from fastopt.engine.state import PARAMETER, State

@@ -11,12 +11,13 @@ from inspect import signature
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast, overload
 
-from fastopt import averages, checks, containers, hyperparameters, names, representation, tuning
+from fastopt import averages, checks, hyperparameters, names, representation, tuning
 from fastopt.averages import EMA, SWA, AveragedWeights, Lookahead
 from fastopt.checkpoint.saving import Saving
-from fastopt.engine import catch_up, step
+from fastopt.engine import catch_up, containers, step
 from fastopt.engine.plan import Plan
 from fastopt.engine.state import State
+from fastopt.engine.structure import Node
 from fastopt.flat import Array
 from fastopt.groups import NO_GROUPS, Groups, Part
 from fastopt.kernels import RULES
@@ -25,7 +26,6 @@ from fastopt.kernels.build import Rule
 from fastopt.kernels.stores import FORMS, PLAIN
 from fastopt.kernels.transforms import OPTIONS
 from fastopt.report import Report
-from fastopt.structure import Node
 from fastopt.tuning import AS_THEY_COME, Tuning
 from fastopt.typed import GroupSettings, Number, number
 

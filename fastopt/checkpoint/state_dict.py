@@ -12,8 +12,8 @@ import numpy as np
 from fastopt import averages, checks, hyperparameters
 from fastopt.checkpoint import with_params
 from fastopt.checks import CheckpointError as CheckpointError
-from fastopt.containers import BARE
 from fastopt.engine import catch_up
+from fastopt.engine.containers import BARE
 from fastopt.engine.state import Layout, State, layout_of
 from fastopt.flat import Array
 from fastopt.groups import Groups

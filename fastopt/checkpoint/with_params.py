@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastopt import checks, containers
+from fastopt import checks
 from fastopt.checks import CheckpointError
-from fastopt.containers import BARE
+from fastopt.engine import containers
+from fastopt.engine.containers import BARE
 from fastopt.engine.launch import as_number
 from fastopt.flat import Array
 from fastopt.kernels.build import Rule

@@ -13,10 +13,10 @@ import numpy as np
 from numba import types
 from numpy.lib.array_utils import byte_bounds
 
-from fastopt import checks, containers, rows
-from fastopt.containers import BARE
-from fastopt.engine import arguments
+from fastopt import checks, rows
+from fastopt.engine import arguments, containers
 from fastopt.engine.centralized_launch import CentralizedLaunch
+from fastopt.engine.containers import BARE
 from fastopt.engine.launch import Entry, Launch
 from fastopt.engine.overlaps import Memory, share_memory
 from fastopt.engine.sparse_launch import RowsLaunch, Touched

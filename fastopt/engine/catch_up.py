@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from fastopt import checks, containers, rows
-from fastopt.containers import BARE, Container
-from fastopt.engine import mappings
+from fastopt import checks, rows
+from fastopt.engine import containers, mappings
+from fastopt.engine.containers import BARE, Container
 from fastopt.engine.launch import Launch
 from fastopt.engine.plan import Plan
 from fastopt.engine.sparse_launch import compiled_spread

@@ -13,12 +13,12 @@ import numpy as np
 from numba.core import config
 
 from fastopt import tuning
-from fastopt.containers import Buffers, Container
+from fastopt.engine.containers import Buffers, Container
 from fastopt.engine.plan import Plan
+from fastopt.engine.structure import LEAF, NOTHING, Node
 from fastopt.flat import Array, FlatDict
 from fastopt.kernels import array_scan, build, one_call
 from fastopt.kernels.stores import FORMS, PLAIN
-from fastopt.structure import LEAF, NOTHING, Node
 from fastopt.tuning import Tuner
 
 # A step that reads and writes more takes longer than a thread should be kept waiting for the GIL, and a microsecond

@@ -13,10 +13,10 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from fastopt import containers, tuning
-from fastopt.containers import BARE, Buffers
-from fastopt.engine import arguments, norms
+from fastopt import tuning
+from fastopt.engine import arguments, containers, norms
 from fastopt.engine.address_table import Table, arrangement
+from fastopt.engine.containers import BARE, Buffers
 from fastopt.engine.launch import Launch, check_addresses
 from fastopt.engine.norms import Norm
 from fastopt.engine.overlaps import moved_blocks

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from fastopt import averages, checks, containers, threads, tuning
-from fastopt.engine import catch_up, one_call, transform_scalars
+from fastopt import averages, checks, threads, tuning
+from fastopt.engine import catch_up, containers, one_call, transform_scalars
 from fastopt.engine.plan import NONE_RESTING, Plan
 from fastopt.engine.transform_scalars import TooLarge
 from fastopt.groups import NO_GROUPS, Groups

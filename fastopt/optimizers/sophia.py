@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from fastopt import containers
+from fastopt.engine import containers
 from fastopt.engine.plan import Plan
 from fastopt.kernels import RULES
 from fastopt.kernels.build import Rule

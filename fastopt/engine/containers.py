@@ -13,11 +13,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fastopt import checks, structure
-from fastopt.engine import mappings
+from fastopt import checks
+from fastopt.engine import mappings, structure
+from fastopt.engine.structure import FIELD, LEAF, Node
 from fastopt.flat import FlatDict, ViewDict
 from fastopt.rows import Rows
-from fastopt.structure import FIELD, LEAF, Node
 from fastopt.views import ViewFields, ViewList
 
 
