@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from inspect import signature
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, cast, overload
 
 from fastopt import averages, checks, hyperparameters, names, representation, tuning
 from fastopt.averages import EMA, SWA, AveragedWeights, Lookahead
@@ -31,6 +31,8 @@ from fastopt.typed import GroupSettings, Number, number
 
 if TYPE_CHECKING:
     from fastopt.typed import Slot
+
+Params = TypeVar("Params")
 
 
 @dataclass(init=False, eq=False, repr=False)
@@ -211,6 +213,39 @@ class Optimizer(Saving, AveragedWeights):
             return step.make(self, params, grads, report)
         finally:
             del own["_stepping"]
+
+    def updated(self, params: Params, grads: Any) -> Params:
+        """Makes one step and returns the new parameters; leaves `params` as they are, which may be read-only.
+
+        The state is the optimizer's and goes on, as with `update`. Costs the memory of `params` and a copy of them.
+
+        Parameters
+        ----------
+        params, grads
+            As in `update`.
+
+        Returns
+        -------
+        as `params`
+            New arrays in containers of the same types; the same array under several keys stays one array.
+
+        Raises
+        ------
+        TypeError, ValueError, KeyError, FloatingPointError
+            as `update` does.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastopt import SGD
+        >>> old, optimizer = {"W": np.array([1.0])}, SGD(lr=0.5)
+        >>> new = optimizer.updated(old, {"W": np.array([1.0])})
+        >>> old["W"], new["W"]
+        (array([1.]), array([0.5]))
+        """
+        new = copy.deepcopy(params)
+        self.update(new, grads)
+        return new
 
     def catch_up(self, params: Any) -> None:
         """Makes the steps that rows skipped, with `Rows(..., exact=True)`: writes `params` and the state in place.
