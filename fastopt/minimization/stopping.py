@@ -7,10 +7,8 @@ import numbers
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from fastopt.minimization.bounds import Limits, free_gradient
-from fastopt.minimization.points import gradient_leaves, leaves
+from fastopt.minimization.points import Form
 
 
 @dataclass(frozen=True)
@@ -55,14 +53,13 @@ class Progress:
         return is_best
 
 
-def gradient_norm(x: Any, gradient: Any, limits: Limits) -> float:
+def gradient_norm(form: Form, x: Any, gradient: Any, limits: Limits) -> float:
     """The largest magnitude in the gradient, without what the limits hold; NaN if an element is NaN or infinite."""
-    arrays = leaves(x)
-    norms = [
-        float(np.abs(free_gradient(path, arrays[path], part, limits)).max())
-        for path, part in gradient_leaves(gradient, x).items()
-        if part.size
+    leaves = form.leaves(x)
+    parts = [
+        free_gradient(key, leaves[key], part, limits) for key, part in form.gradients(gradient, x).items() if part.size
     ]
+    norms = [max(float(part.max()), -float(part.min())) for part in parts]  # without an array of magnitudes
     # NumPy's largest of NaN and others is NaN, Python's is not.
     return max(norms, default=0.0) if all(map(math.isfinite, norms)) else math.nan
 
