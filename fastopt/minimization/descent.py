@@ -122,6 +122,10 @@ def _as_called(callback: Callable[..., Any] | None, result_type: Any) -> Callabl
         return lambda x, value: None
     if not callable(callback):
         raise TypeError(f"minimize: callback must be a function, got {type(callback).__name__}")
-    if set(inspect.signature(callback).parameters) == {"intermediate_result"}:
+    try:
+        names = set(inspect.signature(callback).parameters)
+    except ValueError:  # some functions of C have no signature
+        names = set()
+    if names == {"intermediate_result"}:
         return lambda x, value: callback(intermediate_result=result_type(x=copy.deepcopy(x), fun=value))
     return lambda x, value: callback(copy.deepcopy(x))

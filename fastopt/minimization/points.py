@@ -63,6 +63,11 @@ class Form:
         }  # what is missing is told by the step
         leaves = self.leaves(x)
         for key, array in arrays.items():
+            if array.dtype.kind not in "fiub":
+                raise TypeError(
+                    f"{self.owner}: the gradient of {self.name(key)} must be an array of real numbers, got "
+                    f"{type(given[key]).__name__}{'' if array.dtype.kind == 'O' else f' of dtype {array.dtype}'}"
+                )
             expected = leaves[key].shape
             if array.shape != expected and not (array.ndim == 0 and expected == (1,)):
                 raise ValueError(

@@ -254,6 +254,10 @@ def test_callbacks_as_scipy_calls_them():
     assert results[-1].x.tobytes() == two.x.tobytes() == points[2].tobytes() and results[-1].fun == two.fun
 
 
+def test_a_callback_without_a_signature():
+    assert fastopt.minimize(bowl, np.zeros(3), callback=max, options={"maxiter": 1}).nit == 1
+
+
 def test_random_numbers_are_the_same_in_value_gradient_and_differences():
     seen = []
 
