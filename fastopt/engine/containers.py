@@ -144,7 +144,7 @@ class Dict(Container):
         return list(params.values()) if isinstance(params, Mapping) and list(params) == self.keys else None
 
     def lists(self, params: Any, grads: Any, frozen: Any = ()) -> tuple[list[Any], list[Any]] | None:
-        if list(params) != self.keys:
+        if not isinstance(grads, Mapping) or list(params) != self.keys:
             return None
         if frozen:
             grads = {**grads, **dict.fromkeys(frozen)}
