@@ -316,6 +316,8 @@ def pair(owner: str, params: Any, grads: Any) -> Container:
     container = container_of(owner, params)
     if form is None or (isinstance(params, Mapping) and not isinstance(grads, Mapping)):
         raise TypeError(checks.pair(owner, params, grads))
+    if isinstance(container, Nested):
+        container.gradients(grads, container.keys)  # are they held alike? What is missing may be frozen
     return container
 
 

@@ -1,17 +1,14 @@
 """Parameters in lists, tuples, dicts, namedtuples and dataclasses, nested at will."""
 
 import copy
-import pickle
-import re
 from collections import OrderedDict, UserDict, defaultdict, namedtuple
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 from numba.core import config
 
-import fastopt
-from fastopt import Adam, Rows
+from fastopt import Adam
 from fastopt.engine import step
 from fastopt.kernels import RULES
 from fastopt.kernels.build import CHECK
