@@ -13,3 +13,5 @@ collect_ignore = [
     for library, path in (("sklearn", "fastopt/sklearn.py"), ("scipy", "fastopt/minimization/__init__.py"))
     if find_spec(library) is None
 ]
+# MPI is begun by the import, once for the life of a process: tests/mpi runs the examples in processes of their own.
+collect_ignore_glob = ["fastopt/mpi/*"]

@@ -15,6 +15,7 @@ from fastopt import averages, checks, hyperparameters, names, representation, tu
 from fastopt.averages import EMA, SWA, AveragedWeights, Lookahead
 from fastopt.checkpoint.saving import Saving
 from fastopt.engine import catch_up, containers, step
+from fastopt.engine.norms import ONE_PROCESS
 from fastopt.engine.plan import Plan
 from fastopt.engine.state import State
 from fastopt.engine.structure import Node
@@ -138,6 +139,7 @@ class Optimizer(Saving, AveragedWeights):
     _scheduled = cast("tuple[str, ...]", ())
     # For each part something with its settings, and its schedules: as long as nothing is assigned, nor groups changed.
     _copies = cast("tuple[int, dict[Part, tuple[Any, dict[str, Any]]]] | None", None)
+    _processes = ONE_PROCESS
     _lags = cast("dict[Any, catch_up.Lag]", MappingProxyType({}))  # by key, where rows wait for steps that they skipped
 
     def scalars(self, step: int) -> tuple[float, ...]:

@@ -144,7 +144,7 @@ class Dict(Container):
         return list(params.values()) if isinstance(params, Mapping) and list(params) == self.keys else None
 
     def lists(self, params: Any, grads: Any, frozen: Any = ()) -> tuple[list[Any], list[Any]] | None:
-        if list(params) != self.keys:
+        if not isinstance(grads, Mapping) or list(params) != self.keys:
             return None
         if frozen:
             grads = {**grads, **dict.fromkeys(frozen)}
@@ -316,6 +316,8 @@ def pair(owner: str, params: Any, grads: Any) -> Container:
     container = container_of(owner, params)
     if form is None or (isinstance(params, Mapping) and not isinstance(grads, Mapping)):
         raise TypeError(checks.pair(owner, params, grads))
+    if isinstance(container, Nested):
+        container.gradients(grads, container.keys)  # are they held alike? What is missing may be frozen
     return container
 
 

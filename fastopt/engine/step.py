@@ -134,6 +134,7 @@ def _plan_for(
         own["_others"] = ()
     here = type(optimizer).__name__, optimizer._rule, params, grads, settings._start(), optimizer._state
     plan = Plan(*here, report, groups, by_array, optimizer.centralize)
+    plan.processes = optimizer._processes
     plan.tuned_by(own.setdefault("_tuners", {}))
     return plan, () if report else _of_today(plans, plan), False
 

@@ -100,6 +100,7 @@ class Sophia(Optimizer):
         """
         with self._not_stepping():
             plan = Plan(type(self).__name__, HESSIAN, params, estimates, self._start(), self._state, groups=self.groups)
+            plan.processes = self._processes
             step = self._steps + 1
             parts, _ = self._parts(plan, step, {})
             if self.on_nonfinite != "propagate" and not plan.finite():

@@ -10,7 +10,6 @@ State: m, the running mean of the gradient, and u, its decaying largest magnitud
 from fastopt.kernels.build import Rule
 
 
-
 def adamax(p, g, m, u, step_size, gradient_share, beta2, eps):  # type: ignore[no-untyped-def]
     m = m + gradient_share * (g - m)  # m_t; gradient_share = 1 - beta1
     kept = beta2 * u

@@ -12,7 +12,6 @@ State: v.
 from fastopt.kernels.build import Rule
 
 
-
 def lars_measure(p, g, v, momentum):  # type: ignore[no-untyped-def]
     return p, g
 

@@ -10,7 +10,6 @@ State: m, the running mean of the gradient; the sign is taken of another mean, c
 from fastopt.kernels.build import Rule
 
 
-
 def lion(p, g, m, lr, direction_share, gradient_share, zero):  # type: ignore[no-untyped-def]
     c = m + direction_share * (g - m)  # c_t; direction_share = 1 - beta1
     # p_t; c - c is 0 for zeros of both signs and NaN for NaN

@@ -11,7 +11,6 @@ from fastopt.kernels.build import Rule
 from fastopt.kernels.skipped_steps import momentum_idle
 
 
-
 def momentum(p, g, v, lr, momentum):  # type: ignore[no-untyped-def]
     v = momentum * v - lr * g  # v_t
     p = p + v  # p_t

@@ -10,7 +10,6 @@ and the step size.
 from fastopt.kernels.build import Rule
 
 
-
 def rprop(p, g, previous, step_size, eta_minus, eta_plus, smallest, largest, zero, one):  # type: ignore[no-untyped-def]
     product = g * previous
     step_size = step_size * (eta_plus if product > zero else (eta_minus if product < zero else one))

@@ -9,7 +9,6 @@ from fastopt.kernels.build import Rule
 from fastopt.kernels.skipped_steps import sgd_idle
 
 
-
 def sgd(p, g, lr):  # type: ignore[no-untyped-def]
     p = p - lr * g  # p_t
     return (p,)

@@ -10,7 +10,6 @@ added with the old one goes on.
 from fastopt.kernels.build import Rule
 
 
-
 def sgd_momentum(p, g, v, lr, momentum, gradient_share):  # type: ignore[no-untyped-def]
     v = momentum * v + gradient_share * g  # v_t; gradient_share = 1 - dampening
     p = p - lr * v  # p_t

@@ -11,7 +11,6 @@ their start at zero. Estimates come once in some steps, so their mean is a formu
 from fastopt.kernels.build import Rule
 
 
-
 def sophia(p, g, m, h, lr, gradient_share, gamma, eps, one):  # type: ignore[no-untyped-def]
     m = m + gradient_share * (g - m)  # m_t; gradient_share = 1 - beta1
     curvature = gamma * h
