@@ -29,6 +29,8 @@ class ViewList(list[Any]):
 class ViewFields:
     """State of a dataclass: its fields by name; assigning to one copies into its array."""
 
+    _kind: str
+
     def __init__(self, kind: str, fields: dict[str, Any]) -> None:
         self.__dict__.update(fields)
         self.__dict__["_kind"] = kind

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, defaultdict
 from collections.abc import Hashable, Iterator, Mapping, MutableMapping
+from dataclasses import is_dataclass
 from enum import Enum
 from typing import Any, ClassVar
 
@@ -380,8 +381,8 @@ def _held(owner: str, node: Node, grads: Any, place: str) -> list[Any]:
             if extra:
                 raise KeyError(checks.extra_gradient(owner, place, extra, keys))
             return [grads[key] if key in grads else MISSING for key in keys]
-    elif structure.is_dataclass(node.kind):
-        if structure.is_dataclass(kind):
+    elif is_dataclass(node.kind):
+        if is_dataclass(kind):
             return [getattr(grads, str(key), MISSING) for key in keys]
     elif isinstance(grads, list | tuple) and getattr(kind, "_fields", keys) == getattr(node.kind, "_fields", keys):
         if len(grads) != len(keys):
@@ -400,6 +401,6 @@ def _views(node: Any, views: Iterator[Any]) -> Any:
         return ViewDict(zip(node.keys, children, strict=True))
     if hasattr(kind, "_fields"):
         return kind._make(children)
-    if structure.is_dataclass(kind):
-        return ViewFields(kind.__name__, dict(zip(map(str, node.keys), children, strict=True)))
+    if is_dataclass(kind):
+        return ViewFields(node.kind.__name__, dict(zip(map(str, node.keys), children, strict=True)))
     return tuple(children) if issubclass(kind, tuple) else ViewList(children)

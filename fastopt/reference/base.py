@@ -69,7 +69,7 @@ class Reference:
         if isinstance(params, np.ndarray):
             self._update({None: params}, {None: grads})
         elif isinstance(params, Mapping) and not any(value is None or _items(value) for value in params.values()):
-            self._update(params, grads)
+            self._update(cast("dict[Any, Any]", params), grads)
         else:
             leaves = dict(_leaves(params, ""))
             arrays = {name: holder[key] for name, (holder, key) in leaves.items()}
