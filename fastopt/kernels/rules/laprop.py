@@ -4,8 +4,8 @@
     m_t = beta1 m_{t-1} + (1 - beta1) lr g_t / (sqrt(v_t / (1 - beta2^t)) + eps)
     p_t = p_{t-1} - m_t / (1 - beta1^t)
 
-State: v, the running mean of squared gradients, and m, that of the steps without momentum. The correction of v goes into
-the scalars: scale = lr sqrt(1 - beta2^t), eps is multiplied by sqrt(1 - beta2^t), and correction = 1 / (1 - beta1^t).
+State: v, the running mean of squared gradients, and m, that of the steps without momentum. The correction of v goes
+into the scalars: scale = lr sqrt(1 - beta2^t), eps is multiplied by sqrt(1 - beta2^t), and correction = 1 / (1 - beta1^t).
 """
 
 import math
