@@ -22,8 +22,8 @@ from fastopt.engine.plan import Plan
 from fastopt.engine.state import PARAMETER, State
 from fastopt.flat import Array
 from fastopt.kernels.averages import AVERAGES, SLOTS, unchanged
-from fastopt.kernels.build import Rule
 from fastopt.kernels.intrinsics import smallest_state
+from fastopt.kernels.rule import Rule
 from fastopt.typed import Number, number
 
 _DECAY, _ALPHA = (0.0, 1.0, False), (0.0, 1.0, True)

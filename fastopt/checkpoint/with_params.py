@@ -14,8 +14,8 @@ from fastopt.engine import containers
 from fastopt.engine.containers import BARE
 from fastopt.engine.launch import as_number
 from fastopt.flat import Array
-from fastopt.kernels.build import Rule
 from fastopt.kernels.intrinsics import FLUSHED, SIGN_KEPT, smallest_state
+from fastopt.kernels.rule import Rule
 
 NAME = "p"
 """What they are called in a file, where state has the name of its slot; no slot may have this one."""

@@ -23,8 +23,9 @@ from fastopt.engine.sparse_launch import RowsLaunch, Touched
 from fastopt.engine.state import Layout, State, layout_of, lies_in
 from fastopt.flat import Array
 from fastopt.groups import NO_GROUPS, Groups, Part, selects
-from fastopt.kernels import RULES, array_scan, averages, build
-from fastopt.kernels.build import Rule
+from fastopt.kernels import RULES, array_scan, averages
+from fastopt.kernels.compile import compiled
+from fastopt.kernels.rule import Rule
 from fastopt.kernels.transforms import OPTIONS
 from fastopt.rows import Rows
 
@@ -57,7 +58,7 @@ class Table:
     ) -> None:
         self.owner = owner
         self.rule = rule
-        self.arrangement = arrangement(groups, by_array)
+        self.by_array, self.arrangement = by_array, arrangement(groups, by_array)
         self.divided = bool(groups) or by_array
         by_key = by_key or self.divided or bool(centralize)
         self.form = containers.form_of(params, grads)
@@ -344,4 +345,4 @@ def _is_direct(entry: Entry) -> bool:
 def compiled_scan() -> Any:
     """`array_scan.scan`, compiled."""
     number, row, table = types.int64, types.Array(types.int64, 1, "C"), types.Array(types.int64, 2, "C")
-    return build.compiled(array_scan.scan, *[number] * 5, table, row, table, table)
+    return compiled(array_scan.scan, *[number] * 5, table, row, table, table)

@@ -20,7 +20,7 @@ from fastopt.engine.plan import Plan
 from fastopt.engine.sparse_launch import compiled_spread
 from fastopt.engine.transform_scalars import AMOUNTS
 from fastopt.flat import Array
-from fastopt.kernels.build import Rule
+from fastopt.kernels.rule import Rule
 
 Rates = tuple[float, float]
 """Shares of parameter and state that a step without a gradient keeps: f and r in `fastopt.kernels.skipped_steps`."""

@@ -15,7 +15,8 @@ from fastopt.checks import masked
 from fastopt.engine.state import Layout, lies_in
 from fastopt.flat import Array
 from fastopt.kernels import loops
-from fastopt.kernels.build import Rule
+from fastopt.kernels.compile import kernel as kernel_of
+from fastopt.kernels.rule import Rule
 from fastopt.tuning import AS_THEY_COME, Choice
 
 
@@ -104,7 +105,7 @@ class Launch:
         kernel = self.kernels.get(wanted)
         if kernel is None:
             try:
-                kernel = self.kernels[wanted] = rule.kernel(self.dtype, threads > 1, which, options, choice.form)
+                kernel = self.kernels[wanted] = kernel_of(rule, self.dtype, threads > 1, which, options, choice.form)
             except NumbaError as error:
                 raise TypeError(formula_checks.not_compiled(rule.formula, rule.state, error)) from error
         if which not in ("step", "prepare") and self.tally is None:

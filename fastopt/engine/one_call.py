@@ -17,7 +17,8 @@ from fastopt.engine.containers import Buffers, Container
 from fastopt.engine.plan import Plan
 from fastopt.engine.structure import LEAF, NOTHING, Node
 from fastopt.flat import Array, FlatDict
-from fastopt.kernels import array_scan, build, one_call
+from fastopt.kernels import array_scan, flags, one_call
+from fastopt.kernels.compile import compiled_for_c, form_address
 from fastopt.kernels.stores import FORMS, PLAIN
 from fastopt.tuning import Tuner
 
@@ -37,7 +38,7 @@ def prepare(plan: Plan) -> None:
     specials = [plan.entries[number] for number in plan._special_numbers]
     if not getattr(sys, "_is_gil_enabled", lambda: True)():  # which keeps other threads away from what is looked at
         return
-    if plan._scan is None or build.CHECK or any(type(at.value) is not float for at in specials):
+    if plan._scan is None or flags.CHECK or any(type(at.value) is not float for at in specials):
         return
     count = len(plan.entries)
     node = plan.container.walk()
@@ -204,7 +205,7 @@ def _flat(method: Any, layout: Any) -> Any:
 
 def _tuned(method: Any, words: Array, tuner: Tuner, dtype: str) -> Any:
     """The same in the form that a tuner chooses, which is told how long each step takes."""
-    addresses = [build.form_address(form, dtype) for form in range(len(FORMS))]
+    addresses = [form_address(form, dtype) for form in range(len(FORMS))]
 
     def call(*arguments: Any) -> int:
         if tuning.fixed() is not None:
@@ -234,7 +235,7 @@ class _Definition(ctypes.Structure):
 @cache
 def compiled_call() -> _Definition:
     """`one_call`, compiled."""
-    address = 0 if config.DISABLE_JIT else build.compiled_for_c(one_call.one_call, 3)
+    address = 0 if config.DISABLE_JIT else compiled_for_c(one_call.one_call, 3)
     return _Definition(b"one_call", address, METH_FASTCALL, None)
 
 

@@ -23,11 +23,12 @@ from fastopt.engine.overlaps import moved_blocks
 from fastopt.engine.state import Layout
 from fastopt.flat import Array
 from fastopt.groups import Groups
-from fastopt.kernels import array_scan, build
-from fastopt.kernels.build import Rule
+from fastopt.kernels import array_scan, flags
 from fastopt.kernels.loops import DOWN, FIELDS, NONFINITE, REST, SECOND_REST, SECOND_TOTAL, TOTAL, UP
+from fastopt.kernels.rule import GRADIENT_MEASURE, NO_RULE, Rule
 from fastopt.report import Report
 from fastopt.rows import Rows
+from fastopt.settings import PlanSettings
 from fastopt.tuning import AS_THEY_COME, Tuner
 
 NONE_RESTING: Iterator[None] = iter(())
@@ -87,6 +88,9 @@ class Plan(Table):
         if self.copied and self.container.copied_keys(params, parameters) != self.copied:
             return False
         return not isinstance(params, Mapping) or isinstance(params, dict | MutableMapping)
+
+    settings: PlanSettings | None = None
+    """Those of each part, as `settings.StepSettings` keeps them."""
 
     moved = False
     """Whether parameters turned out to be other arrays than before."""
@@ -168,6 +172,12 @@ class Plan(Table):
 
         return norms.norms(look, self._has_float64(), 0, self.processes)[None]
 
+    def quick_sums(self) -> list[float] | None:
+        """Plain sums of the squares of all gradients, for `norms.quick_clipped`; None where some are float64."""
+        if self.processes.has_float64(self._has_float64()):
+            return None
+        return self.processes.add_up({None: [tally[:, SUMS] for tally in self._look("quick_norm")]}, 0)[None]
+
     def gradient_norms(self) -> dict[int, Norm]:
         """The norm of the gradient of each row of scalars; writes nothing."""
         leaves = self._leaves_by_row()
@@ -233,12 +243,10 @@ class Plan(Table):
         self._run_before(*call)
         return [launch.tally for launch in self._launches if launch.tally is not None]
 
-    def _run_before(
-        self, which: str, rule: Rule = build.NO_RULE, options: tuple[str, ...] = (), params: Any = None
-    ) -> None:
+    def _run_before(self, which: str, rule: Rule = NO_RULE, options: tuple[str, ...] = (), params: Any = None) -> None:
         """Runs a kernel that writes no parameter; `params` are needed where it reads them."""
         calls = [launch.call(rule, which, options) for launch in self._launches]
-        if build.CHECK:
+        if flags.CHECK:
             check_addresses(self)
         leaves = None if params is None else self.container.leaves(params)
         for launch, (kernel, table, starts, threads) in zip(self._launches, calls, strict=True):
@@ -340,7 +348,7 @@ class Plan(Table):
             tuner = None if report else self.tuner
         # Compiles before anything of the user's is written.
         calls = [(launch, launch.call(self.rule, which, options, choice)) for launch in self._launches]
-        if build.CHECK:
+        if flags.CHECK:
             check_addresses(self)
         begin = 0 if tuner is None else tuner.begin()
         if len(calls) == 1 and not self._launches[0].staged and resting is NONE_RESTING:
@@ -379,7 +387,7 @@ class Plan(Table):
 
     def tuned_by(self, tuners: dict[Any, Tuner]) -> None:
         """Takes the tuner for arrays of these sizes out of those of an optimizer, or puts one there."""
-        if tuning.why_not(self.parameter_bytes) is None and build.compiles():
+        if tuning.why_not(self.parameter_bytes) is None and flags.compiles():
             moved_bytes = [launch.moved_bytes for launch in self._launches if launch.parameter_bytes]
             self.tuner = tuners.setdefault(tuple(moved_bytes), Tuner(moved_bytes))
 
@@ -411,7 +419,7 @@ def _pack(count: int) -> Callable[..., None]:
 
 def _gradient_pass(kind: str | None) -> tuple[Any, ...]:
     """Kernel and rule of a pass that adds up the squares of gradients."""
-    return ("norm",) if kind is None else (kind, build.GRADIENT_MEASURE)
+    return ("norm",) if kind is None else (kind, GRADIENT_MEASURE)
 
 
 def _as_seen(gradient: Any, layout: Layout) -> Array:

@@ -8,7 +8,7 @@ from typing import Any
 from fastopt.engine import containers
 from fastopt.engine.plan import Plan
 from fastopt.kernels import RULES
-from fastopt.kernels.build import Rule
+from fastopt.kernels.rule import Rule
 from fastopt.kernels.rules.sophia import sophia_hessian
 from fastopt.optimizer import Optimizer
 from fastopt.typed import Number, number

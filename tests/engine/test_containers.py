@@ -11,7 +11,7 @@ from numba.core import config
 from fastopt import Adam
 from fastopt.engine import step
 from fastopt.kernels import RULES
-from fastopt.kernels.build import CHECK
+from fastopt.kernels.flags import CHECK
 from tests.conftest import Pair, assert_same_bits
 
 Layer = namedtuple("Layer", "W b")
