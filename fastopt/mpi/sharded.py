@@ -16,6 +16,7 @@ from fastopt.mpi.agreement import Agreement
 from fastopt.mpi.averaging import SharedAverages
 from fastopt.mpi.binding import Binding, name_of
 from fastopt.mpi.consensus import Consensus
+from fastopt.mpi.cores import share_cores
 from fastopt.mpi.leaf_groups import LeafGroups
 from fastopt.mpi.reports import over_all
 from fastopt.mpi.saving import SharedSaving
@@ -35,6 +36,9 @@ class Sharded(Consensus, SharedAverages, SharedSaving):
 
     Every method is called by all processes, in the same order. Settings, groups, schedules, `iter` and `skipped` are
     those of the optimizer, and are read and set here; they must be the same on all processes.
+
+    Processes on one machine share its cores: steps take cores / processes threads from then on, unless
+    `fastopt.set_num_threads` or FASTOPT_NUM_THREADS says how many.
 
     Parameters
     ----------
@@ -104,6 +108,7 @@ class Sharded(Consensus, SharedAverages, SharedSaving):
         )
         self.groups = optimizer.groups
         self._agree("Sharded", None)
+        share_cores(comm)
 
     # -- settings and state are those of the optimizer -----------------------------------------------------------------
 
