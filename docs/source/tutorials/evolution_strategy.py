@@ -66,7 +66,7 @@ def main(generations=40):
         mean = comm.allreduce(test) / comm.size
         if comm.rank == 0:
             print(
-                f"generation {generation + 1:2}: best {rewards.max():3.0f}, the policy itself {mean:5.1f} steps",
+                f"generation {generation + 1:2}: best {rewards.max():3.0f}, the policy {mean:5.1f} steps",
                 flush=True,
             )
         if mean >= 495:
