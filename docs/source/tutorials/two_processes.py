@@ -16,7 +16,7 @@ optimizer = fastopt.mpi.Sharded(fastopt.Adam(lr=1e-3))
 optimizer.broadcast(network.params)  # now those of rank 0
 
 draw = np.random.default_rng(0)
-for step in range(200):
+for _ in range(200):
     batch = draw.integers(0, len(x), 128)  # the same on all processes
     mine = batch[comm.rank :: comm.size]  # and of it a part
     grads = network.gradient(x[mine], t[mine])
