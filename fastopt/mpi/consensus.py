@@ -75,8 +75,8 @@ class Consensus:
             binding.cut(exchange.shares, self.comm.rank)
         if self._needs_whole_arrays() and not exchange.shares.whole:
             raise ValueError(
-                f"Sharded {self._owner}: centralize and compact state need whole arrays, and they were cut at the first "
-                "step; set it before"
+                f"Sharded {self._owner}: centralize and compact state need whole arrays, which were cut at the "
+                "first step; set it before"
             )
         self.optimizer.groups.look_at(binding.arrays)
         return binding, exchange
