@@ -7,14 +7,15 @@ value, a shape or a layout, KeyError for names.
 from __future__ import annotations
 
 import numbers
-from collections.abc import Hashable, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Hashable, ItemsView, Iterable, Iterator, KeysView, Mapping, Set, ValuesView
+from dataclasses import is_dataclass
 from enum import Enum
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fastopt import names
+from fastopt import foreign, names
 from fastopt.rows import Rows
 
 Array = npt.NDArray[Any]
@@ -207,33 +208,121 @@ def in_use(owner: str, doing: Any) -> str:
     )
 
 
-# -- dicts ------------------------------------------------------------------------------------------------------------
+# -- containers -------------------------------------------------------------------------------------------------------
 
 
-def container(owner: str, params: Any, grads: Any) -> None:
-    """Parameters and gradients are two mappings or two arrays."""
-    if isinstance(params, np.ndarray) and is_number(grads):
-        return
-    for name, value in (("params", params), ("grads", grads)):
-        if not isinstance(value, Mapping | np.ndarray | (Rows if name == "grads" else np.ndarray)):
-            raise TypeError(
-                f"{owner}: {name} must be a dict of arrays or one NumPy array, got {type(value).__name__}; "
-                f"put several arrays in a dict such as {{'W1': W1, 'b1': b1}}"
-            )
-    if isinstance(params, Mapping) != isinstance(grads, Mapping):
-        raise TypeError(
-            f"{owner}: params is of type {type(params).__name__} and grads of type {type(grads).__name__}; "
-            "both must be dicts with the same keys, or both arrays of the same shape"
+def no_container(owner: str, name: str, value: Any) -> str:
+    if isinstance(value, Iterator):
+        return (
+            f"{owner}: {name} is an iterator ({type(value).__name__}), which has nothing left after one step; expected "
+            f"a list, a dict or an array: make {name} = list({name}) once"
         )
-
-
-def rebindable(owner: str, params: Any) -> None:
-    """A dict that holds plain numbers takes new ones."""
-    if not isinstance(params, MutableMapping):
-        raise TypeError(
-            f"{owner}: params of type {type(params).__name__} holds plain numbers, which a step replaces, but it "
-            "cannot be assigned to; hand in a dict, or 0-d arrays"
+    if isinstance(value, KeysView | ValuesView | ItemsView | Set):
+        return (
+            f"{owner}: {name} is of type {type(value).__name__}, in which no array has a name; hand in the dict "
+            "itself, or a list"
         )
+    return (
+        f"{owner}: {name} must be a dict or a list of arrays, nested if you like, or one NumPy array, got "
+        f"{type(value).__name__}; put several arrays in a dict such as {{'W1': W1, 'b1': b1}}"
+    )
+
+
+def pair(owner: str, params: Any, grads: Any) -> str:
+    """Of parameters, and gradients that are held in another way."""
+    if not isinstance(grads, Mapping | np.ndarray | Rows | list | tuple) and not is_dataclass(grads):
+        return no_container(owner, "grads", grads)
+    expected = "both must be dicts with the same keys, or both arrays of the same shape"
+    if not isinstance(params, Mapping | np.ndarray):
+        expected = "both must be alike, with an array in grads where there is one in params"
+    return f"{owner}: params is of type {type(params).__name__} and grads of type {type(grads).__name__}; {expected}"
+
+
+def no_objects(owner: str, given: Any, thing: Any = None) -> str:
+    """Of a single argument that is no objects with data and gradients."""
+    text = f"{owner}: update() got one argument, of type {type(given).__name__}"
+    if isinstance(given, zip) or (isinstance(thing, tuple) and len(thing) == 2):
+        return (
+            f"{text}, which gives pairs; expected parameters and gradients apart: "
+            "params, grads = map(list, zip(*pairs)), then update(params, grads)"
+        )
+    found = "" if thing is None else f", in which there is one of type {type(thing).__name__}"
+    return (
+        f"{text}{found}; expected update(params, grads), or objects that have .data and .grad, or what returns them by "
+        ".params() or .parameters()"
+    )
+
+
+def no_array_in(owner: str, name: Hashable, which: str, value: Any) -> str:
+    kind = "a method" if callable(value) else f"of type {type(value).__name__}"
+    return (
+        f"{owner}: .{which} of parameter {name!r} is {kind}, expected an array; hand in arrays by name: "
+        "update(params, grads)"
+    )
+
+
+def not_rebindable(owner: str, params: Any) -> str:
+    return (
+        f"{owner}: params of type {type(params).__name__} holds plain numbers, which a step replaces, but it "
+        "cannot be assigned to; hand in a dict, or 0-d arrays"
+    )
+
+
+def number_in(owner: str, name: str, kind: type) -> str:
+    held = "namedtuple" if hasattr(kind, "_fields") else "dataclass" if is_dataclass(kind) else kind.__name__
+    text = f"{owner}: {name} is a plain number, which a step replaces, but a {held} holds it"
+    if held == "dataclass":
+        return (
+            f"{text}, where a number may be a setting; make a parameter of it, np.array({name}), or a setting: "
+            "field(metadata={'static': True})"
+        )
+    return f"{text}, which cannot be assigned to; make a 0-d array of it, np.array({name}), or hold it in a list"
+
+
+def same_name(owner: str, one: str, other: str, name: str) -> str:
+    return f"{owner}: {one} and {other} both have the name {name!r}; rename a key, so that each array has its own"
+
+
+def no_gradient(owner: str, name: str) -> str:
+    return (
+        f"{owner}: grads has nothing for {name}. Add the gradient, or None to leave the parameter, or a whole branch, "
+        "as it is"
+    )
+
+
+def extra_gradient(owner: str, place: str, extra: list[Hashable], keys: Iterable[Hashable]) -> str:
+    return (
+        f"{owner}: grads{place} has {_names(extra)}, which params{place} has not; it has {_names(keys)}. Leave it out, "
+        "or correct the name"
+    )
+
+
+def other_length(owner: str, place: str, found: int, expected: int) -> str:
+    return (
+        f"{owner}: grads{place} has {found} elements, params{place} has {expected}; hand in one for each, None to "
+        "leave a parameter as it is"
+    )
+
+
+def other_form(owner: str, place: str, found: Any, expected: type) -> str:
+    return (
+        f"{owner}: grads{place} is of type {type(found).__name__}, but params{place} is of type {expected.__name__}; "
+        "both must be alike, with an array in grads where there is one in params, or None for a whole branch"
+    )
+
+
+def gradient_of_nothing(owner: str, place: str) -> str:
+    return (
+        f"{owner}: params{place} is None, but grads{place} is not; hand in None there too, or the parameter that the "
+        "gradient is of"
+    )
+
+
+def hands_out_copies(owner: str, name: str) -> str:
+    return (
+        f"{owner}: {name} is another array at each look, so a step in place would be lost; expected containers that "
+        "keep their arrays: make dicts of them once, dict(...), and hand those in"
+    )
 
 
 def missing_gradient(owner: str, key: Hashable, grads: Iterable[Hashable]) -> str:
@@ -280,6 +369,7 @@ def _names(keys: Iterable[Hashable]) -> str:
 
 def parameter(owner: str, name: str, value: Any) -> Array:
     """A parameter as a base-class array: the array itself, or a 0-d copy of a number."""
+    value = foreign.shared(value)
     if isinstance(value, np.ndarray):
         if value.dtype not in DTYPES:
             cure = f"convert it once: {name} = {name}.astype(np.float64)"
@@ -298,7 +388,7 @@ def parameter(owner: str, name: str, value: Any) -> Array:
             )
         if not value.flags.writeable:
             raise ValueError(
-                f"{owner}: {name} is read-only, but a step writes it in place; hand in a copy: {name}.copy()"
+                f"{owner}: {name} is read-only, but a step writes it in place; hand in a copy: np.array({name})"
             )
         if _overlaps_itself(value):
             raise ValueError(
@@ -332,9 +422,9 @@ def conversion(name: str, value: Any) -> str | None:
     if isinstance(value, Mapping):
         first = next(iter(value), "W")
         return f"make one flat dict of nested ones, with keys such as '{name.partition('[')[2][1:-2]}.{first}'"
+    if foreign.is_array(value):
+        return f"it {foreign.not_shared(name, value)}"
     library = type(value).__module__.partition(".")[0]
-    if library == "torch":
-        return f"hand in the array that shares its memory on the CPU: {name}.detach().numpy()"
     if library in ("cupy", "jax", "jaxlib", "tensorflow", "mlx"):
         return (
             f"steps are made in NumPy arrays, in the memory of the CPU: keep the parameters there, and make one of a "

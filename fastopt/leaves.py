@@ -9,7 +9,7 @@ import numpy as np
 
 from fastopt import checks
 from fastopt.engine import catch_up, step_counts
-from fastopt.engine.launch import BARE
+from fastopt.engine.containers import BARE
 from fastopt.engine.state import Layout
 from fastopt.engine.step_counts import StepCounts
 from fastopt.flat import Array
@@ -64,6 +64,7 @@ class Leaves:
             gone = {_known(self, key, counts) for key in cast("Iterable[Hashable]", keys)}
             state = self._state and self._state.without(gone)
             new = {
+                "_node": None,  # which has the leaves that are gone
                 "_state": state if state and state.layouts else None,
                 "_lags": {key: lag for key, lag in self._lags.items() if key not in gone},
             }
@@ -93,7 +94,14 @@ class Leaves:
         0
         """
         with self._not_stepping():
-            new: dict[str, Any] = {"_steps": 0, "_skipped": 0, "_skips_in_a_row": 0, "_state": None, "_lags": {}}
+            new: dict[str, Any] = {
+                "_steps": 0,
+                "_skipped": 0,
+                "_skips_in_a_row": 0,
+                "_state": None,
+                "_node": None,
+                "_lags": {},
+            }
             self.__dict__.update(new | with_counts({}))
 
     def reindex(self: Any, key: Hashable, index: Any, parameter: Array | None = None) -> None:

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, cast, o
 from fastopt import averages, checks, hyperparameters, names, tuning
 from fastopt.averages import AveragedWeights
 from fastopt.checkpoint.saving import Saving
-from fastopt.engine import catch_up, step
-from fastopt.engine.launch import BARE
+from fastopt.engine import catch_up, containers, objects, step
 from fastopt.engine.norms import ONE_PROCESS
+from fastopt.engine.objects import OWN
 from fastopt.engine.plan import Plan
 from fastopt.engine.state import State
 from fastopt.engine.step_counts import Counts, StepCounts
+from fastopt.engine.structure import Node
 from fastopt.flat import Array
 from fastopt.groups import NO_GROUPS, Groups, Part
 from fastopt.kernels import RULES
@@ -82,6 +83,7 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves):
     _skipped = 0
     _skips_in_a_row = 0
     _state = cast("State | None", None)
+    _node = cast("Node | None", None)  # the structure of nested parameters, in which state is shown
     _plan = cast("Plan | None", None)
     _report_plan = cast("Plan | None", None)
     _others = cast("tuple[Plan, ...]", ())  # plans for other arrays
@@ -119,26 +121,30 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves):
         return {**self.start_values(), **averages.start_values(self)}
 
     @overload
-    def update(self, params: Any, grads: Any, *, report: Literal[False] = False) -> None: ...
+    def update(self, params: Any, grads: Any = ..., *, report: Literal[False] = False) -> None: ...
 
     @overload
-    def update(self, params: Any, grads: Any, *, report: Literal[True]) -> Report: ...
+    def update(self, params: Any, grads: Any = ..., *, report: Literal[True]) -> Report: ...
 
     @overload
-    def update(self, params: Any, grads: Any, *, report: bool) -> Report | None: ...
+    def update(self, params: Any, grads: Any = ..., *, report: bool) -> Report | None: ...
 
-    def update(self, params: Any, grads: Any, *, report: bool = False) -> Report | None:
+    def update(self, params: Any, grads: Any = OWN, *, report: bool = False) -> Report | None:
         """Makes one step: writes `params` and the state in place; never writes `grads`.
 
         Parameters
         ----------
-        params : dict of arrays, FlatDict, or one array
-            float32 or float64 arrays of any shape and strides, both dtypes if you like. Plain numbers work too:
-            their entries are replaced. The same array under several keys is updated once per key. A key that is new
-            begins with fresh state and a step count of its own; one that is gone keeps its state until `forget`.
-        grads : dict with at least the keys of `params`, FlatDict, or one array
+        params : dict of arrays, FlatDict, one array, or nested containers
+            float32 or float64 arrays of any shape and strides, both dtypes if you like, in a dict or in lists, tuples,
+            dicts, namedtuples and dataclasses in one another. Plain numbers in dicts and lists work too: they are
+            replaced. The same array under several keys is updated once per key. Arrays of other libraries in the
+            memory of the CPU (PyTorch's) are written in place. A key that is new begins with fresh state and a step
+            count of its own; one that is gone keeps its state until `forget`.
+        grads : alike, with at least the keys of `params`
             Gradients of the shapes of the parameters. Another real dtype or memory layout is converted first. None
-            leaves parameter and state of that key as they are; `Rows` are the gradient of some rows alone.
+            leaves a parameter, or all of a branch, as it is, and its state; `Rows` are the gradient of some rows alone.
+            Leave it out where parameters are objects with `.data` and `.grad`, or a model that returns such objects by
+            `.params()` or `.parameters()`: those whose gradient or data is None are left as they are.
         report : bool
             Whether to return a `Report`: norms of gradients, parameters and updates, and shares of zero and
             non-finite gradients, in all and by key, added up in the same pass.
@@ -163,6 +169,8 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves):
         # signal in, while Ctrl-C just after `acquire()` would leave a lock locked for ever.
         own["_stepping"] = True
         try:
+            if grads is OWN:
+                params, grads = objects.arrays_of(type(self).__name__, params, own.setdefault("_objects", {}))
             if not report and own.get("_calls") and step.in_one_call(self, own, params, grads):
                 return None
             return step.make(self, params, grads, report)
@@ -269,8 +277,7 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves):
         if name in self._rule.state or name in SLOTS.values():
             if self._state is None or name not in self._state.views:
                 return None
-            views = self._state.views[name]
-            return views[BARE] if list(views) == [BARE] else views
+            return containers.presented(self._state.views[name], self._node)
         if name.startswith("_"):
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
         raise AttributeError(names.unknown_attribute(type(self).__name__, name, *self._public_names()))
@@ -298,7 +305,7 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves):
         elif name in self._rule.state or name in SLOTS.values():
             checks.state_value(owner.__name__, name, value)
             self._forget_plans()
-            self.__dict__.update(_state=None, _lags={}, _cohorts={}, _counts=(), _averages=())
+            self.__dict__.update(_state=None, _node=None, _lags={}, _cohorts={}, _counts=(), _averages=())
             return
         elif name != "iter":
             raise AttributeError(names.unknown_attribute(owner.__name__, name, *self._public_names()))
@@ -364,4 +371,4 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves):
 
 
 _FORGOTTEN = {"_plan": None, "_report_plan": None, "_others": (), "_calls": ()}
-_NOT_SAVED = {*_FORGOTTEN, "_kept_settings", "_tuners", "_processes"}
+_NOT_SAVED = {*_FORGOTTEN, "_kept_settings", "_tuners", "_processes", "_objects"}

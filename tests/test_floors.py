@@ -9,9 +9,9 @@ import fastopt
 
 # From the ground up. A module may import what stands on its own floor or below.
 FLOORS = [
-    "names machine blas rows typed hyperparameters checks commands.console",
+    "names foreign machine blas rows typed hyperparameters checks commands.console",
     "kernels",
-    "flat groups threads tuning schedules reference representation formula_checks settings",
+    "flat views groups settings threads tuning schedules reference representation formula_checks",
     "engine report averages leaves shared_settings",
     "checkpoint",
     "optimizer",

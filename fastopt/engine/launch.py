@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -19,15 +18,6 @@ from fastopt.kernels import loops
 from fastopt.kernels.compile import kernel as kernel_of
 from fastopt.kernels.rule import Rule
 from fastopt.tuning import AS_THEY_COME, Choice
-
-
-class Bare(Enum):
-    """The key under which a bare array's state is kept; an enum member, so that it stays itself when pickled."""
-
-    KEY = "bare array"
-
-
-BARE = Bare.KEY
 
 
 @dataclass
@@ -131,11 +121,11 @@ class Launch:
             self.tally = tally  # last: Ctrl-C may come before, and the next call then does it all again
         return kernel, self.table, self.starts, threads
 
-    def fetch(self, params: Any) -> None:
-        """Copies into the staged arrays what stands in `params`."""
+    def fetch(self, leaves: Any) -> None:
+        """Copies into the staged arrays what stands among the leaves of the parameters."""
         for entry in self.staged:
             assert entry.staged is not None
-            entry.staged[...] = params if entry.key is BARE else params[entry.key]
+            entry.staged[...] = leaves[entry.key]
 
     def check_rows(self, owner: str, blocks: list[Array]) -> None:
         """Raises if the address of a row is wrong, where arrays are rows."""

@@ -6,17 +6,18 @@ compiled look at both lists (`array_scan.scan`), which also takes up the gradien
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, MutableMapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, MutableMapping
 from itertools import chain
 from typing import Any, NoReturn
 
 import numpy as np
 
 from fastopt import tuning
-from fastopt.engine import arguments, mappings, norms
-from fastopt.engine.address_table import Table, arrangement, mode_of
+from fastopt.engine import arguments, containers, norms
+from fastopt.engine.address_table import Table, arrangement
+from fastopt.engine.containers import BARE, Buffers
 from fastopt.engine.execute import NOTHING, assignments, consume, fetch_values, kernels, packing
-from fastopt.engine.launch import BARE, check_addresses
+from fastopt.engine.launch import check_addresses
 from fastopt.engine.norms import ONE_PROCESS, Norm, OneProcess
 from fastopt.engine.overlaps import moved_blocks
 from fastopt.engine.state import Layout, State
@@ -40,7 +41,7 @@ class Plan(Table):
     def accepts(self, params: Any, grads: Any, groups: Groups | None = None, by_array: bool = False) -> bool:
         """Whether the plan fits these arguments; if so, it has taken up the gradients. Errors are raised."""
         scan = self._scan
-        if scan is None or mode_of(params, grads) != self.wanted_mode:
+        if scan is None or containers.form_of(params, grads) != self.form:
             return False
         if (groups is not None or by_array or self.divided) and self.arrangement != arrangement(groups, by_array):
             return False
@@ -48,13 +49,14 @@ class Plan(Table):
             found = self.look(params, grads)
             self.looked = bool(found)
             if found:
-                bare = self.mode != "dict"
-                self._gradients = [grads if self.mode == "array" else grads.buffer] if bare else found
+                bare = self.container.is_bare
+                self._gradients = [grads if self.form == "arrays" else grads.buffer] if bare else found
                 return True
-        if self.mode == "flat" and not all(view.flags.writeable for view in params.values()):
+        flat = isinstance(self.container, Buffers)
+        if flat and not all(view.flags.writeable for view in params.values()):
             return False
-        lists = self._lists(params, grads)
-        if lists is None or (self.mode == "dict" and not self._can_write(params, lists[0])):
+        lists = self.container.lists(params, grads, self._frozen)
+        if lists is None or not self._can_write(params, lists[0]):
             return False
         parameters, gradients = lists
         for number in self._special_numbers:
@@ -62,8 +64,8 @@ class Plan(Table):
                 return False
         here = id(parameters), id(gradients)
         number = scan(*here, 0, *self._scanned)
-        if number < 0 and not mappings.copied_keys(params, parameters) and self._take_over(parameters):
-            if self.mode == "flat":
+        if number < 0 and not self.container.copied_keys(params, parameters) and self._take_over(parameters):
+            if flat:
                 self.views = list(params.values())
             number = scan(*here, 0, *self._scanned)
         while number != len(self.entries):
@@ -82,9 +84,9 @@ class Plan(Table):
         """Whether a step gets into a mapping in the same way as when the plan was made: in place, or by assignment."""
         if not self._special_numbers:
             return True
-        if self.copied and mappings.copied_keys(params, parameters) != self.copied:
+        if self.copied and self.container.copied_keys(params, parameters) != self.copied:
             return False
-        return isinstance(params, dict | MutableMapping)
+        return not isinstance(params, Mapping) or isinstance(params, dict | MutableMapping)
 
     settings: PlanSettings | None = None
     """Those of each part, as `settings.StepSettings` keeps them."""
@@ -115,9 +117,8 @@ class Plan(Table):
 
     def takes_over(self, params: Any) -> bool:
         """Whether parameters are other arrays than before but alike, which the plan has then taken up."""
-        if self.mode == "array":
-            return self._take_over([params])
-        return type(params) is dict and list(params) == self.keys and self._take_over(list(params.values()))
+        values = None if isinstance(self.container, Buffers) else self.container.values(params)
+        return values is not None and not self.container.copied_keys(params, values) and self._take_over(values)
 
     def _take_over(self, parameters: list[Any]) -> bool:
         """Takes up parameters that are other arrays alike, as of `x = np.clip(x, -1, 1)`; False if that cannot be."""
@@ -147,7 +148,7 @@ class Plan(Table):
     def has_the_arrays_of(self, other: Plan) -> bool:
         """Whether its parameters are those of another plan, as far as they have the same keys."""
         arrays = {entry.key: entry.array for entry in other.entries if isinstance(entry.value, np.ndarray)}
-        return self.mode == other.mode and all(
+        return type(self.container) is type(other.container) and all(
             arrays.get(entry.key, entry.array) is entry.array
             for entry in self.entries
             if isinstance(entry.value, np.ndarray)
@@ -251,9 +252,10 @@ class Plan(Table):
         calls = [launch.call(rule, which, options) for launch in self._launches]
         if flags.CHECK:
             check_addresses(self)
+        leaves = None if params is None else self.container.leaves(params)
         for launch, (kernel, table, starts, threads) in zip(self._launches, calls, strict=True):
-            if params is not None:
-                launch.fetch(params)
+            if leaves is not None:
+                launch.fetch(leaves)
             kernel(table, starts, threads)
 
     def report(self) -> Report:
@@ -306,10 +308,11 @@ class Plan(Table):
         is_bad : takes values and their row of scalars
         """
         entries = {entry.key: entry for entry in self.entries}
+        gradients = self.container.gradients_by_key(grads, self._frozen)
         for key in self.keys:
             if key in self._frozen:
                 continue
-            gradient = grads if key is BARE else grads[key]
+            gradient = gradients[key]
             name, layout, entry = self._name(key, "grads"), self.state.layouts[key], entries.get(key, self.entries[0])
             if isinstance(gradient, Rows):
                 touched = entry.touched
@@ -359,14 +362,15 @@ class Plan(Table):
             tuner.end(begin)
 
     def _run_all(self, params: Any, calls: list[tuple[Any, ...]], after: Iterator[None]) -> None:
-        fetch_values(self._launches, params)
-        work = chain(kernels(self._launches, calls), after, assignments(self._launches, params))
+        leaves = self.container.leaves(params)
+        fetch_values(self._launches, leaves)
+        work = chain(kernels(self._launches, calls), after, assignments(self._launches, leaves))
         try:
             self.stepped = True  # between this and what is consumed no KeyboardInterrupt comes
             consume(work)
         except BaseException:  # of a mapping's own methods, or of kernels in pure Python
             consume(work)
-            consume(assignments(self._launches, params))
+            consume(assignments(self._launches, leaves))
             raise
         finally:
             self._gradients = []

@@ -8,7 +8,7 @@ from itertools import chain
 from typing import Any
 
 from fastopt import averages, checks, threads, tuning
-from fastopt.engine import catch_up, one_call, transform_scalars
+from fastopt.engine import catch_up, containers, one_call, transform_scalars
 from fastopt.engine.execute import NOTHING
 from fastopt.engine.plan import Plan
 from fastopt.engine.step_counts import Counts, counted
@@ -108,7 +108,7 @@ def make(optimizer: Any, params: Any, grads: Any, report: bool) -> Report | None
             )
         call = one_call.call_for(plan, options) if is_known and plan.looked else None
         calls = (call, *calls) if call else calls
-    plan.stepped = False
+    plan.stepped, node = False, containers.joined(own.get("_node"), plan.container.node)
     try:
         if lagging:
             lagging.before()
@@ -119,6 +119,7 @@ def make(optimizer: Any, params: Any, grads: Any, report: bool) -> Report | None
             own["_report_plan" if report else "_plan"], own["_steps"] = plan, step
             own["_cohorts"], own["_counts"], own["_averages"] = cohorts, steps, averaged
             own["_state"] = plan.state if plan.state.slots else None
+            own["_node"] = node
             own["_lags"] = lagging.lags if lagging else {}
             own["_calls"] = calls
             if not report:
@@ -159,7 +160,7 @@ def _plan_for(
                 one_call.prepare(plan)
             moved = plan.moved
             if moved:
-                if plan.look is not None and plan.mode == "flat":
+                if plan.look is not None and plan.form == "buffers":
                     one_call.watch(plan)
                 _let_go(own, plan)
             if not report and (moved or plan is not first):

@@ -9,7 +9,7 @@ from numba.core import config
 
 import fastopt
 from fastopt import Rows, reference, threads
-from fastopt.engine import centralized_launch
+from fastopt.engine import centralized_launch, containers
 from fastopt.kernels import column_means, flags
 from fastopt.kernels.transforms import OPTIONS
 from tests.conftest import ONE_OF_EACH_KIND, THREAD_COUNTS, Pair, assert_same_bits, python
@@ -283,7 +283,7 @@ def test_without_it_a_plan_is_as_ever():
     for wanted in (False, True, False):
         optimizer.centralize = wanted
         optimizer.update(params, fastopt.flatten(model(seed=1, shapes={"W": (30, 20), "b": (20,)})))
-        assert optimizer._plan.mode == ("dict" if wanted else "flat")
+        assert type(optimizer._plan.container) is (containers.Dict if wanted else containers.Buffers)
         assert [type(launch) is centralized_launch.CentralizedLaunch for launch in optimizer._plan._launches] == [
             wanted
         ]
