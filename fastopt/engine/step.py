@@ -160,7 +160,7 @@ def _plan_for(
                 one_call.prepare(plan)
             moved = plan.moved
             if moved:
-                if plan.look is not None and plan.form == "buffers":
+                if plan.look is not None and isinstance(plan.container, containers.Buffers):
                     one_call.watch(plan)
                 _let_go(own, plan)
             if not report and (moved or plan is not first):
