@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from docs import paths, render
+from docs import gallery, paths, render
 
 HERE = Path(__file__).parent
 MODULES = (
@@ -45,6 +45,7 @@ def generate() -> None:
     """Writes the pages and pictures that come from docstrings and results."""
     render.write()
     paths.write(render.SOURCE / "_generated" / "paths")
+    gallery.write()
 
 
 def documented(output: Path) -> set[str]:
