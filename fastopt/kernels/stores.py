@@ -38,7 +38,9 @@ LONGEST = 8192  # where a kernel has its reasons for other blocks
 
 # What the kernels get of a form: the address of int64 numbers.
 FORM, LENGTH, OPEN, CLOSE = range(4)  # its number, the bytes of a block, `open_block` and `close_block`, compiled
-FIELDS = 4
+SHIFT = 4  # the bytes of an element, as a power of two
+IN_PIECES = 5  # whether the kernel is one for `loops.walk_pieces`
+FIELDS = 6
 
 _INT64, _BYTE = ir.IntType(64), ir.IntType(8)
 

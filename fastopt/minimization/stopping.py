@@ -7,8 +7,6 @@ import numbers
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from fastopt.minimization.bounds import Limits, free_gradient
 from fastopt.minimization.points import gradient_leaves, leaves
 
@@ -58,11 +56,12 @@ class Progress:
 def gradient_norm(x: Any, gradient: Any, limits: Limits) -> float:
     """The largest magnitude in the gradient, without what the limits hold; NaN if an element is NaN or infinite."""
     arrays = leaves(x)
-    norms = [
-        float(np.abs(free_gradient(path, arrays[path], part, limits)).max())
+    parts = [
+        free_gradient(path, arrays[path], part, limits)
         for path, part in gradient_leaves(gradient, x).items()
         if part.size
     ]
+    norms = [max(float(part.max()), -float(part.min())) for part in parts]  # without an array of magnitudes
     # NumPy's largest of NaN and others is NaN, Python's is not.
     return max(norms, default=0.0) if all(map(math.isfinite, norms)) else math.nan
 

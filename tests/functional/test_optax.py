@@ -59,3 +59,29 @@ def test_mistakes():
     init, update = optax.transformation(fastopt.SGD())
     with pytest.raises(ValueError, match=r"update\(grads, state, params\)"):
         update(np.ones(3), init(np.ones(3)))
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        (lambda optax: optax.sgd(0.1), fastopt.SGD(lr=0.1)),
+        (lambda optax: optax.adam(0.1), fastopt.Adam(lr=0.1, form="paper")),
+        (lambda optax: optax.adamw(0.1), fastopt.AdamW(lr=0.1, weight_decay=1e-4)),
+        (lambda optax: optax.rmsprop(0.1), fastopt.RMSProp(lr=0.1, decay_rate=0.9, eps_root=1e-8)),
+    ],
+    ids=["sgd", "adam", "adamw", "rmsprop"],
+)
+def test_a_loop_of_optax(theirs, ours, rng):
+    """The same loop holds either; float32 within rounding, as optax's corrections are of float32 too."""
+    peer = pytest.importorskip("optax")
+    params, batches = model(rng, "float32"), [model(rng, "float32") for _ in range(5)]
+    ends = []
+    for library, optimizer in ((peer, theirs(peer)), (optax, optax.transformation(ours))):
+        x = params
+        state = optimizer.init(x)
+        for grads in batches:
+            updates, state = optimizer.update(grads, state, x)
+            x = library.apply_updates(x, updates)
+        ends.append(x)
+    for key in params:
+        np.testing.assert_allclose(ends[1][key], ends[0][key], rtol=2e-4, atol=2e-5)

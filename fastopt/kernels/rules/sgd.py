@@ -5,9 +5,8 @@
 No state.
 """
 
-from fastopt.kernels.build import Rule
+from fastopt.kernels.rule import Rule
 from fastopt.kernels.skipped_steps import sgd_idle
-
 
 
 def sgd(p, g, lr):  # type: ignore[no-untyped-def]
