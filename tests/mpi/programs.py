@@ -254,6 +254,34 @@ def check_flat_and_bare():
     assert_same_bits(vector, expected)
 
 
+def check_nested():
+    def nested(seed):
+        found = arrays(seed)
+        return {"layers": [{"W": found["W"], "b": found["b"]}, (found["V"], found["s"])], "rest": found["strided"]}
+
+    params, reference = nested(0), nested(0)
+    sharded, plain = Sharded(fastopt.LAMB(averaging=fastopt.EMA())), fastopt.LAMB(averaging=fastopt.EMA())
+    folder = COMM.bcast(tempfile.mkdtemp() if RANK == 0 else None)
+    for step in range(2):
+        sharded.update(params, nested(step + 1))
+        leaves = arrays(step + 1)
+        total = added_up([leaves] * SIZE)
+        for key in leaves:
+            leaves[key][...] = total[key]
+        gradients = {"layers": [{"W": leaves["W"], "b": leaves["b"]}, (leaves["V"], leaves["s"])]}
+        plain.update(reference, gradients | {"rest": leaves["strided"]})
+    assert_same_bits(params["layers"][0]["W"], reference["layers"][0]["W"])
+    assert_same_bits(params["layers"][1][0], reference["layers"][1][0])
+    assert_same_bits(params["rest"], reference["rest"])
+    average, expected = sharded.averaged(params), plain.averaged(reference)
+    assert_same_bits(average["layers"][1][0], expected["layers"][1][0])
+    sharded.save(os.path.join(folder, "nested"), params)
+    again, taken = Sharded(fastopt.LAMB(averaging=fastopt.EMA())), nested(5)
+    again.load(os.path.join(folder, "nested"), taken)
+    assert_same_bits(taken["layers"][0]["W"], params["layers"][0]["W"])
+    COMM.Barrier()
+
+
 def check_numbers():
     params = {"x": -7.0, "y": np.float32(2.0)}
     sharded = Sharded(fastopt.SGD(lr=0.5))
