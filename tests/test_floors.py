@@ -9,7 +9,7 @@ import fastopt
 
 # From the ground up. A module may import what stands on its own floor or below.
 FLOORS = [
-    "names machine blas rows typed hyperparameters checks commands.console",
+    "names foreign machine blas rows typed hyperparameters checks commands.console",
     "kernels",
     "flat views groups settings threads tuning schedules reference representation formula_checks",
     "engine report averages",

@@ -18,6 +18,7 @@ from fastopt import checks
 from fastopt.engine import mappings, structure
 from fastopt.engine.structure import FIELD, LEAF, Node
 from fastopt.flat import FlatDict, ViewDict
+from fastopt.foreign import is_array, shared
 from fastopt.rows import Rows
 from fastopt.views import ViewFields, ViewList
 
@@ -95,10 +96,11 @@ class OneArray(Container):
         self.keys = [BARE]
 
     def values(self, params: Any) -> list[Any] | None:
-        return [params] if isinstance(params, np.ndarray) else None
+        array = shared(params)
+        return [array] if isinstance(array, np.ndarray) else None
 
     def lists(self, params: Any, grads: Any, frozen: Any = ()) -> tuple[list[Any], list[Any]] | None:
-        return [params], [None if frozen else grads]
+        return [shared(params)], [None if frozen else shared(grads)]
 
     def gradients_by_key(self, grads: Any, frozen: Any = ()) -> Any:
         return {BARE: grads}
@@ -142,17 +144,18 @@ class Dict(Container):
         self._kind = type(params)
 
     def values(self, params: Any) -> list[Any] | None:
-        return list(params.values()) if isinstance(params, Mapping) and list(params) == self.keys else None
+        return list(map(shared, params.values())) if isinstance(params, Mapping) and list(params) == self.keys else None
 
     def lists(self, params: Any, grads: Any, frozen: Any = ()) -> tuple[list[Any], list[Any]] | None:
         if not isinstance(grads, Mapping) or list(params) != self.keys:
             return None
         if frozen:
             grads = {**grads, **dict.fromkeys(frozen)}
+        values = list(map(shared, params.values()))
         if list(grads) == self.keys:
-            return list(params.values()), list(grads.values())
+            return values, list(map(shared, grads.values()))
         try:
-            return list(params.values()), [grads[key] for key in self.keys]
+            return values, [shared(grads[key]) for key in self.keys]
         except KeyError:
             return None
 
@@ -192,7 +195,7 @@ class Nested(Container):
 
     def values(self, params: Any) -> list[Any] | None:
         values: list[Any] = []
-        return values if structure.values_of(self.node, params, values) else None
+        return list(map(shared, values)) if structure.values_of(self.node, params, values) else None
 
     def lists(self, params: Any, grads: Any, frozen: Any = ()) -> tuple[list[Any], list[Any]] | None:
         values = self.values(params)
@@ -207,7 +210,7 @@ class Nested(Container):
                 gradients[number] = None
             elif gradients[number] is MISSING:
                 raise KeyError(checks.no_gradient(self._owner, self.name(key)))
-        return gradients
+        return list(map(shared, gradients))
 
     def gradients_by_key(self, grads: Any, frozen: Any = ()) -> Any:
         return dict(zip(self.keys, self.gradients(grads, frozen), strict=True))
@@ -282,7 +285,7 @@ ONE_ARRAY = OneArray()
 
 def container_of(owner: str, params: Any, name: str = "params") -> Container:
     """The container that parameters are; TypeError or ValueError if they are none."""
-    if isinstance(params, np.ndarray):
+    if isinstance(params, np.ndarray) or is_array(params):
         return ONE_ARRAY
     if not structure.is_container(params):
         raise TypeError(checks.no_container(owner, name, params))
@@ -303,9 +306,12 @@ def form_of(params: Any, grads: Any) -> str | None:
     if type(params) is dict and type(grads) is dict:  # what it is nearly always; the rest is slower to tell
         return "leaves"
     if isinstance(params, np.ndarray):
-        return "arrays" if isinstance(grads, np.ndarray | Rows) or checks.is_number(grads) else None
+        ok = isinstance(grads, np.ndarray | Rows) or checks.is_number(grads) or is_array(grads)
+        return "arrays" if ok else None
     if isinstance(params, FlatDict) and isinstance(grads, FlatDict) and grads.layout is params.layout:
         return "buffers"
+    if is_array(params):
+        return "arrays" if isinstance(grads, np.ndarray | Rows) or is_array(grads) else None
     return "leaves" if structure.is_container(params) and structure.is_container(grads) else None
 
 
