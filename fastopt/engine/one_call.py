@@ -95,7 +95,7 @@ def call_for(plan: Plan, options: tuple[str, ...]) -> Call | None:
                 address, form = kernel.args
                 plan.words[one_call.KERNEL], plan.words[one_call.FORM] = address, form
                 plan.words[one_call.STARTS] = launch.starts.ctypes.data
-                plan.call = plan.look if plan.tuner is None else _tuned(plan.look, plan.words, plan.tuner)
+                plan.call = plan.look if plan.tuner is None else _tuned(plan.look, plan.words, plan.tuner, launch.dtype)
     return plan.call  # type: ignore[no-any-return]
 
 
@@ -132,9 +132,9 @@ def _flat(method: Any, layout: Any) -> Any:
     return call
 
 
-def _tuned(method: Any, words: Array, tuner: Tuner) -> Any:
+def _tuned(method: Any, words: Array, tuner: Tuner, dtype: str) -> Any:
     """The same in the form that a tuner chooses, which is told how long each step takes."""
-    addresses = [build.form_address(form) for form in range(len(FORMS))]
+    addresses = [build.form_address(form, dtype) for form in range(len(FORMS))]
 
     def call(*arguments: Any) -> int:
         if tuning.fixed() is not None:

@@ -25,12 +25,11 @@ from numba import njit
 from numba.core import config
 from numba.core.ccallback import CFunc
 
-from fastopt.kernels import loops, one_call, stores
+from fastopt.kernels import loops, one_call, storage, stores
 from fastopt.kernels.averages import AVERAGES
 from fastopt.kernels.cache import content, through_cache
 from fastopt.kernels.intrinsics import FLUSHED, KEPT, SIGN_KEPT
 from fastopt.kernels.loops import (
-    entry,
     gradient_span,
     measured_span,
     norm_span,
@@ -69,10 +68,10 @@ def compiles() -> bool:
     return not (config.DISABLE_JIT or CHECK)
 
 
-_INT64, _POINTER = numba.int64, numba.types.CPointer(numba.int64)
+_INT64 = numba.int64
 
-ENTRY = numba.types.void(_POINTER, _INT64, _POINTER, _INT64, _INT64, _INT64, _INT64)
-"""The type of `loops.entry`."""
+SPAN = (_INT64,) * 7, numba.void
+"""The type of `loops.span` and those like it."""
 
 DRIVER = _INT64, _INT64, numba.types.Array(_INT64, 2, "C"), numba.types.Array(_INT64, 1, "C"), _INT64
 """The argument types of `loops.serial` and `loops.parallel`."""
@@ -108,6 +107,7 @@ class Rule:
     exact : the slots whose exact value decides a branch, so that small ones are not flushed to zero
     signed : those whose sign decides one, which small values keep
     squares_norms : whether the ratio of its measures is the square of a norm
+    nonnegative : those that are never negative, which 8 bits then hold without a sign
     prepare : for a rule that needs whole arrays: a formula that takes the same and returns one number, which goes to
         the last state slot before the step; the optimizer's `prepared` then has each array of that slot.
     """
@@ -120,6 +120,7 @@ class Rule:
     prepare: Callable[..., Any] | None = None
     exact: tuple[str, ...] = ()
     signed: tuple[str, ...] = ()
+    nonnegative: tuple[str, ...] = ()
     squares_norms: bool = False
 
     @cached_property
@@ -193,7 +194,9 @@ class Rule:
             return interpreted(self, dtype, which, options)
         callback = _callback(self, dtype, which, options)
         driver = compiled(parallel if in_parallel else serial, *DRIVER, nogil=True, in_parallel=in_parallel)
-        return partial(driver, callback.address, form_address(form))
+        if which not in ("step", "report"):  # which do not write parameters
+            form = stores.PLAIN
+        return partial(driver, callback.address, form_address(form, dtype, which not in ("step", "prepare")))
 
     def callback(self, dtype: str, which: str = "step", options: tuple[str, ...] = ()) -> CFunc:
         """The part of a kernel that is the rule's, not compiled yet and without the disk cache."""
@@ -213,9 +216,8 @@ class Rule:
             "SCALED": np.float64 if which in FACTORS else getattr(np, dtype),
             "FACTOR": FACTORS.get(which, getattr(np, dtype)(1)),
         }
-        names = {"span": njit(**FLAGS, **INNER)(clone(SPANS[which], f"span_{name}", names))}
         # numba's disk cache takes this name as its key. It knows nothing of callees and globals, hence the digest.
-        return CFunc(clone(entry, name, names), (ENTRY.args, ENTRY.return_type), {}, FLAGS)
+        return CFunc(clone(SPANS[which], name, names), SPAN, {}, FLAGS)
 
 
 def no_formula(p, g):  # type: ignore[no-untyped-def]
@@ -272,19 +274,32 @@ def _callback(rule: Rule, dtype: str, which: str, options: tuple[str, ...]) -> A
 
 
 @cache
-def form_address(form: int) -> int:
-    """What kernels get of a form of `stores`; compiles its functions."""
-    return int(_form(form).ctypes.data)
+def form_address(form: int, dtype: str, in_pieces: bool = False) -> int:
+    """What kernels for `dtype` get of a form of `stores`; compiles its functions."""
+    return int(_form(form, dtype, in_pieces).ctypes.data)
 
 
 @cache
-def _form(form: int) -> Any:
+def _form(form: int, dtype: str, in_pieces: bool) -> Any:
     numbers = np.zeros(stores.FIELDS, np.int64)
     numbers[stores.FORM], numbers[stores.LENGTH] = form, stores.LENGTHS[form]
-    for place, function in (
-        () if form == stores.PLAIN else ((stores.OPEN, stores.open_block), (stores.CLOSE, stores.close_block))
-    ):
-        numbers[place] = int(block_function(function).address or 0)
+    numbers[stores.SHIFT], numbers[stores.IN_PIECES] = np.dtype(dtype).itemsize.bit_length() - 1, in_pieces
+    if form != stores.PLAIN:
+        numbers[stores.OPEN] = block_function(stores.open_block).address
+        numbers[stores.CLOSE] = block_function(stores.close_block).address
+    return numbers
+
+
+def stored_form(form: int, in_pieces: bool, kinds: Any, keys: Any) -> Any:
+    """What `loops.walk_stored` gets.
+
+    kinds : int64[slots], the forms of `storage.py`
+    keys : uint64[arrays, slots], see `codecs.slot_key`
+    """
+    numbers = _form(form, "float32", in_pieces).copy()
+    numbers[stores.SLOTS], numbers[stores.KINDS], numbers[stores.KEYS] = len(kinds), kinds.ctypes.data, keys.ctypes.data
+    numbers[stores.DECODE] = compiled_for_c(storage.decode, 7)
+    numbers[stores.ENCODE] = compiled_for_c(storage.encode, 7)
     return numbers
 
 

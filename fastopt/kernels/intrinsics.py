@@ -51,38 +51,45 @@ def peek(typingctx: Any, address: Any) -> Any:
 
 
 @intrinsic
-def call(typingctx: Any, address: Any, table: Any, starts: Any, first: Any, last: Any, form: Any) -> Any:
-    """Calls the compiled `loops.entry` at an address."""
+def call(
+    typingctx: Any, address: Any, row: Any, scalars: Any, parameter: Any, tally: Any, form: Any, first: Any, last: Any
+) -> Any:
+    """Calls the compiled `loops.span` at an address."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        address, table, starts, first, last, form = args
-        table, starts = (
-            cgutils.create_struct_proxy(kind)(context, builder, array)
-            for kind, array in zip(signature.args[1:3], (table, starts), strict=True)
-        )
-        _, width = cgutils.unpack_tuple(builder, table.shape)
-        (length,) = cgutils.unpack_tuple(builder, starts.shape)
-        arguments = [table.data, width, starts.data, length, first, last, form]
-        entry = ir.FunctionType(ir.VoidType(), [argument.type for argument in arguments])
-        builder.call(builder.inttoptr(address, entry.as_pointer()), arguments)
+        address, *arguments = args
+        span = ir.FunctionType(ir.VoidType(), [_INT64] * len(arguments))
+        builder.call(builder.inttoptr(address, span.as_pointer()), arguments)
         return context.get_dummy_value()
 
-    return types.void(types.int64, table, starts, types.int64, types.int64, types.int64), codegen
+    return types.void(*[types.int64] * 8), codegen
 
 
 @intrinsic
-def addresses(typingctx: Any, table: Any, row: Any, columns: Any) -> Any:
-    """The elements of row `row` of the int64 table that stand in `columns`, a tuple of their numbers, as a tuple."""
-    result = types.UniTuple(types.int64, len(columns))
+def row_address(typingctx: Any, table: Any, row: Any) -> Any:
+    """Where row `row` of an int64 table begins."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         array = cgutils.create_struct_proxy(table)(context, builder, args[0])
         _, width = cgutils.unpack_tuple(builder, array.shape)
-        start = builder.gep(array.data, [builder.mul(args[1], width)])
-        values = [builder.load(builder.gep(start, [column])) for column in cgutils.unpack_tuple(builder, args[2])]
+        return builder.ptrtoint(builder.gep(array.data, [builder.mul(args[1], width)]), _INT64)
+
+    return types.int64(table, types.int64), codegen
+
+
+@intrinsic
+def addresses(typingctx: Any, row: Any, columns: Any) -> Any:
+    """The int64 numbers of a table's row that stand in `columns`, a tuple of their numbers, as a tuple."""
+    result = types.UniTuple(types.int64, len(columns))
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        values = [
+            builder.load(_element(builder, args[0], column, _INT64))
+            for column in cgutils.unpack_tuple(builder, args[1])
+        ]
         return context.make_tuple(builder, result, values)
 
-    return result(table, types.int64, columns), codegen
+    return result(types.int64, columns), codegen
 
 
 @intrinsic
@@ -291,13 +298,13 @@ def add_squares(typingctx: Any, total: Any, rest: Any, address: Any, first: Any,
 
 @intrinsic
 def put(typingctx: Any, address: Any, index: Any, value: Any) -> Any:
-    """Writes a float64 to an element of the array at an address."""
+    """Writes a number to an element of the array of its dtype at an address."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        builder.store(args[2], _element(builder, args[0], args[1], ir.DoubleType()))
+        builder.store(args[2], _element(builder, args[0], args[1], context.get_value_type(value)))
         return context.get_dummy_value()
 
-    return types.void(types.int64, types.int64, types.float64), codegen
+    return types.void(types.int64, types.int64, value), codegen
 
 
 @intrinsic

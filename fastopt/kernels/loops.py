@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import carray, prange
+from numba import prange
 
 from fastopt.kernels.intrinsics import (
     add_squares,
@@ -18,9 +18,28 @@ from fastopt.kernels.intrinsics import (
     plus,
     plus_square,
     put,
+    row_address,
     store,
 )
-from fastopt.kernels.stores import CLOSE, LENGTH, LINE, NONTEMPORAL, OPEN, PLAIN, fence, invoke, stack_block
+from fastopt.kernels.stores import (
+    CLOSE,
+    DECODE,
+    ENCODE,
+    IN_PIECES,
+    KEYS,
+    KINDS,
+    LENGTH,
+    LINE,
+    NONTEMPORAL,
+    OPEN,
+    PLAIN,
+    SHIFT,
+    SLOTS,
+    fence,
+    invoke,
+    stack_block,
+    stack_bytes,
+)
 
 # Threads take the elements in pieces of this many: long enough that taking one (some 20 ns) costs nothing, short enough
 # that no thread waits long for another.
@@ -44,8 +63,11 @@ SECOND_TOTAL, SECOND_REST = 2, 3  # and of another one
 # they do neither; powers of two, so that sums of squares in range are the same to the bit.
 DOWN, UP = 2.0**-600, 2.0**600
 
-# Elements whose measures wait in the first cache to be added up.
+# Elements whose measures wait in a block on the stack to be added up.
 BLOCK = 512
+
+# Elements of a block of `walk_stored`: with those of the parameter and the gradient they fit into the first cache.
+STORED = 1024
 
 # What the functions below find under these names in their globals; every compiled clone of them has its own.
 rule: Any = None  # the formula, compiled, with the options that are bound
@@ -79,224 +101,263 @@ def with_mean(p, g, mean, *rest):  # type: ignore[no-untyped-def]
     return rule(p, g, *rest)
 
 
-def span(table, starts, first, last, form):  # type: ignore[no-untyped-def]
-    """Applies the rule to elements `first` to `last` of all arrays, counted through as if they were one."""
-    stack = stack_block()
-    array = np.searchsorted(starts, first, side="right") - 1
-    while first < last:
-        begin = starts[array]
-        end = min(last, starts[array + 1])
-        where, written = addresses(table, array, COLUMNS), addresses(table, array, WRITTEN)
-        constants = numbers(table[array, -1], SCALARS, DTYPE)
-        index, stop = first - begin, end - begin
-        while index < stop:
-            line = (where[0] + index * SIZE + peek(form + 8 * LENGTH)) // LINE * LINE
-            until = min(stop, (line - where[0]) // SIZE)
-            home, block = (where[0],), (index, until, stop)
-            if peek(form) != PLAIN:
-                home = (invoke(peek(form + 8 * OPEN), peek(form), stack, where[0], SIZE, block),)
-            for element in range(index, until):
-                values = rule(*(load(home + where[1:], element, DTYPE) + constants))
-                store(home + written[1:], element, values, SMALL, DTYPE)
-            if peek(form) != PLAIN:
-                invoke(peek(form + 8 * CLOSE), peek(form), stack, where[0], SIZE, block)
-            index = until
-        first = end
-        array += 1
-    if peek(form) == NONTEMPORAL:
-        fence()
+def span(row, scalars, parameter, tally, form, first, last):  # type: ignore[no-untyped-def]
+    """Applies the rule to elements `first` to `last` of an array; the loop that is compiled for each rule.
+
+    row : the address of the array's row in the table
+    scalars : the address of its scalars
+    parameter : the address of element 0 of the parameter: `walk` may have copied a block of it to elsewhere
+    tally, form : for the functions below
+    """
+    where, written = addresses(row, COLUMNS), addresses(row, WRITTEN)
+    constants = numbers(scalars, SCALARS, DTYPE)
+    for element in range(first, last):
+        values = rule(*(load((parameter, *where[1:]), element, DTYPE) + constants))
+        store((parameter, *written[1:]), element, values, SMALL, DTYPE)
 
 
-def tallied_span(table, starts, first, last, form):  # type: ignore[no-untyped-def]
-    """`span`, which also adds up what a report of the step needs, one row of the tally per array and piece.
+def tallied_span(row, scalars, parameter, tally, form, first, last):  # type: ignore[no-untyped-def]
+    """`span` over a piece of an array, which also adds up what a report of the step needs.
 
-    The table's last row holds the address of the tally. Sums over a piece are added up in one order, however many
-    threads there are.
+    tally : the address of the piece's row in the tally
+    form : the address of that of the step, see `stores.py`
     """
     zero, one = DTYPE(0), DTYPE(1)
     stack = stack_block()
-    array = np.searchsorted(starts, first, side="right") - 1
-    tally = table[len(starts) - 1, 0]
-    while first < last:
-        begin, piece = starts[array], first // PIECE
-        end = min(last, starts[array + 1], (piece + 1) * PIECE)
-        where, written = addresses(table, array, COLUMNS), addresses(table, array, WRITTEN)
-        constants = numbers(table[array, -1], SCALARS, DTYPE)
-        gradients = parameters = changes = 0.0
-        large_gradients = large_parameters = large_changes = 0.0
-        small_gradients = small_parameters = small_changes = 0.0
-        zeros, strange = zero, 0
-        index, stop = first - begin, end - begin
-        while index < stop:
-            until = min(stop, index + SUMMED)
-            home, block = (where[0],), (index, until, stop)
-            if peek(form) != PLAIN:
-                home = (invoke(peek(form + 8 * OPEN), peek(form), stack, where[0], SIZE, block),)
-            gradients_here = parameters_here = changes_here = 0.0
-            large_gradients_here = large_parameters_here = large_changes_here = 0.0
-            small_gradients_here = small_parameters_here = small_changes_here = 0.0
-            for element in range(index, until):
-                before = load(home + where[1:], element, DTYPE)
-                after = rule(*(before + constants))
-                store(home + written[1:], element, after, SMALL, DTYPE)
-                gradient, parameter = np.float64(before[1]), np.float64(after[0])
-                change = parameter - np.float64(before[0])
-                gradients_here = plus_square(gradients_here, gradient)
-                parameters_here = plus_square(parameters_here, parameter)
-                changes_here = plus_square(changes_here, change)
-                if SIZE == 8:  # decided when it is compiled
-                    large_gradients_here = plus_square(large_gradients_here, gradient * DOWN)
-                    large_parameters_here = plus_square(large_parameters_here, parameter * DOWN)
-                    large_changes_here = plus_square(large_changes_here, change * DOWN)
-                    small_gradients_here = plus_square(small_gradients_here, gradient * UP)
-                    small_parameters_here = plus_square(small_parameters_here, parameter * UP)
-                    small_changes_here = plus_square(small_changes_here, change * UP)
-                zeros = plus(zeros, one if before[1] == zero else zero)
-            if peek(form) != PLAIN:
-                invoke(peek(form + 8 * CLOSE), peek(form), stack, where[0], SIZE, block)
-            gradients += gradients_here
-            parameters += parameters_here
-            changes += changes_here
-            large_gradients += large_gradients_here
-            large_parameters += large_parameters_here
-            large_changes += large_changes_here
-            small_gradients += small_gradients_here
-            small_parameters += small_parameters_here
-            small_changes += small_changes_here
-            index = until
-        if not gradients < np.inf:
-            for index in range(first - begin, end - begin):
-                strange += not abs(load(where, index, DTYPE)[1]) < np.inf
-        if SIZE == 4:  # sums of these are in range; what is not finite must not be lost beside sums of float64
-            large_gradients, large_parameters = gradients * DOWN * DOWN, parameters * DOWN * DOWN
-            large_changes = changes * DOWN * DOWN
-        row = FIELDS * (piece + array)
-        put(tally, row + GRADIENTS, gradients)
-        put(tally, row + PARAMETERS, parameters)
-        put(tally, row + CHANGES, changes)
-        put(tally, row + ZEROS, np.float64(zeros))
-        put(tally, row + NONFINITE, np.float64(strange))
-        put(tally, row + LARGE + GRADIENTS, large_gradients)
-        put(tally, row + LARGE + PARAMETERS, large_parameters)
-        put(tally, row + LARGE + CHANGES, large_changes)
-        put(tally, row + SMALL_ONES + GRADIENTS, small_gradients)
-        put(tally, row + SMALL_ONES + PARAMETERS, small_parameters)
-        put(tally, row + SMALL_ONES + CHANGES, small_changes)
-        first = end
-        if end == starts[array + 1]:
-            array += 1
+    where, written = addresses(row, COLUMNS), addresses(row, WRITTEN)
+    constants = numbers(scalars, SCALARS, DTYPE)
+    gradients = parameters = changes = 0.0
+    large_gradients = large_parameters = large_changes = 0.0
+    small_gradients = small_parameters = small_changes = 0.0
+    zeros, strange = zero, 0
+    index = first
+    while index < last:
+        until = min(last, index + SUMMED)
+        home, block = parameter, (index, until, last)
+        if peek(form) != PLAIN:
+            home = invoke(peek(form + 8 * OPEN), peek(form), stack, parameter, SIZE, block)
+        gradients_here = parameters_here = changes_here = 0.0
+        large_gradients_here = large_parameters_here = large_changes_here = 0.0
+        small_gradients_here = small_parameters_here = small_changes_here = 0.0
+        for element in range(index, until):
+            before = load((home, *where[1:]), element, DTYPE)
+            after = rule(*(before + constants))
+            store((home, *written[1:]), element, after, SMALL, DTYPE)
+            gradient, new = np.float64(before[1]), np.float64(after[0])
+            change = new - np.float64(before[0])
+            gradients_here = plus_square(gradients_here, gradient)
+            parameters_here = plus_square(parameters_here, new)
+            changes_here = plus_square(changes_here, change)
+            if SIZE == 8:  # decided when it is compiled
+                large_gradients_here = plus_square(large_gradients_here, gradient * DOWN)
+                large_parameters_here = plus_square(large_parameters_here, new * DOWN)
+                large_changes_here = plus_square(large_changes_here, change * DOWN)
+                small_gradients_here = plus_square(small_gradients_here, gradient * UP)
+                small_parameters_here = plus_square(small_parameters_here, new * UP)
+                small_changes_here = plus_square(small_changes_here, change * UP)
+            zeros = plus(zeros, one if before[1] == zero else zero)
+        if peek(form) != PLAIN:
+            invoke(peek(form + 8 * CLOSE), peek(form), stack, parameter, SIZE, block)
+        gradients += gradients_here
+        parameters += parameters_here
+        changes += changes_here
+        large_gradients += large_gradients_here
+        large_parameters += large_parameters_here
+        large_changes += large_changes_here
+        small_gradients += small_gradients_here
+        small_parameters += small_parameters_here
+        small_changes += small_changes_here
+        index = until
+    if not gradients < np.inf:
+        for element in range(first, last):
+            strange += not abs(load(where, element, DTYPE)[1]) < np.inf
+    if SIZE == 4:  # sums of these are in range; what is not finite must not be lost beside sums of float64
+        large_gradients, large_parameters = gradients * DOWN * DOWN, parameters * DOWN * DOWN
+        large_changes = changes * DOWN * DOWN
+    put(tally, GRADIENTS, gradients)
+    put(tally, PARAMETERS, parameters)
+    put(tally, CHANGES, changes)
+    put(tally, ZEROS, np.float64(zeros))
+    put(tally, NONFINITE, np.float64(strange))
+    put(tally, LARGE + GRADIENTS, large_gradients)
+    put(tally, LARGE + PARAMETERS, large_parameters)
+    put(tally, LARGE + CHANGES, large_changes)
+    put(tally, SMALL_ONES + GRADIENTS, small_gradients)
+    put(tally, SMALL_ONES + PARAMETERS, small_parameters)
+    put(tally, SMALL_ONES + CHANGES, small_changes)
     if peek(form) == NONTEMPORAL:
         fence()
 
 
-def gradient_span(table, starts, first, last, form):  # type: ignore[no-untyped-def]
+def gradient_span(row, scalars, parameter, tally, form, first, last):  # type: ignore[no-untyped-def]
     """Writes to the tally whether there is a gradient that is not finite, and nothing else."""
-    zero = DTYPE(0)
-    array = np.searchsorted(starts, first, side="right") - 1
-    tally = table[len(starts) - 1, 0]
-    while first < last:
-        begin, piece = starts[array], first // PIECE
-        end = min(last, starts[array + 1], (piece + 1) * PIECE)
-        gradient = (table[array, 1],)
-        total = zero
-        for index in range(first - begin, end - begin):
-            total = plus(total, load(gradient, index, DTYPE)[0] * zero)  # NaN for NaN and infinity
-        put(tally, FIELDS * (piece + array) + NONFINITE, np.float64(total != zero))
-        first = end
-        if end == starts[array + 1]:
-            array += 1
+    zero = total = DTYPE(0)
+    gradient = addresses(row, (1,))
+    for index in range(first, last):
+        total = plus(total, load(gradient, index, DTYPE)[0] * zero)  # NaN for NaN and infinity
+    put(tally, NONFINITE, np.float64(total != zero))
 
 
-def square_span(table, starts, first, last, form):  # type: ignore[no-untyped-def]
+def square_span(row, scalars, parameter, tally, form, first, last):  # type: ignore[no-untyped-def]
     """Writes to the tally whether there is a gradient whose square is not finite in DTYPE, and nothing else."""
-    zero = DTYPE(0)
-    array = np.searchsorted(starts, first, side="right") - 1
-    tally = table[len(starts) - 1, 0]
-    while first < last:
-        begin, piece = starts[array], first // PIECE
-        end = min(last, starts[array + 1], (piece + 1) * PIECE)
-        gradient = (table[array, 1],)
-        total = zero
-        for index in range(first - begin, end - begin):
-            g = load(gradient, index, DTYPE)[0]
-            total = plus(total, g * g * zero)
-        put(tally, FIELDS * (piece + array) + NONFINITE, np.float64(total != zero))
-        first = end
-        if end == starts[array + 1]:
-            array += 1
+    zero = total = DTYPE(0)
+    gradient = addresses(row, (1,))
+    for index in range(first, last):
+        g = load(gradient, index, DTYPE)[0]
+        total = plus(total, g * g * zero)
+    put(tally, NONFINITE, np.float64(total != zero))
 
 
-def norm_span(table, starts, first, last, form):  # type: ignore[no-untyped-def]
+def norm_span(row, scalars, parameter, tally, form, first, last):  # type: ignore[no-untyped-def]
     """Writes to the tally the sum of squares of the gradients and what rounding took from it, and nothing else."""
-    array = np.searchsorted(starts, first, side="right") - 1
-    tally = table[len(starts) - 1, 0]
-    while first < last:
-        begin, piece = starts[array], first // PIECE
-        end = min(last, starts[array + 1], (piece + 1) * PIECE)
-        total, rest = add_squares(0.0, 0.0, table[array, 1], first - begin, end - begin, DTYPE)
-        put(tally, FIELDS * (piece + array) + TOTAL, total)
-        put(tally, FIELDS * (piece + array) + REST, rest)
-        first = end
-        if end == starts[array + 1]:
-            array += 1
+    (gradient,) = addresses(row, (1,))
+    total, rest = add_squares(0.0, 0.0, gradient, first, last, DTYPE)
+    put(tally, TOTAL, total)
+    put(tally, REST, rest)
 
 
-def measured_span(table, starts, first, last, form):  # type: ignore[no-untyped-def]
+def measured_span(row, scalars, parameter, tally, form, first, last):  # type: ignore[no-untyped-def]
     """Writes to the tally the sums of squares of the two results of the formula, as `norm_span`, and nothing else.
 
     Of these results times FACTOR, as SCALED.
     """
-    one, other = np.empty(BLOCK, SCALED), np.empty(BLOCK, SCALED)
+    one = stack_block()
+    other = one + 8 * BLOCK
+    where = addresses(row, COLUMNS)
+    constants = numbers(scalars, SCALARS, DTYPE)
+    total = rest = second_total = second_rest = 0.0
+    for block in range(first, last, BLOCK):
+        size = min(BLOCK, last - block)
+        for place in range(size):
+            first_measure, second_measure = rule(*(load(where, block + place, DTYPE) + constants))
+            put(one, place, SCALED(first_measure * FACTOR))
+            put(other, place, SCALED(second_measure * FACTOR))
+        total, rest = add_squares(total, rest, one, 0, size, SCALED)
+        second_total, second_rest = add_squares(second_total, second_rest, other, 0, size, SCALED)
+    put(tally, TOTAL, total)
+    put(tally, REST, rest)
+    put(tally, SECOND_TOTAL, second_total)
+    put(tally, SECOND_REST, second_rest)
+
+
+def prepared_span(row, scalars, parameter, tally, form, first, last):  # type: ignore[no-untyped-def]
+    """Writes the result of the formula to the last state slot, and nothing else."""
+    where = addresses(row, COLUMNS)
+    constants = numbers(scalars, SCALARS, DTYPE)
+    for index in range(first, last):
+        store((where[-1], where[1]), index, (rule(*(load(where, index, DTYPE) + constants)),), (), DTYPE)
+
+
+def walk(kernel, form, table, starts, first, last):  # type: ignore[no-untyped-def]
+    """Has a kernel work on elements `first` to `last` of all arrays, counted through as if they were one.
+
+    It gets them by array, and by block where the form works on blocks. Not part of the kernels: one that is the loop
+    over elements alone compiles in a third of the time.
+    """
+    stack, shift = stack_block(), peek(form + 8 * SHIFT)
+    array = np.searchsorted(starts, first, side="right") - 1
+    while first < last:
+        begin = starts[array]
+        end = min(last, starts[array + 1])
+        row, scalars, parameter = row_address(table, array), table[array, -1], table[array, 0]
+        index, stop = first - begin, end - begin
+        if peek(form) == PLAIN:
+            call(kernel, row, scalars, parameter, 0, form, index, stop)
+            index = stop
+        while index < stop:
+            line = (parameter + (index << shift) + peek(form + 8 * LENGTH)) // LINE * LINE
+            block = (index, min(stop, (line - parameter) >> shift), stop)
+            home = invoke(peek(form + 8 * OPEN), peek(form), stack, parameter, 1 << shift, block)
+            call(kernel, row, scalars, home, 0, form, index, block[1])
+            invoke(peek(form + 8 * CLOSE), peek(form), stack, parameter, 1 << shift, block)
+            index = block[1]
+        first = end
+        array += 1
+    if peek(form) == NONTEMPORAL:
+        fence()
+
+
+def walk_pieces(kernel, form, table, starts, first, last):  # type: ignore[no-untyped-def]
+    """`walk` for a kernel that fills a row of the tally per array and piece.
+
+    The table's last row holds the address of the tally. Sums over a piece are added up in one order, however many
+    threads there are.
+    """
     array = np.searchsorted(starts, first, side="right") - 1
     tally = table[len(starts) - 1, 0]
     while first < last:
         begin, piece = starts[array], first // PIECE
         end = min(last, starts[array + 1], (piece + 1) * PIECE)
-        where = addresses(table, array, COLUMNS)
-        constants = numbers(table[array, -1], SCALARS, DTYPE)
-        total = rest = second_total = second_rest = 0.0
-        for block in range(first - begin, end - begin, BLOCK):
-            size = min(BLOCK, end - begin - block)
-            for place in range(size):
-                first_measure, second_measure = rule(*(load(where, block + place, DTYPE) + constants))
-                one[place], other[place] = first_measure * FACTOR, second_measure * FACTOR
-            total, rest = add_squares(total, rest, np.int64(one.ctypes.data), 0, size, SCALED)
-            second_total, second_rest = add_squares(
-                second_total, second_rest, np.int64(other.ctypes.data), 0, size, SCALED
-            )
-        row = FIELDS * (piece + array)
-        put(tally, row + TOTAL, total)
-        put(tally, row + REST, rest)
-        put(tally, row + SECOND_TOTAL, second_total)
-        put(tally, row + SECOND_REST, second_rest)
+        row, cells = row_address(table, array), tally + 8 * FIELDS * (piece + array)
+        call(kernel, row, table[array, -1], table[array, 0], cells, form, first - begin, end - begin)
         first = end
         if end == starts[array + 1]:
             array += 1
 
 
-def prepared_span(table, starts, first, last, form):  # type: ignore[no-untyped-def]
-    """Writes the result of the formula to the last state slot, and nothing else."""
+def walk_stored(kernel, form, table, starts, first, last):  # type: ignore[no-untyped-def]
+    """`walk` or `walk_pieces` for a kernel of a rule whose state is stored in fewer bits.
+
+    A block of each slot is decoded to the stack, which the kernel finds in a copy of the table's row. Blocks begin
+    where an array does, so that each group of elements is in one; those that begin among the elements `first` to
+    `last` are worked on.
+    """
+    slots, in_pieces, width = peek(form + 8 * SLOTS), peek(form + 8 * IN_PIECES), table.shape[1]
+    stride = 4 * (PIECE + STORED if in_pieces else STORED) + LINE  # not at one place modulo 4096 bytes
+    stack, home = stack_bytes(slots * stride + 8 * width), stack_block()
+    copied = stack + slots * stride
     array = np.searchsorted(starts, first, side="right") - 1
+    tally = table[len(starts) - 1, 0]
     while first < last:
-        begin = starts[array]
-        end = min(last, starts[array + 1])
-        where = addresses(table, array, COLUMNS)
-        constants = numbers(table[array, -1], SCALARS, DTYPE)
-        for index in range(first - begin, end - begin):
-            store((where[-1], where[1]), index, (rule(*(load(where, index, DTYPE) + constants)),), (), DTYPE)
+        begin, piece = starts[array], first // PIECE
+        end = min(last, starts[array + 1], (piece + 1) * PIECE)
+        size = starts[array + 1] - begin
+        cells = tally + 8 * FIELDS * (piece + array)
+        index = (first - begin + STORED - 1) // STORED * STORED
+        stop = min(size, (end - begin + STORED - 1) // STORED * STORED)
+        for column in range(width):
+            put(copied, column, table[array, column])
+        is_last = index >= stop and not in_pieces
+        while not is_last:
+            until = stop if in_pieces else min(index + STORED, stop)
+            for slot in range(slots):
+                codes, place = table[array, 2 + slot], stack + slot * stride
+                kind = peek(peek(form + 8 * KINDS) + 8 * slot)
+                invoke(peek(form + 8 * DECODE), kind, codes, size, place, (index, until, 0))
+                put(copied, 2 + slot, place - 4 * index)
+            parameter, block = table[array, 0], (index, until, size)
+            if peek(form) != PLAIN and not in_pieces:
+                parameter = invoke(peek(form + 8 * OPEN), peek(form), home, table[array, 0], 4, block)
+            call(kernel, copied, table[array, -1], parameter, cells, form, index, until)
+            if peek(form) != PLAIN and not in_pieces:
+                invoke(peek(form + 8 * CLOSE), peek(form), home, table[array, 0], 4, block)
+            for slot in range(slots):
+                codes, place = table[array, 2 + slot], stack + slot * stride
+                kind, key = peek(peek(form + 8 * KINDS) + 8 * slot), peek(peek(form + 8 * KEYS) + 8 * (array * slots + slot))
+                invoke(peek(form + 8 * ENCODE), kind, codes, size, place, (index, until, key))
+            index = until
+            is_last = index >= stop
         first = end
-        array += 1
+        if end == starts[array + 1]:
+            array += 1
+    if peek(form) == NONTEMPORAL:
+        fence()
 
 
-def entry(table, width, starts, length, first, last, form):  # type: ignore[no-untyped-def]
-    """`span` for C: `table` and `starts` are pointers, `width` the columns of the table, `length` that of `starts`."""
-    span(carray(table, (length, width)), carray(starts, (length,)), first, last, form)
+def run(kernel, form, table, starts, first, last):  # type: ignore[no-untyped-def]
+    """`walk`, `walk_pieces` or `walk_stored`, as the form says."""
+    if peek(form + 8 * SLOTS):
+        walk_stored(kernel, form, table, starts, first, last)
+    elif peek(form + 8 * IN_PIECES):
+        walk_pieces(kernel, form, table, starts, first, last)
+    else:
+        walk(kernel, form, table, starts, first, last)
 
 
 def serial(address, form, table, starts, threads):  # type: ignore[no-untyped-def]
     """Applies a rule to every element of every array.
 
-    address : of the rule's compiled `entry`: this function and `parallel` are compiled once for all rules
+    address : of the rule's compiled `span`: this function and `parallel` are compiled once for all rules
     form : how parameters are stored: an address that `stores.py` explains
     table : int64[arrays + 1, 5 + state slots], the addresses of parameter, gradient, state, averages (0 where there are
         none) and the array's scalars: float64, those of the rule in the order of the formula, then the amounts of the
@@ -305,7 +366,7 @@ def serial(address, form, table, starts, threads):  # type: ignore[no-untyped-de
     starts : int64[arrays + 1], the running sum of the array sizes
     threads : 1
     """
-    call(address, table, starts, 0, starts[-1], form)
+    run(address, form, table, starts, 0, starts[-1])
 
 
 def parallel(address, form, table, starts, threads):  # type: ignore[no-untyped-def]
@@ -324,5 +385,5 @@ def parallel(address, form, table, starts, threads):  # type: ignore[no-untyped-
             begin, end = pieces * share // threads, pieces * (share + 1) // threads
             piece = begin + fetch_add(taken, share * APART)
             while piece < end:
-                call(address, table, starts, piece * PIECE, min(piece * PIECE + PIECE, total), form)
+                run(address, form, table, starts, piece * PIECE, min(piece * PIECE + PIECE, total))
                 piece = begin + fetch_add(taken, share * APART)

@@ -29,7 +29,8 @@ from fastopt.kernels.array_scan import (
     WRITEABLE,
     scan_items,
 )
-from fastopt.kernels.intrinsics import call, peek
+from fastopt.kernels.intrinsics import peek
+from fastopt.kernels.loops import walk
 
 MISFIT, DONE = 0, 1
 """What a call returns: nothing is written, and Python must see to it; or the step is made."""
@@ -84,7 +85,7 @@ def one_call(self, arguments, count):  # type: ignore[no-untyped-def]
     if only_looks:
         return integer(DONE) if word(plan, BARE) != 0 else values_of(grads)
 
-    call(word(plan, KERNEL), table, starts, 0, starts[-1], word(plan, FORM))
+    walk(word(plan, KERNEL), word(plan, FORM), table, starts, 0, starts[-1])
 
     for entry in range(count):
         staged = entries[entry, STAGED]

@@ -13,7 +13,6 @@ from numba.extending import intrinsic
 import fastopt
 from fastopt import machine, threads, tuning
 from fastopt.kernels import RULES, build, loops, stores
-from fastopt.kernels.intrinsics import call
 from fastopt.kernels.stores import BURST, FORMS, NONTEMPORAL, PLAIN
 from fastopt.optimizers import OPTIMIZERS
 from tests.conftest import ONE_OF_EACH_KIND, THREAD_COUNTS, assert_same_bits
@@ -21,6 +20,8 @@ from tests.conftest import ONE_OF_EACH_KIND, THREAD_COUNTS, assert_same_bits
 OTHERS = [form for form in FORMS if form != "plain"]
 # Nothing, less than a line, blocks that end with a line and blocks that do not, more than a thread's piece.
 SIZES = [0, 1, 15, 16, 17, 255, 1024, 1025, 3000, loops.PIECE + 700]
+
+walk = njit(nogil=True)(loops.walk)
 
 
 @pytest.fixture
@@ -171,7 +172,9 @@ def test_machine_code_stores_past_the_caches():
 
 
 def test_kernels_end_with_a_fence_where_stores_went_past_the_caches():
-    callback = RULES["sgd"].callback("float32")
+    walk.compile((types.int64, types.int64, *build.DRIVER[2:4], types.int64, types.int64))
+    assert "fence seq_cst" in walk.inspect_llvm(walk.signatures[0])
+    callback = RULES["sgd"].callback("float32", "report")
     callback.compile()
     assert "fence seq_cst" in str(callback._library._get_module_for_linking())
 
@@ -200,7 +203,7 @@ def write_now(typingctx, address, value):
 @njit(nogil=True)
 def make_steps(address, form, table, starts, made, read, rounds):
     for step in range(1, rounds + 1):
-        call(address, table, starts, 0, starts[-1], form)
+        walk(address, form, table, starts, 0, starts[-1])
         write_now(made, step)
         while read_now(read) < step:
             pass
@@ -235,7 +238,7 @@ def test_another_thread_reads_what_was_stored_past_the_caches():
     read_parameters(params, made, read, 0)
     reader = threading.Thread(target=lambda: wrong.append(read_parameters(params, made, read, rounds)))
     reader.start()
-    make_steps(callback.address, build.form_address(NONTEMPORAL), table, starts, made, read, rounds)
+    make_steps(callback.address, build.form_address(NONTEMPORAL, "float32"), table, starts, made, read, rounds)
     reader.join()
     assert wrong == [0]
     assert (params == rounds).all()
