@@ -118,6 +118,14 @@ class Optimizer(Saving, AveragedWeights):
     lookahead: Lookahead | None = field(default=None, kw_only=True, repr=False)
     """`Lookahead`, by which steps go back part of the way every so often: state `slow_weights`, by key."""
 
+    state_storage: Literal["float32", "bfloat16", "int8"] = field(default="float32", kw_only=True, repr=False)
+    """How state is stored: "bfloat16" in 2 bytes an element of a slot, "int8" in 1.06, of float32 parameters. Arrays of
+    fewer than 4,096 elements, rules with norms by array, `Rows` and what is centralized stay float32. State becomes what
+    is assigned at the next step."""
+
+    storage_seed: int = field(default=0, kw_only=True, repr=False)
+    """The seed of the noise by which compact state is rounded: the same seed gives the same bits."""
+
     _decays_itself: ClassVar[bool] = False
     """Whether decoupled weight decay is in the formula, which `_own_decay` is for."""
 
@@ -307,7 +315,7 @@ class Optimizer(Saving, AveragedWeights):
                 new = {name: value}
                 self.__dict__.update(new, _scheduled=self._scheduled_names(self.__dict__ | new))
             self.__dict__["_options"] = None
-            if name == "centralize":  # which plans are made for
+            if name in ("centralize", "state_storage"):  # which plans are made for
                 self._forget_plans()
         elif name in self._rule.state or name in SLOTS.values():
             checks.state_value(owner.__name__, name, value)
