@@ -333,10 +333,14 @@ def compiled(
 @cache
 def compiled_for_c(function: Callable[..., Any], count: int) -> int:
     """The address of a function of the package of `count` int64 numbers, and of one as its result, compiled for C."""
+    return int(through_cache(lambda: c_function(function, count), CFunc.compile).address)
+
+
+def c_function(function: Callable[..., Any], count: int) -> CFunc:
+    """The same, not compiled yet and without the disk cache."""
     digest = _digest(function)
     copied = clone(function, f"{function.__name__}_{digest}", _helpers(function, digest, njit(**FLAGS, **INNER)))
-    callback = through_cache(lambda: CFunc(copied, ((_INT64,) * count, _INT64), {}, FLAGS), CFunc.compile)
-    return int(callback.address)
+    return CFunc(copied, ((_INT64,) * count, _INT64), {}, FLAGS)
 
 
 def _version() -> str:

@@ -98,6 +98,11 @@ def run_bytes(storage: str, size: int) -> int:
     return {BFLOAT16: 2 * padded(size), INT8: padded(size) + 4 * padded(size) // GROUP}[storage]
 
 
+def empty_run(storage: str, size: int) -> Array:
+    """A run of bytes for so many elements."""
+    return np.empty(run_bytes(storage, size), np.uint8)
+
+
 def parts(storage: str, nonnegative: bool, run: Array, size: int) -> tuple[Array, Array]:
     """Codes, without those that fill the last group, and scales of a run of bytes, as views of it."""
     if storage == BFLOAT16:
