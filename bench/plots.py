@@ -28,22 +28,21 @@ STYLE: dict[str, tuple[str, str]] = {
 SIZES = {"1e3": "1 thousand", "1e5": "100 thousand", "1e6": "1 million", "3e7": "30 million"}
 
 
-def draw(results: dict[str, Any], folder: Path) -> list[Path]:
+def draw(results: dict[str, Any], states: dict[str, Any], folder: Path) -> list[Path]:
     """Draws every picture for which there are results."""
     folder.mkdir(parents=True, exist_ok=True)
     groups, paths = results["groups"], []
-    for name, function in (
-        ("speedup", speedup),
-        ("size", size),
-        ("limit", limit),
-        ("rules", rules),
-        ("loop", loop),
-        ("threads", threads),
+    for name, figure in (
+        ("training", training(states)),
+        ("speedup", speedup(groups)),
+        ("size", size(groups)),
+        ("limit", limit(groups)),
+        ("rules", rules(groups)),
+        ("threads", threads(groups)),
     ):
-        figure = function(groups)
         if figure is not None:
-            paths.append(folder / f"{name}.png")
-            figure.savefig(paths[-1], dpi=110)
+            paths.append(folder / f"{name}.svg")
+            figure.savefig(paths[-1], metadata={"Date": None})
     return paths
 
 
@@ -74,7 +73,7 @@ def _bars(axes: Axes, groups: dict[str, Any], value: Any, digits: str) -> bool:
             found = True
             bars = axes.bar(places, heights, 0.2, label=label, color=SHADES[number])
             axes.bar_label(bars, fmt=digits, fontsize=7, padding=1)
-    axes.set_xticks(range(len(rules)), rules)
+    axes.set_xticks(range(len(rules)), [OPTIMIZERS[rule].__name__ for rule in rules])
     if found:
         axes.legend(title="elements", ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.1), frameon=False)
     return found
@@ -85,7 +84,7 @@ def speedup(groups: dict[str, Any]) -> Figure | None:
     figure, axes = _figure(height=4.4)
     found = _bars(axes, groups, lambda rows: rows["textbook"]["median"] / rows["fastopt"]["median"], "%.1f")
     axes.axhline(1, color="black", lw=0.8)
-    axes.set(title="One step on one float32 array", ylabel="times faster than the textbook's class")
+    axes.set(title="One step on one float32 array", ylabel="speed-up over the textbook's class")
     return figure if found else None
 
 
@@ -94,7 +93,7 @@ def limit(groups: dict[str, Any]) -> Figure | None:
     figure, axes = _figure(height=4.4)
     found = _bars(axes, groups, lambda rows: rows["fastopt"]["share of limit"], "%.2f")
     axes.axhline(1, color="black", lw=0.8)
-    axes.set(title="One step on one float32 array", ylabel="speed, share of the same-traffic kernel's", ylim=(0, None))
+    axes.set(title="One step on one float32 array", ylabel="speed relative to the same traffic alone", ylim=(0, None))
     return figure if found else None
 
 
@@ -116,17 +115,20 @@ def rules(groups: dict[str, Any]) -> Figure | None:
         left.plot(faster.values(), faster.keys(), label=label, **style)
         if size_name == "3e7":
             right.barh(range(len(rows)), [row["fastopt"]["share of limit"] for row in rows], color=shade, height=0.6)
+    for place, rule in enumerate(timed):
+        if not any("textbook" in groups.get(f"step {rule} float32 {name}", {}) for name in SIZES):
+            left.text(1.1, place, "no NumPy form timed", va="center", fontsize=7, color="#666666")
     left.set_xscale("log")
     left.set_xticks([0.2, 0.5, 1, 2, 5, 10, 20, 50], ["0.2", "0.5", "1", "2", "5", "10", "20", "50"])
     left.set_yticks(range(len(timed)), [OPTIMIZERS[rule].__name__ for rule in timed], fontsize=8)
     left.invert_yaxis()
-    left.set(xlim=(0.2, 60), xlabel="times faster than the textbook's class", title="One step on one float32 array")
-    right.set(xlabel="speed at 30 million, share of the same traffic's", title="Beside memory alone")
+    left.set(xlim=(0.2, 60), xlabel="speed-up over the textbook's class", title="One step on one float32 array")
+    right.set(xlabel="speed relative to the same traffic alone", title="30 million elements, beside memory alone")
     for axes in (left, right):
         axes.axvline(1, color="black", lw=0.8)
         axes.grid(axis="x", alpha=0.3)
         axes.set_axisbelow(True)
-    figure.legend(title="elements, at the left", ncols=4, loc="outside lower left", frameon=False, fontsize=8)
+    figure.legend(title="elements (left panel)", ncols=4, loc="outside lower left", frameon=False, fontsize=8)
     return figure
 
 
@@ -152,33 +154,44 @@ def size(groups: dict[str, Any]) -> Figure | None:
     return figure
 
 
-def loop(groups: dict[str, Any]) -> Figure | None:
-    """Time of a training step in parts, relative to the textbook's."""
-    names = ("textbook", "in place", "fastopt")
+def training(states: dict[str, Any]) -> Figure | None:
+    """A training step with Adam in parts, where the textbook's whole step is 1; each model in its first state."""
     chosen = {
-        g: r for g, r in groups.items() if g.startswith("loop") and g.endswith("default") and set(names) <= set(r)
+        case.removeprefix("adam float32 "): next(iter(found.values()))
+        for case, found in states["cases"].items()
+        if case.startswith("adam float32 ")
     }
     if not chosen:
         return None
-    figure, axes = _figure(height=4.8)
-    for number, name in enumerate(names):
-        for place, rows in enumerate(chosen.values()):
-            # Each was timed in turns with the textbook: its share of that, in the parts it was seen to have.
-            row = rows[name]
-            scale = row["share of textbook"] / (row["gradient"] + row["update"])
-            gradient, update = row["gradient"] * scale, row["update"] * scale
-            x = place + (number - 1) * 0.27
-            labels = {"gradient": "gradient (NumPy)", "update": f"optimizer: {name}"} if place == 0 else {}
-            axes.bar(x, gradient, 0.25, color="#CCCCCC", label=labels.get("gradient") if number == 0 else None)
-            axes.bar(x, update, 0.25, bottom=gradient, color=STYLE[name][0], label=labels.get("update"))
-            axes.text(x, gradient + update + 0.01, f"{gradient + update:.2f}", ha="center", fontsize=8)
-    labels = [group.removeprefix("loop ").removesuffix(", BLAS default").replace(", ", "\n") for group in chosen]
-    axes.set_xticks(range(len(chosen)), labels, fontsize=8)
-    axes.set(
-        title="A training step, Adam, BLAS at its defaults", ylabel="time, share of the textbook's step", ylim=(0, 1.15)
-    )
-    axes.legend(ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False)
+    figure, axes = _figure(height=0.9 + 0.62 * len(chosen))
+    axes.grid(visible=False, axis="y")
+    axes.grid(axis="x", alpha=0.3)
+    for place, found in enumerate(chosen.values()):
+        textbook, ours = found["sides"]["textbook"], found["sides"]["fastopt"]
+        for offset, name, share, row in (
+            (-0.19, "textbook", 1.0, textbook),
+            (0.19, "fastopt", ours["share of textbook"], ours),
+        ):
+            update = share * row["update"] / row["step"]
+            first = place == 0 and name == "textbook"
+            axes.barh(
+                place + offset, share - update, 0.34, color="#CCCCCC", label="gradient (NumPy)" if first else None
+            )
+            label = f"optimizer: {name}" if place == 0 else None
+            axes.barh(place + offset, update, 0.34, left=share - update, color=STYLE[name][0], label=label)
+            text = f"{share:.2f}" if name == "fastopt" else f"1 = {_milliseconds(row['step'])}"
+            axes.text(share + 0.01, place + offset, text, va="center", fontsize=8)
+    labels = [f"{name}, {batch}" if not batch else f"{name}\n{batch}" for name, _, batch in
+              (case.rpartition(", ") for case in chosen)]  # fmt: skip
+    axes.set_yticks(range(len(chosen)), labels, fontsize=8)
+    axes.invert_yaxis()
+    axes.set(title="A training step with Adam, float32", xlabel="time relative to the textbook's step", xlim=(0, 1.15))
+    axes.legend(ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.11), frameon=False, fontsize=9)
     return figure
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{seconds * 1e3:.3g} ms"
 
 
 def threads(groups: dict[str, Any]) -> Figure | None:
@@ -194,6 +207,6 @@ def threads(groups: dict[str, Any]) -> Figure | None:
         axes.plot(counts, speeds, marker=marker, label=label, color={"o": "#0072B2", "s": "#E69F00"}[marker])
         axes.set_xticks(counts)
     axes.plot(axes.get_xticks(), axes.get_xticks(), color="black", ls=":", lw=1, label="ideal")
-    axes.set(title="Adam, float32", xlabel="threads", ylabel="times faster than one thread", ylim=(0, None))
+    axes.set(title="Adam, float32", xlabel="threads", ylabel="speed-up over one thread", ylim=(0, None))
     axes.legend(frameon=False)
     return figure

@@ -1,8 +1,10 @@
-"""The benches as a table and as pictures, and the README's figures: `python -m bench.report [--json FILE] [--readme]`.
+"""The benches as a table and as pictures, and the README's figures: `python -m bench.report [options]`.
 
 Without `--json` it runs `pytest --benchmark-only` first. With `--readme` it also writes `bench/results.json`, the
-medians behind the README's table, draws the pictures into `bench/plots/` and fills the tables between the README's
-markers, that of training steps from what `python -m bench.states --save` wrote last. Rows in which fastopt loses stay.
+medians behind the figures, draws the pictures into `docs/source/explanation/benchmarks/`, and fills the space between
+the markers of the README and of the site's page on benchmarks: training steps from what `python -m bench.states --save`
+wrote last, all else from these results. With `--kept` it runs nothing and takes `bench/results.json` as it is. Rows in
+which fastopt loses stay.
 """
 
 from __future__ import annotations
@@ -21,9 +23,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from fastopt.optimizers import OPTIMIZERS
+
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).with_name("results.json")
-PLOTS = Path(__file__).with_name("plots")
+README = ROOT / "README.md"
+PAGE = ROOT / "docs" / "source" / "explanation" / "benchmarks.md"
+PLOTS = PAGE.with_suffix("")
 BEGIN, END = "<!-- figures: begin, written by python -m bench.report --readme -->", "<!-- figures: end -->"
 
 ORDER = (
@@ -89,7 +95,19 @@ def show(results: Results, console: Console) -> None:
         console.print(table)
 
 
-# -- the README -------------------------------------------------------------------------------------------------------
+# -- the README and the page on benchmarks -----------------------------------------------------------------------------
+
+SHOWN = (
+    "adam float32 784-40-20-10, batch 100",
+    "adam float32 784-100x4-10, batch 128",
+    "momentum float32 784-100x4-10, batch 128",
+    "sgd float32 784-100x4-10, batch 128",
+    "adam float32 784-1024-1024-10, batch 128",
+    "adam float32 1024-4096-4096-10, batch 32",
+    "adam float32 LSTM, 10,000 words, width 100",
+    "adam float32 convolution, 30 of 5x5, batch 100",
+)
+"""The README's training steps."""
 
 STEPS = (
     ("one array of 30 million", "step adam float32 3e7"),
@@ -107,47 +125,100 @@ COLUMNS = ("textbook", "in place", "torch fused", "optax", "scikit-learn", "fast
 
 
 def readme(results: Results, states: Results) -> str:
-    """The Markdown between the README's markers: from the benches, and from `python -m bench.states --save`."""
-    groups = results["groups"]
+    """The README's figures: training steps, where fastopt was behind, a picture."""
     lines = [
-        f"Adam, float32; medians on {machine(results)}.",
-        "Textbook: the class as *Deep Learning from Scratch* has it. Every case was checked against the exact",
-        "`fastopt.reference` before it was timed. Gain: how many times faster than the best of all others, those not",
-        "shown included.",
-        *([results["note"]] if "note" in results else []),
+        "Training steps of plain-NumPy networks, gradient included, float32; the textbook's class and fastopt in turns",
+        f"(`python -m bench.states`; {machine(states)}).",
+        "**Step** is the time of the whole step relative to the textbook's.",
         "",
-        "| one step | textbook | in place | PyTorch fused | optax, jit | scikit-learn | fastopt | gain |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        *_training(states, SHOWN),
+        "",
+        _behind(results["groups"], results["date"]),
+        "",
+        "![Time of a training step, gradient and optimizer](docs/source/explanation/benchmarks/training.svg)",
     ]
-    for label, group in STEPS:
-        rows = groups[group]
-        cells = [duration(rows[name]["median"]) if name in rows else "-" for name in COLUMNS]
-        others = [
-            row["median"] for name, row in rows.items() if name not in ("fastopt", "flat", "fastopt serial", "limit")
-        ]
-        factor = min(others) / rows["fastopt"]["median"]
-        lines.append(f"| {label} | {' | '.join(cells)} | {_factor(factor)} |")
-    lines += ["", *_training(states), "", *_losses(groups), "", *pictures()]
     return "\n".join(lines)
 
 
-def _training(states: Results) -> Iterable[str]:
+def page(results: Results, states: Results) -> str:
+    """All figures, for the page on benchmarks."""
+    lines = [
+        "## Training steps",
+        "",
+        "Many machines change their speed within seconds, and so does what a store costs to parameters that BLAS's "
+        "threads have just read. So a case is shown in each state in which it was seen, told apart by its gradients. "
+        "The textbook's class and fastopt took turns. **Step** is the time of the whole step relative to the "
+        "textbook's.",
+        "",
+        f"`python -m bench.states`, {machine(states)}.",
+        "",
+        *_training(states, None),
+        "",
+        _picture("training", "A training step in parts, relative to the textbook's"),
+        "",
+        "## One step",
+        "",
+        f"Adam, float32; medians, {machine(results)}. Every case was checked against the exact `fastopt.reference` "
+        "before it was timed. **Gain**: speed-up over the fastest competitor, including ones not shown.",
+        "",
+        *([results["note"], ""] if "note" in results else []),
+        *_steps(results["groups"]),
+        "",
+        _picture("speedup", "Speed-up over the textbook's class, by rule and size"),
+        "",
+        _picture("size", "Time of an Adam step against the size of the model"),
+        "",
+        _picture("rules", "Speed-up of every rule, and its speed beside that of memory alone"),
+        "",
+        "## Where fastopt was behind",
+        "",
+        *_losses(results["groups"]),
+        "",
+        "The cases of one step run one after the other, so a change of the machine's speed between two of them shows "
+        "too; `python -m bench.ratios` and `python -m bench.small` time all sides in turns.",
+    ]
+    return "\n".join(lines)
+
+
+def _picture(name: str, text: str) -> str:
+    return f"```{{figure}} benchmarks/{name}.svg\n:alt: {text}\n\n{text}.\n```"
+
+
+def _steps(groups: dict[str, Any]) -> Iterable[str]:
+    """The table of one step."""
+    yield "| one step | textbook | in place | PyTorch fused | optax, jit | scikit-learn | fastopt | gain |"
+    yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
+    for label, group in STEPS:
+        rows = groups[group]
+        cells = [duration(rows[name]["median"]) if name in rows else "-" for name in COLUMNS]
+        factor = min(row["median"] for row in _others(rows).values()) / rows["fastopt"]["median"]
+        yield f"| {label} | {' | '.join(cells)} | {_factor(factor)} |"
+
+
+def _others(rows: dict[str, Any]) -> dict[str, Any]:
+    """The competitors in a group."""
+    return {name: row for name, row in rows.items() if name not in ("fastopt", "flat", "fastopt serial", "limit")}
+
+
+def _training(states: Results, shown: tuple[str, ...] | None) -> Iterable[str]:
     """The table of training steps, a row for each state of the machine in which a case was seen."""
-    yield "Many machines change their speed within seconds, and so does what a store costs to parameters that BLAS's"
-    yield "threads have read. So a case is shown in each state in which it was seen, told apart by its gradients."
-    yield "The textbook's class and fastopt took turns (`python -m bench.states`; on"
-    yield f"{machine(states)}). Share: of the textbook's whole step."
-    yield ""
-    yield "| gradient and update, state | gradient | textbook | fastopt | share | update: textbook | fastopt |"
-    yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"
+    yield "| model, optimizer, state of the machine | gradient | update: textbook | fastopt | step |"
+    yield "| --- | ---: | ---: | ---: | ---: |"
     for case, found in states["cases"].items():
+        if shown is not None and case not in shown:
+            continue
         for state, values in found.items():
             textbook, ours = values["sides"]["textbook"], values["sides"]["fastopt"]
-            label = case if state == "one state" else f"{case}: {state}"
-            seconds = values["gradient"], textbook["step"], ours["step"], textbook["update"], ours["update"]
-            gradient, step, our_step, update, our_update = map(duration, seconds)
-            share = _share(ours["share of textbook"])
-            yield f"| {label} | {gradient} | {step} | {our_step} | {share} | {update} | {our_update} |"
+            label = case_name(case) if state == "one state" else f"{case_name(case)}: {state}"
+            gradient, update, our_update = map(duration, (values["gradient"], textbook["update"], ours["update"]))
+            yield f"| {label} | {gradient} | {update} | {our_update} | {_share(ours['share of textbook'])} |"
+
+
+def case_name(case: str) -> str:
+    """A case of `bench.states` as people read it: the model first; float32 goes without saying."""
+    rule, dtype, model = case.split(" ", 2)
+    kind = OPTIMIZERS[rule].__name__
+    return f"{model}; {kind}" + ("" if dtype == "float32" else f", {dtype}")
 
 
 def _factor(factor: float) -> str:
@@ -159,51 +230,65 @@ def _share(share: float) -> str:
     return f"{share:.2f}" if share <= 1 else f"**{share:.2f}**"
 
 
-def _losses(groups: dict[str, Any]) -> Iterable[str]:
-    """Every case in which something that is not fastopt's was faster."""
+def _found(groups: dict[str, Any]) -> list[tuple[str, str, float, float]]:
+    """Competitor, case, its seconds and fastopt's, wherever something that is not fastopt's was faster."""
     found = []
     for group, rows in groups.items():
         ours = rows.get("fastopt")
         if ours and ours.get("share of textbook", 0) > 1:
-            found.append(f'textbook in "{group}" ({_share(ours["share of textbook"])} of its time)')
-        for name, row in rows.items():
-            if (
-                ours
-                and not group.startswith("loop")
-                and name not in ("fastopt", "flat", "fastopt serial", "limit")
-                and row["median"] < ours["median"]
-            ):
-                found.append(f'{name} in "{group}" ({duration(row["median"])} against {duration(ours["median"])})')
-    if found:
-        small = [row["fastopt"]["median"] for group, row in groups.items() if re.fullmatch("step .* 1e3", group)]
-        least = duration(min(small))
-        yield f"Where fastopt was behind: {'; '.join(found)}. On a thousand numbers and fewer a step is Python on both"
-        yield f"sides, and fastopt's, which looks at all arrays before it writes, takes at least {least}."
-        yield "The cases of one step run one after the other, so a change of the machine's speed between two of them"
-        yield "shows too; `python -m bench.ratios` and `python -m bench.small` time all sides in turns."
-    else:
-        yield "fastopt was behind in no case of this run."
+            found.append(("textbook", group, ours["median"] / ours["share of textbook"], ours["median"]))
+        elif ours and not group.startswith("loop"):
+            faster = {name: row for name, row in _others(rows).items() if row["median"] < ours["median"]}
+            found += [(name, group, row["median"], ours["median"]) for name, row in faster.items()]
+    return found
 
 
-def pictures() -> list[str]:
-    """Links to the pictures, with what they show."""
-    return [
-        f"![{text}](bench/plots/{name}.png)\n"
-        for name, text in (
-            ("speedup", "Speed-up over the textbook's class, by rule and size"),
-            ("rules", "Speed-up and share of the memory's speed, all rules"),
-            ("size", "Time of an Adam step against the size of the model"),
-            ("loop", "Time of a training step, gradient and optimizer"),
-        )
-    ]
+def _losses(groups: dict[str, Any]) -> Iterable[str]:
+    """Every case in which something that is not fastopt's was faster."""
+    found = _found(groups)
+    if not found:
+        yield "In no case of this run."
+        return
+    yield "| case | faster | its time | fastopt |"
+    yield "| --- | --- | ---: | ---: |"
+    for name, group, theirs, ours in found:
+        yield f"| {group} | {name} | {duration(theirs)} | {duration(ours)} |"
+    small = [row["fastopt"]["median"] for group, row in groups.items() if re.fullmatch("step .* 1e3", group)]
+    yield ""
+    yield (
+        "Below 1,000 elements Python overhead dominates: fastopt checks every array before it writes and takes at "
+        f"least {duration(min(small))} a step."
+    )
+
+
+def _behind(groups: dict[str, Any], date: str) -> str:
+    """One sentence on the losses, for the README."""
+    found = _found(groups)
+    if not found:
+        return "fastopt was behind in no case of the benches."
+    most = max(ours / theirs for _, _, theirs, ours in found)
+    by_name: dict[str, list[str]] = {}
+    for name, group, _, _ in found:
+        by_name.setdefault(group, []).append(name)
+    listed = "; ".join(f'{" and ".join(names)} in "{group}"' for group, names in by_name.items())
+    return (
+        f"Where fastopt was behind in the last full run ({date}, {len(groups)} cases), by at most {most - 1:.0%}: "
+        f"{listed}. [All figures](https://fastopt.github.io/fastopt/explanation/benchmarks.html)."
+    )
 
 
 def fill(text: str, figures: str) -> str:
-    """The README with new figures between its markers."""
+    """A file's text with new figures between its markers."""
     pattern = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.S)
     if not pattern.search(text):
-        raise SystemExit(f"README.md has no lines {BEGIN} and {END}")
-    return pattern.sub(lambda _: f"{BEGIN}\n\n{figures}\n{END}", text)
+        raise SystemExit(f"found no lines {BEGIN} and {END} to write between")
+    return pattern.sub(lambda _: f"{BEGIN}\n\n{figures}\n\n{END}", text)
+
+
+def write(results: Results, states: Results) -> None:
+    """Fills the README and the page on benchmarks."""
+    for path, figures in ((README, readme(results, states)), (PAGE, page(results, states))):
+        path.write_text(fill(path.read_text(encoding="utf-8"), figures), encoding="utf-8")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -214,36 +299,36 @@ def main(arguments: list[str] | None = None) -> None:
         "--json", type=Path, metavar="FILE", help="of pytest --benchmark-json; without it the benches are run"
     )
     parser.add_argument(
-        "--readme", action="store_true", help="write bench/results.json, the pictures and the README's table"
+        "--readme",
+        action="store_true",
+        help="write bench/results.json, the pictures, the README's figures and the page on benchmarks",
     )
     parser.add_argument(
         "--plots", type=Path, metavar="DIR", default=Path("results/plots"), help="where the pictures go"
     )
+    parser.add_argument("--kept", action="store_true", help="run nothing; take bench/results.json")
     options = parser.parse_args(arguments)
-    if options.json is None:
+    if options.kept:
+        results = json.loads(RESULTS.read_text())
+    elif options.json is None:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "benches.json"
             command = [sys.executable, "-m", "pytest", "--benchmark-only", f"--benchmark-json={file}", "-q", "bench"]
             subprocess.run([*command, "--benchmark-columns=min,median"], cwd=ROOT, check=True)
-            raw = json.loads(file.read_text())
+            results = condensed(json.loads(file.read_text()))
     else:
-        raw = json.loads(options.json.read_text())
-    results = condensed(raw)
+        results = condensed(json.loads(options.json.read_text()))
     console = Console()
     show(results, console)
     from bench import plots, states
 
     folder = PLOTS if options.readme else options.plots
-    for path in plots.draw(results, folder):
+    for path in plots.draw(results, json.loads(states.FILE.read_text()), folder):
         console.print(f"picture: {path}", highlight=False, soft_wrap=True)
     if options.readme:
         RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-        path = ROOT / "README.md"
-        path.write_text(
-            fill(path.read_text(encoding="utf-8"), readme(results, json.loads(states.FILE.read_text()))),
-            encoding="utf-8",
-        )
-        console.print(f"written: {RESULTS}, {path}", highlight=False, soft_wrap=True)
+        write(results, json.loads(states.FILE.read_text()))
+        console.print(f"written: {RESULTS}, {README}, {PAGE}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

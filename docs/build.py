@@ -19,6 +19,10 @@ MODULES = (
     "fastopt.nn",
     "fastopt.experiments",
     "fastopt.reference",
+    "fastopt.functional.cs231n",
+    "fastopt.functional.autograd",
+    "fastopt.functional.optax",
+    "fastopt.sklearn",
 )
 """Those whose public names the reference holds."""
 

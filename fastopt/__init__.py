@@ -20,8 +20,10 @@ from fastopt.compare import check
 from fastopt.custom_rule import rule
 from fastopt.flat import FlatDict, flatten
 from fastopt.groups import NO_DECAY_ON_VECTORS, Groups, is_vector
+from fastopt.minimization import minimize
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers import *  # noqa: F403
+from fastopt.profiling import profile
 from fastopt.rows import Rows
 from fastopt.threads import num_threads, set_num_threads
 from fastopt.tuning import set_tuning
@@ -39,8 +41,10 @@ __all__ = [
     "check",
     "flatten",
     "is_vector",
+    "minimize",
     "np",
     "num_threads",
+    "profile",
     "rule",
     "schedules",
     "set_num_threads",
@@ -52,6 +56,11 @@ try:
     __version__ = _version("fastopt")
 except _PackageNotFoundError:  # a zip file of the package alone
     __version__ = "unknown"
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])
+
 
 if not _typing.TYPE_CHECKING:  # to which it would make every name known
 

@@ -100,6 +100,26 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--seed", type=_seed, default=0, metavar="N", help="of initial weights and batches")
     train.set_defaults(run=_train, parser=train)
 
+    profile = commands.add_parser(
+        "profile",
+        help="run a script and show where the time of its training loop goes",
+        description="Runs a training script and times the parts of its steps: gradient, optimizer and the rest. Shows "
+        "what the optimizer's step could take at the memory limit, how much faster fastopt can make the loop at most, "
+        "and on how many BLAS threads the loop is fastest. The script is stopped after --steps steps.",
+        formatter_class=formatter,
+    )
+    profile.add_argument("--steps", type=_count, default=500, metavar="N", help="stop the script after this many steps")
+    profile.add_argument(
+        "--optimizer",
+        type=_optimizer,
+        metavar="NAME",
+        help="step with this optimizer of fastopt in place of the script's own, which keeps its lr and other settings",
+    )
+    profile.add_argument("--no-blas", action="store_true", help="leave the number of BLAS threads alone")
+    profile.add_argument("script", type=Path, metavar="SCRIPT", help="the Python script")
+    profile.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="arguments of the script")
+    profile.set_defaults(run=_profile, parser=profile)
+
     verify = commands.add_parser(
         "verify",
         help="check the compiled optimizers against plain NumPy, bit by bit",
@@ -326,6 +346,29 @@ def _schedule(options: argparse.Namespace) -> int:
         schedule.main(name, options.steps, out)
     except (ValueError, OSError) as error:
         raise UserError(str(error)) from None
+    return 0
+
+
+def _profile(options: argparse.Namespace) -> int:
+    from fastopt.commands import profile
+    from fastopt.profiling import Profile
+
+    if not options.script.is_file():
+        raise UserError(f"no such script: {str(options.script)!r}")
+    found = Profile(try_blas=not options.no_blas, stop_after=options.steps, replace_by=options.optimizer)
+    try:
+        profile.run(options.script, options.arguments, found)
+    except Exception as error:
+        raise UserError(f"{options.script}: {type(error).__name__}: {error}") from error
+    except SystemExit as end:
+        if end.code not in (None, 0):
+            raise UserError(f"{options.script}: the script ended itself with status {end.code}") from None
+    if len(found.steps) < 2:
+        raise UserError(
+            f"{options.script}: saw {len(found.steps)} optimizer steps, need 2 or more: calls of a method "
+            "`update(params, grads)` with dicts, lists or arrays"
+        )
+    print(f"\n{found}")
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,9 +15,11 @@ import numpy as np
 from fastopt import checks, representation, threads
 from fastopt.engine.plan import Plan
 from fastopt.flat import Array
+from fastopt.kernels import RULES
 from fastopt.kernels.pure_python import InterpretedRule, on_arrays
 from fastopt.kernels.traffic import traffic_of
 from fastopt.optimizer import Optimizer
+from fastopt.optimizers import OPTIMIZERS
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -192,15 +195,45 @@ def _nanoseconds(optimizer: Optimizer, size: int = 1_000_000) -> tuple[float, fl
             old[...] = new
 
     fastest = _fastest(lambda: optimizer.update(p, g))
-    moving = traffic_of(len(state))
-    plan = Plan("fastopt.check", moving, p, g, dict.fromkeys(moving.state, 0.0), None)
-    limit = _fastest(lambda: plan.run(p, [()], report=False))
+    limit = _fastest(_moving(len(state), p, g))
     try:
         with np.errstate(all="ignore"):
             plain = _fastest(on_whole_arrays)
     except (TypeError, ValueError):  # an array is neither true nor false, nor one number
         return fastest / size, limit / size, None
     return fastest / size, limit / size, plain / size
+
+
+def _moving(slots: int, p: Array, g: Array) -> Callable[[], Any]:
+    """Reads and writes what a step with so many state slots does, without arithmetic."""
+    moving = traffic_of(slots)
+    plan = Plan("fastopt.check", moving, p, g, dict.fromkeys(moving.state, 0.0), None)
+    return lambda: plan.run(p, [()], report=False)
+
+
+def memory_limit(rule: str, size: int, dtype: str) -> float:
+    """Seconds of the reads and writes of a rule's step on one array, without arithmetic: the median of some."""
+    p, g = np.zeros(size, dtype), np.zeros(size, dtype)
+    return _median(_moving(len(RULES[rule].state), p, g))
+
+
+def step_time(rule: str, size: int, dtype: str) -> float:
+    """Seconds of a rule's step on one array, by fastopt, alone on the machine: the median of some."""
+    p, g = np.ones(size, dtype), np.full(size, 1e-3, dtype)
+    optimizer = OPTIMIZERS[rule]()
+    return _median(lambda: optimizer.update(p, g))
+
+
+def _median(step: Callable[[], Any]) -> float:
+    """Seconds of a call, after one that does not count: up to 200 calls in up to a fifth of a second."""
+    step()
+    found: list[float] = []
+    end = time.perf_counter() + 0.2
+    while len(found) < 5 or (len(found) < 200 and time.perf_counter() < end):
+        start = time.perf_counter()
+        step()
+        found.append(time.perf_counter() - start)
+    return statistics.median(found)
 
 
 def _fastest(step: Callable[[], Any], times: int = 7) -> float:

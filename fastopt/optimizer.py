@@ -9,13 +9,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from inspect import signature
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, cast, overload
 
 from fastopt import averages, checks, hyperparameters, names, representation, tuning
 from fastopt.averages import EMA, SWA, AveragedWeights, Lookahead
 from fastopt.checkpoint.saving import Saving
 from fastopt.engine import catch_up, step
 from fastopt.engine.launch import BARE
+from fastopt.engine.norms import ONE_PROCESS
 from fastopt.engine.plan import Plan
 from fastopt.engine.state import State
 from fastopt.flat import Array
@@ -31,6 +32,8 @@ from fastopt.typed import GroupSettings, Number, number
 
 if TYPE_CHECKING:
     from fastopt.typed import Slot
+
+Params = TypeVar("Params")
 
 
 @dataclass(init=False, eq=False, repr=False)
@@ -143,6 +146,7 @@ class Optimizer(Saving, AveragedWeights):
     _scheduled = cast("tuple[str, ...]", ())
     # For each part something with its settings, and its schedules: as long as nothing is assigned, nor groups changed.
     _copies = cast("tuple[int, dict[Part, tuple[Any, dict[str, Any]]]] | None", None)
+    _processes = ONE_PROCESS
     _lags = cast("dict[Any, catch_up.Lag]", MappingProxyType({}))  # by key, where rows wait for steps that they skipped
 
     def scalars(self, step: int) -> tuple[float, ...]:
@@ -218,6 +222,39 @@ class Optimizer(Saving, AveragedWeights):
             return step.make(self, params, grads, report)
         finally:
             del own["_stepping"]
+
+    def updated(self, params: Params, grads: Any) -> Params:
+        """Makes one step and returns the new parameters; leaves `params` as they are, which may be read-only.
+
+        The state is the optimizer's and goes on, as with `update`. Costs the memory of `params` and a copy of them.
+
+        Parameters
+        ----------
+        params, grads
+            As in `update`.
+
+        Returns
+        -------
+        as `params`
+            New arrays in containers of the same types; the same array under several keys stays one array.
+
+        Raises
+        ------
+        TypeError, ValueError, KeyError, FloatingPointError
+            as `update` does.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastopt import SGD
+        >>> old, optimizer = {"W": np.array([1.0])}, SGD(lr=0.5)
+        >>> new = optimizer.updated(old, {"W": np.array([1.0])})
+        >>> old["W"], new["W"]
+        (array([1.]), array([0.5]))
+        """
+        new = copy.deepcopy(params)
+        self.update(new, grads)
+        return new
 
     def catch_up(self, params: Any) -> None:
         """Makes the steps that rows skipped, with `Rows(..., exact=True)`: writes `params` and the state in place.

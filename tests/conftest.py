@@ -80,7 +80,7 @@ ROOT = Path(__file__).parent.parent
 
 # The first rule with each number of state slots, for what the loop does around the formula: rules alike in this differ in
 # the formula alone, whose bits tests/kernels/test_contract.py compares for all of them.
-ONE_OF_EACH_KIND = list({len(rule.state): name for name, rule in reversed(RULES.items())}.values())[::-1]
+ONE_OF_EACH_KIND = list({len(RULES[name].state): name for name in reversed(OPTIMIZERS)}.values())[::-1]
 
 # The rules whose steps do not depend on which elements lie in one array.
 ELEMENTWISE = [name for name, rule in RULES.items() if not rule.is_by_array]

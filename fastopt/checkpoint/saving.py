@@ -6,8 +6,7 @@ import os
 from typing import Any
 
 from fastopt.checkpoint import file, with_params
-from fastopt.checkpoint import state_dict as as_dict
-from fastopt.checkpoint.state_dict import Mismatch
+from fastopt.checkpoint.state_dict import Mismatch, load_state_dict, state_dict
 
 
 class Saving:
@@ -26,7 +25,7 @@ class Saving:
         {'v': {'W': array([-0.1, -0.1])}}
         """
         with self._not_stepping():
-            return as_dict.state_dict(self)
+            return state_dict(self)
 
     def load_state_dict(self: Any, state_dict: Any, strict: bool = True, cast: Any = False) -> Mismatch:
         """Takes settings, step count and state from what `state_dict` returned, by name, as copies.
@@ -57,7 +56,7 @@ class Saving:
             in the middle of a step.
         """
         with self._not_stepping():
-            return as_dict.load_state_dict(self, state_dict, strict, cast=cast)
+            return load_state_dict(self, state_dict, strict, cast=cast)
 
     def save(self: Any, path: str | os.PathLike[str], params: Any = None) -> None:
         """Writes what `state_dict` returns, and `params` where they are given, to one file, which holds no code.
@@ -94,7 +93,7 @@ class Saving:
         (0.1, 1, array([0.1, 0.1]), array([0.9, 0.9]))
         """
         with self._not_stepping():
-            saved = as_dict.state_dict(self)
+            saved = state_dict(self)
             if params is not None:
                 saved["params"] = with_params.copies(type(self).__name__, params)
         file.save(saved, type(self).__name__, path)

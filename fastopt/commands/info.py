@@ -51,7 +51,7 @@ def facts(parameters: int, optimizer: str, dtype: str) -> dict[str, str]:
 def cache_folder() -> str:
     """Where numba keeps compiled kernels, or why it does not."""
     try:
-        folder = Path(FunctionCache(loops.entry).cache_path)
+        folder = Path(FunctionCache(loops.span).cache_path)
     except Exception as error:
         return f"memory only ({error})"
     files = list(folder.glob(f"{Path(loops.__file__).stem}.*.nbc"))

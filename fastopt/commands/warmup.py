@@ -51,7 +51,7 @@ def main(optimizers: Sequence[Optimizer], averages: Sequence[str] = ()) -> None:
     for known in DTYPES:
         compiled_add_up(known)
     for form in range(len(FORMS)):
-        form_address(form)
+        form_address(form, "float32")
     loops = (False, True) if threads.layer() else (False,)
     if any(optimizer.centralize for optimizer in optimizers):
         for known in DTYPES:

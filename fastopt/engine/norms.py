@@ -46,17 +46,69 @@ def power(number: float, exponent: int) -> float:
         return math.copysign(math.inf, number)
 
 
-def norms(look: Callable[[str | None], Mapping[Name, Sequence[Array]]], again: bool) -> dict[Name, Norm]:
+class OneProcess:
+    """What the passes before a step found, added up over one process: it stays as it is.
+
+    Where several processes step parts of the same leaves, theirs takes its place (`fastopt.mpi`). Every method is then
+    called by all of them, in the same order.
+    """
+
+    def leaf(self, key: Hashable) -> Hashable:
+        """The leaf that what a plan steps under a key is, or is a part of."""
+        return key
+
+    def size(self, key: Hashable, size: int) -> int:
+        """The number of elements of that leaf, of which `size` are stepped here."""
+        return size
+
+    def has_float64(self, here: bool) -> bool:
+        """Whether any process has float64 numbers."""
+        return here
+
+    def any(self, here: bool) -> bool:
+        """Whether something is so on any process."""
+        return here
+
+    def first(self, text: str | None) -> str | None:
+        """The text of the first process that has one."""
+        return text
+
+    def add_up(self, sums: Mapping[Name, Sequence[Array]], each: int) -> dict[Name, list[float]]:
+        """Numbers by name whose exact sum is that over all processes; a leaf has `each` names, 0 if one is of all."""
+        return {name: [number for row in rows for number in row.ravel().tolist()] for name, rows in sums.items()}
+
+
+ONE_PROCESS = OneProcess()
+
+
+def exact_pair(numbers: list[float]) -> tuple[float, float]:
+    """A float64 and what rounding took from it: together the sum of numbers, in twice the precision."""
+    try:
+        total = math.fsum(numbers)
+    except OverflowError:
+        return math.inf, 0.0
+    if not math.isfinite(total):
+        return sum(numbers[::2]), 0.0  # what rounding took from infinity is NaN
+    return total, math.fsum([*numbers, -total])
+
+
+def norms(
+    look: Callable[[str | None], Mapping[Name, Sequence[Array]]],
+    again: bool,
+    each: int = 0,
+    processes: OneProcess = ONE_PROCESS,
+) -> dict[Name, Norm]:
     """Norms by name, from what a look at all numbers adds up: rows of a sum, and what rounding took from it.
 
     look : takes the name of another pass, LARGE or SMALL, or None for the plain one
     again : whether other passes may be needed; float32 numbers have squares that float64 holds
+    each : as in `OneProcess.add_up`
     """
-    found = {name: Norm(_root(sums)) for name, sums in look(None).items()}
-    for kind in (LARGE, SMALL) if again else ():
+    found = {name: Norm(_root(sums)) for name, sums in processes.add_up(look(None), each).items()}
+    for kind in (LARGE, SMALL) if processes.has_float64(again) else ():
         wanted = [name for name, norm in found.items() if norm.exponent == 0 and _kind(norm) == kind]
         if wanted:
-            sums = look(kind)
+            sums = processes.add_up(look(kind), each)
             found.update({name: Norm(_root(sums[name]), _EXPONENTS[kind]) for name in wanted})
     return found
 
@@ -88,10 +140,7 @@ def _kind(norm: float) -> str | None:
     return SMALL if norm < _LEAST else None if norm < math.inf else LARGE
 
 
-def _root(sums: Sequence[Array]) -> float:
-    numbers: list[float] = []
-    for found in sums:
-        numbers += found.ravel().tolist()
+def _root(numbers: list[float]) -> float:
     try:
         norm = math.sqrt(math.fsum(numbers))  # rounded once, so in any order
     except OverflowError:

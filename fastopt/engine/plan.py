@@ -17,7 +17,7 @@ from fastopt import tuning
 from fastopt.engine import arguments, mappings, norms
 from fastopt.engine.address_table import Table, arrangement, mode_of
 from fastopt.engine.launch import BARE, Launch, check_addresses
-from fastopt.engine.norms import Norm
+from fastopt.engine.norms import ONE_PROCESS, Norm, OneProcess
 from fastopt.engine.overlaps import moved_blocks
 from fastopt.engine.state import Layout
 from fastopt.flat import Array
@@ -145,6 +145,9 @@ class Plan(Table):
             if isinstance(entry.value, np.ndarray)
         )
 
+    processes: OneProcess = ONE_PROCESS
+    """What adds up what several processes found."""
+
     stepped = False
     tuner: Tuner | None = None
     """Where it may choose how steps run."""
@@ -154,7 +157,7 @@ class Plan(Table):
     def finite(self, squared: bool = False) -> bool:
         """Whether all gradients are finite, or all their squares; writes nothing."""
         which = "look_at_squares" if squared else "look"
-        return not any(tally[:, NONFINITE].any() for tally in self._look(which))
+        return not self.processes.any(any(tally[:, NONFINITE].any() for tally in self._look(which)))
 
     def gradient_norm(self) -> Norm:
         """The norm of all gradients together; writes nothing."""
@@ -162,15 +165,24 @@ class Plan(Table):
         def look(kind: str | None) -> dict[None, list[Array]]:
             return {None: [tally[:, SUMS] for tally in self._look(*_gradient_pass(kind))]}
 
-        return norms.norms(look, self._has_float64())[None]
+        return norms.norms(look, self._has_float64(), 0, self.processes)[None]
 
     def gradient_norms(self) -> dict[int, Norm]:
         """The norm of the gradient of each row of scalars; writes nothing."""
+        leaves = self._leaves_by_row()
 
-        def look(kind: str | None) -> dict[int, list[Array]]:
-            return {row: [sums[:, SUMS]] for row, sums in self._sums_by_row(*_gradient_pass(kind))}
+        def look(kind: str | None) -> dict[Hashable, list[Array]]:
+            found: dict[Hashable, list[Array]] = {}
+            for row, sums in self._sums_by_row(*_gradient_pass(kind)):
+                found.setdefault(leaves[row], []).append(sums[:, SUMS])
+            return found
 
-        return norms.norms(look, self._has_float64())
+        of_leaves = norms.norms(look, self._has_float64(), 1, self.processes)
+        return {row: of_leaves[leaf] for row, leaf in leaves.items()}
+
+    def _leaves_by_row(self) -> dict[int, Hashable]:
+        """The leaf that each row of scalars is of, where arrays are told apart."""
+        return {entry.part: self.processes.leaf(entry.key) for entry in self._active}
 
     def _has_float64(self) -> bool:
         return any(launch.dtype == "float64" for launch in self._launches)
@@ -183,17 +195,18 @@ class Plan(Table):
         measuring = self.rule.measuring
         assert measuring is not None
 
-        def look(kind: str | None) -> dict[tuple[int, int], list[Array]]:
-            by_row = self._sums_by_row(kind or "measure", measuring, options, params)
-            return {
-                (row, number): [sums[:, part]]
-                for row, sums in by_row
-                for number, part in enumerate((SUMS, SECOND_SUMS))
-            }
+        leaves = self._leaves_by_row()
 
-        found = norms.norms(look, self._has_float64())
-        sizes = {entry.part: entry.layout.size for entry in self.entries}
-        return {row: (found[row, 0], found[row, 1], sizes[row]) for row, number in found if number == 0}
+        def look(kind: str | None) -> dict[tuple[Hashable, int], list[Array]]:
+            found: dict[tuple[Hashable, int], list[Array]] = {}
+            for row, sums in self._sums_by_row(kind or "measure", measuring, options, params):
+                for number, part in enumerate((SUMS, SECOND_SUMS)):
+                    found.setdefault((leaves[row], number), []).append(sums[:, part])
+            return found
+
+        found = norms.norms(look, self._has_float64(), 2, self.processes)
+        sizes = {entry.part: self.processes.size(entry.key, entry.layout.size) for entry in self._active}
+        return {row: (found[leaf, 0], found[leaf, 1], sizes[row]) for row, leaf in leaves.items()}
 
     def prepare(
         self, params: Any, scalars: list[tuple[float, ...]], options: tuple[str, ...], parts: list[Any]
@@ -270,9 +283,10 @@ class Plan(Table):
         """Raises the error that names the first gradient with NaN or infinity."""
         self._gradients = []
         bad = self.first_gradient(grads, lambda seen, part: ~np.isfinite(seen))
-        if bad is None:
+        text = self.processes.first(None if bad is None else arguments.nonfinite(self.owner, *bad))
+        if text is None:
             raise AssertionError("no gradient is NaN or infinite")
-        raise FloatingPointError(arguments.nonfinite(self.owner, *bad))
+        raise FloatingPointError(text)
 
     def first_gradient(self, grads: Any, is_bad: Callable[[Array, int], Array]) -> tuple[str, Array, Array] | None:
         """Name, values and bad elements of the first gradient that has some; of Rows, those of the first sum.

@@ -138,6 +138,7 @@ def _plan_for(
     if optimizer._state is not None and plan.state is not optimizer._state:  # others have the state as it was
         own["_plan"] = own["_report_plan"] = None
         own["_others"] = plans = ()
+    plan.processes = optimizer._processes
     plan.tuned_by(own.setdefault("_tuners", {}))
     return plan, () if report else _of_today(plans, plan), False
 

@@ -64,16 +64,20 @@ def check_squares(settings: Any, plan: Plan, grads: Any, parts: list[Any], optio
             return ~np.isfinite(np.square(np.minimum(np.abs(seen * factor), most)))
 
     bad = plan.first_gradient(grads, is_bad)
-    if bad is not None:
-        raise TooLarge(nonfinite_squares(plan.owner, *bad, largest(bad[1].dtype)))
+    text = None if bad is None else nonfinite_squares(plan.owner, *bad, largest(bad[1].dtype))
+    if plan.processes.any(text is not None):
+        raise TooLarge(plan.processes.first(text))
 
 
 def _check_squared_norms(plan: Plan, norms: dict[int, tuple[Norm, Norm, int]], squares: list[float]) -> None:
+    text = None
     for entry in plan.entries:
         dtype = entry.layout.dtype
-        if entry.part in norms and not squares[entry.part] <= float(np.finfo(dtype).max):
+        if text is None and entry.part in norms and not squares[entry.part] <= float(np.finfo(dtype).max):
             name, norm = plan._name(entry.key, "grads"), norms[entry.part][0]
-            raise TooLarge(nonfinite_squared_norm(plan.owner, name, norm, dtype, largest(dtype)))
+            text = nonfinite_squared_norm(plan.owner, name, norm, dtype, largest(dtype))
+    if plan.processes.any(text is not None):
+        raise TooLarge(plan.processes.first(text))
 
 
 def _amounts(settings: Any, plan: Plan, parts: list[Any], options: tuple[str, ...]) -> list[tuple[float, ...]]:

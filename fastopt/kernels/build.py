@@ -25,7 +25,7 @@ from numba import njit
 from numba.core import config
 from numba.core.ccallback import CFunc
 
-from fastopt.kernels import loops, one_call, storage, stores
+from fastopt.kernels import loops, storage, stores
 from fastopt.kernels.averages import AVERAGES
 from fastopt.kernels.cache import content, through_cache
 from fastopt.kernels.intrinsics import FLUSHED, KEPT, SIGN_KEPT

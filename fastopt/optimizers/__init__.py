@@ -7,54 +7,33 @@ Japan, 2016, chapter 6): a script that is moved over by changing its import take
 
 from __future__ import annotations
 
-from fastopt.kernels import RULES
 from fastopt.optimizer import Optimizer
-from fastopt.optimizers.adagrad import Adadelta, AdaGrad, CentredRMSProp, RMSProp, RMSprop, RMSPropMomentum
-from fastopt.optimizers.adam import Adam, Adamax, AdamW, AMSGrad, NAdam, RAdam
-from fastopt.optimizers.adam_variants import AdaBelief, Adan, AdEMAMix, Yogi
-from fastopt.optimizers.layerwise import LAMB, LARS, Muon, NovoGrad, StableAdamW
-from fastopt.optimizers.schedule_free import ScheduleFreeAdamW, ScheduleFreeSGD
-from fastopt.optimizers.sgd import ASGD, SGD, Momentum, Nesterov, SGDMomentum, SGDNesterov
-from fastopt.optimizers.sign_based import Lion, Rprop, Signum
-from fastopt.optimizers.sophia import Sophia
+from fastopt.optimizers import adagrad, adam, adam_variants, layerwise, schedule_free, sgd, sign_based, sophia
+from fastopt.optimizers.adagrad import *  # noqa: F403
+from fastopt.optimizers.adam import *  # noqa: F403
+from fastopt.optimizers.adam_variants import *  # noqa: F403
+from fastopt.optimizers.layerwise import *  # noqa: F403
+from fastopt.optimizers.schedule_free import *  # noqa: F403
+from fastopt.optimizers.sgd import *  # noqa: F403
+from fastopt.optimizers.sign_based import *  # noqa: F403
+from fastopt.optimizers.sophia import *  # noqa: F403
 
-__all__ = [
-    "ASGD",
-    "LAMB",
-    "LARS",
-    "SGD",
-    "AMSGrad",
-    "AdEMAMix",
-    "AdaBelief",
-    "AdaGrad",
-    "Adadelta",
-    "Adam",
-    "AdamW",
-    "Adamax",
-    "Adan",
-    "CentredRMSProp",
-    "Lion",
-    "Momentum",
-    "Muon",
-    "NAdam",
-    "Nesterov",
-    "NovoGrad",
-    "RAdam",
-    "RMSProp",
-    "RMSPropMomentum",
-    "RMSprop",
-    "Rprop",
-    "SGDMomentum",
-    "SGDNesterov",
-    "ScheduleFreeAdamW",
-    "ScheduleFreeSGD",
-    "Signum",
-    "Sophia",
-    "StableAdamW",
-    "Yogi",
-]
+_FAMILIES = sgd, sign_based, adagrad, adam, adam_variants, sophia, schedule_free, layerwise
 
-_CLASSES: dict[str, type[Optimizer]] = {optimizer.rule: optimizer for optimizer in map(globals().__getitem__, __all__)}
+__all__ = []
+__all__ += sgd.__all__
+__all__ += sign_based.__all__
+__all__ += adagrad.__all__
+__all__ += adam.__all__
+__all__ += adam_variants.__all__
+__all__ += sophia.__all__
+__all__ += schedule_free.__all__
+__all__ += layerwise.__all__
 
-OPTIMIZERS: dict[str, type[Optimizer]] = {rule: _CLASSES[rule] for rule in RULES}
-"""The optimizer of each rule, in the order of the registry."""
+OPTIMIZERS: dict[str, type[Optimizer]] = {
+    value.rule: value
+    for family in _FAMILIES
+    for name, value in vars(family).items()
+    if name in family.__all__ and name == value.__name__
+}
+"""The optimizer of each rule, family by family."""

@@ -100,6 +100,7 @@ class Sophia(Optimizer):
         with self._not_stepping():
             known = type(self).__name__, HESSIAN, params, estimates, self._start(), self._state
             plan = Plan(*known, groups=self.groups, storage=self.state_storage)
+            plan.processes = self._processes
             step = self._steps + 1
             for launch in plan.stored_launches:
                 launch.begin_step(self.storage_seed, -step)  # noise of its own

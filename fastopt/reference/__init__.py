@@ -9,48 +9,23 @@ normal number becomes zero, as in the compiled kernels; with `optimizer.flush = 
 fair comparison of times.
 """
 
-from fastopt.reference.adagrad import Adadelta, AdaGrad, CentredRMSProp, RMSProp, RMSprop, RMSPropMomentum
-from fastopt.reference.adam import Adam, Adamax, AdamW, AMSGrad, NAdam, RAdam
-from fastopt.reference.adam_variants import AdaBelief, Adan, AdEMAMix, Yogi
+from fastopt.reference import adagrad, adam, adam_variants, layerwise, schedule_free, sgd, sign_based, sophia
+from fastopt.reference.adagrad import *  # noqa: F403
+from fastopt.reference.adam import *  # noqa: F403
+from fastopt.reference.adam_variants import *  # noqa: F403
 from fastopt.reference.base import Reference as Reference
-from fastopt.reference.layerwise import LAMB, LARS, Muon, NovoGrad, StableAdamW
-from fastopt.reference.schedule_free import ScheduleFreeAdamW, ScheduleFreeSGD
-from fastopt.reference.sgd import ASGD, SGD, Momentum, Nesterov, SGDMomentum, SGDNesterov
-from fastopt.reference.sign_based import Lion, Rprop, Signum
-from fastopt.reference.sophia import Sophia
+from fastopt.reference.layerwise import *  # noqa: F403
+from fastopt.reference.schedule_free import *  # noqa: F403
+from fastopt.reference.sgd import *  # noqa: F403
+from fastopt.reference.sign_based import *  # noqa: F403
+from fastopt.reference.sophia import *  # noqa: F403
 
-__all__ = [
-    "ASGD",
-    "LAMB",
-    "LARS",
-    "SGD",
-    "AMSGrad",
-    "AdEMAMix",
-    "AdaBelief",
-    "AdaGrad",
-    "Adadelta",
-    "Adam",
-    "AdamW",
-    "Adamax",
-    "Adan",
-    "CentredRMSProp",
-    "Lion",
-    "Momentum",
-    "Muon",
-    "NAdam",
-    "Nesterov",
-    "NovoGrad",
-    "RAdam",
-    "RMSProp",
-    "RMSPropMomentum",
-    "RMSprop",
-    "Rprop",
-    "SGDMomentum",
-    "SGDNesterov",
-    "ScheduleFreeAdamW",
-    "ScheduleFreeSGD",
-    "Signum",
-    "Sophia",
-    "StableAdamW",
-    "Yogi",
-]
+__all__ = []
+__all__ += sgd.__all__
+__all__ += sign_based.__all__
+__all__ += adagrad.__all__
+__all__ += adam.__all__
+__all__ += adam_variants.__all__
+__all__ += sophia.__all__
+__all__ += schedule_free.__all__
+__all__ += layerwise.__all__

@@ -54,6 +54,11 @@ __all__ = [
     "to_dict",
 ]
 
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
 if not _typing.TYPE_CHECKING:  # to which it would make every name known
 
     def __getattr__(name: str) -> object:

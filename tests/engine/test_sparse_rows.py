@@ -219,7 +219,7 @@ def test_what_cannot_be_updated_by_rows():
             fastopt.SGD().update({"e": table}, {"e": rows})
     for rule in set(RULES) - set(BY_ROWS):
         with pytest.raises(
-            TypeError, match=r"no form in which some rows only.* use one of the rules sgd, .* own by fastopt\.rule"
+            TypeError, match=r"no form in which some rows only.* use one of the rules \w+, .* own by fastopt\.rule"
         ):
             OPTIMIZERS[rule]().update({"e": np.ones((5, 3))}, {"e": rows})
     for params, grads in ((rows, rows), ({"e": np.ones((5, 3))}, rows)):

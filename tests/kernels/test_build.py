@@ -153,7 +153,8 @@ def test_the_cache_hits_in_a_new_process_and_misses_when_the_formula_changes(cop
     file.write_text(file.read_text().replace("p - lr * g", "p + lr * g"))
     assert [copied(), copied()] == [("miss", "1.5"), ("hit", "1.5")]
     file.write_text(
-        "from numpy import float32\n\nSCALE = float32(2)\n\n\ndef sgd(p, g, lr):\n    return (p - SCALE * lr * g,)\n"
+        "from numpy import float32\nfrom fastopt.kernels.build import Rule\n\nSCALE = float32(2)\n\n\n"
+        "def sgd(p, g, lr):\n    return (p - SCALE * lr * g,)\n\n\nSGD = Rule(sgd)\n"
     )
     assert copied() == ("miss", "0.0")
     file.write_text(file.read_text().replace("float32(2)", "float32(4)"))

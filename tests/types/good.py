@@ -24,6 +24,7 @@ optimizer.update(params, grads)
 assert_type(optimizer.update(params, grads, report=True), Report)
 every_ten = optimizer.iter % 10 == 0
 assert_type(optimizer.update(params, grads, report=every_ten), Report | None)
+assert_type(optimizer.updated([0.5], [1.0]), list[float])
 
 optimizer.groups = {"b*": {"lr": 0.1, "frozen": True}, fastopt.is_vector: {"weight_decay": 0.0}}
 optimizer.groups["b*"]["lr"] = schedules.Constant(0.1)

@@ -11,6 +11,8 @@ it stands beside the root of the corrected s.
 
 import math
 
+from fastopt.kernels.build import Rule
+
 
 def adabelief(p, g, m, s, step_size, gradient_share, square_share, eps, eps_root):  # type: ignore[no-untyped-def]
     m = m + gradient_share * (g - m)  # m_t; gradient_share = 1 - beta1
@@ -19,3 +21,6 @@ def adabelief(p, g, m, s, step_size, gradient_share, square_share, eps, eps_root
     s = s + eps_root  # s_t; square_share = 1 - beta2
     p = p - step_size * m / (math.sqrt(s) + eps)  # p_t
     return p, m, s
+
+
+ADABELIEF = Rule(adabelief, state=("m", "s"), nonnegative=("s",))

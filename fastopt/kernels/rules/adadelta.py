@@ -10,6 +10,8 @@ State: h and d, the running means of squared gradients and of squared steps x.
 
 import math
 
+from fastopt.kernels.build import Rule
+
 
 def adadelta(p, g, h, d, lr, decay_rate, new_share, eps):  # type: ignore[no-untyped-def]
     h = decay_rate * h
@@ -19,3 +21,6 @@ def adadelta(p, g, h, d, lr, decay_rate, new_share, eps):  # type: ignore[no-unt
     d = d + new_share * x * x  # d_t
     p = p - lr * x  # p_t
     return p, h, d
+
+
+ADADELTA = Rule(adadelta, state=("h", "d"), nonnegative=("h", "d"))

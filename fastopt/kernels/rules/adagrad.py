@@ -8,8 +8,14 @@ State: h, the sum of squared gradients.
 
 import math
 
+from fastopt.kernels.build import Rule
+from fastopt.kernels.skipped_steps import adagrad_idle
+
 
 def adagrad(p, g, h, lr, eps, eps_root):  # type: ignore[no-untyped-def]
     h = h + g * g  # h_t
     p = p - lr * g / (math.sqrt(h + eps_root) + eps)  # p_t
     return p, h
+
+
+ADAGRAD = Rule(adagrad, state=("h",), nonnegative=("h",), rows=True, idle=adagrad_idle)

@@ -11,9 +11,15 @@ meant beside the corrected v_t / (1 - beta2^t), into those too.
 
 import math
 
+from fastopt.kernels.build import Rule
+
 
 def adam(p, g, m, v, step_size, gradient_share, square_share, eps, eps_root):  # type: ignore[no-untyped-def]
     m = m + gradient_share * (g - m)  # m_t; gradient_share = 1 - beta1
     v = v + square_share * (g * g - v)  # v_t; square_share = 1 - beta2
     p = p - step_size * m / (math.sqrt(v + eps_root) + eps)  # p_t
     return p, m, v
+
+
+ADAM = Rule(adam, state=("m", "v"), nonnegative=("v",), rows=True)
+ADAMW = Rule(adam, state=("m", "v"), nonnegative=("v",), rows=True)

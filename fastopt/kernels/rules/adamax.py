@@ -7,6 +7,8 @@
 State: m, the running mean of the gradient, and u, its decaying largest magnitude. step_size = lr / (1 - beta1^t).
 """
 
+from fastopt.kernels.build import Rule
+
 
 def adamax(p, g, m, u, step_size, gradient_share, beta2, eps):  # type: ignore[no-untyped-def]
     m = m + gradient_share * (g - m)  # m_t; gradient_share = 1 - beta1
@@ -16,3 +18,6 @@ def adamax(p, g, m, u, step_size, gradient_share, beta2, eps):  # type: ignore[n
     u = kept if kept >= largest else (largest if kept == kept else kept)
     p = p - step_size * m / u  # p_t
     return p, m, u
+
+
+ADAMAX = Rule(adamax, state=("m", "u"), nonnegative=("u",))

@@ -13,6 +13,8 @@ change and n of the square of both, and the gradient itself. With c = sqrt(1 - b
 
 import math
 
+from fastopt.kernels.build import Rule
+
 
 def adan(  # type: ignore[no-untyped-def]
     p, g, m, v, n, previous, mean_step, change_step, mean_share, change_share, square_share, beta2, eps, started, zero
@@ -24,3 +26,6 @@ def adan(  # type: ignore[no-untyped-def]
     n = n + square_share * (ahead * ahead - n)  # n_t; square_share = 1 - beta3
     p = p - (mean_step * m + change_step * v) / (math.sqrt(n) + eps)  # p_t
     return p, m, v, n, g
+
+
+ADAN = Rule(adan, state=("m", "v", "n", "previous"), nonnegative=("n",))

@@ -12,6 +12,8 @@ c, so that it stands beside the root of the corrected v.
 
 import math
 
+from fastopt.kernels.build import Rule
+
 
 def ademamix(p, g, m, slow, v, fast_step, slow_step, fast_share, slow_share, square_share, eps):  # type: ignore[no-untyped-def]
     m = m + fast_share * (g - m)  # m_t; fast_share = 1 - beta1
@@ -19,3 +21,6 @@ def ademamix(p, g, m, slow, v, fast_step, slow_step, fast_share, slow_share, squ
     v = v + square_share * (g * g - v)  # v_t; square_share = 1 - beta2
     p = p - (fast_step * m + slow_step * slow) / (math.sqrt(v) + eps)  # p_t
     return p, m, slow, v
+
+
+ADEMAMIX = Rule(ademamix, state=("m", "slow", "v"), nonnegative=("v",))

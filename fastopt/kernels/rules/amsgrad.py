@@ -11,6 +11,8 @@ multiplied by that root too, so that it stands beside the root of the corrected 
 
 import math
 
+from fastopt.kernels.build import Rule
+
 
 def amsgrad(p, g, m, v, v_max, step_size, gradient_share, square_share, eps):  # type: ignore[no-untyped-def]
     m = m + gradient_share * (g - m)  # m_t; gradient_share = 1 - beta1
@@ -19,3 +21,6 @@ def amsgrad(p, g, m, v, v_max, step_size, gradient_share, square_share, eps):  #
     v_max = v_max if v_max >= v else (v if v_max == v_max else v_max)
     p = p - step_size * m / (math.sqrt(v_max) + eps)  # p_t
     return p, m, v, v_max
+
+
+AMSGRAD = Rule(amsgrad, state=("m", "v", "v_max"), nonnegative=("v", "v_max"))

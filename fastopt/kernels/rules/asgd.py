@@ -7,6 +7,8 @@
 State: the average of the parameters from step t0 + 2 on; until then mu is 1 and the average is the parameter itself.
 """
 
+from fastopt.kernels.build import Rule
+
 
 def asgd(p, g, average, lr, kept, average_share, one):  # type: ignore[no-untyped-def]
     p = kept * p  # kept = 1 - lambd lr_t
@@ -14,3 +16,6 @@ def asgd(p, g, average, lr, kept, average_share, one):  # type: ignore[no-untype
     # average_t; a + 1 (p - a) would not be p to the last bit
     average = average + average_share * (p - average) if average_share < one else p
     return p, average
+
+
+ASGD = Rule(asgd, state=("average",))

@@ -12,6 +12,8 @@ difference, rounded, may be negative; its root would be NaN, and the parameter w
 
 import math
 
+from fastopt.kernels.build import Rule
+
 
 def centred_rmsprop(  # type: ignore[no-untyped-def]
     p, g, h, m, v, lr, decay_rate, gradient_share, eps, eps_root, momentum, zero
@@ -24,3 +26,6 @@ def centred_rmsprop(  # type: ignore[no-untyped-def]
     v = momentum * v + g / (math.sqrt(variance + eps_root) + eps)  # v_t
     p = p - lr * v  # p_t
     return p, h, m, v
+
+
+CENTRED_RMSPROP = Rule(centred_rmsprop, state=("h", "m", "v"), nonnegative=("h",))

@@ -13,6 +13,8 @@ ratio = lr |p| / |u|.
 
 import math
 
+from fastopt.kernels.build import Rule
+
 
 def direction(p, g, m, v, mean_share, square_share, correction, eps, weight_decay):  # type: ignore[no-untyped-def]
     m = m + mean_share * (g - m)  # m_t; mean_share = 1 - beta1
@@ -28,3 +30,6 @@ def lamb_measure(p, g, m, v, mean_share, square_share, correction, eps, weight_d
 def lamb(p, g, m, v, mean_share, square_share, correction, eps, weight_decay, ratio):  # type: ignore[no-untyped-def]
     u, m, v = direction(p, g, m, v, mean_share, square_share, correction, eps, weight_decay)
     return p - ratio * u, m, v
+
+
+LAMB = Rule(lamb, state=("m", "v"), measure=lamb_measure)

@@ -9,6 +9,8 @@ Weight decay has been added to g_t.
 State: v.
 """
 
+from fastopt.kernels.build import Rule
+
 
 def lars_measure(p, g, v, momentum):  # type: ignore[no-untyped-def]
     return p, g
@@ -17,3 +19,6 @@ def lars_measure(p, g, v, momentum):  # type: ignore[no-untyped-def]
 def lars(p, g, v, momentum, ratio):  # type: ignore[no-untyped-def]
     v = momentum * v + ratio * g
     return p - v, v
+
+
+LARS = Rule(lars, state=("v",), measure=lars_measure)

@@ -7,6 +7,8 @@
 State: m, the running mean of the gradient; the sign is taken of another mean, c, that weighs the new gradient more.
 """
 
+from fastopt.kernels.build import Rule
+
 
 def lion(p, g, m, lr, direction_share, gradient_share, zero):  # type: ignore[no-untyped-def]
     c = m + direction_share * (g - m)  # c_t; direction_share = 1 - beta1
@@ -14,3 +16,6 @@ def lion(p, g, m, lr, direction_share, gradient_share, zero):  # type: ignore[no
     p = p - (lr if c > zero else (-lr if c < zero else c - c))
     m = m + gradient_share * (g - m)  # m_t; gradient_share = 1 - beta2
     return p, m
+
+
+LION = Rule(lion, state=("m",), signed=("m",))

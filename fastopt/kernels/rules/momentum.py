@@ -7,8 +7,14 @@ State: v, the velocity. PyTorch keeps v without lr (v_t = momentum v_{t-1} + g_t
 path as long as lr does not change.
 """
 
+from fastopt.kernels.build import Rule
+from fastopt.kernels.skipped_steps import momentum_idle
+
 
 def momentum(p, g, v, lr, momentum):  # type: ignore[no-untyped-def]
     v = momentum * v - lr * g  # v_t
     p = p + v  # p_t
     return p, v
+
+
+MOMENTUM = Rule(momentum, state=("v",), rows=True, idle=momentum_idle)

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from fastopt.kernels.build import Rule
+
 # Of the polynomial a x + b x^3 + c x^5, which brings singular values in (0, 1] to about 1 in five steps.
 A, B, C = 3.4445, -4.775, 2.0315
 STEPS = 5
@@ -50,3 +52,6 @@ def orthogonalise(u: Any) -> None:
             square = x @ x.T
             x = A * x + (B * square + C * (square @ square)) @ x
     u[...] = (x.T if rows > columns else x).reshape(u.shape)
+
+
+MUON = Rule(muon, state=("m", "o"), prepare=muon_direction)

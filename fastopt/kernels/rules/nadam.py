@@ -12,9 +12,14 @@ is multiplied by c.
 
 import math
 
+from fastopt.kernels.build import Rule
+
 
 def nadam(p, g, m, v, gradient_step, mean_step, gradient_share, square_share, eps):  # type: ignore[no-untyped-def]
     m = m + gradient_share * (g - m)  # m_t; gradient_share = 1 - beta1
     v = v + square_share * (g * g - v)  # v_t; square_share = 1 - beta2
     p = p - (gradient_step * g + mean_step * m) / (math.sqrt(v) + eps)  # p_t
     return p, m, v
+
+
+NADAM = Rule(nadam, state=("m", "v"), nonnegative=("v",))

@@ -8,6 +8,8 @@ one. Printings of *Deep Learning from Scratch* before January 2021 updated v fir
 not Nesterov's method.
 """
 
+from fastopt.kernels.build import Rule
+
 
 def nesterov(p, g, v, momentum_squared, gradient_step, momentum, lr):  # type: ignore[no-untyped-def]
     p = p + momentum_squared * v
@@ -15,3 +17,6 @@ def nesterov(p, g, v, momentum_squared, gradient_step, momentum, lr):  # type: i
     v = momentum * v
     v = v - lr * g  # v_t
     return p, v
+
+
+NESTEROV = Rule(nesterov, state=("v",))

@@ -9,6 +9,8 @@ State: m, and v, one number for all elements of an array, which is kept with eac
 
 import math
 
+from fastopt.kernels.build import Rule
+
 
 def novograd_measure(p, g, m, v, beta1, square_share, eps, weight_decay, lr):  # type: ignore[no-untyped-def]
     return g, g
@@ -18,3 +20,6 @@ def novograd(p, g, m, v, beta1, square_share, eps, weight_decay, lr, squared_nor
     v = v + square_share * (squared_norm - v)  # v_t; square_share = 1 - beta2, at first 1
     m = beta1 * m + (g / (math.sqrt(v) + eps) + weight_decay * p)  # m_t
     return p - lr * m, m, v
+
+
+NOVOGRAD = Rule(novograd, state=("m", "v"), measure=novograd_measure, squares_norms=True)

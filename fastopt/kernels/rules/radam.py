@@ -11,6 +11,8 @@ the rectification, in step_size.
 
 import math
 
+from fastopt.kernels.build import Rule
+
 
 def radam(p, g, m, v, step_size, gradient_share, square_share, eps, rectified, zero, one):  # type: ignore[no-untyped-def]
     m = m + gradient_share * (g - m)  # m_t; gradient_share = 1 - beta1
@@ -18,3 +20,6 @@ def radam(p, g, m, v, step_size, gradient_share, square_share, eps, rectified, z
     root = math.sqrt(v) + eps
     p = p - step_size * m / (root if rectified > zero else one)  # p_t
     return p, m, v
+
+
+RADAM = Rule(radam, state=("m", "v"), nonnegative=("v",))

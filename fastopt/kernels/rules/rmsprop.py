@@ -9,9 +9,15 @@ lr / sqrt(1 - decay_rate).
 
 import math
 
+from fastopt.kernels.build import Rule
+from fastopt.kernels.skipped_steps import rmsprop_idle
+
 
 def rmsprop(p, g, h, lr, decay_rate, gradient_share, eps, eps_root):  # type: ignore[no-untyped-def]
     h = decay_rate * h
     h = h + gradient_share * g * g  # h_t; gradient_share = 1 - decay_rate
     p = p - lr * g / (math.sqrt(h + eps_root) + eps)  # p_t
     return p, h
+
+
+RMSPROP = Rule(rmsprop, state=("h",), nonnegative=("h",), rows=True, idle=rmsprop_idle)

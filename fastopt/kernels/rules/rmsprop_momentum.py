@@ -12,6 +12,8 @@ without lr a new lr counts for all of it, with lr only for what is added from th
 
 import math
 
+from fastopt.kernels.build import Rule
+
 
 def rmsprop_momentum(p, g, h, v, rate, decay_rate, gradient_share, eps, eps_root, momentum, gain):  # type: ignore[no-untyped-def]
     h = decay_rate * h
@@ -19,3 +21,6 @@ def rmsprop_momentum(p, g, h, v, rate, decay_rate, gradient_share, eps, eps_root
     v = momentum * v + gain * g / (math.sqrt(h + eps_root) + eps)  # v_t
     p = p - rate * v  # p_t
     return p, h, v
+
+
+RMSPROP_MOMENTUM = Rule(rmsprop_momentum, state=("h", "v"), nonnegative=("h",))

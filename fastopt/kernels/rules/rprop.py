@@ -7,6 +7,8 @@ State: the gradient of the step before, taken for 0 after a change of sign, so t
 and the step size.
 """
 
+from fastopt.kernels.build import Rule
+
 
 def rprop(p, g, previous, step_size, eta_minus, eta_plus, smallest, largest, zero, one):  # type: ignore[no-untyped-def]
     product = g * previous
@@ -17,3 +19,6 @@ def rprop(p, g, previous, step_size, eta_minus, eta_plus, smallest, largest, zer
     # p_t; g - g is 0 for zeros of both signs and NaN for NaN
     p = p - (step_size if g > zero else (-step_size if g < zero else g - g))
     return p, g, step_size
+
+
+RPROP = Rule(rprop, state=("previous", "step_size"), nonnegative=("step_size",), exact=("previous",))

@@ -12,6 +12,8 @@ correction = sqrt(1 - beta2^t), by which eps is multiplied too.
 
 import math
 
+from fastopt.kernels.build import Rule
+
 
 def schedule_free_adamw(  # type: ignore[no-untyped-def]
     p, g, v, offset, square_share, correction, eps, weight_decay, pull, gradient_step, kept, offset_step
@@ -21,3 +23,6 @@ def schedule_free_adamw(  # type: ignore[no-untyped-def]
     p = p - (pull * offset + gradient_step * direction)  # p_t
     offset = kept * (offset + offset_step * direction)  # x_t - p_t
     return p, v, offset
+
+
+SCHEDULE_FREE_ADAMW = Rule(schedule_free_adamw, state=("v", "offset"), nonnegative=("v",))

@@ -10,8 +10,13 @@ these the equations above become those of the code: pull = c_t beta1 / (1 - beta
 (1 - c_t)), kept = 1 - c_t and offset_step = (1 - beta1) lr_t.
 """
 
+from fastopt.kernels.build import Rule
+
 
 def schedule_free_sgd(p, g, offset, pull, gradient_step, kept, offset_step):  # type: ignore[no-untyped-def]
     p = p - (pull * offset + gradient_step * g)  # p_t
     offset = kept * (offset + offset_step * g)  # x_t - p_t
     return p, offset
+
+
+SCHEDULE_FREE_SGD = Rule(schedule_free_sgd, state=("offset",))

@@ -5,7 +5,13 @@
 No state.
 """
 
+from fastopt.kernels.build import Rule
+from fastopt.kernels.skipped_steps import sgd_idle
+
 
 def sgd(p, g, lr):  # type: ignore[no-untyped-def]
     p = p - lr * g  # p_t
     return (p,)
+
+
+SGD = Rule(sgd, rows=True, idle=sgd_idle)

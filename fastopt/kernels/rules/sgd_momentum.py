@@ -7,8 +7,13 @@ State: v, the sum of earlier gradients, without lr: a new lr counts at once for 
 added with the old one goes on.
 """
 
+from fastopt.kernels.build import Rule
+
 
 def sgd_momentum(p, g, v, lr, momentum, gradient_share):  # type: ignore[no-untyped-def]
     v = momentum * v + gradient_share * g  # v_t; gradient_share = 1 - dampening
     p = p - lr * v  # p_t
     return p, v
+
+
+SGD_MOMENTUM = Rule(sgd_momentum, state=("v",))

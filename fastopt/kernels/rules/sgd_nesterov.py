@@ -6,8 +6,13 @@
 p is the look-ahead position, at which the gradient is taken. State: v, the sum of earlier gradients, without lr.
 """
 
+from fastopt.kernels.build import Rule
+
 
 def sgd_nesterov(p, g, v, lr, momentum):  # type: ignore[no-untyped-def]
     v = momentum * v + g  # v_t
     p = p - lr * (g + momentum * v)  # p_t
     return p, v
+
+
+SGD_NESTEROV = Rule(sgd_nesterov, state=("v",))

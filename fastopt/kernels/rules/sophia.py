@@ -8,6 +8,8 @@ State: m and h, the running means of the gradient and of estimates of the Hessia
 their start at zero. Estimates come once in some steps, so their mean is a formula of its own.
 """
 
+from fastopt.kernels.build import Rule
+
 
 def sophia(p, g, m, h, lr, gradient_share, gamma, eps, one):  # type: ignore[no-untyped-def]
     m = m + gradient_share * (g - m)  # m_t; gradient_share = 1 - beta1
@@ -20,3 +22,6 @@ def sophia(p, g, m, h, lr, gradient_share, gamma, eps, one):  # type: ignore[no-
 def sophia_hessian(p, estimate, m, h, estimate_share):  # type: ignore[no-untyped-def]
     h = h + estimate_share * (estimate - h)  # h_t; estimate_share = 1 - beta2
     return p, m, h
+
+
+SOPHIA = Rule(sophia, state=("m", "h"))

@@ -14,6 +14,8 @@ ratio = lr / max(1, r_t).
 
 import math
 
+from fastopt.kernels.build import Rule
+
 
 def stable_adamw_measure(  # type: ignore[no-untyped-def]
     p, g, m, v, mean_share, square_share, correction, root, eps, weight_decay
@@ -29,3 +31,6 @@ def stable_adamw(  # type: ignore[no-untyped-def]
     m = m + mean_share * (g - m)  # m_t; mean_share = 1 - beta1
     v = v + square_share * (g * g - v)  # v_t; square_share = 1 - beta2
     return p - ratio * (correction * m / (math.sqrt(v) + eps) + weight_decay * p), m, v
+
+
+STABLE_ADAMW = Rule(stable_adamw, state=("m", "v"), measure=stable_adamw_measure)

@@ -11,6 +11,8 @@ beside the root of the corrected v.
 
 import math
 
+from fastopt.kernels.build import Rule
+
 
 def yogi(p, g, m, v, step_size, gradient_share, square_share, eps):  # type: ignore[no-untyped-def]
     m = m + gradient_share * (g - m)  # m_t; gradient_share = 1 - beta1
@@ -20,3 +22,6 @@ def yogi(p, g, m, v, step_size, gradient_share, square_share, eps):  # type: ign
     v = v - change if v > square else (v + change if v < square else v + (v - square))
     p = p - step_size * m / (math.sqrt(v) + eps)  # p_t
     return p, m, v
+
+
+YOGI = Rule(yogi, state=("m", "v"), nonnegative=("v",))

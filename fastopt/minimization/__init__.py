@@ -1,0 +1,127 @@
+"""`fastopt.minimize`: an optimizer behind the signature of `scipy.optimize.minimize`."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from fastopt.minimization.bounds import is_within, limits_of, project
+from fastopt.minimization.descent import Descent
+from fastopt.minimization.objective import Objective
+from fastopt.minimization.options import Options
+from fastopt.minimization.points import start
+from fastopt.optimizer import Optimizer
+
+if TYPE_CHECKING:
+    from scipy.optimize import OptimizeResult
+
+
+def minimize(
+    fun: Callable[..., Any],
+    x0: Any,
+    args: Any = (),
+    jac: Any = None,
+    method: str | Optimizer = "adam",
+    bounds: Any = None,
+    tol: float | None = None,
+    callback: Callable[..., Any] | None = None,
+    options: Mapping[str, Any] | None = None,
+    *,
+    hess: Any = None,
+    hessp: Any = None,
+    constraints: Any = (),
+    **method_options: Any,
+) -> OptimizeResult:
+    """Minimizes a function with an optimizer of fastopt; takes and returns what `scipy.optimize.minimize` does.
+
+    It is also a method of SciPy's: `scipy.optimize.minimize(fun, x0, jac=True, method=fastopt.minimize,
+    options={"optimizer": Adam(lr=0.1)})`.
+
+    Parameters
+    ----------
+    fun : function
+        `fun(x, *args)` returns the value, one number. With the option `rng` it is `fun(x, rng, *args)`, with `batches`
+        `fun(x, batch, *args)`. It gets a copy of x and may keep it.
+    x0 : array, number, sequence of numbers, or dict of arrays
+        The point to start from; it is not written to. Integers become float64; float32 and float64 stay what they are.
+    args : tuple
+        More arguments of `fun` and `jac`.
+    jac : True, function, "2-point" or "3-point", optional
+        True: `fun` returns value and gradient. A function: `jac(x, *args)`, with rng or batch as `fun`, returns the
+        gradient in the form of x; `autograd.grad(fun)` is one. Otherwise differences, with SciPy's steps: "2-point",
+        the default, takes a value for each parameter and step, "3-point" two.
+    method : str or Optimizer
+        The name of an optimizer, in any case, whose settings are among the options; or an optimizer. The optimizer is
+        copied, with its state if it has any, and left as it is.
+    bounds : scipy.optimize.Bounds, sequence of pairs, or dict of pairs, optional
+        (low, high) for each element of x0, or {key: (low, high)} for a dict; None is no bound. Each step is followed by
+        the projection onto the bounds; x0 beyond them is projected first, with a warning.
+    tol : float, optional
+        Sets gtol and ftol.
+    callback : function, optional
+        Called after each step, as SciPy does: `callback(x)`, or `callback(intermediate_result)`, by that name, with
+        `x` and `fun`. To raise StopIteration in it ends the minimization.
+    options : dict, optional
+        - **optimizer**: an optimizer, in the place of `method`;
+        - **maxiter**: the most steps; 10,000 by default, with `batches` as many as they are;
+        - **gtol**: stop once no element of the gradient is larger, where bounds do not hold it; 1e-5, or None where
+          `fun` is stochastic: do not;
+        - **patience**: stop after so many steps without progress of the smoothed value; None: do not;
+        - **ftol**: what counts as progress, relative to the value or to 1; 1e-9;
+        - **smoothing**: the share that is kept of the running mean of values; 0, or 0.9 where `fun` is stochastic;
+        - **keep_best**: whether to return the point of the least smoothed value rather than the last one;
+        - **rng**: a seed or a NumPy generator; value, gradient and differences of a step see the same random numbers;
+        - **batches**: an iterable, of which each step takes one;
+        - **disp**: whether to show a progress bar, where rich is installed, and print how it ended;
+        - settings of the optimizer that `method` names, such as lr.
+    hess, hessp, constraints
+        SciPy hands them to its methods. The first two are not used, which a warning says; constraints are refused.
+
+    Returns
+    -------
+    scipy.optimize.OptimizeResult
+        `x`, in the form of x0; `fun` and `jac`, value and gradient there (on the last batch: before the last step);
+        `nit`, `nfev`, `njev`; `success`, `status`, `message`; `optimizer`, the copy with its state, which as `method`
+        of another call goes on. Where the optimizer averages (`averaging`, schedule-free) x is the average.
+
+    Raises
+    ------
+    ImportError
+        without SciPy, whose result this is: pip install "fastopt[scipy]".
+    TypeError, ValueError, KeyError
+        for an argument that is none of the above, before `fun` is called; and as `Optimizer.update` does.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastopt
+    >>> def rosenbrock(x):
+    ...     return (1 - x[0]) ** 2 + 100 * (x[1] - x[0] ** 2) ** 2
+    >>> result = fastopt.minimize(rosenbrock, [-1.5, 2.0], options={"lr": 0.05})
+    >>> result.x.round(2), result.success
+    (array([1., 1.]), True)
+    """
+    try:
+        from scipy.optimize import OptimizeResult
+    except ImportError:
+        raise ImportError(
+            "fastopt.minimize returns SciPy's OptimizeResult, and SciPy is not installed: pip install 'fastopt[scipy]'"
+        ) from None
+    if any(given is not None for given in (hess, hessp)):
+        warnings.warn("fastopt.minimize does not use Hessian information (hess, hessp)", RuntimeWarning, stacklevel=2)
+    if constraints is not None and (not hasattr(constraints, "__len__") or len(constraints)):
+        raise ValueError("minimize: constraints are not supported; hand in bounds, or add a penalty to fun")
+    chosen = Options.of({**(options or {}), **method_options}, method, tol)
+    x = start(x0)
+    limits = limits_of(bounds, x)
+    objective = Objective(fun, jac, args, limits, chosen.rng, chosen.batches)
+    if not is_within(x, limits):
+        warnings.warn("fastopt.minimize: x0 is beyond the bounds and was projected", RuntimeWarning, stacklevel=2)
+        project(x, limits)
+    descent = Descent(objective, x, limits, chosen, callback, OptimizeResult)
+    if not chosen.disp:
+        return descent.run()
+    from fastopt.minimization.display import shown  # which needs rich, or a moment to find that it is not there
+
+    return shown(descent)

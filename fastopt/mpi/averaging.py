@@ -1,0 +1,73 @@
+"""Averages of the weights that are shared out, and steps that rows skipped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from fastopt import averages, checks
+from fastopt.engine.launch import as_number
+from fastopt.mpi.binding import Binding, values_of
+
+
+class SharedAverages:
+    """What `Sharded` does with averages of the weights, and with rows that wait for steps."""
+
+    def averaged(self: Any, params: Any) -> Any:
+        """The averaged weights, as copies in the form of `params`, the same on all processes.
+
+        Raises
+        ------
+        TypeError, ValueError, KeyError, RuntimeError
+            as `Optimizer.averaged`, on all processes.
+        """
+        with self._alone():
+            return self._gathered_average(params)
+
+    @contextmanager
+    def averaged_weights(self: Any, params: Any) -> Iterator[Any]:
+        """Has the averaged weights in `params` of all processes as long as a `with` block lasts.
+
+        Raises
+        ------
+        TypeError, ValueError, KeyError, RuntimeError
+            as `Optimizer.averaged_weights`, on all processes, before anything is written.
+        """
+        with self._alone(checks.SWAPPED), averages._swapped(self._owner, params, self._gathered_average(params)):
+            yield params
+
+    def catch_up(self: Any, params: Any) -> None:
+        """Makes the steps that rows skipped, with `Rows(..., exact=True)`, on all processes.
+
+        Raises
+        ------
+        TypeError, ValueError, KeyError, RuntimeError
+            as `Optimizer.catch_up`, on all processes, before anything is written.
+        """
+        with self._alone():
+            binding = self._bind("catch_up", params)
+            binding.fetch()
+            self._on_all(lambda: self.optimizer.catch_up(binding.pieces))
+            self._exchange.gather(binding)
+
+    def _gathered_average(self: Any, params: Any) -> Any:
+        binding = self._bind("averaged", params)
+        binding.fetch()
+        mine = self._on_all(lambda: self.optimizer.averaged(binding.pieces))
+        arrays = {path: np.array(array, order="K") for path, array in binding.arrays.items()}
+        copies = Binding(self._owner, arrays)
+        copies.cut(self._exchange.shares, self.comm.rank)
+        for piece, values in mine.items():
+            copies.pieces[piece][...] = values
+        self._exchange.gather(copies)
+        if isinstance(params, np.ndarray):
+            (array,) = arrays.values()
+            return array
+        values = values_of(params)
+        return {
+            path: array if isinstance(values[path], np.ndarray) else as_number(array, values[path])
+            for path, array in arrays.items()
+        }

@@ -1,0 +1,149 @@
+"""The arrays that a sharded step works on: views of the user's parameters, by share."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from functools import cached_property
+from operator import is_
+from typing import Any
+
+import numpy as np
+
+from fastopt import checks
+from fastopt.engine import mappings
+from fastopt.engine.launch import BARE, as_number
+from fastopt.engine.overlaps import Memory
+from fastopt.engine.state import Layout, layout_of, lies_in
+from fastopt.flat import Array, FlatDict
+from fastopt.mpi.agreement import digest_of
+from fastopt.mpi.layout import Line, Piece, Shares, flat
+
+
+def name_of(path: Hashable, which: str = "params") -> str:
+    """How an array is called in an error text."""
+    return which if path is BARE else f"{which}[{path!r}]"
+
+
+def values_of(container: Any) -> dict[Hashable, Any]:
+    """The leaves of a container by path."""
+    return {BARE: container} if isinstance(container, np.ndarray) else dict(container)
+
+
+class Binding:
+    """Parameters as one step finds them: checked, nothing written.
+
+    arrays : {path: parameter as an array}
+    leaves : {path: how it lies}
+    flats : {path: its elements as a vector}, a copy where the array is not contiguous or a number
+    pieces : {Piece: view of the elements that this process steps}
+    """
+
+    def __init__(self, owner: str, params: Any) -> None:
+        checks.container(owner, params, params)
+        self.params, self.values = params, values_of(params)
+        self.arrays = {path: checks.parameter(owner, name_of(path), value) for path, value in self.values.items()}
+        if not isinstance(params, np.ndarray):
+            for path in mappings.copied_keys(params, list(self.values.values())):
+                raise TypeError(mappings.hands_out_copies(owner, params, path))
+            if not all(isinstance(value, np.ndarray) for value in self.values.values()):
+                checks.rebindable(owner, params)
+        overlapping = Memory([array for array in self.arrays.values() if array.size]).overlapping
+        if overlapping:
+            paths = [path for path, array in self.arrays.items() if array.size]
+            names = sorted(name_of(paths[number]) for number in overlapping)
+            raise ValueError(
+                f"{owner}: {names[0]} and {names[1]} share memory, so that two processes would step it; hand in a "
+                "copy of one, or leave one out"
+            )
+        self.leaves: dict[Hashable, Layout] = {path: layout_of(array) for path, array in self.arrays.items()}
+        self.flats: dict[Hashable, Array] = {}
+        self.pieces: dict[Piece, Array] = {}
+
+    def fits(self, params: Any) -> bool:
+        """Whether the parameters of another step are the same arrays."""
+        if isinstance(params, np.ndarray) or isinstance(self.params, np.ndarray):
+            return params is self.params
+        return (
+            len(params) == len(self.values)
+            and list(params) == list(self.values)
+            and all(map(is_, params.values(), self.values.values()))
+            and all(isinstance(value, np.ndarray) and value.flags.writeable for value in params.values())
+        )
+
+    def cut(self, shares: Shares, rank: int) -> None:
+        """Makes the views of what a process steps."""
+        self.flats = {
+            path: flat(array, self.leaves[path].order)
+            if lies_in(array, self.leaves[path].order) and isinstance(self.values[path], np.ndarray)
+            else np.empty(array.size, array.dtype)
+            for path, array in self.arrays.items()
+        }
+        self.staged = [path for path, vector in self.flats.items() if vector.base is None and vector.size]
+        self.pieces = {
+            piece: shares.shaped(piece, self.flats[piece.path][piece.start : piece.stop])
+            for piece in shares.pieces(rank)
+        }
+
+    def fetch(self) -> None:
+        """Copies in what is not contiguous."""
+        for path in self.staged:
+            self._shaped(path)[...] = self.arrays[path]
+
+    def put_back(self) -> None:
+        """Copies out what is not contiguous, and makes new numbers of what are numbers."""
+        for path in self.staged:
+            if isinstance(self.values[path], np.ndarray):
+                self.arrays[path][...] = self._shaped(path)
+            else:
+                self.params[path] = as_number(self._shaped(path), self.values[path])
+
+    def _shaped(self, path: Hashable) -> Array:
+        """The vector of a leaf in the leaf's shape."""
+        leaf = self.leaves[path]
+        return self.flats[path].reshape(leaf.shape, order=leaf.order)  # type: ignore[call-overload,no-any-return]
+
+    @cached_property
+    def digest(self) -> bytes:
+        """Equal on all processes whose leaves are alike and in the same order."""
+        return digest_of(self.as_text())
+
+    def as_text(self) -> dict[str, str]:
+        """The leaves in words."""
+        leaves = {
+            name_of(path): f"{leaf.dtype} of shape {leaf.shape} in {leaf.order} order"
+            for path, leaf in self.leaves.items()
+        }
+        return leaves | {"the order of params": ", ".join(map(repr, self.values))}
+
+    def as_line(self, line: Line) -> Array | None:
+        """The memory of all leaves of a line, where they lie in it as on the line."""
+        return buffer_of(self.params, line)
+
+    def read(self, line: Line, share: slice, target: Array) -> None:
+        """Copies the elements of a share to where they lie on the line."""
+        for vector, start, stop, place in self._parts(line, share):
+            target[place : place + stop - start] = vector[start:stop]
+
+    def write(self, line: Line, share: slice, source: Array) -> None:
+        """Copies all elements but those of a share from the line."""
+        for part in (slice(0, share.start), slice(share.stop, line.size)):
+            for vector, start, stop, place in self._parts(line, part):
+                vector[start:stop] = source[place : place + stop - start]
+
+    def _parts(self, line: Line, part: slice) -> Iterator[tuple[Array, int, int, int]]:
+        """Of each leaf in a part of the line: its vector, the range of its elements there, and where they lie on it."""
+        for path, offset in line.offsets.items():
+            vector = self.flats[path]
+            start, stop = max(part.start - offset, 0), min(part.stop - offset, vector.size)
+            if start < stop:
+                yield vector, start, stop, offset + start
+
+
+def buffer_of(container: Any, line: Line) -> Array | None:
+    """The buffer of a FlatDict whose leaves lie as on a line, or a vector that is the only leaf."""
+    if isinstance(container, FlatDict) and container.buffer.dtype == line.dtype:
+        if container.buffer.size == line.size and list(container) == list(line.offsets):
+            return container.buffer
+    elif isinstance(container, np.ndarray) and container.dtype == line.dtype and lies_in(container, "C"):
+        return container.reshape(-1)
+    return None

@@ -1,0 +1,72 @@
+"""What the passes before a step found, added up over the processes."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+
+from fastopt.engine.norms import Name, OneProcess, exact_pair
+from fastopt.flat import Array
+from fastopt.mpi.layout import Piece, Shares
+
+
+class AllProcesses(OneProcess):
+    """Sums over all processes of a communicator, with the same bits on each, and those of one process.
+
+    A sum is an exact pair; the pairs of all are gathered and added up exactly, so that no order of addition shows.
+    """
+
+    def __init__(self, shares: Shares, comm: MPI.Comm) -> None:
+        self.shares, self.comm = shares, comm
+        self._paths = [list(dict.fromkeys(piece.path for piece in shares.pieces(rank))) for rank in range(comm.size)]
+        self._has_float64 = any(leaf.dtype == np.float64 for leaf in shares.leaves.values())
+
+    def leaf(self, key: Hashable) -> Hashable:
+        """The path of the leaf that a piece is of."""
+        assert isinstance(key, Piece)
+        return key.path
+
+    def size(self, key: Hashable, size: int) -> int:
+        """The number of elements of the leaf that a piece is of."""
+        return self.shares.leaves[self.leaf(key)].size
+
+    def has_float64(self, here: bool) -> bool:
+        """Whether any process steps float64 numbers."""
+        return self._has_float64
+
+    def any(self, here: bool) -> bool:
+        """Whether something is so on any process."""
+        found = np.array([here])
+        self.comm.Allreduce(MPI.IN_PLACE, found, MPI.LOR)
+        return bool(found[0])
+
+    def first(self, text: str | None) -> str | None:
+        """The text of the first process that has one."""
+        return next((found for found in self.comm.allgather(text) if found is not None), None)
+
+    def add_up(self, sums: Mapping[Name, Sequence[Array]], each: int) -> dict[Name, list[float]]:
+        """The exact pairs of all processes by name; gathers 24 bytes for each name of a process."""
+        names = [self._names(paths, each) for paths in self._paths]
+        mine = np.zeros((len(names[self.comm.rank]), 3))  # whether there is a sum, the sum, what rounding took from it
+        for row, name in zip(mine, names[self.comm.rank], strict=True):
+            if name in sums:
+                row[:] = 1.0, *exact_pair([number for part in sums[name] for number in part.ravel().tolist()])
+        counts = np.array([3 * len(of_rank) for of_rank in names])
+        pairs = np.empty((counts.sum() // 3, 3))
+        self.comm.Allgatherv(mine, [pairs, (counts, np.cumsum(counts) - counts)])
+        found: dict[Any, list[float]] = {}
+        for name, (is_there, *pair) in zip(
+            (name for of_rank in names for name in of_rank), pairs.tolist(), strict=True
+        ):
+            if is_there:
+                found.setdefault(name, []).extend(pair)
+        return found
+
+    @staticmethod
+    def _names(paths: list[Hashable], each: int) -> list[Any]:
+        if each < 2:
+            return paths if each else [None]
+        return [(path, number) for path in paths for number in range(each)]
