@@ -42,7 +42,7 @@ def limit_of(rule: str, size: int) -> Step:
 
 
 def ratios(rule: str, size: int, turns: int, calls: int) -> dict[str, float]:
-    """Seconds of a step over those of the float32 traffic kernel, the ratio of the smallest; prints it and the median."""
+    """Seconds of a step over those of the float32 traffic kernel, the smallest of both; prints the median too."""
     sides = [limit_of(rule, size), *(step_of(rule, storage, size) for storage in STORAGES)]
     seconds = interleaved(sides, turns, calls)
     found = {}
@@ -81,7 +81,10 @@ def model() -> None:
     print(f"model, Adam: {bandwidth / 1e9:.0f} GB/s, in cache {', '.join(f'{s * 1e9:.2f}' for s in seconds)} ns")
     print("    cores  " + "  ".join(f"{storage:>9}" for storage in STORAGES))
     for cores in (1, 2, 4, 8, 16):
-        times = [max(moved_bytes(storage, 4, 2) / bandwidth, work / cores) for storage, work in zip(STORAGES, seconds, strict=True)]
+        times = [
+            max(moved_bytes(storage, 4, 2) / bandwidth, work / cores)
+            for storage, work in zip(STORAGES, seconds, strict=True)
+        ]
         print(f"    {cores:5}  " + "  ".join(f"{time / traffic:9.2f}" for time in times))
 
 

@@ -27,7 +27,17 @@ NO_DECAY_ON_VECTORS: Mapping[Any, Mapping[str, Any]] = {is_vector: {"weight_deca
 PREDICATES: dict[str, Callable[[Hashable, Array], bool]] = {"is_vector": is_vector}
 """Those that a checkpoint may name."""
 
-FOR_ALL = ("on_nonfinite", "max_skips", "gradient_scale", "maximize", "clip_norm", "groups", "averaging", "lookahead", "storage_seed")
+FOR_ALL = (
+    "on_nonfinite",
+    "max_skips",
+    "gradient_scale",
+    "maximize",
+    "clip_norm",
+    "groups",
+    "averaging",
+    "lookahead",
+    "storage_seed",
+)
 """Settings that are of all parameters together."""
 
 

@@ -123,8 +123,8 @@ class Optimizer(Saving, AveragedWeights):
 
     state_storage: Literal["float32", "bfloat16", "int8"] = field(default="float32", kw_only=True, repr=False)
     """How state is stored: "bfloat16" in 2 bytes an element of a slot, "int8" in 1.06, of float32 parameters. Arrays of
-    fewer than 4,096 elements, rules with norms by array, `Rows` and what is centralized stay float32. State becomes what
-    is assigned at the next step."""
+    fewer than 4,096 elements, rules with norms by array, `Rows` and what is centralized stay float32. After an
+    assignment the next step stores state anew."""
 
     storage_seed: int = field(default=0, kw_only=True, repr=False)
     """The seed of the noise by which compact state is rounded: the same seed gives the same bits."""

@@ -82,7 +82,7 @@ class Table:
 
         copied = mappings.copied(owner, params, values)
         by_name = dict(zip(self.keys, arrays, strict=True))
-        storages = self._storages(by_name, grads, groups, centralize, storage)
+        storages = columns.storages(owner, rule, by_name, grads, groups, centralize, storage)
         if state is None:
             layouts = {
                 key: layout_of(array)._replace(storage=storages.get(key, FLOAT32)) for key, array in by_name.items()
@@ -196,31 +196,6 @@ class Table:
             layout.order == "C" and layout.dtype == self.entries[0].layout.dtype and layout.storage == FLOAT32
             for layout in layouts.values()
         )
-
-    def _storages(
-        self, arrays: dict[Hashable, Array], grads: Any, groups: Groups | None, centralize: bool | None, storage: str
-    ) -> dict[Hashable, str]:
-        """How the state of each array is to be stored."""
-        by_group = [group.data for group in (groups or {}).values()]
-        if storage == FLOAT32 and not any("state_storage" in settings for settings in by_group):
-            return dict.fromkeys(arrays, FLOAT32)
-        storages = {}
-        for key, array in arrays.items():
-            part = groups.part_of(None if key is BARE else key, array) if groups else ()
-            settings = groups.settings_of(part) if groups else {}
-            wanted = settings.get("state_storage", storage)
-            is_centralized = centralize is not None and array.ndim > 1 and settings.get("centralize", centralize)
-            gradient = grads if key is BARE else grads.get(key)
-            storages[key] = columns.storage_of(
-                self.owner,
-                self.rule,
-                self._name(key),
-                array,
-                wanted,
-                is_sparse=isinstance(gradient, Rows),
-                is_centralized=is_centralized,
-            )
-        return storages
 
     def _touched(self, entry: Entry) -> Touched:
         name = self._name(entry.key)

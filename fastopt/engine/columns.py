@@ -12,7 +12,7 @@ from fastopt import checks
 from fastopt.flat import Array, assignable
 from fastopt.kernels import codecs
 from fastopt.kernels.build import Rule
-from fastopt.kernels.codecs import BFLOAT16, FLOAT32, INT8, STORAGES
+from fastopt.kernels.codecs import BFLOAT16, FLOAT32, INT8
 
 SMALLEST = 4096
 """Arrays of fewer elements keep their state in float32: there is nothing to win, and biases are among them."""

@@ -56,8 +56,8 @@ class State:
     slots : {slot name: value at the start, or PARAMETER}
     layouts : {key: Layout}, in the order of the parameters
     nonnegative : the slots that are never negative
-    views : {slot name: ViewDict of arrays by key}, what users see as `optimizer.m`; a `StoredSlot` where some are stored
-        in fewer bits
+    views : {slot name: ViewDict of arrays by key}, what users see as `optimizer.m`; a `StoredSlot` where some are
+        stored in fewer bits
     blocks : the 1-D buffers behind the views, one per dtype and slot, arrays of one dtype one after the other
     """
 
@@ -73,7 +73,9 @@ class State:
         self.blocks: list[Array] = []
         views: dict[str, dict[Hashable, Any]] = {slot: {} for slot in slots}
         for dtype, storage in dict.fromkeys((layout.dtype, layout.storage) for layout in layouts.values()):
-            mine = {key: layout for key, layout in layouts.items() if (layout.dtype, layout.storage) == (dtype, storage)}
+            mine = {
+                key: layout for key, layout in layouts.items() if (layout.dtype, layout.storage) == (dtype, storage)
+            }
             stored = [] if storage == FLOAT32 else [slot for slot in slots if slot not in AVERAGED]
             if stored:
                 self._store(stored, storage, mine, views)

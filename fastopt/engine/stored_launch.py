@@ -41,7 +41,7 @@ class StoredLaunch(Launch):
         """As in `Launch`."""
         kernel, *arguments = super().call(rule, which, options, choice)
         if which not in ("step", "report"):  # which read gradients only
-            return kernel, *arguments  # type: ignore[return-value]
+            return kernel, *arguments
         if not build.compiles():
             stored = pure_python.Stored(kernel, self._storage, self._nonnegative, self._keys)
             return stored, *arguments  # type: ignore[return-value]

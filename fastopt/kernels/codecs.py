@@ -5,10 +5,10 @@
 bfloat16
     The upper half of a float32: uint16. Rounded stochastically: 16 random bits are added below it, then they are cut.
 int8
-    Groups of 64 elements with a float32 scale, the largest magnitude of the group. With x the value over the scale, a
-    code is k = sqrt(|x|) * 127 with the sign of x (int8), or sqrt(x) * 255 in a slot that is never negative (uint8), so
-    a value is k |k| / 127^2 * scale. Between codes k and k + 1, whose values are (2 k + 1) apart, the upper one is taken
-    with the probability (k^2 - x) / (2 k + 1) that makes the mean the value itself.
+    Groups of 64 elements with a float32 scale, the largest magnitude of the group. Codes are at the roots of values: k
+    means k |k| / 127^2 * scale (int8), or k^2 / 255^2 * scale in a slot that is never negative (uint8). With x the
+    value over the scale, times the square of the last code, and k the root of |x| rounded down, k + 1 is taken with the
+    probability (|x| - k^2) / (2 k + 1) and k otherwise, so the mean of what is decoded is the value itself.
     Zero is code 0. In a slot that is never negative no other value is: what is divided by its root must not be divided
     by zero. A scale under `SMALLEST` is zero, as the store of state flushes smaller values.
     Groups with NaN or infinity have a negative scale: their last code is NaN, the one before it infinity.
@@ -73,19 +73,20 @@ def _text(name: Hashable) -> str:
 
 def step_key(seed: int, step: int) -> int:
     """The hash of seed and step."""
-    return mixed(mixed(seed + GOLDEN) + step * GOLDEN)
+    return int(mixed(mixed(seed + GOLDEN) + step * GOLDEN))
 
 
 def slot_key(step: int, name: int, slot: int) -> int:
     """The key of the noise of an array of a slot, from `step_key`, `name_key` and the number of the slot."""
-    return mixed(step ^ mixed(name + slot * GOLDEN))
+    return int(mixed(step ^ mixed(name + slot * GOLDEN)))
 
 
 def noise(key: int, first: int, groups: int) -> Array:
     """Random uint32[groups, GROUP] from group `first` on, of which the upper half is the better one."""
     keys = mixed(np.arange(first, first + groups, dtype=np.uint64) * np.uint64(GOLDEN) + np.uint64(key)) >> 32
     values = NOISE + keys.astype(np.uint32)[:, None]
-    return (values ^ (values >> np.uint32(16))) * MIX
+    random: Array = (values ^ (values >> np.uint32(16))) * MIX
+    return random
 
 
 def padded(size: int) -> int:
@@ -139,7 +140,9 @@ def _int8(values: Array, random: Array, nonnegative: bool) -> tuple[Array, Array
         special = ~np.isfinite(values).all(axis=1) | np.signbit(values).any(axis=1)
     else:
         special = ~regular.all(axis=1)
-    last = np.where(special, *((np.float32(253), np.float32(255)) if nonnegative else (np.float32(126), np.float32(127))))
+    last = np.where(
+        special, *((np.float32(253), np.float32(255)) if nonnegative else (np.float32(126), np.float32(127)))
+    )
     known = np.where(regular, np.abs(values), np.float32(0))
     scales = known.max(axis=1)
     scales = np.where(scales < SMALLEST, np.float32(0), scales)

@@ -333,7 +333,10 @@ def walk_stored(kernel, form, table, starts, first, last):  # type: ignore[no-un
                 invoke(peek(form + 8 * CLOSE), peek(form), home, table[array, 0], 4, block)
             for slot in range(slots):
                 codes, place = table[array, 2 + slot], stack + slot * stride
-                kind, key = peek(peek(form + 8 * KINDS) + 8 * slot), peek(peek(form + 8 * KEYS) + 8 * (array * slots + slot))
+                kind, key = (
+                    peek(peek(form + 8 * KINDS) + 8 * slot),
+                    peek(peek(form + 8 * KEYS) + 8 * (array * slots + slot)),
+                )
                 invoke(peek(form + 8 * ENCODE), kind, codes, size, place, (index, until, key))
             index = until
             is_last = index >= stop

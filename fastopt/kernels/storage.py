@@ -1,10 +1,10 @@
-"""State in 16 or 8 bits, compiled: blocks of it are decoded into the first cache before the rule, and encoded after it.
+"""State in 16 or 8 bits, compiled: blocks of it are decoded into the first cache before the rule, and encoded after.
 
-`codecs.py` says what the codes mean. `loops.walk_stored` decodes a block of each slot, has the rule's own kernel work on
-the float32 numbers there, and encodes them: no rule is compiled anew for any storage.
+`codecs.py` says what the codes mean. `loops.walk_stored` decodes a block of each slot, has the rule's own kernel work
+on the float32 numbers there, and encodes them: no rule is compiled anew for any storage.
 
-The loops over a group are of constant length and without branches, so LLVM makes vectors of them. All arithmetic is of 32
-bits; without the many casts numba would make it of 64.
+The loops over a group are of constant length and without branches, so LLVM makes vectors of them. All arithmetic is of
+32 bits; without the many casts numba would make it of 64.
 """
 
 from __future__ import annotations

@@ -2,12 +2,13 @@
 
 import copy
 import pickle
+from functools import partial
 
 import numpy as np
 import pytest
 
 import fastopt
-from fastopt import EMA, SGD, Adam, AdaGrad, Lookahead, Momentum, RMSProp, Rows, flatten, reference, threads
+from fastopt import EMA, SGD, AdaGrad, Adam, Lookahead, Momentum, RMSProp, Rows, flatten, reference, threads
 from fastopt.engine import columns
 from fastopt.kernels import RULES
 from fastopt.optimizers import OPTIMIZERS
@@ -66,13 +67,17 @@ def test_every_rule_is_the_reference_with_codecs(rule, storage):
 
 
 @pytest.mark.parametrize("storage", COMPACT)
-@pytest.mark.parametrize("settings", [
-    {"clip_norm": 1.0, "weight_decay": 0.01, "decoupled": True},
-    {"averaging": EMA(0.9), "lookahead": Lookahead(every=2)},
-    {"groups": {"V": {"state_storage": "float32"}, "W": {"lr_scale": 0.5}}},
-    {"clip_array_norm": 0.5, "clip_value": 0.1, "maximize": True},
-    {"centralize": True},
-], ids=["decay", "averages", "groups", "clip", "centralize"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"clip_norm": 1.0, "weight_decay": 0.01, "decoupled": True},
+        {"averaging": EMA(0.9), "lookahead": Lookahead(every=2)},
+        {"groups": {"V": {"state_storage": "float32"}, "W": {"lr_scale": 0.5}}},
+        {"clip_array_norm": 0.5, "clip_value": 0.1, "maximize": True},
+        {"centralize": True},
+    ],
+    ids=["decay", "averages", "groups", "clip", "centralize"],
+)
 def test_with_all_else_it_is_the_reference(storage, settings):
     optimizer, expected = Adam(state_storage=storage, **settings), reference.Adam(state_storage=storage, **settings)
     params, theirs = trained(optimizer), trained(expected)
@@ -89,13 +94,13 @@ def test_bits_do_not_depend_on_threads_reports_or_flat_dicts(storage):
 
     expected = Adam(state_storage=storage)
     theirs = trained(expected, params=large())
-    for count in (1, 2, 3):
-        with threads.num_threads(count):
+    for count in (1, 2, 3, 7):
+        with threads.exactly(count):
             optimizer = Adam(state_storage=storage)
             params = trained(optimizer, params=large())
             flat = trained(other := Adam(state_storage=storage), params=flatten(large()))
             one = Adam(state_storage=storage)
-            reported = trained(one, params=large(), update=lambda p, g: one.update(p, g, report=True))
+            reported = trained(one, params=large(), update=partial(one.update, report=True))
         for key, value in theirs.items():
             for found in (params, flat, reported):
                 assert_same_bits(found[key], value)
@@ -140,7 +145,7 @@ def test_state_is_decoded_when_looked_at_and_encoded_when_assigned():
     np.testing.assert_allclose(optimizer.m["W"], 0.5, rtol=0.02)
     optimizer.m["W"] = 2 * m
     np.testing.assert_allclose(optimizer.m["W"], 2 * m, atol=0.03 * np.abs(m).max())
-    with pytest.raises(KeyError, match="no key 'X'|unknown|X"):
+    with pytest.raises(KeyError, match="'X'"):
         optimizer.m["X"] = 0.0
     with pytest.raises(ValueError, match="shape"):
         optimizer.m["W"] = np.zeros(3)
@@ -198,9 +203,15 @@ def test_float64_refuses_before_anything_is_written():
     optimizer.update(params, {"W": np.ones((80, 80))})
 
 
-@pytest.mark.parametrize(("name", "value", "error"), [
-    ("state_storage", "int4", ValueError), ("state_storage", 8, TypeError), ("storage_seed", -1, ValueError), ("storage_seed", 1.5, ValueError),
-])
+@pytest.mark.parametrize(
+    ("name", "value", "error"),
+    [
+        ("state_storage", "int4", ValueError),
+        ("state_storage", 8, TypeError),
+        ("storage_seed", -1, ValueError),
+        ("storage_seed", 1.5, ValueError),
+    ],
+)
 def test_settings_are_checked(name, value, error):
     with pytest.raises(error, match=f"Adam: {name} must be"):
         Adam(**{name: value})
@@ -241,13 +252,15 @@ def test_zero_gradients_move_nothing():
 
 
 def test_a_start_value_is_encoded():
-    optimizer, expected = AdaGrad(initial_accumulator=0.3, state_storage="int8"), reference.AdaGrad(initial_accumulator=0.3, state_storage="int8")
+    optimizer, expected = (
+        AdaGrad(initial_accumulator=0.3, state_storage="int8"),
+        reference.AdaGrad(initial_accumulator=0.3, state_storage="int8"),
+    )
     assert_same_bits(trained(optimizer, 1)["W"], trained(expected, 1)["W"])
 
 
 def test_v_follows_when_gradients_fall():
     """Rounded to nearest, v would stay where it is: half a unit of bfloat16 is more than 1 - beta2 of it."""
-    rng = np.random.default_rng(0)
     roots = {}
     for storage in ("float32", *COMPACT):
         optimizer, params = Adam(lr=0.0, beta2=0.99, state_storage=storage), {"W": np.zeros(4096, np.float32)}
@@ -265,7 +278,9 @@ def test_momentum_trains_alike():
         rng, target = np.random.default_rng(0), np.random.default_rng(1).standard_normal((64, 64)).astype(np.float32)
         optimizer, params = Momentum(lr=0.05, state_storage=storage), {"W": np.zeros((64, 64), np.float32)}
         for _ in range(150):
-            optimizer.update(params, {"W": params["W"] - target + 0.1 * rng.standard_normal((64, 64)).astype(np.float32)})
+            optimizer.update(
+                params, {"W": params["W"] - target + 0.1 * rng.standard_normal((64, 64)).astype(np.float32)}
+            )
         return np.square(params["W"] - target).mean()
 
     expected = loss("float32")

@@ -180,4 +180,4 @@ def test_loops_over_a_group_are_vectors_of_32_bits(which):
     if which is storage.encode:
         assert len(re.findall(rf"call <{LANES} x float> @llvm\.sqrt\.v{LANES}f32", code)) >= 2
         assert re.search(rf"= mul <{LANES} x i32>", code), "the noise"
-        assert re.search(rf"@llvm\.umax\.v\d+i32|icmp ugt <\d+ x i32>", code), "the largest magnitude"
+        assert re.search(r"@llvm\.umax\.v\d+i32|icmp ugt <\d+ x i32>", code), "the largest magnitude"
