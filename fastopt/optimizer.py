@@ -452,7 +452,7 @@ class Optimizer(Saving, AveragedWeights):
 
 
 _FORGOTTEN = {"_plan": None, "_report_plan": None, "_others": (), "_calls": ()}
-_NOT_SAVED = {*_FORGOTTEN, "_copies", "_tuners"}
+_NOT_SAVED = {*_FORGOTTEN, "_copies", "_tuners", "_processes"}
 
 _SHARED = frozenset(Optimizer._hyperparameters())
 """The settings of every optimizer, which options follow from."""

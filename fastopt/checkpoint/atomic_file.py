@@ -6,6 +6,7 @@ import errno
 import os
 import secrets
 import stat
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -34,8 +35,8 @@ KINDS = {
 }
 
 
-def write(owner: str, path: str | os.PathLike[str], content: bytes) -> None:
-    """Replaces a file, or makes it.
+def write(owner: str, path: str | os.PathLike[str], fill: Callable[[int], None]) -> None:
+    """Replaces a file, or makes it, with what `fill` writes to a descriptor.
 
     Where `path` is a symbolic link, what it leads to is replaced. The new content is written to a file of its own in
     the same folder, under a name that no other has, synced, given the old file's owner and mode, and renamed. Until
@@ -47,7 +48,7 @@ def write(owner: str, path: str | os.PathLike[str], content: bytes) -> None:
     stem = f".{os.fsencode(name)[:LONGEST_STEM].decode(errors='ignore')}."
     try:
         _remove_abandoned(folder, stem)
-        while not _replace(target, os.path.join(folder, f"{stem}{secrets.token_hex(8)}{SUFFIX}"), content, old):
+        while not _replace(target, os.path.join(folder, f"{stem}{secrets.token_hex(8)}{SUFFIX}"), fill, old):
             pass
         _sync(folder)
     except OSError as error:  # the temporary file's name would help nobody
@@ -55,6 +56,14 @@ def write(owner: str, path: str | os.PathLike[str], content: bytes) -> None:
         if error.errno == errno.ENOENT and not os.path.isdir(folder):
             text = f"{owner} is not saved: there is no folder {folder!r}; make it first"
         raise OSError(error.errno, text, os.fspath(path)) from None
+
+
+def write_all(descriptor: int, content: Any, place: int) -> None:
+    """Writes all of a buffer to a place in a file."""
+    os.lseek(descriptor, place, os.SEEK_SET)
+    left = memoryview(content).cast("B")
+    while left:
+        left = left[os.write(descriptor, left) :]
 
 
 def _regular(owner: str, path: Any, target: str) -> os.stat_result | None:
@@ -73,7 +82,7 @@ def _regular(owner: str, path: Any, target: str) -> os.stat_result | None:
     return found
 
 
-def _replace(target: str, temporary: str, content: bytes, old: os.stat_result | None) -> bool:
+def _replace(target: str, temporary: str, fill: Callable[[int], None], old: os.stat_result | None) -> bool:
     """False if another save took the temporary file for an abandoned one, before it was locked."""
     mode = 0o666 if old is None else stat.S_IMODE(old.st_mode) & 0o700
     descriptor = -1
@@ -88,9 +97,7 @@ def _replace(target: str, temporary: str, content: bytes, old: os.stat_result | 
                 fcntl.flock(descriptor, fcntl.LOCK_EX)  # until it is closed: it is being written
         if not os.fstat(descriptor).st_nlink:
             return False
-        left = memoryview(content)
-        while left:
-            left = left[os.write(descriptor, left) :]
+        fill(descriptor)
         if old is not None:
             _give(descriptor, temporary, old)
         os.fsync(descriptor)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,14 +39,43 @@ LONGEST = 100_000
 
 
 def save(saved: dict[str, Any], owner: str, path: str | os.PathLike[str]) -> None:
-    """Writes what `state_dict` returned."""
-    content = safetensors.save(*_pack(owner, saved))
-    if int.from_bytes(content[:8], "little") > LONGEST_HEADER:
+    """Writes what `state_dict` returned; an array of it may be anything with `shape`, `dtype` and `__array__`.
+
+    One array is in memory at a time, where they are made of parts that lie elsewhere (`fastopt.mpi`).
+    """
+    tensors, metadata = _pack(owner, saved)
+    header, places = _header(tensors, {**metadata, "checksum": hashlib.sha256().hexdigest()})
+    if len(header) - 8 > LONGEST_HEADER:
         raise CheckpointError(
             f"{owner}: the names of its arrays are too long for a file, whose header may have {LONGEST_HEADER:,} "
             "bytes; make the keys shorter"
         )
-    atomic_file.write(owner, path, content)
+
+    def fill(descriptor: int) -> None:
+        digest = _digest_of(metadata)
+        for name in sorted(tensors):
+            array = np.ascontiguousarray(tensors[name])
+            _add(digest, name, array.reshape(tensors[name].shape))
+            if array.size:
+                atomic_file.write_all(descriptor, array.data, len(header) + places[name])
+        complete, _ = _header(tensors, {**metadata, "checksum": digest.hexdigest()})
+        atomic_file.write_all(descriptor, complete, 0)
+
+    atomic_file.write(owner, path, fill)
+
+
+def _header(tensors: dict[str, Array], metadata: dict[str, str]) -> tuple[bytes, dict[str, int]]:
+    """The header of a safetensors file with its length before it, and where each array begins behind it."""
+    described: dict[str, Any] = {"__metadata__": metadata}
+    places, place = {}, 0
+    for name, array in sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])):
+        places[name], stop = place, place + math.prod(array.shape) * array.dtype.itemsize
+        kind = f"{array.dtype.kind.upper()}{8 * array.dtype.itemsize}"
+        described[name] = {"dtype": kind, "shape": list(array.shape), "data_offsets": [place, stop]}
+        place = stop
+    text = json.dumps(described, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # so that arrays are aligned
+    return len(text).to_bytes(8, "little") + text, places
 
 
 def load(optimizer: Any, path: str | os.PathLike[str], params: Any, strict: bool, cast: Any) -> Mismatch:
@@ -88,13 +118,13 @@ def _pack(owner: str, saved: dict[str, Any]) -> tuple[dict[str, Array], dict[str
     keys: list[Any] | None = None
     fortran: list[int] = []
     for slot, value in saved["state"].items():
-        if isinstance(value, np.ndarray):
-            tensors[slot], keys = np.ascontiguousarray(value).reshape(value.shape), None
+        if value is not None and not isinstance(value, Mapping):
+            tensors[slot], keys = value, None
             fortran = [0] if layout_of(value).order == "F" else []
         elif value is not None:
             keys = [_encoded(owner, key) for key in value]
             for encoded, array in zip(keys, value.values(), strict=True):
-                tensors[f"{slot}/{json.dumps(encoded)}"] = np.ascontiguousarray(array).reshape(array.shape)
+                tensors[f"{slot}/{json.dumps(encoded)}"] = array
             fortran = [number for number, array in enumerate(value.values()) if layout_of(array).order == "F"]
     rows: list[Any] = []
     for key, behind in saved.get("rows", {}).items():
@@ -127,13 +157,13 @@ def _pack(owner: str, saved: dict[str, Any]) -> tuple[dict[str, Array], dict[str
         metadata["rows"] = json.dumps(rows)
     if "params" in saved:
         arrays, metadata["params"] = with_params.pack(saved["params"], partial(_encoded, owner))
-        tensors |= {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in arrays.items()}
+        tensors |= arrays
         metadata["format"] = "2"
     if len(metadata["hyperparameters"]) > LONGEST:
         raise CheckpointError(
             f"{owner}: the groups or schedules of its hyperparameters are too long for a file; make them shorter"
         )
-    return tensors, {**metadata, "checksum": _checksum(tensors, metadata)}
+    return tensors, metadata
 
 
 def _unpack(optimizer: Any, tensors: dict[str, Array], metadata: Any, name: str) -> dict[str, Any]:
@@ -244,12 +274,19 @@ def _with_schedules(settings: Any) -> Any:
 
 def _checksum(tensors: dict[str, Array], metadata: dict[str, str]) -> str:
     """sha256 over all names, dtypes, shapes, bytes and texts, in an order that the file does not decide."""
-    digest = hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
+    digest = _digest_of(metadata)
     for name in sorted(tensors):
-        array = tensors[name]
-        digest.update(json.dumps([name, array.dtype.name, array.shape]).encode())
-        digest.update(np.ascontiguousarray(array).data if array.size else b"")
-    return digest.hexdigest()
+        _add(digest, name, tensors[name])
+    return str(digest.hexdigest())
+
+
+def _digest_of(metadata: dict[str, str]) -> Any:
+    return hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
+
+
+def _add(digest: Any, name: str, array: Array) -> None:
+    digest.update(json.dumps([name, array.dtype.name, array.shape]).encode())
+    digest.update(np.ascontiguousarray(array).data if array.size else b"")
 
 
 def _encoded(owner: str, key: Hashable) -> Any:

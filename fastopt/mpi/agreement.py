@@ -71,7 +71,7 @@ def digest_of(*parts: Any) -> bytes:
 
 def _portable(error: Exception) -> tuple[type[Exception], str]:
     """Kind and text of an error, which other processes can raise."""
-    text = str(error.args[0]) if error.args else type(error).__name__
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error) or type(error).__name__
     kind = type(error)
     try:
         pickle.dumps(kind)

@@ -15,6 +15,9 @@ from fastopt.mpi.layout import Shares
 from fastopt.mpi.rank_sums import AllProcesses
 from fastopt.schedules import to_dict
 
+AFTER_A_STEP = ("save", "load", "state_dict", "load_state_dict", "update_hessian")
+"""What cannot be done between `accumulate` and `update`."""
+
 
 class Consensus:
     """The checks of `Sharded`, which all processes pass or all fail."""
@@ -120,6 +123,12 @@ class Consensus:
                 **{name_of(path, "grads"): kind for path, kind in (kinds or {}).items()},
             }
 
+        if error is None and operation in AFTER_A_STEP and self._exchange is not None:
+            if any(kind != NONE for kind in self._exchange.kinds.values()):
+                error = RuntimeError(
+                    f"Sharded {self._owner}: gradients were accumulated, which {operation} does not know; call update "
+                    "before"
+                )
         leaves = b"" if binding is None else binding.digest
         parts = operation, report, self.reduce, self.transport, self.optimizer.iter, leaves, kinds
         self._agreement.reach(digest_of(*parts, self._settings_digest()), describe, error)

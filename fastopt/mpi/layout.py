@@ -94,6 +94,17 @@ class Shares:
             return (count // width, *leaf.shape[1:])
         return (1, count) if width else (count,)
 
+    def ranges(self, path: Hashable) -> tuple[Array, Array]:
+        """Of each process the first element of a leaf that it steps, and how many."""
+        (line,) = [line for line in self.lines if path in line.offsets]
+        cuts = np.clip(np.array(line.cuts) - line.offsets[path], 0, self.leaves[path].size)
+        return cuts[:-1], np.diff(cuts)
+
+    def rows(self, piece: Piece) -> tuple[int, int]:
+        """The first row of a table that a piece has elements of, and the one behind the last."""
+        width = _row_width(self.leaves[piece.path])
+        return piece.start // width, -(-piece.stop // width)
+
     def shaped(self, piece: Piece, vector: Array) -> Array:
         """The elements of a piece in the shape in which it is stepped, without a copy."""
         shape = self.shape(piece)

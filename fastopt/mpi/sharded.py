@@ -14,18 +14,18 @@ from fastopt import checks
 from fastopt.flat import Array
 from fastopt.mpi.agreement import Agreement
 from fastopt.mpi.averaging import SharedAverages
-from fastopt.mpi.binding import name_of
+from fastopt.mpi.binding import Binding, name_of
 from fastopt.mpi.consensus import Consensus
-from fastopt.mpi.exchange import NONE
 from fastopt.mpi.leaf_groups import LeafGroups
 from fastopt.mpi.reports import over_all
+from fastopt.mpi.saving import SharedSaving
 from fastopt.optimizer import Optimizer
 
 REDUCTIONS = ("mean", "sum")
 TRANSPORTS = (None, "bfloat16")
 
 
-class Sharded(Consensus, SharedAverages):
+class Sharded(Consensus, SharedAverages, SharedSaving):
     """Data-parallel training over MPI, with the state shared out: each process steps its share of the parameters.
 
     All arrays of a dtype are one line of elements, cut into equal shares. `update` sends each process the gradients of
@@ -132,6 +132,12 @@ class Sharded(Consensus, SharedAverages):
     def __dir__(self) -> list[str]:
         return sorted({*object.__dir__(self), *self._readable()})
 
+    def __getstate__(self) -> Any:
+        raise TypeError(
+            f"Sharded {self._owner} cannot be copied or pickled, as its state lies on several processes; use save and "
+            "load, or state_dict"
+        )
+
     def __repr__(self) -> str:
         more = "" if self.transport is None else f", transport={self.transport!r}"
         reduce = "" if self.reduce == "mean" else f", reduce={self.reduce!r}"
@@ -175,10 +181,6 @@ class Sharded(Consensus, SharedAverages):
         """
         take: Any = getattr(self.optimizer, "update_hessian")  # noqa: B009  # in the optimizer's words where there is none
         with self._alone():
-            if self._exchange is not None and any(kind != NONE for kind in self._exchange.kinds.values()):
-                raise RuntimeError(
-                    f"Sharded {self._owner}: gradients were accumulated; call update before update_hessian"
-                )
             binding, exchange, found = self._checked("update_hessian", params, estimates)
             reduced = exchange.reduce(exchange.add(found, estimates))
             binding.fetch()
@@ -233,9 +235,12 @@ class Sharded(Consensus, SharedAverages):
         with self._alone():
             binding = self._bind("broadcast", params)
             binding.fetch()
-            for vector in binding.flats.values():
-                self.comm.Bcast(vector, root=0)
-            binding.put_back()
+            self._send_from_root(binding)
+
+    def _send_from_root(self, binding: Binding) -> None:
+        for vector in binding.flats.values():
+            self.comm.Bcast(vector, root=0)
+        binding.put_back()
 
     def check_synced(self, params: Any) -> None:
         """Raises RuntimeError on all processes if the parameters of one differ in any bit from those of rank 0.

@@ -3,9 +3,12 @@
 Each compares `Sharded` with the same optimizer on one process, which adds up the gradients of all ranks in their order.
 """
 
+import copy
+import itertools
 import math
 import os
 import sys
+import tempfile
 import time
 
 import numpy as np
@@ -13,7 +16,7 @@ from mpi4py import MPI
 
 import fastopt
 import fastopt.mpi
-from fastopt import Rows, schedules
+from fastopt import CheckpointError, Rows, schedules
 from fastopt.kernels import RULES
 from fastopt.mpi import Sharded
 from fastopt.optimizers import OPTIMIZERS
@@ -298,6 +301,86 @@ def check_reports():
         for name in ("gradient_norm", "parameter_norm", "update_norm", "zero_share", "nonfinite_share", "size"):
             assert math.isclose(getattr(one, name), getattr(other, name), rel_tol=1e-12), name
     assert_alike(sharded, plain, params, reference)
+
+
+def check_checkpoints():
+    folder = COMM.bcast(tempfile.mkdtemp() if RANK == 0 else None)
+    path = os.path.join(folder, "adam.safetensors")
+    makes = [
+        lambda: fastopt.Adam(groups={"b*": {"lr": 0.1}}, averaging=fastopt.EMA(decay=0.5)),
+        lambda: fastopt.Muon(),
+        lambda: fastopt.SGD(lr=schedules.Cosine(0.1, 50)),
+    ]
+    for make in makes:
+        params, reference = arrays(0), arrays(0)
+        sharded, plain = Sharded(make()), make()
+        for step in range(3):
+            sharded.update(params, arrays(step + 1))
+            plain.update(reference, added_up([arrays(step + 1)] * SIZE))
+        sharded.save(path, params)
+        alone, loaded = make(), arrays(7)
+        alone.load(path, loaded)  # a plain optimizer
+        again, taken = Sharded(make()), arrays(8)
+        again.load(path, taken)
+        from_dict, there = Sharded(make()), arrays(9)
+        from_dict.broadcast(there)
+        from_dict.load_state_dict(sharded.state_dict() if SIZE > 1 else plain.state_dict())
+        for key in there:
+            there[key][...] = params[key]
+        sharded.update(params, arrays(50))
+        again.update(taken, arrays(50))
+        from_dict.update(there, arrays(50))
+        total = added_up([arrays(50)] * SIZE)
+        alone.update(loaded, total)
+        plain.update(reference, total)
+        for found, key in itertools.product((params, taken, there, loaded), reference):
+            assert_same_bits(found[key], reference[key])
+        assert_alike(again, alone, taken, loaded)
+        assert again.iter == from_dict.iter == 4
+        COMM.Barrier()
+    before = {key: array.copy() for key, array in params.items()}
+    with raises(CheckpointError, "rule"):
+        Sharded(fastopt.Adam()).load(path, params)
+    with raises(OSError):
+        Sharded(fastopt.SGD()).load(path + ".none", params)
+    with raises(OSError, "not saved"):
+        sharded.save(os.path.join(folder, "none", "x"), params)
+    with raises(RuntimeError, "broadcast(params)"):
+        Sharded(fastopt.SGD()).load(path)
+    for key in params:
+        assert_same_bits(params[key], before[key])
+    adam = Sharded(fastopt.Adam())
+    adam.broadcast({"W": np.ones(3)})
+    adam.accumulate({"W": np.ones(3)})
+    with raises(RuntimeError, "accumulated"):
+        adam.save(path)
+    with raises(TypeError, "save"):
+        copy.deepcopy(adam)
+
+
+def check_checkpoints_of_rows_that_wait():
+    folder = COMM.bcast(tempfile.mkdtemp() if RANK == 0 else None)
+    path, table = os.path.join(folder, "rows.safetensors"), np.random.default_rng(0).standard_normal((23, 5))
+
+    def make():
+        return fastopt.Momentum(lr=0.1)
+
+    params, reference = {"e": table.copy()}, {"e": table.copy()}
+    sharded, plain = Sharded(make()), make()
+    for step in range(3):
+        rows = Rows(np.array([step, 7 * step]), np.ones((2, 5)), exact=True)
+        sharded.update(params, {"e": rows})
+        plain.update(reference, {"e": Rows(np.tile(rows.indices, SIZE), np.ones((2 * SIZE, 5)) / SIZE, exact=True)})
+    sharded.save(path, params)
+    alone, loaded = make(), {"e": table.copy()}
+    alone.load(path, loaded)
+    again, taken = Sharded(make()), {"e": table.copy()}
+    again.load(path, taken)
+    for optimizer, found in ((sharded, params), (alone, loaded), (again, taken)):
+        optimizer.catch_up(found)
+    for found in (loaded, taken):
+        assert_same_bits(found["e"], params["e"])
+    COMM.Barrier()
 
 
 def check_memory_of_state():

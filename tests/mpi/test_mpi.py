@@ -6,9 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from tests.conftest import ROOT, python
+import fastopt
+from tests.conftest import ROOT, assert_same_bits, python
 
 MPIEXEC = shutil.which("mpiexec", path=str(Path(sys.executable).parent)) or shutil.which("mpiexec")
 
@@ -65,9 +67,47 @@ def test_an_exception_on_one_process_ends_the_job_with_its_traceback():
     assert job.returncode != 0 and "the data are gone" in job.stderr and "Traceback" in job.stderr
 
 
-def test_a_killed_process_ends_the_job():
-    job = mpiexec(2, "-c", FAILING.replace("FAIL", "os.kill(os.getpid(), signal.SIGKILL)"), check=False, timeout=60)
-    assert job.returncode != 0
+def test_a_killed_process_ends_the_job_and_the_last_checkpoint_loads(tmp_path):
+    path = str(tmp_path / "adam.safetensors")
+    code = FAILING.replace("FAIL", "os.kill(os.getpid(), signal.SIGKILL)") + f"    optimizer.save({path!r}, params)\n"
+    assert mpiexec(2, "-c", code, check=False, timeout=60).returncode != 0
+    optimizer, params = fastopt.Adam(), {"W": np.zeros(100)}
+    optimizer.load(path, params)
+    expected, reference = fastopt.Adam(), {"W": np.ones(100)}
+    for _ in range(optimizer.iter):
+        expected.update(reference, {"W": np.ones(100)})
+    assert optimizer.iter == 3
+    assert_same_bits(params["W"], reference["W"])
+
+
+GOING_ON = """
+import os, sys, numpy as np, fastopt, fastopt.mpi
+from mpi4py import MPI
+rank, path = MPI.COMM_WORLD.rank, sys.argv[1]
+params = {"W": np.zeros((7, 9), np.float32), "b": np.zeros(50)}
+optimizer = fastopt.mpi.Sharded(fastopt.Adam(clip_norm=1.0), reduce="sum")
+if os.path.exists(path):
+    optimizer.load(path, params)
+for _ in range(2):
+    rng = np.random.default_rng(optimizer.iter)
+    optimizer.update(params, {key: rng.standard_normal(value.shape) * (rank == 0) for key, value in params.items()})
+optimizer.save(path, params)
+"""
+
+
+def test_a_training_goes_on_with_the_same_bits_on_1_3_2_and_1_processes(tmp_path):
+    path = str(tmp_path / "adam.safetensors")
+    for ranks in (1, 3, 2, 1):
+        mpiexec(ranks, "-c", GOING_ON, path)
+    optimizer, params = fastopt.Adam(), {"W": np.ones((7, 9), np.float32), "b": np.ones(50)}
+    optimizer.load(path, params)
+    plain, reference = fastopt.Adam(clip_norm=1.0), {"W": np.zeros((7, 9), np.float32), "b": np.zeros(50)}
+    for step in range(8):
+        rng = np.random.default_rng(step)
+        plain.update(reference, {key: rng.standard_normal(value.shape) for key, value in reference.items()})
+    for key in reference:
+        assert_same_bits(params[key], reference[key])
+        assert_same_bits(optimizer.v[key], plain.v[key])
 
 
 def test_the_hook_can_be_removed():

@@ -1,0 +1,290 @@
+"""Checkpoints of state that is shared out: files and dicts that know nothing of how many processes there were."""
+
+from __future__ import annotations
+
+import copy
+import os
+import pickle
+from collections.abc import Callable, Hashable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from fastopt.checkpoint import file, with_params
+from fastopt.checkpoint.state_dict import CheckpointError, Mismatch, load_state_dict
+from fastopt.checkpoint.state_dict import state_dict as state_dict_of
+from fastopt.engine.launch import BARE
+from fastopt.engine.state import Layout, layout_of
+from fastopt.flat import Array
+from fastopt.mpi.binding import Binding, name_of
+from fastopt.mpi.layout import Piece, flat
+
+BY_KEY = ("rows", "counts")
+"""What a checkpoint has by key besides the state."""
+
+
+class SharedLeaf:
+    """An array of the state whose parts lie on all processes; it is gathered where it is read."""
+
+    def __init__(self, leaf: Layout, read: Callable[[], Array]) -> None:
+        self.shape, self.dtype, self._read = leaf.shape, leaf.dtype, read
+        self.flags = SimpleNamespace(f_contiguous=leaf.order == "F", c_contiguous=leaf.order == "C")
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Array:
+        return self._read()
+
+
+class SharedSaving:
+    """How `Sharded` is saved and goes on, on any number of processes or without MPI."""
+
+    def save(self: Any, path: str | os.PathLike[str], params: Any = None) -> None:
+        """Writes settings, step count and state, and `params` where they are given, to one file, as `Optimizer.save`.
+
+        Rank 0 writes it, array by array as it gets the parts from the others, and has one array in memory at a time.
+        The file is that of one process: any number of processes can load it, and so can a plain optimizer.
+
+        Raises
+        ------
+        CheckpointError, OSError, TypeError, ValueError, RuntimeError
+            as `Optimizer.save`, on all processes; RuntimeError between `accumulate` and `update`.
+        """
+        with self._alone():
+            if params is None:
+                self._agree("save", None)
+            else:
+                self._bind("save", params)
+            mine = state_dict_of(self.optimizer)
+            by_key = self._by_leaf(mine)
+
+            def write(read: Callable[[str, Hashable], Array]) -> None:
+                def leaf_of(slot: str, path: Hashable, leaf: Layout) -> Any:
+                    return SharedLeaf(leaf, lambda: read(slot, path))
+
+                saved = self._merged(mine, by_key, leaf_of)
+                if params is not None:
+                    saved["params"] = with_params.copies(self._owner, params)
+                file.save(saved, self._owner, path)
+
+            self._on_root(mine, write)
+
+    def load(
+        self: Any, path: str | os.PathLike[str], params: Any = None, *, strict: bool = True, cast: Any = False
+    ) -> Mismatch:
+        """Takes settings, step count and state from a file that `save` of any optimizer of the rule wrote.
+
+        Rank 0 reads and checks the file and gives each process its share; `params` of all processes get the file's
+        parameters, where they are given. Otherwise `broadcast(params)` must have been called, as how the state is
+        shared out depends on the parameters.
+
+        Raises
+        ------
+        CheckpointError, TypeError, ValueError, OSError, RuntimeError
+            as `Optimizer.load`, on all processes; optimizer and parameters are then as they were.
+        """
+        with self._alone():
+            found: Mismatch = self._take(
+                "load", params, lambda plain, values: plain.load(path, values, strict=strict, cast=cast)
+            )
+            return found
+
+    def state_dict(self: Any) -> dict[str, Any]:
+        """What `Optimizer.state_dict` returns, with the whole state as copies, on every process."""
+        with self._alone():
+            self._agree("state_dict", None)
+            mine = state_dict_of(self.optimizer)
+            by_leaf = self._by_leaf(mine)
+            whole: dict[str, Any] = self._merged(
+                mine, by_leaf, lambda slot, path, _: self._gathered(mine, slot, path, to_all=True)
+            )
+            return whole
+
+    def load_state_dict(self: Any, state_dict: Any, strict: bool = True, cast: Any = False) -> Mismatch:
+        """Takes settings, step count and each process's share of the state of what rank 0 hands in.
+
+        Raises
+        ------
+        CheckpointError, RuntimeError
+            as `Optimizer.load_state_dict`, on all processes; RuntimeError before `broadcast(params)`.
+        """
+        with self._alone():
+            found: Mismatch = self._take(
+                "load_state_dict", None, lambda plain, _: plain.load_state_dict(state_dict, strict, cast)
+            )
+            return found
+
+    # -- out ----------------------------------------------------------------------------------------------------------
+
+    def _merged(
+        self: Any, mine: dict[str, Any], by_key: dict[str, Any], whole: Callable[[str, Hashable, Layout], Any]
+    ) -> dict[str, Any]:
+        """What `state_dict` of one process returns, with what `whole` makes of each array of the state."""
+        state: dict[str, Any] = {}
+        for slot, parts in mine["state"].items():
+            leaves = {} if parts is None else self._exchange.shares.leaves
+            arrays = {path: whole(slot, path, leaf) for path, leaf in leaves.items()}
+            state[slot] = None if parts is None else arrays.get(BARE, arrays)
+        return {**{name: value for name, value in mine.items() if name not in BY_KEY}, "state": state, **by_key}
+
+    def _by_leaf(self: Any, mine: dict[str, Any]) -> dict[str, Any]:
+        """Steps that rows wait for and counts of leaves, of all processes' pieces, by leaf."""
+        merged: dict[str, Any] = {}
+        for of_rank in self.comm.allgather({name: mine[name] for name in BY_KEY if name in mine}):
+            for name, by_piece in of_rank.items():
+                for piece, value in by_piece.items():
+                    leaf = merged.setdefault(name, {}).setdefault(piece.path, dict(value))
+                    if "behind" in value:
+                        first, last = self._exchange.shares.rows(piece)
+                        if len(leaf["behind"]) != self._exchange.shares.leaves[piece.path].shape[0]:
+                            leaf["behind"] = np.zeros(self._exchange.shares.leaves[piece.path].shape[0], np.int64)
+                        leaf["behind"][first:last] = value["behind"]
+        return merged
+
+    def _gathered(self: Any, mine: dict[str, Any], slot: str, path: Hashable, to_all: bool = False) -> Array:
+        """An array of the state, whole, on rank 0 or on all processes; elsewhere nothing that counts."""
+        shares = self._exchange.shares
+        leaf = shares.leaves[path]
+        parts = [flat(part, layout_of(part).order) for piece, part in mine["state"][slot].items() if piece.path == path]
+        part = np.concatenate([np.empty(0, leaf.dtype), *parts])
+        has_it = to_all or self.comm.rank == 0
+        whole = np.empty(leaf.size if has_it else 0, leaf.dtype)
+        starts, counts = shares.ranges(path)
+        if to_all:
+            self.comm.Allgatherv(part, [whole, (counts, starts)])
+        else:
+            self.comm.Gatherv(part, [whole, (counts, starts)] if has_it else None)
+        return whole.reshape(leaf.shape, order=leaf.order) if has_it else whole
+
+    def _on_root(self: Any, mine: dict[str, Any], call: Callable[[Callable[[str, Hashable], Array]], None]) -> None:
+        """A call on rank 0, which asks for arrays of the state; the other processes send their parts as it does."""
+        error: Exception | None = None
+        if self.comm.rank == 0:
+
+            def read(slot: str, path: Hashable) -> Array:
+                self.comm.bcast((slot, path))
+                whole: Array = self._gathered(mine, slot, path)
+                return whole
+
+            try:
+                call(read)
+            except Exception as caught:
+                error = caught
+            self.comm.bcast(None)
+        else:
+            while (request := self.comm.bcast(None)) is not None:
+                self._gathered(mine, *request)
+        self._agreement.settle(error)
+
+    # -- in -----------------------------------------------------------------------------------------------------------
+
+    def _take(self: Any, operation: str, params: Any, load: Callable[[Any, Any], Mismatch]) -> Mismatch:
+        """Takes what `load` loads into a plain optimizer and a copy of the parameters, on rank 0."""
+        if params is not None:
+            binding = self._bind(operation, params)
+        else:
+            self._agree(operation, self._binding)
+            binding = self._binding
+            if binding is None:
+                raise RuntimeError(
+                    f"Sharded {self._owner}: {operation} does not know the parameters yet, by which state is shared "
+                    "out; call broadcast(params) before, or hand in params"
+                )
+        shares, rank = self._exchange.shares, self.comm.rank
+
+        def load_on_root() -> tuple[Any, Any, Any]:
+            if rank != 0:
+                return None, None, None
+            plain, values = self._plain(), None if params is None else copy.deepcopy(params)
+            mismatch = load(plain, values)
+            _check_loaded(self._owner, plain, shares.leaves)
+            return state_dict_of(plain), values, mismatch
+
+        whole, values, mismatch = self._on_all(load_on_root)
+        sent = None if whole is None else ({**whole, **_without_arrays(whole)}, mismatch)
+        saved, mismatch = self.comm.bcast(sent)
+        for slot, is_there in saved["state"].items():
+            arrays = whole["state"][slot] if whole is not None and is_there else {}
+            by_path = {BARE: arrays} if isinstance(arrays, np.ndarray) else arrays
+            saved["state"][slot] = self._scattered(by_path) if is_there else None
+        for name in BY_KEY:
+            if name in saved:
+                saved[name] = self._by_piece(saved[name])
+        self._on_all(lambda: load_state_dict(self.optimizer, saved, strict=False))
+        self.groups = self.optimizer.groups
+        if params is not None:
+            if values is not None:
+                loaded = Binding(self._owner, values)
+                loaded.cut(shares, rank)
+                loaded.fetch()
+                for path, vector in loaded.flats.items():
+                    binding.flats[path][...] = vector
+            self._send_from_root(binding)
+        found: Mismatch = mismatch
+        return found
+
+    def _scattered(self: Any, arrays: dict[Hashable, Array]) -> dict[Piece, Array]:
+        """Return this process's pieces of the arrays of a slot, which rank 0 has."""
+        shares, rank = self._exchange.shares, self.comm.rank
+        pieces: dict[Piece, Array] = {}
+        for path, leaf in shares.leaves.items():
+            starts, counts = shares.ranges(path)
+            part = np.empty(counts[rank], leaf.dtype)
+            whole = flat(np.asarray(arrays[path], order=leaf.order), leaf.order) if rank == 0 else None
+            self.comm.Scatterv(None if whole is None else [whole, (counts, starts)], part)
+            for piece in shares.pieces(rank):
+                if piece.path == path:
+                    pieces[piece] = shares.shaped(piece, part[piece.start - starts[rank] : piece.stop - starts[rank]])
+        return pieces
+
+    def _by_piece(self: Any, by_leaf: dict[Hashable, Any]) -> dict[Piece, Any]:
+        """What is by leaf, for this process's pieces."""
+        shares, found = self._exchange.shares, {}
+        for piece in shares.pieces(self.comm.rank):
+            if piece.path in by_leaf:
+                found[piece] = dict(by_leaf[piece.path])
+                if "behind" in found[piece]:
+                    found[piece]["behind"] = found[piece]["behind"][slice(*shares.rows(piece))]
+        return found
+
+    def _plain(self: Any) -> Any:
+        """An optimizer with these settings, on one process and before its first step."""
+        own, plain = self.optimizer.__dict__, object.__new__(type(self.optimizer))
+        names = [name for name in self.optimizer._hyperparameters() if name != "groups"]
+        plain.__dict__.update({name: copy.deepcopy(own[name]) for name in names}, _scheduled=self.optimizer._scheduled)
+        plain.groups = {selector: dict(group) for selector, group in self.optimizer.groups.items()}
+        return plain
+
+
+def _without_arrays(whole: dict[str, Any]) -> dict[str, Any]:
+    """What of a `state_dict` is sent to all: whether slots are there, and settings that can be sent."""
+    settings = dict(whole["hyperparameters"])
+    settings["groups"] = {selector: dict(group) for selector, group in settings["groups"].items()}
+    return {
+        "state": {slot: arrays is not None for slot, arrays in whole["state"].items()},
+        # A function that cannot be sent does not come from a file; each process has its own.
+        "hyperparameters": {name: value for name, value in settings.items() if _can_be_sent(value)},
+    }
+
+
+def _can_be_sent(value: Any) -> bool:
+    try:
+        pickle.dumps(value)
+    except Exception:
+        return False
+    return True
+
+
+def _check_loaded(owner: str, plain: Any, leaves: dict[Hashable, Layout]) -> None:
+    """Raises where a checkpoint has state of other arrays than the parameters."""
+    found = None if plain._state is None else plain._state.layouts
+    if found is None or {path: leaf[:2] for path, leaf in found.items()} == {
+        path: leaf[:2] for path, leaf in leaves.items()
+    }:
+        return
+    for path in {**leaves, **found}:
+        there, here = (f"{of[path].dtype} of shape {of[path].shape}" if path in of else None for of in (found, leaves))
+        if there != here:
+            raise CheckpointError(
+                f"{owner}: the state of {name_of(path)} in the checkpoint is {there or 'missing'}, that is "
+                f"{here or 'not there'} here; load it with the parameters that it was saved with"
+            )
