@@ -10,9 +10,11 @@ import numpy as np
 
 from fastopt import checks
 from fastopt.flat import Array, assignable
+from fastopt.groups import Groups
 from fastopt.kernels import codecs
 from fastopt.kernels.build import Rule
 from fastopt.kernels.codecs import BFLOAT16, FLOAT32, INT8
+from fastopt.rows import Rows
 
 SMALLEST = 4096
 """Arrays of fewer elements keep their state in float32: there is nothing to win, and biases are among them."""
@@ -34,6 +36,37 @@ def storage_of(
     if rule.is_by_array or is_sparse or is_centralized or array.size < SMALLEST:
         return FLOAT32
     return wanted
+
+
+def storages(
+    owner: str,
+    rule: Rule,
+    arrays: dict[Hashable, Array],
+    grads: Any,
+    groups: Groups | None,
+    centralize: bool | None,
+    storage: str,
+) -> dict[Hashable, str]:
+    """How the state of each array is to be stored; the last arguments are as of a `Table`."""
+    settings = [group.data for group in (groups or {}).values()]
+    if storage == FLOAT32 and not any("state_storage" in own for own in settings):
+        return dict.fromkeys(arrays, FLOAT32)
+    found = {}
+    for key, array in arrays.items():
+        is_bare = isinstance(key, Enum)
+        part = groups.part_of(None if is_bare else key, array) if groups else ()
+        own = groups.settings_of(part) if groups else {}
+        gradient = grads if is_bare else grads.get(key)
+        found[key] = storage_of(
+            owner,
+            rule,
+            "params" if is_bare else f"params[{key!r}]",
+            array,
+            own.get("state_storage", storage),
+            is_sparse=isinstance(gradient, Rows),
+            is_centralized=centralize is not None and array.ndim > 1 and own.get("centralize", centralize),
+        )
+    return found
 
 
 def slot_bytes(storage: str, itemsize: int) -> float:
