@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from fastopt import checks
-from fastopt.flat import Array, assignable
+from fastopt.flat import Array, assignable, copy_to
 from fastopt.groups import Groups
 from fastopt.kernels import codecs
-from fastopt.kernels.build import Rule
 from fastopt.kernels.codecs import BFLOAT16, FLOAT32, INT8
+from fastopt.kernels.rule import Rule
 from fastopt.rows import Rows
 
 SMALLEST = 4096
@@ -42,31 +42,33 @@ def storages(
     owner: str,
     rule: Rule,
     arrays: dict[Hashable, Array],
+    container: Any,
     grads: Any,
     groups: Groups | None,
     centralize: bool | None,
     storage: str,
 ) -> dict[Hashable, str]:
-    """How the state of each array is to be stored; the last arguments are as of a `Table`."""
-    settings = [group.data for group in (groups or {}).values()]
-    if storage == FLOAT32 and not any("state_storage" in own for own in settings):
+    """How the state of each array is to be stored; `container` is that of the parameters, the rest as of a `Table`."""
+    if storage == FLOAT32 and not any("state_storage" in group.data for group in (groups or {}).values()):
         return dict.fromkeys(arrays, FLOAT32)
-    found = {}
+    settings = {}
     for key, array in arrays.items():
-        is_bare = isinstance(key, Enum)
-        part = groups.part_of(None if is_bare else key, array) if groups else ()
-        own = groups.settings_of(part) if groups else {}
-        gradient = grads if is_bare else grads.get(key)
-        found[key] = storage_of(
+        part = groups.part_of(None if isinstance(key, Enum) else key, array) if groups else ()
+        settings[key] = groups.settings_of(part) if groups else {}
+    frozen = {key for key, own in settings.items() if own.get("frozen")}
+    gradients = container.gradients_by_key(grads, frozen)
+    return {
+        key: storage_of(
             owner,
             rule,
-            "params" if is_bare else f"params[{key!r}]",
+            container.name(key),
             array,
-            own.get("state_storage", storage),
-            is_sparse=isinstance(gradient, Rows),
-            is_centralized=centralize is not None and array.ndim > 1 and own.get("centralize", centralize),
+            settings[key].get("state_storage", storage),
+            is_sparse=isinstance(gradients.get(key), Rows),
+            is_centralized=centralize is not None and array.ndim > 1 and settings[key].get("centralize", centralize),
         )
-    return found
+        for key, array in arrays.items()
+    }
 
 
 def slot_bytes(storage: str, itemsize: int) -> float:
@@ -142,14 +144,13 @@ class StoredSlot(MutableMapping[Hashable, Array]):
     def __setitem__(self, key: Hashable, value: Any) -> None:
         if key not in self._arrays:
             raise KeyError(checks.unknown_key(self._slot, key, self._arrays))
-        array = self._arrays[key]
+        array, name = self._arrays[key], f"{self._slot}[{key!r}]"
         if not isinstance(array, Column):
-            if value is not array:
-                array[...] = assignable(self._slot, key, value, array)
+            copy_to(name, array, value)
             return
-        found = assignable(self._slot, key, value, np.empty(array.shape, np.float32))
+        found = assignable(name, value, np.empty(array.shape, np.float32))
         if array.nonnegative and np.any(np.asarray(found) < 0):
-            raise ValueError(f"{self._slot}: [{key!r}] is never negative, got {np.min(found):g}; assign what is not")
+            raise ValueError(f"{name} is never negative, got {np.min(found):g}; assign what is not")
         array.assign(found)
 
     def __delitem__(self, key: Hashable) -> None:

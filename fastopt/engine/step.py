@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from fastopt import averages, checks, threads, tuning
-from fastopt.engine import catch_up, one_call, transform_scalars
+from fastopt.engine import catch_up, containers, one_call, transform_scalars
 from fastopt.engine.plan import NONE_RESTING, Plan
 from fastopt.engine.transform_scalars import TooLarge
 from fastopt.groups import NO_GROUPS, Groups
 from fastopt.kernels.squares import squares
 from fastopt.report import Report
+from fastopt.settings import Asked
 
 # How many plans are kept, for loops that update different arrays in turns: halves of a GAN, gradients that are None.
 MOST_PLANS = 4
@@ -46,8 +47,8 @@ def make(optimizer: Any, params: Any, grads: Any, report: bool) -> Report | None
     """Makes a step of any kind."""
     own, step = optimizer.__dict__, optimizer._steps + 1
     known_calls, own["_calls"] = own.get("_calls", ()), ()
-    known: dict[Any, float] = {}
-    settings = optimizer._at(step, NO_GROUPS, known) if optimizer._scheduled else optimizer
+    asked: Asked = {}
+    settings = optimizer._at(step, NO_GROUPS, asked) if optimizer._scheduled else optimizer
     groups = optimizer.groups if optimizer.groups.data else None
     by_array = optimizer._rule.is_by_array or settings.clip_array_norm != math.inf
     if groups is not None and not by_array:
@@ -57,7 +58,7 @@ def make(optimizer: Any, params: Any, grads: Any, report: bool) -> Report | None
 
     parts, options = [settings], settings._options
     if groups is not None or by_array:
-        parts, options = optimizer._parts(plan, step, known)
+        parts, options = optimizer._parts(plan, step, asked)
     elif options is None:
         options = settings.__dict__["_options"] = settings._wanted_options()
     scalars = [part.scalars(step) for part in parts]
@@ -90,7 +91,7 @@ def make(optimizer: Any, params: Any, grads: Any, report: bool) -> Report | None
         calls = (call, *calls) if call else calls
     for launch in plan.stored_launches:
         launch.begin_step(optimizer.storage_seed, step)
-    plan.stepped = False
+    plan.stepped, node = False, containers.joined(own.get("_node"), plan.container.node)
     try:
         if lagging:
             lagging.before()
@@ -100,6 +101,7 @@ def make(optimizer: Any, params: Any, grads: Any, report: bool) -> Report | None
             # No calls, between which Ctrl-C could come.
             own["_report_plan" if report else "_plan"], own["_steps"], own["_averaged"] = plan, step, averaged
             own["_state"] = plan.state if plan.state.slots else None
+            own["_node"] = node
             own["_lags"] = lagging.lags if lagging else {}
             own["_calls"] = calls
             if not report:
@@ -123,7 +125,7 @@ def _plan_for(
                 one_call.prepare(plan)
             moved = plan.moved
             if moved:
-                if plan.look is not None and plan.mode == "flat":
+                if plan.look is not None and plan.form == "buffers":
                     one_call.watch(plan)
                 _let_go(own, plan)
             if not report and (moved or plan is not first):

@@ -10,8 +10,10 @@ import numpy as np
 from fastopt.engine.columns import key_of
 from fastopt.engine.launch import Entry, Launch
 from fastopt.flat import Array
-from fastopt.kernels import build, codecs, pure_python, storage
-from fastopt.kernels.build import Rule
+from fastopt.kernels import codecs, pure_python, storage
+from fastopt.kernels.compile import stored_form
+from fastopt.kernels.flags import compiles
+from fastopt.kernels.rule import Rule
 from fastopt.tuning import AS_THEY_COME, Choice
 
 
@@ -42,11 +44,11 @@ class StoredLaunch(Launch):
         kernel, *arguments = super().call(rule, which, options, choice)
         if which not in ("step", "report"):  # which read gradients only
             return kernel, *arguments
-        if not build.compiles():
+        if not compiles():
             stored = pure_python.Stored(kernel, self._storage, self._nonnegative, self._keys)
             return stored, *arguments  # type: ignore[return-value]
         form = self._forms.get((choice.form, which == "report"))
         if form is None:
-            form = build.stored_form(choice.form, which == "report", self._kinds, self._keys)
+            form = stored_form(choice.form, which == "report", self._kinds, self._keys)
             self._forms[choice.form, which == "report"] = form
         return partial(kernel.func, kernel.args[0], form.ctypes.data), *arguments  # type: ignore[return-value]

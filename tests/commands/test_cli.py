@@ -12,10 +12,9 @@ import pytest
 from fastopt import cli, machine, reference, threads
 from fastopt.commands import train, warmup
 from fastopt.commands.verify import cases
-from fastopt.engine import centralized_launch
+from fastopt.engine import centralized_launch, launch
 from fastopt.experiments import textbook
 from fastopt.kernels import RULES
-from fastopt.kernels.build import Rule
 from fastopt.nn import mnist
 from fastopt.optimizers import OPTIMIZERS
 from fastopt.optimizers.sophia import HESSIAN
@@ -250,7 +249,7 @@ def test_warmup_is_for_every_kernel():
     found = warmup.kernels([make() for make in OPTIMIZERS.values()])
     assert {rule.name for rule, which, _ in found if which == "step"} >= {rule.name for rule in RULES.values()}
     assert {which for _, which, _ in found} == {
-        *("look", "look_at_squares", "norm", "step", "measure", "prepare"),
+        *("look", "look_at_squares", "norm", "quick_norm", "step", "measure", "prepare"),
         *("large_measure", "small_measure"),
     }
     assert (HESSIAN, "step", ()) in found and len(found) == len(set(found))
@@ -265,11 +264,11 @@ def test_warmup_knows_what_a_step_needs(rule, monkeypatch):
     """With and without norms; which kernels steps ask for, without compiling any."""
     wanted = set()
 
-    def kernel(self, dtype, in_parallel, which="step", options=(), form=0):
-        wanted.add((self, which, options))
+    def kernel(rule, dtype, in_parallel, which="step", options=(), form=0):
+        wanted.add((rule, which, options))
         return lambda *_: None
 
-    monkeypatch.setattr(Rule, "kernel", kernel)
+    monkeypatch.setattr(launch, "kernel_of", kernel)
     monkeypatch.setattr(centralized_launch, "compiled_find_means", lambda *_: lambda *_: 0)
     more = {"clip_norm": 1.0, "on_nonfinite": "raise", "weight_decay": 0.1}
     for settings in ({}, more, {"centralize": True}, {"centralize": True, **more}):
@@ -284,8 +283,8 @@ def test_after_warmup_nothing_compiles(tmp_path):
     for _ in range(2):
         process = python(WARMUP, NUMBA_CACHE_DIR=str(tmp_path), COLUMNS="80")
         # For two dtypes: three of all rules, and a step of each; or a step with the average and one without. For float64:
-        # two more, for norms of the largest and of the smallest numbers.
-        assert process.stdout.count("12 kernels in") == 2 and str(tmp_path) in process.stdout
+        # two more, for norms of the largest and of the smallest numbers. For float32: plain sums of squares.
+        assert process.stdout.count("13 kernels in") == 2 and str(tmp_path) in process.stdout
     python(STEP_WITHOUT_COMPILING, NUMBA_CACHE_DIR=str(tmp_path))
 
 

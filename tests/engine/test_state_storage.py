@@ -149,7 +149,7 @@ def test_state_is_decoded_when_looked_at_and_encoded_when_assigned():
         optimizer.m["X"] = 0.0
     with pytest.raises(ValueError, match="shape"):
         optimizer.m["W"] = np.zeros(3)
-    with pytest.raises(ValueError, match=r"\['W'\] is never negative, got -1"):
+    with pytest.raises(ValueError, match=r"v\['W'\] is never negative, got -1"):
         optimizer.v["W"] = -1.0
     with pytest.raises(TypeError, match="keys of a"):
         del optimizer.m["W"]

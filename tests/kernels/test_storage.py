@@ -6,8 +6,9 @@ import re
 import numpy as np
 import pytest
 
-from fastopt.kernels import build, cache, codecs, storage
+from fastopt.kernels import cache, codecs, storage
 from fastopt.kernels.codecs import BFLOAT16, GROUP, INT8, SMALLEST
+from fastopt.kernels.compile import c_function, compiled_for_c
 
 FORMS = [(BFLOAT16, False), (INT8, False), (INT8, True)]
 EACH = pytest.mark.parametrize(("stored", "nonnegative"), FORMS, ids=["bfloat16", "signed", "nonnegative"])
@@ -18,7 +19,7 @@ rng = np.random.default_rng(0)
 
 
 def function(which):
-    return ctypes.CFUNCTYPE(INT64, *[INT64] * 7)(build.compiled_for_c(which, 7))
+    return ctypes.CFUNCTYPE(INT64, *[INT64] * 7)(compiled_for_c(which, 7))
 
 
 def encoded(stored, nonnegative, values, key=1):
@@ -170,7 +171,7 @@ def test_noise_depends_on_seed_step_name_slot_and_element():
 
 @pytest.mark.parametrize("which", [storage.decode, storage.encode])
 def test_loops_over_a_group_are_vectors_of_32_bits(which):
-    callback = build.c_function(which, 7)
+    callback = c_function(which, 7)
     cache.enable(callback)
     callback.compile()
     code = str(callback._library._get_module_for_linking())
