@@ -139,7 +139,7 @@ class Consensus:
         """A digest of all settings; worked out anew only where one was assigned to, or follows a schedule."""
         optimizer = self.optimizer
         own = optimizer.__dict__
-        values = [own.get(name) for name in optimizer._hyperparameters()] + [optimizer.groups.changes]
+        values = [own.get(name) for name in self._settings_names] + [optimizer.groups.changes]
         known: list[Any]
         digest: bytes
         known, digest = self._known_settings
