@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from fastopt import checks
-from fastopt.flat import Array, assignable, copy_to
+from fastopt.flat import Array
 from fastopt.groups import Groups
 from fastopt.kernels import codecs
 from fastopt.kernels.codecs import BFLOAT16, FLOAT32, INT8
 from fastopt.kernels.rule import Rule
 from fastopt.rows import Rows
+from fastopt.views import assignable, copy_to
 
 SMALLEST = 4096
 """Arrays of fewer elements keep their state in float32: there is nothing to win, and biases are among them."""
