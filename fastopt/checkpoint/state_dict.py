@@ -104,6 +104,7 @@ def load_state_dict(
     loaded: State | None = None
     if layouts:
         mine = {} if current is None else optimizer._state.views
+        nonnegative = optimizer._rule.nonnegative
         left_out = {*mismatch.missing, *mismatch.reshaped}
         taken = {key for key in layouts if key not in left_out}
         # Averages that are not known of all arrays begin anew.
@@ -113,10 +114,12 @@ def load_state_dict(
             for slot, (there, here) in begun.items()
             if slot in state and there and (len(taken) == len(layouts) or (slot in mine and here))
         ]
-        loaded = State(dict.fromkeys((*optimizer._rule.state, *whole), 0.0), layouts)  # all is written below
-        for slot, views in loaded.views.items():
-            for key, view in views.items():
-                view[...] = state[slot][key] if key in taken else mine[slot][key]
+        slots = dict.fromkeys((*optimizer._rule.state, *whole), 0.0)  # all is written below
+        loaded = State(slots, layouts, nonnegative)
+        for slot in loaded.views:
+            for key in layouts:
+                own = None if key in taken else optimizer._state.array_of(slot, key)
+                loaded.take(slot, key, state[slot][key] if own is None else own)
     if loaded is None or SLOTS["averaging"] not in loaded.slots:
         averaged = 0
     try:
