@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Hashable, Iterator, MutableMapping
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, NoReturn
 
 import numpy as np
@@ -86,6 +86,9 @@ class Plan(Table):
         if self.copied and mappings.copied_keys(params, parameters) != self.copied:
             return False
         return isinstance(params, dict | MutableMapping)
+
+    again: Any = None
+    """What `again.again` made of the last step."""
 
     settings: PlanSettings | None = None
     """Those of each part, as `settings.StepSettings` keeps them."""
@@ -169,11 +172,11 @@ class Plan(Table):
         def look(kind: str | None) -> dict[None, list[Array]]:
             return {None: [tally[:, SUMS] for tally in self._look(*_gradient_pass(kind))]}
 
-        return norms.norms(look, self._has_float64(), 0, self.processes)[None]
+        return norms.norms(look, self._has_float64, 0, self.processes)[None]
 
     def quick_sums(self) -> list[float] | None:
         """Plain sums of the squares of all gradients, for `norms.quick_clipped`; None where some are float64."""
-        if self.processes.has_float64(self._has_float64()):
+        if self.processes.has_float64(self._has_float64):
             return None
         return self.processes.add_up({None: [tally[:, SUMS] for tally in self._look("quick_norm")]}, 0)[None]
 
@@ -187,13 +190,14 @@ class Plan(Table):
                 found.setdefault(leaves[row], []).append(sums[:, SUMS])
             return found
 
-        of_leaves = norms.norms(look, self._has_float64(), 1, self.processes)
+        of_leaves = norms.norms(look, self._has_float64, 1, self.processes)
         return {row: of_leaves[leaf] for row, leaf in leaves.items()}
 
     def _leaves_by_row(self) -> dict[int, Hashable]:
         """The leaf that each row of scalars is of, where arrays are told apart."""
         return {entry.part: self.processes.leaf(entry.key) for entry in self._active}
 
+    @cached_property
     def _has_float64(self) -> bool:
         return any(launch.dtype == "float64" for launch in self._launches)
 
@@ -214,7 +218,7 @@ class Plan(Table):
                     found.setdefault((leaves[row], number), []).append(sums[:, part])
             return found
 
-        found = norms.norms(look, self._has_float64(), 2, self.processes)
+        found = norms.norms(look, self._has_float64, 2, self.processes)
         sizes = {entry.part: self.processes.size(entry.key, entry.layout.size) for entry in self._active}
         return {row: (found[leaf, 0], found[leaf, 1], sizes[row]) for row, leaf in leaves.items()}
 
