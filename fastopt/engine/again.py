@@ -76,7 +76,7 @@ class Again:
 
 def again(plan: Plan, settings: StepSettings, options: tuple[str, ...], step: int, asked: Asked) -> Again | None:
     """For a plan whose step had these options; None if it takes more to make the next."""
-    known = plan.again
+    known: Again | None = plan.again
     if known is not None and known.settings is settings and known.options == options:
         return known
     if len(plan._launches) != 1 or not plan.is_plain or plan._launches[0].staged or plan.processes is not ONE_PROCESS:
@@ -84,8 +84,8 @@ def again(plan: Plan, settings: StepSettings, options: tuple[str, ...], step: in
     if any(settings.part(part).options_vary for part in (NO_GROUPS, *plan.parts)):
         return None
     settings.of_plan(plan, step, asked)  # so that each part knows its options
-    plan.again = Again(plan, settings, options)
-    return plan.again
+    found = plan.again = Again(plan, settings, options)
+    return found
 
 
 def _always(value: float) -> Callable[[Any], float]:
