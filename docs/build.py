@@ -7,6 +7,7 @@ import importlib
 import shutil
 import sys
 from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ MODULES = (
     "fastopt.functional.autograd",
     "fastopt.functional.optax",
     "fastopt.sklearn",
+    *(["fastopt.mpi"] if find_spec("mpi4py") else []),
 )
 """Those whose public names the reference holds."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ copybutton_exclude = ".linenos, .gp, .go"
 
 # -- reference --------------------------------------------------------------------------------------------------------
 autodoc_member_order = "bysource"
+autodoc_mock_imports = [] if find_spec("mpi4py") else ["mpi4py"]
 autodoc_typehints = "none"  # numpydoc's sections have them
 numpydoc_show_class_members = False
 bibtex_bibfiles = ["references.bib"]

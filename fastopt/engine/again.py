@@ -14,8 +14,8 @@ from fastopt.engine.norms import ONE_PROCESS, clipped, quick_clipped
 from fastopt.engine.plan import Plan
 from fastopt.engine.transform_scalars import AMOUNTS, NOTHING, unclipped
 from fastopt.groups import NO_GROUPS
-from fastopt.kernels.build import NO_RULE
 from fastopt.kernels.loops import TOTAL
+from fastopt.kernels.rule import NO_RULE
 from fastopt.settings import Asked, StepSettings
 
 
@@ -39,10 +39,8 @@ class Again:
         plan = self.plan
         if self.settings.changes != self.settings.groups.changes:
             return False
-        found = plan.look(params, grads)
-        if not found:
+        if not plan.finds_all_as_before(params, grads):
             return False
-        plan._gradients = found if plan.mode == "dict" else [params, grads]
         step, asked = own["_steps"] + 1, cast("Asked", {})
         whole, rows = self._whole.at(step, asked), cast("list[tuple[float, ...]]", [])
         for part, amounts in self._parts:
