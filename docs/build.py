@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from docs import paths, render
+from docs import gallery, paths, render
 
 HERE = Path(__file__).parent
 MODULES = (
@@ -47,6 +47,7 @@ def generate() -> None:
     """Writes the pages and pictures that come from docstrings and results."""
     render.write()
     paths.write(render.SOURCE / "_generated" / "paths")
+    gallery.write()
 
 
 def documented(output: Path) -> set[str]:

@@ -33,6 +33,8 @@ templates_path: list[str] = []
 
 # -- pages that run ---------------------------------------------------------------------------------------------------
 os.environ["IPYTHONDIR"] = str(HERE / "ipython")  # pictures as SVG
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # pages are executed side by side, and their networks are small
+os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
 nb_execution_mode = os.environ.get("FASTOPT_DOCS_EXECUTE", "cache")
 nb_execution_cache_path = str(HERE.parent / "_build" / "executed")
 nb_execution_timeout = 120

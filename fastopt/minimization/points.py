@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import numpy as np
@@ -58,9 +58,17 @@ class Form:
     def gradients(self, gradient: Any, x: Any) -> dict[Hashable, Array]:
         """The arrays of a gradient by key, without those that are None; an error if the form or a shape differs."""
         given = self._container.gradients_by_key(gradient)
-        arrays = {
-            key: np.asarray(given[key]) for key in self.keys if key in given and given[key] is not None
-        }  # what is missing is told by the step
+        if not isinstance(given, Mapping):
+            raise TypeError(
+                f"{self.owner}: the gradient must be of the form of the point, a {type(self._x0).__name__}, got "
+                f"{type(gradient).__name__}"
+            )
+        for key in self.keys:
+            if key not in given:
+                raise KeyError(checks.missing_gradient(self.owner, key, given))
+        arrays = {key: np.asarray(given[key]) for key in self.keys if given[key] is not None}
+        if self.keys and not arrays:
+            raise TypeError(f"{self.owner}: the gradient is None; return it from the function that computes it")
         leaves = self.leaves(x)
         for key, array in arrays.items():
             if array.dtype.kind not in "fiub":

@@ -108,6 +108,7 @@ class Sharded(Consensus, SharedAverages, SharedSaving):
             _exchange=None,
             _known_settings=((), b""),
             _busy=False,
+            _settings_names=tuple(optimizer._hyperparameters()),
             _kind_of_step=None,
         )
         self.groups = optimizer.groups
