@@ -19,7 +19,6 @@ from fastopt.engine.norms import ONE_PROCESS
 from fastopt.engine.objects import OWN
 from fastopt.engine.plan import Plan
 from fastopt.engine.state import State
-from fastopt.engine.structure import Node
 from fastopt.flat import Array
 from fastopt.groups import NO_GROUPS, Groups, Part
 from fastopt.kernels import RULES
@@ -29,6 +28,7 @@ from fastopt.kernels.stores import FORMS, PLAIN
 from fastopt.kernels.transforms import OPTIONS
 from fastopt.report import Report
 from fastopt.settings import Asked, StepSettings
+from fastopt.structure import Node
 from fastopt.tuning import AS_THEY_COME, Tuning
 from fastopt.typed import GroupSettings, Number, number
 

@@ -11,7 +11,7 @@ import fastopt
 FLOORS = [
     "names foreign machine blas rows typed hyperparameters checks commands.console",
     "kernels",
-    "flat views groups settings threads tuning schedules reference representation formula_checks",
+    "flat flat_nested structure views groups settings threads tuning schedules reference representation formula_checks",
     "engine report averages",
     "checkpoint",
     "optimizer",
