@@ -167,5 +167,5 @@ class StoredSlot(MutableMapping[Hashable, Array]):
         return repr(dict(self))
 
     def column(self, key: Hashable) -> Array | Column:
-        """What stands for a key."""
+        """Return the number that stands for a key."""
         return self._arrays[key]
