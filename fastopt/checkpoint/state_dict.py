@@ -114,12 +114,12 @@ def load_state_dict(
             for slot, (there, here) in begun.items()
             if slot in state and there and (len(taken) == len(layouts) or (slot in mine and here))
         ]
-        slots = dict.fromkeys((*optimizer._rule.state, *whole), 0.0)  # all is written below
+        slots: dict[str, float | None] = dict.fromkeys((*optimizer._rule.state, *whole), 0.0)  # all is written below
         loaded = State(slots, layouts, nonnegative)
         for slot in loaded.views:
             for key in layouts:
-                own = None if key in taken else optimizer._state.array_of(slot, key)
-                loaded.take(slot, key, state[slot][key] if own is None else own)
+                kept = None if key in taken else optimizer._state.array_of(slot, key)
+                loaded.take(slot, key, state[slot][key] if kept is None else kept)
     if loaded is None or SLOTS["averaging"] not in loaded.slots:
         averaged = 0
     try:
