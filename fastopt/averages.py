@@ -171,7 +171,7 @@ class Lookahead:
 
 
 KINDS: dict[str, tuple[type[Any], ...]] = {"lookahead": (Lookahead,), "averaging": (EMA, SWA)}
-"""What may be assigned to each setting, besides None."""
+"""The types that each setting takes, besides None."""
 
 # Zero with an amount of 1 gives the weights themselves, and an array that is never averaged costs no memory.
 _START: dict[str, float | None] = {"slow_weights": PARAMETER, "weight_average": 0.0}
@@ -310,7 +310,7 @@ def _swapped(owner: str, params: Any, new: Any) -> Iterator[None]:
 
 
 class AveragedWeights:
-    """What an optimizer does with an average of the weights."""
+    """The methods of an optimizer that has averages of the weights."""
 
     def averaged(self: Any, params: Any) -> Any:
         """The averaged weights, which `averaging` keeps, as copies in the form of `params`.

@@ -19,7 +19,6 @@ from fastopt.engine.objects import OWN
 from fastopt.engine.plan import Plan
 from fastopt.engine.state import State
 from fastopt.engine.step_counts import Counts, StepCounts
-from fastopt.engine.structure import Node
 from fastopt.flat import Array
 from fastopt.groups import NO_GROUPS, Groups, Part
 from fastopt.kernels import RULES
@@ -30,6 +29,7 @@ from fastopt.leaves import Leaves
 from fastopt.report import Report
 from fastopt.settings import Asked, StepSettings
 from fastopt.shared_settings import SharedSettings
+from fastopt.structure import Node
 from fastopt.tuning import AS_THEY_COME, Tuning
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ Params = TypeVar("Params")
 
 @dataclass(init=False, eq=False, repr=False)
 class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves):
-    """What all optimizers share; a subclass names its rule, its hyperparameters and how they become scalars.
+    """The base class of optimizers; a subclass names its rule, its hyperparameters and how they become scalars.
 
     Hyperparameters are attributes and may be changed between steps. One that is a number may also be a schedule
     (`fastopt.schedules`) or any function of the step, counted from 1. Each name in the rule's state (`m`, `v`, `h`) is
@@ -101,7 +101,7 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves):
         raise NotImplementedError
 
     def ratio(self, one: float, other: float, size: int) -> float:
-        """What the norms of the two measures of an array of `size` elements come to, for a rule that has measures."""
+        """Trust ratio of an array of `size` elements from the norms of its two measures, for a rule that has them."""
         raise NotImplementedError
 
     def kept_share(self) -> float:
@@ -300,7 +300,7 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves):
                 new = {name: value}
                 self.__dict__.update(new, _scheduled=self._scheduled_names(self.__dict__ | new))
             self.__dict__["_options"] = None
-            if name == "centralize":  # which plans are made for
+            if name in ("centralize", "state_storage"):  # which plans are made for
                 self._forget_plans()
         elif name in self._rule.state or name in SLOTS.values():
             checks.state_value(owner.__name__, name, value)
@@ -341,7 +341,7 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves):
         return settings
 
     def _public_names(self) -> tuple[list[str], list[str]]:
-        """What can be set, and what can be called."""
+        """Return the names that can be set, and those that can be called."""
         settings = [*self._hyperparameters(), *self._rule.state, *SLOTS.values(), "iter"]
         return settings, [name for name in dir(type(self)) if not name.startswith("_") and name not in settings]
 

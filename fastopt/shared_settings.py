@@ -17,7 +17,7 @@ class SharedSettings:
     """The hyperparameters that all optimizers share; a rule's class adds its own."""
 
     on_nonfinite: Literal["propagate", "raise", "skip"] = field(default="propagate", kw_only=True, repr=False)
-    """What to do about gradients that are NaN or infinite, or, in a rule that squares them, so large that their squares
+    """The reaction to gradients that are NaN or infinite, or, in a rule that squares them, so large that their squares
     are infinite (beyond 1.8e19 in float32, 1.3e154 in float64, after scale and clipping): "propagate" them into the
     parameters, as the textbook; "raise" FloatingPointError before anything is written; "skip" the step, which then does
     not count."""
@@ -61,6 +61,14 @@ class SharedSettings:
 
     lookahead: Lookahead | None = field(default=None, kw_only=True, repr=False)
     """`Lookahead`, by which steps go back part of the way every so often: state `slow_weights`, by key."""
+
+    state_storage: Literal["float32", "bfloat16", "int8"] = field(default="float32", kw_only=True, repr=False)
+    """How state is stored: "bfloat16" in 2 bytes an element of a slot, "int8" in 1.06, of float32 parameters. Arrays of
+    fewer than 4,096 elements, rules with norms by array, `Rows` and what is centralized stay float32. After an
+    assignment the next step stores state anew."""
+
+    storage_seed: int = field(default=0, kw_only=True, repr=False)
+    """The seed of the noise by which compact state is rounded: the same seed gives the same bits."""
 
     _shared: ClassVar[frozenset[str]]
     """The settings of every optimizer, which options follow from."""

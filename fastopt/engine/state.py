@@ -1,4 +1,4 @@
-"""The state of an optimizer: aligned buffers, one per dtype and slot for leaves that began together; views by key."""
+"""The state of an optimizer: one aligned buffer per dtype and slot, and views of it by key."""
 
 from __future__ import annotations
 
@@ -9,8 +9,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastopt import checks
+from fastopt.engine.columns import Column, StoredSlot
 from fastopt.flat import Array, ViewDict
-from fastopt.kernels import array_scan
+from fastopt.kernels import array_scan, codecs
+from fastopt.kernels.averages import SLOTS
+from fastopt.kernels.codecs import FLOAT32
+from fastopt.kernels.rule import Rule
+
+AVERAGED = frozenset(SLOTS.values())
+"""The slots of averages of the weights, which are never stored in fewer bits."""
 
 
 class Layout(NamedTuple):
@@ -19,6 +26,7 @@ class Layout(NamedTuple):
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     order: str  # "C" or "F", taken from the parameter at the first step, so that both are walked in one direction
+    storage: str = FLOAT32  # of the rule's slots; "float32" is that of the parameter, which may be float64
 
     def empty(self) -> Array:
         """An uninitialised array that lies so."""
@@ -49,34 +57,66 @@ Slots = Mapping[str, float | None]
 
 
 class Piece:
-    """The state of leaves that began together: one buffer per dtype and slot, arrays of a dtype one after the other."""
+    """The state of leaves that began together.
 
-    def __init__(self, slots: Slots, layouts: Mapping[Hashable, Layout]) -> None:
+    arrays : {slot: {key: array, or its `Column`}}
+    blocks : the 1-D buffers behind them, one per dtype and slot, arrays of one dtype one after the other
+    """
+
+    def __init__(
+        self,
+        slots: Slots,
+        layouts: Mapping[Hashable, Layout],
+        nonnegative: tuple[str, ...],
+        parameters: Mapping[Hashable, Array] | None = None,
+    ) -> None:
+        self.slots = slots
         self.layouts = layouts
+        self.nonnegative = nonnegative
         self.blocks: list[Array] = []
-        self.views: dict[str, dict[Hashable, Array]] = {slot: {} for slot in slots}
-        by_dtype: dict[np.dtype[Any], list[Hashable]] = {}
-        for key, layout in layouts.items():
-            by_dtype.setdefault(layout.dtype, []).append(key)
-        for dtype, keys in by_dtype.items():
-            blocks = array_scan.arena(sum(layouts[key].size for key in keys), dtype, len(slots))
-            for (slot, start_value), block in zip(slots.items(), blocks, strict=True):
+        self.arrays: dict[str, dict[Hashable, Any]] = {slot: {} for slot in slots}
+        for dtype, storage in dict.fromkeys((layout.dtype, layout.storage) for layout in layouts.values()):
+            mine = {
+                key: layout for key, layout in layouts.items() if (layout.dtype, layout.storage) == (dtype, storage)
+            }
+            stored = [] if storage == FLOAT32 else [slot for slot in slots if slot not in AVERAGED]
+            if stored:
+                self._store(stored, storage, mine)
+            whole = [slot for slot in slots if slot not in stored]
+            blocks = array_scan.arena(sum(layout.size for layout in mine.values()), dtype, len(whole)) if whole else []
+            for slot, block in zip(whole, blocks, strict=True):
+                start_value = slots[slot]
                 if start_value is not PARAMETER and start_value != 0.0:
                     block[...] = start_value
                 start = 0
-                for key in keys:
-                    layout = layouts[key]
+                for key, layout in mine.items():
                     view = block[start : start + layout.size]
-                    self.views[slot][key] = view.reshape(layout.shape, order=layout.order)
+                    self.arrays[slot][key] = view.reshape(layout.shape, order=layout.order)
                     start += layout.size
             self.blocks += blocks
+        self.begin(slots, parameters or {})
+
+    def _store(self, slots: list[str], storage: str, layouts: Mapping[Hashable, Layout]) -> None:
+        """Makes the columns of slots that are stored in fewer bits."""
+        sizes = {key: Column.bytes_for(storage, layout.size) for key, layout in layouts.items()}
+        blocks = array_scan.arena(sum(sizes.values()), np.uint8, len(slots))
+        for number, (slot, block) in enumerate(zip(slots, blocks, strict=True)):
+            start, start_value = 0, self.slots[slot]
+            for key, layout in layouts.items():
+                run, nonnegative = block[start : start + sizes[key]], slot in self.nonnegative
+                column = Column(storage, nonnegative, number, key, layout.shape, layout.order, run)
+                if start_value:
+                    column.assign(start_value)
+                self.arrays[slot][key] = column
+                start += sizes[key]
+        self.blocks += blocks
 
     def begin(self, slots: Slots, parameters: Mapping[Hashable, Array]) -> None:
         """Copies parameters to where state begins as they are."""
         for slot, start_value in slots.items():
             if start_value is PARAMETER:
                 for key, parameter in parameters.items():
-                    self.views[slot][key][...] = parameter
+                    self.arrays[slot][key][...] = parameter
 
 
 class State:
@@ -84,56 +124,86 @@ class State:
 
     slots : {slot name: value at the start, or PARAMETER}
     layouts : {key: Layout}, in the order in which the parameters came
-    views : {slot name: ViewDict of arrays by key}, what users see as `optimizer.m`
+    nonnegative : the slots that are never negative
+    views : {slot name: ViewDict of arrays by key}, what users see as `optimizer.m`; a `StoredSlot` where some are
+        stored in fewer bits
     blocks : the 1-D buffers behind the views
     """
 
     def __init__(
-        self, slots: Slots, layouts: Mapping[Hashable, Layout], parameters: Mapping[Hashable, Array] | None = None
+        self,
+        slots: Slots,
+        layouts: Mapping[Hashable, Layout],
+        nonnegative: tuple[str, ...] = (),
+        parameters: Mapping[Hashable, Array] | None = None,
     ) -> None:
-        piece = Piece(slots, layouts)
-        piece.begin(slots, parameters or {})
-        self._put_together(slots, [piece], layouts)
+        self._put_together(slots, nonnegative, [Piece(slots, layouts, nonnegative, parameters)], layouts)
 
-    def _put_together(self, slots: Slots, pieces: list[Piece], keys: Iterable[Hashable]) -> State:
+    def _put_together(
+        self, slots: Slots, nonnegative: tuple[str, ...], pieces: list[Piece], keys: Iterable[Hashable]
+    ) -> State:
         layouts = {key: layout for piece in pieces for key, layout in piece.layouts.items()}
-        self.slots, self._pieces, self.layouts = slots, pieces, {key: layouts[key] for key in keys}
+        self.slots, self.nonnegative, self._pieces = slots, nonnegative, pieces
+        self.layouts = {key: layouts[key] for key in keys}
         self.blocks = [block for piece in pieces for block in piece.blocks]
-        self.views = {}
+        self.views: dict[str, Any] = {}
         for slot in slots:
-            views = {key: view for piece in pieces for key, view in piece.views[slot].items()}
-            self.views[slot] = ViewDict({key: views[key] for key in self.layouts})
+            arrays = {key: array for piece in pieces for key, array in piece.arrays[slot].items()}
+            in_order = {key: arrays[key] for key in self.layouts}
+            is_stored = any(isinstance(array, Column) for array in arrays.values())
+            self.views[slot] = StoredSlot(in_order, slot) if is_stored else ViewDict(in_order)
         return self
 
     def _of(self, pieces: list[Piece], keys: Iterable[Hashable]) -> State:
         """Another state with these slots."""
         other: State = object.__new__(State)
-        return other._put_together(self.slots, pieces, keys)
+        return other._put_together(self.slots, self.nonnegative, pieces, keys)
 
     @property
     def is_one_run(self) -> bool:
-        """Whether each slot of all arrays lies in one piece, in the order of the keys and in C order."""
-        dtypes = {layout.dtype for layout in self.layouts.values()}
-        return len(self._pieces) == len(dtypes) == 1 and all(at.order == "C" for at in self.layouts.values())
+        """Whether each slot of all arrays lies in one piece, in the order of the keys, in C order and as float32 is."""
+        layouts = self.layouts.values()
+        return len(self._pieces) == len({layout.dtype for layout in layouts}) == 1 and all(
+            layout.order == "C" and layout.storage == FLOAT32 for layout in layouts
+        )
+
+    def address_of(self, slot: str, key: Hashable) -> int:
+        """Where an array of a slot begins, as it is stored; 0 where there is no such slot."""
+        if slot not in self.views:
+            return 0
+        array = self.array_of(slot, key)
+        return array.address if isinstance(array, Column) else int(array.ctypes.data)
+
+    def array_of(self, slot: str, key: Hashable) -> Any:
+        """An array of a slot, or its `Column`."""
+        views = self.views[slot]
+        return views.column(key) if isinstance(views, StoredSlot) else views[key]
+
+    def bytes_of(self, key: Hashable, otherwise: int) -> int:
+        """The bytes of an array of a slot of the rule where it is stored in fewer bits."""
+        layout = self.layouts.get(key)
+        stored = layout is not None and layout.storage != FLOAT32
+        return int(codecs.run_bytes(layout.storage, layout.size)) if layout is not None and stored else otherwise
 
     def with_slots(self, slots: Slots, parameters: Mapping[Hashable, Array]) -> State:
         """Return a copy with more slots."""
-        more = State({**self.slots, **slots}, self.layouts)
+        more = State({**self.slots, **slots}, self.layouts, self.nonnegative)
         more._pieces[0].begin(slots, parameters)
-        more._copy(self)
-        return more
+        return more._with_arrays_of(self)
 
-    def with_leaves(self, slots: Slots, parameters: Mapping[Hashable, Array]) -> State:
+    def with_leaves(
+        self, slots: Slots, layouts: Mapping[Hashable, Layout], parameters: Mapping[Hashable, Array]
+    ) -> State:
         """Return a state with more parameters, which has the memory of this one for all others."""
         starts = {slot: slots.get(slot, start_value) for slot, start_value in self.slots.items()}
-        piece = Piece(starts, {key: layout_of(array) for key, array in parameters.items()})
-        piece.begin(starts, parameters)
-        return self._of([*self._pieces, piece], [*self.layouts, *parameters])
+        piece = Piece(starts, layouts, self.nonnegative, parameters)
+        return self._of([*self._pieces, piece], [*self.layouts, *layouts])
 
     def without(self, keys: Iterable[Hashable]) -> State:
         """Return a state without some parameters, whose memory is free unless somebody holds an array of it."""
         gone = set(keys)
-        return self._of(self._pieces_without(gone), [key for key in self.layouts if key not in gone])
+        kept = [key for key in self.layouts if key not in gone]
+        return self._of(self._pieces_without(gone), kept)
 
     def _pieces_without(self, gone: set[Hashable]) -> list[Piece]:
         pieces = []
@@ -142,9 +212,7 @@ class State:
             if len(kept) == len(piece.layouts):
                 pieces.append(piece)
             elif kept:
-                smaller = Piece(self.slots, kept)
-                _copy_views(smaller.views, piece.views, kept)
-                pieces.append(smaller)
+                pieces += State(self.slots, kept, self.nonnegative)._with_arrays_of(self)._pieces
         return pieces
 
     def reindexed(self, key: Hashable, index: Array, slots: Slots, parameter: Array | None) -> State:
@@ -153,39 +221,73 @@ class State:
         slots : the values with which rows begin
         parameter : the new one, with which averages begin
         """
-        layout, starts = self.layouts[key], {slot: slots.get(slot, value) for slot, value in self.slots.items()}
-        piece = Piece(starts, {key: layout._replace(shape=(len(index), *layout.shape[1:]))})
-        kept = index >= 0
-        for slot, views in piece.views.items():
+        layout, kept = self.layouts[key], index >= 0
+        layout = layout._replace(shape=(len(index), *layout.shape[1:]))
+        starts = {slot: slots.get(slot, value) for slot, value in self.slots.items()}
+        other = self._of([*self._pieces_without({key}), Piece(starts, {key: layout}, self.nonnegative)], self.layouts)
+        for slot, views in other.views.items():
+            rows = np.array(views[key])
             if parameter is not None and slot not in slots:
-                views[key][...] = parameter
-            views[key][kept] = self.views[slot][key][index[kept]]
-        return self._of([*self._pieces_without({key}), piece], self.layouts)
+                rows[...] = parameter
+            rows[kept] = self.views[slot][key][index[kept]]
+            other.take(slot, key, rows)
+        return other
 
-    def _copy(self, other: State) -> None:
-        _copy_views(self.views, other.views, other.layouts)
+    def take(self, slot: str, key: Hashable, array: Any) -> None:
+        """Copies an array or a `Column` to one of a slot: as it is where both are stored alike."""
+        own = self.array_of(slot, key)
+        if isinstance(own, Column):
+            alike = isinstance(array, Column) and (array.storage, array.nonnegative) == (own.storage, own.nonnegative)
+            if alike and array.order == own.order:
+                own.run[...] = array.run
+            else:
+                own.assign(array.decoded() if isinstance(array, Column) else array)
+        else:
+            own[...] = array.decoded() if isinstance(array, Column) else array
+
+    def stored_as(self, storages: dict[Hashable, str]) -> State:
+        """A copy in which some arrays are stored otherwise, in the rule's slots; itself where none are."""
+        if all(self.layouts[key].storage == storage for key, storage in storages.items()):
+            return self
+        layouts = {
+            key: layout._replace(storage=storages.get(key, layout.storage)) for key, layout in self.layouts.items()
+        }
+        other = State(self.slots, layouts, self.nonnegative)
+        return other._with_arrays_of(self)
+
+    def _with_arrays_of(self, other: State) -> State:
+        """Itself, after it has taken what another has of its keys."""
+        for slot in other.views:
+            for key in self.layouts:
+                self.take(slot, key, other.array_of(slot, key))
+        return self
 
     def __getstate__(self) -> Any:
         whole = self
         if len(self._pieces) > 1:
-            whole = State(self.slots, self.layouts)
-            whole._copy(self)
-        return dict(self.slots), self.layouts, whole.blocks
+            whole = State(self.slots, self.layouts, self.nonnegative)._with_arrays_of(self)
+        return dict(self.slots), self.layouts, self.nonnegative, whole.blocks
 
     def __setstate__(self, saved: Any) -> None:
         """After pickle or deepcopy: buffers of its own, with the values copied in."""
-        slots, layouts, blocks = saved
-        self.__init__(slots, layouts)  # type: ignore[misc]
+        slots, layouts, nonnegative, blocks = saved
+        self.__init__(slots, layouts, nonnegative)  # type: ignore[misc]
         for mine, copied in zip(self.blocks, blocks, strict=True):
             mine[...] = copied
 
 
 def state_for(
-    owner: str, state: State | None, slots: Slots, named: Mapping[Hashable, tuple[str, Array]]
+    owner: str,
+    rule: Rule,
+    state: State | None,
+    slots: Slots,
+    named: Mapping[Hashable, tuple[str, Array]],
+    storages: dict[Hashable, str],
 ) -> tuple[State, set[Hashable]]:
     """Return the state with what begins at this step: all of it, that of new keys, or averages; and the new keys.
 
     named : the parameters and their names in error texts
+    storages : how the state of each is to be stored
     """
     known: Mapping[Hashable, Layout] = {} if state is None else state.layouts
     for key, (name, array) in named.items():
@@ -193,20 +295,15 @@ def state_for(
             checks.replaced(owner, name, array, *known[key][:2])
     arrays = {key: array for key, (_, array) in named.items()}
     begun = {key: array for key, array in arrays.items() if key not in known}
+    layouts = {key: layout_of(array)._replace(storage=storages.get(key, FLOAT32)) for key, array in begun.items()}
     if state is None:
-        return State(slots, {key: layout_of(array) for key, array in begun.items()}, begun), set(begun)
+        return State(slots, layouts, rule.nonnegative, begun), set(begun)
     more = {slot: value for slot, value in slots.items() if slot not in state.slots}
     if more:  # an average that is wanted from now on
         missing = [key for key in known if key not in arrays]
         if missing and PARAMETER in more.values():
             raise ValueError(checks.first_average(owner, missing))
         state = state.with_slots(more, arrays)
-    return state.with_leaves(slots, begun) if begun else state, set(begun)
-
-
-def _copy_views(
-    to: Mapping[str, Mapping[Hashable, Array]], of: Mapping[str, Mapping[Hashable, Array]], keys: Any
-) -> None:
-    for slot, views in of.items():
-        for key in keys:
-            to[slot][key][...] = views[key]
+    if begun:
+        state = state.with_leaves(slots, layouts, begun)
+    return state.stored_as(storages), set(begun)

@@ -9,6 +9,7 @@ from typing import Any
 
 from fastopt import averages, checks, threads, tuning
 from fastopt.engine import catch_up, containers, one_call, transform_scalars
+from fastopt.engine.again import Again, again
 from fastopt.engine.execute import NOTHING
 from fastopt.engine.plan import Plan
 from fastopt.engine.step_counts import Counts, counted
@@ -27,6 +28,9 @@ def in_one_call(optimizer: Any, own: dict[str, Any], params: Any, grads: Any) ->
 
     own : the optimizer's `__dict__`, whose `_calls` are there as long as nothing was assigned to it
     """
+    first = own["_calls"][0]
+    if type(first) is Again:
+        return first(own, params, grads)
     if own["groups"].data or threads._exactly is not None or tuning.is_forced:
         return False
     step, counts = own["_steps"] + 1, own["_counts"]
@@ -99,15 +103,22 @@ def make(optimizer: Any, params: Any, grads: Any, report: bool) -> Report | None
         writes = chain(writes, lagging.marks())
     steps, cohorts = counted(steps, plan.leaves.stepping), plan.leaves.counts.cohorts
 
-    calls: tuple[one_call.Call, ...] = ()
-    varies = report or averaging or lagging or groups or by_array or optimizer._scheduled
-    if not varies and settings.clip_norm == math.inf and optimizer.on_nonfinite == "propagate":
+    calls: tuple[Any, ...] = ()
+    can_look = is_known and plan.looked
+    if report or averaging or lagging or by_array or optimizer.on_nonfinite != "propagate":
+        pass
+    elif groups or optimizer._scheduled or settings.clip_norm != math.inf:
+        next_one = again(plan, optimizer._step_settings(), options, step, asked) if can_look else None
+        calls = (next_one,) if next_one else ()
+    else:
         if others:  # of which some may have calls of other settings
             calls = tuple(
                 [other.call for other in others if other.call in known_calls and other.leaves.follow(cohorts)]
             )
-        call = one_call.call_for(plan, options) if is_known and plan.looked else None
+        call = one_call.call_for(plan, options) if can_look else None
         calls = (call, *calls) if call else calls
+    for launch in plan.stored_launches:
+        launch.begin_step(optimizer.storage_seed, step)
     plan.stepped, node = False, containers.joined(own.get("_node"), plan.container.node)
     try:
         if lagging:
@@ -171,7 +182,12 @@ def _plan_for(
         own["_plan"] = own["_report_plan"] = None
         own["_others"] = ()
     here = type(optimizer).__name__, optimizer._rule, params, grads, settings._start(), optimizer._state
-    plan = Plan(*here, report, groups, by_array, optimizer.centralize, optimizer._step_counts())
+    plan = Plan(
+        *here, report, groups, by_array, optimizer.centralize, optimizer.state_storage, optimizer._step_counts()
+    )
+    if optimizer._state is not None and plan.state is not optimizer._state:  # others have the state as it was
+        own["_plan"] = own["_report_plan"] = None
+        own["_others"] = plans = ()
     plan.processes = optimizer._processes
     plan.tuned_by(own.setdefault("_tuners", {}))
     return plan, () if report else _of_today(plans, plan), False

@@ -158,8 +158,8 @@ def test_a_file_from_a_stranger(plain, words, tmp_path, monkeypatch):
 def test_a_schedule_in_a_deep_file(tmp_path, monkeypatch):
     deep = '{"schedule": "Product", "factors": [' * 2500 + "]}" * 2500
 
-    def dumps(value, dumps=json.dumps):
-        return f'{{"lr": {deep}}}' if isinstance(value, dict) else dumps(value)  # the settings are the only dict
+    def dumps(value, dumps=json.dumps, **how):
+        return f'{{"lr": {deep}}}' if isinstance(value, dict) else dumps(value, **how)  # the settings are the only dict
 
     monkeypatch.setattr("fastopt.checkpoint.file.json.dumps", dumps)
     fastopt.SGD(lr=0.5).save(tmp_path / "state")
