@@ -57,85 +57,161 @@ def in_one_call(optimizer: Any, own: dict[str, Any], params: Any, grads: Any) ->
 
 
 def make(optimizer: Any, params: Any, grads: Any, report: bool) -> Report | None:
-    """Makes a step of any kind."""
-    own, step = optimizer.__dict__, optimizer._steps + 1
-    known_calls, own["_calls"] = own.get("_calls", ()), ()
-    asked: Asked = {}
-    settings = optimizer._at(step, NO_GROUPS, asked) if optimizer._scheduled else optimizer
-    groups = optimizer.groups if optimizer.groups.data else None
-    by_array = optimizer._rule.is_by_array or settings.clip_array_norm != math.inf
-    if groups is not None and not by_array:
-        by_array = groups.clips_arrays()
+    """Makes a step of any kind: its phases, in this order. Nothing of the user's is written before `run`."""
+    step = _Step(optimizer, params, grads, report)
+    step.ask_settings()
+    step.take_plan()
+    step.find_rule_scalars()
+    unfit = step.unfit_gradients()
+    if unfit is not None:
+        return _not_made(optimizer, step.plan, grads, report, unfit)
+    step.add_averages()
+    step.add_catch_up()
+    step.prepare_next()
+    step.run()
+    return step.plan.report() if report else None
 
-    plan, others, is_known = _plan_for(optimizer, settings, params, grads, report, groups, by_array)
 
-    parts, options = [settings], settings._options
-    if groups is not None or by_array:
-        parts, options = optimizer._parts(plan, step, asked, begins=not is_known)
-    elif options is None:
-        options = settings.__dict__["_options"] = settings._wanted_options()
-    steps, averaged = (own["_counts"], own["_averages"]) if is_known else plan.leaves.counts[1:]
-    if not plan.leaves.are_known:
-        steps = (optimizer._steps,)
-    if len(parts) < len(plan.cohorts):
-        parts = parts * len(plan.cohorts)
-    scalars = _scalars(parts, plan.cohorts, steps)
-    squared = optimizer.on_nonfinite != "propagate" and squares(optimizer._rule)
-    all_fit = optimizer.on_nonfinite == "propagate" or plan.finite(squared)
-    if not all_fit and not (squared and plan.finite()):
-        return _not_made(optimizer, plan, grads, report)
-    try:
-        if squared and (not all_fit or settings.gradient_scale > 1):
-            transform_scalars.check_squares(settings, plan, grads, parts, options)
-        if options or by_array:
-            scalars = transform_scalars.added(settings, plan, params, parts, scalars, options)
-    except TooLarge as error:
-        return _not_made(optimizer, plan, grads, report, str(error))
-    if optimizer.on_nonfinite != "propagate":
-        own["_skips_in_a_row"] = 0
+class _Step:
+    """A step on its way: what a phase has found out for those after it."""
 
-    writes, after = NOTHING, options
-    averaging = optimizer.averaging is not None or optimizer.lookahead is not None
-    if averaging:
-        scalars, after, averaged, writes = _averages(optimizer, plan, params, step, scalars, options, averaged)
-    lagging = catch_up.Step(optimizer, plan, params, parts) if optimizer._lags or plan.rows_launches else None
-    if lagging:
-        writes = chain(writes, lagging.marks())
-    steps, cohorts = counted(steps, plan.leaves.stepping), plan.leaves.counts.cohorts
+    __slots__ = (
+        *("optimizer", "own", "params", "grads", "wants_report", "number", "asked", "known_calls", "settings"),
+        *("groups", "by_array", "plan", "others", "is_known", "parts", "options", "all_options", "scalars"),
+        *("counts", "averages", "cohorts", "writes", "averaging", "lagging", "calls"),
+    )
 
-    calls: tuple[Any, ...] = ()
-    can_look = is_known and plan.looked
-    if report or averaging or lagging or by_array or optimizer.on_nonfinite != "propagate":
-        pass
-    elif groups or optimizer._scheduled or settings.clip_norm != math.inf:
-        next_one = again(plan, optimizer._step_settings(), options, step, asked) if can_look else None
-        calls = (next_one,) if next_one else ()
-    else:
-        if others:  # of which some may have calls of other settings
-            calls = tuple(
-                [other.call for other in others if other.call in known_calls and other.leaves.follow(cohorts)]
+    def __init__(self, optimizer: Any, params: Any, grads: Any, report: bool) -> None:
+        self.optimizer, self.params, self.grads, self.wants_report = optimizer, params, grads, report
+        self.own: dict[str, Any] = optimizer.__dict__
+        self.number = optimizer._steps + 1
+        # Calls of the step before do not fit where this one ends halfway.
+        self.known_calls, self.own["_calls"] = self.own.get("_calls", ()), ()
+
+    def ask_settings(self) -> None:
+        """Asks schedules, and whether arrays must be told apart."""
+        optimizer = self.optimizer
+        self.asked: Asked = {}
+        self.settings = optimizer._at(self.number, NO_GROUPS, self.asked) if optimizer._scheduled else optimizer
+        self.groups: Groups | None = optimizer.groups if optimizer.groups.data else None
+        self.by_array = optimizer._rule.is_by_array or self.settings.clip_array_norm != math.inf
+        if self.groups is not None and not self.by_array:
+            self.by_array = self.groups.clips_arrays()
+
+    def take_plan(self) -> None:
+        """Finds the plan that fits the arguments, or makes one; then settings and step counts of its rows."""
+        optimizer, own, settings = self.optimizer, self.own, self.settings
+        self.plan, self.others, self.is_known = _plan_for(
+            optimizer, settings, self.params, self.grads, self.wants_report, self.groups, self.by_array
+        )
+        plan = self.plan
+        self.parts, self.options = [settings], settings._options
+        if self.groups is not None or self.by_array:
+            self.parts, self.options = optimizer._parts(plan, self.number, self.asked, begins=not self.is_known)
+        elif self.options is None:
+            self.options = settings.__dict__["_options"] = settings._wanted_options()
+        self.counts: Counts = own["_counts"] if self.is_known else plan.leaves.counts[1]
+        self.averages: Counts = own["_averages"] if self.is_known else plan.leaves.counts[2]
+        if not plan.leaves.are_known:
+            self.counts = (optimizer._steps,)
+        if len(self.parts) < len(plan.cohorts):
+            self.parts = self.parts * len(plan.cohorts)
+
+    def find_rule_scalars(self) -> None:
+        """Works out the scalars of the formula, for each row."""
+        self.scalars = _scalars(self.parts, self.plan.cohorts, self.counts)
+
+    def unfit_gradients(self) -> str | None:
+        """Looks at the gradients, where that is wanted, and adds the scalars of transforms and norms.
+
+        Returns None where the step can be made, else why not: an error text, empty where gradients are not finite.
+        """
+        optimizer, plan = self.optimizer, self.plan
+        checks_them = optimizer.on_nonfinite != "propagate"
+        squared = checks_them and squares(optimizer._rule)
+        all_fit = not checks_them or plan.finite(squared)
+        if not all_fit and not (squared and plan.finite()):
+            return ""
+        try:
+            if squared and (not all_fit or self.settings.gradient_scale > 1):
+                transform_scalars.check_squares(self.settings, plan, self.grads, self.parts, self.options)
+            if self.options or self.by_array:
+                self.scalars = transform_scalars.added(
+                    self.settings, plan, self.params, self.parts, self.scalars, self.options
+                )
+        except TooLarge as error:
+            return str(error)
+        if checks_them:
+            self.own["_skips_in_a_row"] = 0
+        return None
+
+    def add_averages(self) -> None:
+        """Adds the scalars of averages of the weights."""
+        optimizer = self.optimizer
+        self.writes, self.all_options = NOTHING, self.options
+        self.averaging = optimizer.averaging is not None or optimizer.lookahead is not None
+        if self.averaging:
+            self.scalars, self.all_options, self.averages, self.writes = _averages(
+                optimizer, self.plan, self.params, self.number, self.scalars, self.options, self.averages
             )
-        call = one_call.call_for(plan, options) if can_look else None
-        calls = (call, *calls) if call else calls
-    for launch in plan.stored_launches:
-        launch.begin_step(optimizer.storage_seed, step)
-    plan.stepped, node = False, containers.joined(own.get("_node"), plan.container.node)
-    try:
-        if lagging:
-            lagging.before()
-        plan.run(params, scalars, report, after, writes)
-    finally:
-        if plan.stepped:  # also where Ctrl-C came during the step, which is then complete
-            # No calls, between which Ctrl-C could come.
-            own["_report_plan" if report else "_plan"], own["_steps"] = plan, step
-            own["_cohorts"], own["_counts"], own["_averages"] = cohorts, steps, averaged
-            own["_state"] = plan.state if plan.state.slots else None
-            own["_node"] = node
-            own["_lags"] = lagging.lags if lagging else {}
-            own["_calls"] = calls
-            if not report:
-                own["_others"] = others
-    return plan.report() if report else None
+
+    def add_catch_up(self) -> None:
+        """Finds the steps that sparse rows have skipped; counts this one."""
+        optimizer, plan = self.optimizer, self.plan
+        self.lagging = (
+            catch_up.Step(optimizer, plan, self.params, self.parts) if optimizer._lags or plan.rows_launches else None
+        )
+        if self.lagging:
+            self.writes = chain(self.writes, self.lagging.marks())
+        self.counts, self.cohorts = counted(self.counts, plan.leaves.stepping), plan.leaves.counts.cohorts
+
+    def prepare_next(self) -> None:
+        """Decides whether the next step may be one call, or one like this again."""
+        optimizer, plan = self.optimizer, self.plan
+        self.calls: tuple[Any, ...] = ()
+        can_look = self.is_known and plan.looked
+        if (
+            self.wants_report
+            or self.averaging
+            or self.lagging
+            or self.by_array
+            or optimizer.on_nonfinite != "propagate"
+        ):
+            return
+        if self.groups or optimizer._scheduled or self.settings.clip_norm != math.inf:
+            if can_look:
+                next_one = again(plan, optimizer._step_settings(), self.options, self.number, self.asked)
+                self.calls = (next_one,) if next_one else ()
+            return
+        if self.others:  # of which some may have calls of other settings
+            known, cohorts = self.known_calls, self.cohorts
+            kept = [other.call for other in self.others if other.call in known and other.leaves.follow(cohorts)]
+            self.calls = tuple(kept)
+        call = one_call.call_for(plan, self.options) if can_look else None
+        if call:
+            self.calls = (call, *self.calls)
+
+    def run(self) -> None:
+        """Runs the kernels, and notes state and counts; both, or neither, also under Ctrl-C."""
+        own, plan, lagging = self.own, self.plan, self.lagging
+        for launch in plan.stored_launches:
+            launch.begin_step(self.optimizer.storage_seed, self.number)
+        plan.stepped, node = False, containers.joined(own.get("_node"), plan.container.node)
+        try:
+            if lagging:
+                lagging.before()
+            plan.run(self.params, self.scalars, self.wants_report, self.all_options, self.writes)
+        finally:
+            if plan.stepped:  # also where Ctrl-C came during the step, which is then complete
+                # No calls, between which Ctrl-C could come.
+                own["_report_plan" if self.wants_report else "_plan"], own["_steps"] = plan, self.number
+                own["_cohorts"], own["_counts"], own["_averages"] = self.cohorts, self.counts, self.averages
+                own["_state"] = plan.state if plan.state.slots else None
+                own["_node"] = node
+                own["_lags"] = lagging.lags if lagging else {}
+                own["_calls"] = self.calls
+                if not self.wants_report:
+                    own["_others"] = self.others
 
 
 def _in_a_row(optimizer: Any, cohorts: Counts, counts: Counts) -> tuple[float, ...]:
