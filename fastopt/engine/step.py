@@ -98,6 +98,8 @@ def make(optimizer: Any, params: Any, grads: Any, report: bool) -> Report | None
             calls = tuple([other.call for other in others if other.call in known_calls])
         call = one_call.call_for(plan, options) if can_look else None
         calls = (call, *calls) if call else calls
+    for launch in plan.stored_launches:
+        launch.begin_step(optimizer.storage_seed, step)
     plan.stepped, node = False, containers.joined(own.get("_node"), plan.container.node)
     try:
         if lagging:
@@ -143,7 +145,10 @@ def _plan_for(
         own["_plan"] = own["_report_plan"] = None
         own["_others"] = ()
     here = type(optimizer).__name__, optimizer._rule, params, grads, settings._start(), optimizer._state
-    plan = Plan(*here, report, groups, by_array, optimizer.centralize)
+    plan = Plan(*here, report, groups, by_array, optimizer.centralize, optimizer.state_storage)
+    if optimizer._state is not None and plan.state is not optimizer._state:  # others have the state as it was
+        own["_plan"] = own["_report_plan"] = None
+        own["_others"] = plans = ()
     plan.processes = optimizer._processes
     plan.tuned_by(own.setdefault("_tuners", {}))
     return plan, () if report else _of_today(plans, plan), False
