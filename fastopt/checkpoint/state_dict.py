@@ -23,7 +23,7 @@ from fastopt.schedules import Schedule
 
 
 class Mismatch(NamedTuple):
-    """What did not fit when state was loaded with `strict=False`; all empty if everything did."""
+    """Differences found when state was loaded with `strict=False`; all empty if everything fits."""
 
     missing: list[Hashable]
     """Keys that the optimizer has and the checkpoint has not; their state is what it was."""
@@ -36,7 +36,7 @@ class Mismatch(NamedTuple):
 
 
 def state_dict(optimizer: Any) -> dict[str, Any]:
-    """What `Optimizer.state_dict` returns."""
+    """The work of `Optimizer.state_dict`."""
     state = optimizer._state
     slots: dict[str, Any] = dict.fromkeys(optimizer._rule.state)  # averages are there only where there are any
     if state is not None:
