@@ -1,34 +1,45 @@
-"""The ratios that the README states, measured so that noise falls on both sides alike: `python -m bench.ratios [PART]`.
+"""The ratios that the site states, measured so that noise falls on both sides alike: `python -m bench.ratios [PART]`.
 
 Both sides take turns in one process, some calls each; a ratio is taken per turn, and the ratio of the two smallest
 times and the median ratio are printed, with the median times. Nothing else should run on the machine. PART is kernel,
-dict, loop, dead, extras or rows; without it all are run. PyTorch is compared where it is installed.
+dict, loop, dead, extras or rows; without it all are run. `--save` keeps a part for the page on benchmarks, which
+`python -m bench.report --kept --readme` then writes. PyTorch is compared where it is installed.
 
 "textbook" is the class as the book has it (`fastopt.experiments.textbook`), "in place" the best fair NumPy.
 """
 
 from __future__ import annotations
 
+import argparse
 import copy
 import gc
-import sys
+import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import date
 from functools import partial
 from importlib.util import find_spec
 from itertools import cycle, pairwise
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
+from bench import beside
 from bench.cases import Step, array, checked_step, embedding, gradients, make, mlp, size_of
+from bench.conftest import environment
 from bench.limit import bytes_per_element
+from bench.selection import by_words, selected
 from bench.test_loop import training_step
-from fastopt import EMA, SWA, Lookahead, Rows, reference, threads
+from fastopt import EMA, SWA, Lookahead, Rows, reference, set_tuning, threads
 from fastopt.groups import NO_DECAY_ON_VECTORS
 from fastopt.kernels import RULES
+from fastopt.optimizers import OPTIMIZERS
 from fastopt.schedules import Cosine
 
+FILE = Path(__file__).with_name("ratios.json")
 HAS_TORCH = find_spec("torch") is not None
 
 
@@ -52,9 +63,19 @@ def interleaved(sides: list[Step], turns: int, calls: int) -> np.ndarray:
     return seconds
 
 
+Sides = dict[str, dict[str, float]]
+
+MEASURED: dict[str, Sides] = {}
+"""What the part that runs has measured so far: by case and side, seconds and how many times as long it takes."""
+
+
 def report(what: str, names: list[str], seconds: np.ndarray) -> None:
     """Prints how many times as long each of the others takes as the first."""
     mine = seconds[0]
+    MEASURED[what] = {
+        name: {"seconds": rounded(np.median(theirs)), "ratio": rounded(np.median(theirs / mine))}
+        for name, theirs in zip(names, seconds, strict=True)
+    }
     print(f"{what}: {names[0]} {np.median(mine) * 1e6:,.1f} us", flush=True)
     for name, theirs in zip(names[1:], seconds[1:], strict=True):
         ratio, minima = np.median(theirs / mine), theirs.min() / mine.min()
@@ -64,6 +85,11 @@ def report(what: str, names: list[str], seconds: np.ndarray) -> None:
         )
 
 
+def rounded(number: Any) -> float:
+    """Four digits."""
+    return float(f"{number:.4g}")
+
+
 def kernel() -> None:
     """One array: beside the same traffic without arithmetic, NumPy and PyTorch."""
     for rule in (name for name, rule in RULES.items() if not rule.is_by_array):  # which read some arrays twice
@@ -71,13 +97,14 @@ def kernel() -> None:
         names = ["fastopt", "limit"] + (["torch fused"] if HAS_TORCH and rule == "adam" else [])
         seconds = interleaved([checked_step(rule, name, large) for name in names], 25, 2)
         moved = 30e6 * bytes_per_element(len(RULES[rule].state), 4)
-        report(f"{rule}, 30 M, {moved / seconds[0].min() / 1e9:.1f} GB/s", names, seconds)
+        print(f"{moved / seconds[0].min() / 1e9:.1f} GB/s, ", end="")
+        report(f"{rule}, 30 M", names, seconds)
     if HAS_TORCH:
         largest = array(100_000_000, "float32")
         steps = [checked_step("adam", name, largest) for name in ("fastopt", "torch fused")]
         report("adam, 100 M", ["fastopt", "torch fused"], interleaved(steps, 11, 1))
     names = ["fastopt", "textbook", "in place"]
-    report("adam, 30 M", names, interleaved([checked_step("adam", name, large) for name in names], 7, 1))
+    report("adam, 30 M, NumPy", names, interleaved([checked_step("adam", name, large) for name in names], 7, 1))
     for size, turns, calls in ((1_000_000, 40, 20), (90_000, 60, 100), (1_000, 60, 500)):
         names = ["fastopt", "limit", "textbook", "in place", *(["torch fused"] if HAS_TORCH else [])]
         steps = [checked_step("adam", name, array(size, "float32")) for name in names]
@@ -117,22 +144,54 @@ def loop() -> None:
         report(f"adam, training step {'-'.join(map(str, sizes))}, batch {batch}", names, seconds)
 
 
-def dead() -> None:
-    """20,000 steps in which half of the gradients are zero from the hundredth on, as with dead units.
+# Rule, size of the gradients of the first step, and number of steps: Adam's m becomes subnormal after 800 steps, its v,
+# where gradients were small, at once, and the state of Adan after 3,500.
+DYING = (("adam", 1.0, 1_500), ("adam", 3e-16, 8_000), ("adan", 1.0, 5_000))
+BLOCK = 25  # steps, of which the median is taken
 
-    Where state decays into the subnormal numbers, operations on it can be many times slower, and it stays there.
+
+def dead(other: ModuleType | None = None) -> None:
+    """100,000 numbers whose gradients are zero after the first step, as in dead units.
+
+    Operations on subnormal numbers may be many times slower. State that decays gets among them, and products of it do
+    earlier; without a flush it stays there, as 0.9 * 5.6e-45 rounds to 5.6e-45.
     """
-    alive = np.random.default_rng(0).standard_normal(100_000).astype(np.float32)
-    dying = alive * (np.arange(100_000) % 2).astype(np.float32)
-    for name in ("fastopt", "textbook"):
-        optimizer, params = make("adam", name), array(100_000, "float32")
-        seconds = np.zeros(20_000)
-        for step in range(len(seconds)):
-            start = time.perf_counter()
-            optimizer.update(params, {"p": alive if step < 200 else dying})
-            seconds[step] = time.perf_counter() - start
-        early, late = np.median(seconds[50:200]) * 1e6, np.median(seconds[-2000:]) * 1e6
-        print(f"adam, 100,000, half of it dead, {name}: {early:.1f} us at first, {late:.1f} us after 20,000 steps")
+    for rule, size, steps in DYING:
+        what = f"{rule}, 100,000, gradients of {size:g} in the first step, then {steps:,} steps of zeros"
+        print(what)
+        MEASURED[what] = {}
+        sides = {"fastopt": partial(make, rule, "fastopt"), "without a flush": partial(_unflushed, rule)}
+        if other is not None:
+            sides["beside"] = partial(beside.optimizer, other, rule)
+        for name, new in sides.items():
+            usual = np.median(_dying(new(), 1.0, 200, living=True)[100:])
+            blocks = np.median(_dying(new(), size, steps)[1:].reshape(-1, BLOCK), axis=1) / usual
+            slow = BLOCK * int(np.sum(blocks > 1.5))
+            MEASURED[what][name] = {"seconds": rounded(usual), "worst": rounded(blocks.max()), "slow steps": slow}
+            print(
+                f"    {name:16} {usual * 1e6:6.1f} us before, at worst {blocks.max():5.1f} times as long; "
+                f"{slow:5,} steps above 1.5 times",
+                flush=True,
+            )
+
+
+def _unflushed(rule: str) -> Any:
+    """fastopt's optimizer with all state kept, however small."""
+    exact = replace(RULES[rule], exact=RULES[rule].state)
+    return type("Unflushed", (OPTIMIZERS[rule],), {"_rule": exact})()
+
+
+def _dying(optimizer: Any, size: float, steps: int, living: bool = False) -> np.ndarray:
+    """Seconds of a step with gradients of a size, and of those behind it: with zeros, or, living, with the same."""
+    params = array(100_000, "float32")
+    alive = {"p": params["p"] * np.float32(size)}
+    rest = alive if living else {"p": np.zeros(100_000, np.float32)}
+    seconds = np.zeros(1 + steps)
+    for step in range(1 + steps):
+        start = time.perf_counter()
+        optimizer.update(params, rest if step else alive)
+        seconds[step] = time.perf_counter() - start
+    return seconds
 
 
 def extras() -> None:
@@ -254,11 +313,32 @@ PARTS: dict[str, Callable[[], None]] = {
 }
 
 
-def main(parts: list[str]) -> None:
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.ratios", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("--beside", metavar="CHECKOUT", help="the folder of another checkout of fastopt, for dead")
+    parser.add_argument(
+        "--save", type=Path, nargs="?", const=FILE, metavar="FILE", help=f"keep the parts in JSON; default {FILE}"
+    )
+    options = parser.parse_args(arguments)
+    chosen = selected(parser, options.parts, PARTS, by_words)
+    other = beside.load(options.beside) if options.beside else None
     print(f"threading layer {threads.layer()}, float32")
-    for part in parts or PARTS:
-        PARTS[part]()
+    kept: dict[str, Any] = {"parts": {}}
+    if options.save and options.save.exists():
+        kept = json.loads(options.save.read_text())
+    for part in chosen:
+        MEASURED.clear()
+        if part == "dead":
+            set_tuning("off")  # forms in turns would look like slow steps
+            dead(other)
+            set_tuning("auto")
+        else:
+            PARTS[part]()
+        kept["parts"][part] = {"machine": environment(), "date": str(date.today()), "cases": dict(MEASURED)}
+        if options.save:  # each part as soon as it is there
+            options.save.write_text(json.dumps(kept, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -3,8 +3,8 @@
 Without `--json` it runs `pytest --benchmark-only` first. With `--readme` it also writes `bench/results.json`, the
 medians behind the figures, draws the pictures into `docs/source/explanation/benchmarks/`, and fills the space between
 the markers of the README and of the site's page on benchmarks: training steps from what `python -m bench.states --save`
-wrote last, all else from these results. With `--kept` it runs nothing and takes `bench/results.json` as it is. Rows in
-which fastopt loses stay.
+wrote last, what settings cost from `python -m bench.ratios --save`, all else from these results. With `--kept` it runs
+nothing and takes `bench/results.json` as it is. Rows in which fastopt loses stay.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from bench import ratio_tables
 from fastopt.optimizers import OPTIMIZERS
 
 ROOT = Path(__file__).parent.parent
@@ -140,7 +141,7 @@ def readme(results: Results, states: Results) -> str:
     return "\n".join(lines)
 
 
-def page(results: Results, states: Results) -> str:
+def page(results: Results, states: Results, ratios: Results) -> str:
     """All figures, for the page on benchmarks."""
     lines = [
         "## Training steps",
@@ -176,6 +177,8 @@ def page(results: Results, states: Results) -> str:
         "",
         "The cases of one step run one after the other, so a change of the machine's speed between two of them shows "
         "too; `python -m bench.ratios` and `python -m bench.small` time all sides in turns.",
+        "",
+        *ratio_tables.tables(ratios["parts"], results["groups"]["start"], machine),
     ]
     return "\n".join(lines)
 
@@ -285,9 +288,9 @@ def fill(text: str, figures: str) -> str:
     return pattern.sub(lambda _: f"{BEGIN}\n\n{figures}\n\n{END}", text)
 
 
-def write(results: Results, states: Results) -> None:
+def write(results: Results, states: Results, ratios: Results) -> None:
     """Fills the README and the page on benchmarks."""
-    for path, figures in ((README, readme(results, states)), (PAGE, page(results, states))):
+    for path, figures in ((README, readme(results, states)), (PAGE, page(results, states, ratios))):
         path.write_text(fill(path.read_text(encoding="utf-8"), figures), encoding="utf-8")
 
 
@@ -320,14 +323,14 @@ def main(arguments: list[str] | None = None) -> None:
         results = condensed(json.loads(options.json.read_text()))
     console = Console()
     show(results, console)
-    from bench import plots, states
+    from bench import plots, ratios, states
 
     folder = PLOTS if options.readme else options.plots
     for path in plots.draw(results, json.loads(states.FILE.read_text()), folder):
         console.print(f"picture: {path}", highlight=False, soft_wrap=True)
     if options.readme:
         RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-        write(results, json.loads(states.FILE.read_text()))
+        write(results, json.loads(states.FILE.read_text()), json.loads(ratios.FILE.read_text()))
         console.print(f"written: {RESULTS}, {README}, {PAGE}", highlight=False, soft_wrap=True)
 
 

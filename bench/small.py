@@ -19,6 +19,7 @@ from bench import beside
 from bench.cases import Step, array, equal_arrays, gradients, mlp
 from bench.inplace import InPlace
 from bench.ratios import interleaved
+from bench.selection import by_part, selected
 from fastopt.experiments.textbook import textbook
 
 Arrays = dict[str, Any]
@@ -134,10 +135,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--beside", metavar="CHECKOUT", help="the folder of another checkout of fastopt")
     parser.add_argument("--turns", type=int, default=40, metavar="N", help="of each side")
     options = parser.parse_args(arguments)
+    chosen = selected(parser, options.rows, [row.name for row in ROWS], by_part)
     other = beside.load(options.beside) if options.beside else None
     print("float32 but where numbers are Python's; us, median (smallest)")
     for row in ROWS:
-        if options.rows and not any(part.lower() in row.name.lower() for part in options.rows):
+        if row.name not in chosen:
             continue
         steps = sides(row, other)
         seconds = interleaved(list(steps.values()), options.turns, row.calls) * 1e6

@@ -28,6 +28,7 @@ import fastopt
 from bench import beside, models
 from bench.cases import assert_equal, make
 from bench.conftest import environment
+from bench.selection import by_words, selected
 from fastopt import machine
 
 FILE = Path(__file__).with_name("states.json")
@@ -200,10 +201,6 @@ def show(found: dict[str, Any], sides: list[Side]) -> None:
             print(f"    {side.name}: {tuning}")
 
 
-def _means(case: Case, words: str) -> bool:
-    return all(word in case.name.replace(",", "").split() for word in words.split())
-
-
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.states", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("cases", nargs="*", metavar="CASE", help='words of a name, such as "adam float32"')
@@ -213,6 +210,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=60, metavar="S", help="at most, for each case")
     parser.add_argument("--save", type=Path, nargs="?", const=FILE, metavar="FILE", help=f"write JSON; default {FILE}")
     options = parser.parse_args(arguments)
+    chosen = selected(parser, options.cases, [case.name for case in CASES], by_words)
     other = beside.load(options.beside) if options.beside else None
     limits: Any = nullcontext()
     if options.blas_threads:
@@ -225,7 +223,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(models.data().source)
         print(f"{machine.describe([machine.lines()])}; BLAS threads: {options.blas_threads or 'as they come'}")
         for case in CASES:
-            if options.cases and not any(_means(case, words) for words in options.cases):
+            if case.name not in chosen:
                 continue
             load, sides = machine.OthersLoad(), sides_of(case, options.in_place, other)
             print(case.name, flush=True)

@@ -97,13 +97,16 @@ def number_or_schedule(owner: str, name: str, value: Any, allowed: Range) -> Any
 
 def number_at(owner: str, name: str, value: Any, step: int, allowed: Range) -> float:
     """The value of a number or of a function of the step at a step, or an error."""
-    return _in_range(owner, f"{name} at step {step}", value(step), allowed) if callable(value) else float(value)
+    if not callable(value):
+        return float(value)
+    found, (lowest, highest, _) = value(step), allowed
+    if type(found) is float and lowest <= found < highest and found != -math.inf:  # as at nearly every step
+        return found
+    return _in_range(owner, f"{name} at step {step}", found, allowed)
 
 
 def _in_range(owner: str, called: str, value: Any, allowed: Range, otherwise: str = "") -> float:
     lowest, highest, closed = allowed
-    if type(value) is float and lowest <= value < highest and value != -math.inf:  # as a schedule's at every step
-        return value
     interval = f"{'(' if lowest == -math.inf else '['}{lowest:g}, {highest:g}{']' if closed else ')'}"
     if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
         raise TypeError(

@@ -27,6 +27,7 @@ from fastopt.kernels.build import Rule
 from fastopt.kernels.stores import FORMS, PLAIN
 from fastopt.kernels.transforms import OPTIONS
 from fastopt.report import Report
+from fastopt.settings import Asked, StepSettings
 from fastopt.tuning import AS_THEY_COME, Tuning
 from fastopt.typed import GroupSettings, Number, number
 
@@ -121,6 +122,9 @@ class Optimizer(Saving, AveragedWeights):
     lookahead: Lookahead | None = field(default=None, kw_only=True, repr=False)
     """`Lookahead`, by which steps go back part of the way every so often: state `slow_weights`, by key."""
 
+    _shared: ClassVar[frozenset[str]]
+    """The settings of every optimizer, which options follow from."""
+
     _decays_itself: ClassVar[bool] = False
     """Whether decoupled weight decay is in the formula, which `_own_decay` is for."""
 
@@ -136,8 +140,7 @@ class Optimizer(Saving, AveragedWeights):
     _others = cast("tuple[Plan, ...]", ())  # plans for other arrays
     _calls = cast("tuple[Any, ...]", ())  # steps of these plans in one call, as long as nothing is assigned
     _scheduled = cast("tuple[str, ...]", ())
-    # For each part something with its settings, and its schedules: as long as nothing is assigned, nor groups changed.
-    _copies = cast("tuple[int, dict[Part, tuple[Any, dict[str, Any]]]] | None", None)
+    _kept_settings = cast("StepSettings | None", None)  # as long as nothing is assigned, nor groups changed
     _processes = ONE_PROCESS
     _lags = cast("dict[Any, catch_up.Lag]", MappingProxyType({}))  # by key, where rows wait for steps that they skipped
 
@@ -354,7 +357,7 @@ class Optimizer(Saving, AveragedWeights):
         elif name != "iter":
             raise AttributeError(names.unknown_attribute(owner.__name__, name, *self._public_names()))
         if not name.startswith("_"):
-            self.__dict__.update(_copies=None, _calls=())
+            self.__dict__.update(_kept_settings=None, _calls=())
         object.__setattr__(self, name, value)
 
     if TYPE_CHECKING:  # the state of all rules
@@ -363,42 +366,24 @@ class Optimizer(Saving, AveragedWeights):
     else:  # to a type checker they would make all names known
         __getattr__, __setattr__ = _attribute, _assign
 
-    def _at(self, step: int, part: Part = NO_GROUPS, known: dict[Any, float] | None = None) -> Any:
-        """Something with the settings of a step as numbers, those of a part; `known` are values of its schedules."""
-        owner, changes = type(self), self.groups.changes
-        if self._copies is None or self._copies[0] != changes:
-            self._copies = changes, {}
-        copies, known = self._copies[1], {} if known is None else known
-        if part not in copies:
-            settings = object.__new__(owner)
-            mine = settings.__dict__
-            mine.update({name: value for name, value in self.__dict__.items() if not name.startswith("_")})
-            mine.update(self.groups.settings_of(part))
-            copies[part] = settings, {name: value for name, value in mine.items() if callable(value)}
-            mine["_unscaled_lr"] = mine.get("lr")
-        settings, schedules = copies[part]
-        mine = settings.__dict__
-        for name, schedule in schedules.items():
-            key = name, id(schedule)
-            if key not in known:
-                known[key] = hyperparameters.hyperparameter_at(owner.__name__, name, schedule, step)
-            mine[name] = known[key]
-        if "lr_scale" in mine and "lr_scale" not in self.__dict__:  # not that of a rule of one's own
-            mine["lr"] = (mine["lr"] if "lr" in schedules else mine["_unscaled_lr"]) * mine["lr_scale"]
-        if "_options" not in mine or not _SHARED.isdisjoint(schedules):
-            mine["_options"] = settings._wanted_options()
-        return settings
+    def _at(self, step: int, part: Part = NO_GROUPS, asked: Asked | None = None) -> Any:
+        """Something with the settings of a step as numbers, those of a part; see `settings`."""
+        return self._step_settings().at(step, part, {} if asked is None else asked)
 
-    def _parts(self, plan: Plan, step: int, known: dict[Any, float]) -> tuple[list[Any], tuple[str, ...]]:
+    def _parts(self, plan: Plan, step: int, asked: Asked) -> tuple[list[Any], tuple[str, ...]]:
         """The settings of a step for each part of a plan, and the options that some of them call for."""
-        distinct = {part: self._at(step, part, known) for part in dict.fromkeys(plan.parts)}
-        if self._state is None:
-            start = self._at(step, NO_GROUPS, known).start_values()
-            for part, settings in distinct.items():
-                if settings.start_values() != start:
-                    raise ValueError(checks.read_at_the_start(type(self).__name__, self.groups.settings_of(part)))
-        wanted = {option for settings in distinct.values() for option in settings._options}
-        return [distinct[part] for part in plan.parts], tuple(option for option in OPTIONS if option in wanted)
+        settings = self._step_settings()
+        found = settings.of_plan(plan, step, asked)
+        if self._state is None and self._rule.state:
+            settings.at(step, NO_GROUPS, asked)
+            settings.refuse_another_start(plan)
+        return found
+
+    def _step_settings(self) -> StepSettings:
+        settings = self._kept_settings
+        if settings is None or settings.changes != self.groups.changes:
+            settings = self.__dict__["_kept_settings"] = StepSettings(self)
+        return settings
 
     @classmethod
     def _scheduled_names(cls, settings: dict[str, Any]) -> tuple[str, ...]:
@@ -444,7 +429,6 @@ class Optimizer(Saving, AveragedWeights):
 
 
 _FORGOTTEN = {"_plan": None, "_report_plan": None, "_others": (), "_calls": ()}
-_NOT_SAVED = {*_FORGOTTEN, "_copies", "_tuners", "_processes"}
+_NOT_SAVED = {*_FORGOTTEN, "_kept_settings", "_tuners", "_processes"}
 
-_SHARED = frozenset(Optimizer._hyperparameters())
-"""The settings of every optimizer, which options follow from."""
+Optimizer._shared = frozenset(Optimizer._hyperparameters())

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from bench import beside, models, small, states
+from bench import beside, loop_gate, models, ratio_tables, ratios, small, states
 from tests.conftest import ROOT
 
 
@@ -39,6 +39,74 @@ def test_one_blas_thread(capsys, monkeypatch):
     monkeypatch.setattr(states, "WARM", 3)
     states.main(["--seconds", "0.05", "--blas-threads", "1", "momentum float64"])
     assert "BLAS threads: 1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("main", [small.main, states.main, ratios.main, loop_gate.main])
+def test_what_fits_nothing_is_an_error_that_lists_all(main, capsys):
+    with pytest.raises(SystemExit):
+        main(["adam flaot32"])
+    err = capsys.readouterr().err
+    assert "nothing is called 'adam flaot32'" in err and err.count("\n  ") >= 6
+
+
+def test_loop_gate(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(states, "WARM", 3)
+    loop_gate.main(["--minutes", "0.005", "--beside", str(ROOT), "--save", str(tmp_path / "x.json"), "784-40-20-10"])
+    out, saved = capsys.readouterr().out, json.loads((tmp_path / "x.json").read_text())
+    assert {row["of"] for row in saved["rows"]} == {"textbook", "beside"} and "BLAS on one thread" in out
+    assert out.count("at most 0.66 ") == 2, "as it is measured, and among all rows"
+    assert f"of {len(saved['rows'])} reached" in out
+
+
+def test_loop_gate_marks_rows_by_state():
+    summary = states.summary([TwoStates("textbook", 1.0), TwoStates("fastopt", 0.5), TwoStates("beside", 0.4)])
+    rows = list(loop_gate.rows_of("x", summary, {"textbook": (0.7, 0.8), "beside": (1.0, 1.08)}))
+    reached = {(row.what, row.of): row.is_reached for row in rows}
+    assert reached == {
+        ("x: fast", "textbook"): False,
+        ("x: fast", "beside"): False,
+        ("x: slow", "textbook"): True,
+        ("x: slow", "beside"): True,
+    }
+    assert loop_gate.bounds("adam float64 784-100x4-10, batch 128") == {"textbook": (0.79, 0.76), "beside": (1.0, 1.0)}
+    names = [case.name for case in states.CASES]
+    assert all(any(name.startswith(start) for name in names) for start in loop_gate.MUST)
+
+
+def test_dead_gradients_are_timed_and_kept(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(ratios, "DYING", (("adam", 1.0, 25),))
+    for _ in range(2):
+        ratios.main(["dead", "--save", str(tmp_path / "x.json")])
+    parts = json.loads((tmp_path / "x.json").read_text())["parts"]
+    (sides,) = parts["dead"]["cases"].values()
+    assert set(sides) == {"fastopt", "without a flush"} and capsys.readouterr().out.count("us before, at worst") == 4
+    assert "| case | fastopt | without a flush |" in list(ratio_tables.dead(parts["dead"]["cases"]))
+
+
+def test_ratios_become_tables():
+    def case(**sides):
+        return {name: {"seconds": 0.001, "ratio": ratio} for name, ratio in sides.items()}
+
+    extras = {"adam, 1,000": case(plain=1, report=1.1), "adam, 1,000 in matrices": case(plain=1, centralize=1.4)}
+    parts = {
+        "extras": {"cases": {**extras, "sgd, 2,000": case(plain=1, report=1.25)}},
+        "rows": {"cases": {"sgd, 7 of 9 rows": case(rows=1, dense=15.0)}},
+        "kernel": {"cases": {"sgd, 30 M": case(fastopt=1, limit=0.98), "adam, 1,000": case(fastopt=1, limit=0.5)}},
+    }
+    names = ("cold-serial", "cold-parallel", "warm-serial", "warm-parallel")
+    start = {"import": 0.1} | {f"first_step[{name}]": 1.234 for name in names}
+    start = {name: {"seconds inside": seconds} for name, seconds in start.items()}
+    lines = list(ratio_tables.tables(parts, start, lambda part: "a machine"))
+    for line in (
+        "| setting | adam, 1,000 | sgd, 2,000 |",
+        "| `report=True` | 1.10 | 1.25 |",
+        "| `centralize`, of matrices | 1.40 |  |",
+        "| sgd, 7 of 9 rows | 1.00 |  | 15.0 |  |  |",
+        "On 1,000 Adam takes 2.00 times as long.",
+        "`python -m bench.ratios rows`, a machine.",
+    ):
+        assert line in lines, line
+    assert "1.020 times as long as the same traffic (`sgd`)" in "".join(lines) and "in 1.2 s" in "".join(lines)
 
 
 def test_two_states_are_told_apart():

@@ -53,9 +53,11 @@ def test_links_into_the_site_lead_somewhere():
 
 
 def test_figures_are_those_of_the_results():
-    results, states = (json.loads((ROOT / "bench" / name).read_text()) for name in ("results.json", "states.json"))
+    results, states, ratios = (
+        json.loads((ROOT / "bench" / f"{name}.json").read_text()) for name in ("results", "states", "ratios")
+    )
     assert report.fill(README, report.readme(results, states)) == README, "run python -m bench.report --kept --readme"
     page = report.PAGE.read_text(encoding="utf-8")
-    assert report.fill(page, report.page(results, states)) == page, "run python -m bench.report --kept --readme"
+    assert report.fill(page, report.page(results, states, ratios)) == page, "run python -m bench.report --kept --readme"
     with pytest.raises(SystemExit, match="found no lines"):
         report.fill("nothing", "")

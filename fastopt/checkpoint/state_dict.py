@@ -128,7 +128,7 @@ def load_state_dict(
     new = {name: value for name, value in new.items() if name not in SLOTS or value is not None}
     new["_scheduled"] = optimizer._scheduled_names(optimizer.__dict__ | new)
     new |= {"_steps": step, "_skipped": skipped, "_averaged": averaged, "_state": loaded, "_lags": lags}
-    new |= {"_plan": None, "_report_plan": None, "_others": (), "_calls": (), "_options": None, "_copies": None}
+    new |= {"_plan": None, "_report_plan": None, "_others": (), "_calls": (), "_options": None, "_kept_settings": None}
     optimizer.__dict__.update(new)  # all at once
     missing, unexpected, reshaped = ([None if key is BARE else key for key in keys] for keys in mismatch[:3])
     return Mismatch(missing, unexpected, reshaped, mismatch.settings)

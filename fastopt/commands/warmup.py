@@ -27,7 +27,7 @@ Kernel = tuple[Rule, str, tuple[str, ...]]
 def kernels(optimizers: Sequence[Optimizer], averages: Sequence[str] = ()) -> list[Kernel]:
     """What steps need; `averages` are those of `AVERAGES` that some steps keep and others leave alone."""
     # For on_nonfinite and clipping by norm.
-    found: list[Kernel] = [(NO_RULE, which, ()) for which in ("look", "look_at_squares", "norm")]
+    found: list[Kernel] = [(NO_RULE, which, ()) for which in ("look", "look_at_squares", "norm", "quick_norm")]
     found += [(GRADIENT_MEASURE, which, ()) for which in FACTORS]
     wanted = [name for name in AVERAGES if name in averages]
     kept = list(chain.from_iterable(combinations(wanted, count) for count in range(len(wanted) + 1)))
@@ -58,8 +58,9 @@ def main(optimizers: Sequence[Optimizer], averages: Sequence[str] = ()) -> None:
             for in_parallel in loops:
                 compiled_find_means(known, in_parallel)
     pairs = product(kernels(optimizers, averages), ("float32", "float64"))
-    # Squares of float32 numbers, as float64, neither overflow nor vanish.
-    wanted = [pair for pair in pairs if not (pair[0][1] in FACTORS and pair[1] == "float32")]
+    # Squares of float32 numbers, as float64, neither overflow nor vanish; a plain sum of float64 ones settles nothing.
+    only = dict.fromkeys(FACTORS, "float64") | {"quick_norm": "float32"}
+    wanted = [pair for pair in pairs if pair[1] == only.get(pair[0][1], pair[1])]
     for (rule, which, options), dtype in track(wanted, "compiling", console=console):
         for in_parallel in loops:  # the second one costs nothing
             rule.kernel(dtype, in_parallel, which, options)

@@ -68,7 +68,7 @@ class Table:
         checks.container(owner, params, grads)
         self.owner = owner
         self.rule = rule
-        self.arrangement = arrangement(groups, by_array)
+        self.by_array, self.arrangement = by_array, arrangement(groups, by_array)
         self.divided = bool(groups) or by_array
         by_key = by_key or self.divided or bool(centralize)
         self.wanted_mode = self.mode = mode_of(params, grads)

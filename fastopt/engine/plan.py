@@ -27,6 +27,7 @@ from fastopt.kernels.build import Rule
 from fastopt.kernels.loops import DOWN, FIELDS, NONFINITE, REST, SECOND_REST, SECOND_TOTAL, TOTAL, UP
 from fastopt.report import Report
 from fastopt.rows import Rows
+from fastopt.settings import PlanSettings
 from fastopt.tuning import AS_THEY_COME, Tuner
 
 NONE_RESTING: Iterator[None] = iter(())
@@ -85,6 +86,9 @@ class Plan(Table):
         if self.copied and mappings.copied_keys(params, parameters) != self.copied:
             return False
         return isinstance(params, dict | MutableMapping)
+
+    settings: PlanSettings | None = None
+    """Those of each part, as `settings.StepSettings` keeps them."""
 
     moved = False
     """Whether parameters turned out to be other arrays than before."""
@@ -166,6 +170,12 @@ class Plan(Table):
             return {None: [tally[:, SUMS] for tally in self._look(*_gradient_pass(kind))]}
 
         return norms.norms(look, self._has_float64(), 0, self.processes)[None]
+
+    def quick_sums(self) -> list[float] | None:
+        """Plain sums of the squares of all gradients, for `norms.quick_clipped`; None where some are float64."""
+        if self.processes.has_float64(self._has_float64()):
+            return None
+        return self.processes.add_up({None: [tally[:, SUMS] for tally in self._look("quick_norm")]}, 0)[None]
 
     def gradient_norms(self) -> dict[int, Norm]:
         """The norm of the gradient of each row of scalars; writes nothing."""

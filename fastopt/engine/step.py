@@ -13,6 +13,7 @@ from fastopt.engine.transform_scalars import TooLarge
 from fastopt.groups import NO_GROUPS, Groups
 from fastopt.kernels.squares import squares
 from fastopt.report import Report
+from fastopt.settings import Asked
 
 # How many plans are kept, for loops that update different arrays in turns: halves of a GAN, gradients that are None.
 MOST_PLANS = 4
@@ -46,8 +47,8 @@ def make(optimizer: Any, params: Any, grads: Any, report: bool) -> Report | None
     """Makes a step of any kind."""
     own, step = optimizer.__dict__, optimizer._steps + 1
     known_calls, own["_calls"] = own.get("_calls", ()), ()
-    known: dict[Any, float] = {}
-    settings = optimizer._at(step, NO_GROUPS, known) if optimizer._scheduled else optimizer
+    asked: Asked = {}
+    settings = optimizer._at(step, NO_GROUPS, asked) if optimizer._scheduled else optimizer
     groups = optimizer.groups if optimizer.groups.data else None
     by_array = optimizer._rule.is_by_array or settings.clip_array_norm != math.inf
     if groups is not None and not by_array:
@@ -57,7 +58,7 @@ def make(optimizer: Any, params: Any, grads: Any, report: bool) -> Report | None
 
     parts, options = [settings], settings._options
     if groups is not None or by_array:
-        parts, options = optimizer._parts(plan, step, known)
+        parts, options = optimizer._parts(plan, step, asked)
     elif options is None:
         options = settings.__dict__["_options"] = settings._wanted_options()
     scalars = [part.scalars(step) for part in parts]

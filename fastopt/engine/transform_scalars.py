@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastopt.engine.arguments import nonfinite_squared_norm, nonfinite_squares
-from fastopt.engine.norms import Norm, clipped
+from fastopt.engine.norms import Norm, clipped, quick_clipped
 from fastopt.engine.plan import Plan
 from fastopt.kernels.squares import largest
 
@@ -84,25 +84,43 @@ def _amounts(settings: Any, plan: Plan, parts: list[Any], options: tuple[str, ..
     """That of the last option first."""
     if len(parts) == 1 and "scale" not in options:  # which may be a group's part, with settings of its own
         return [tuple([AMOUNTS[option](parts[0]) for option in reversed(options)])]
-    first = int("scale" in options)  # which is the first of them
-    scales = [scale(settings, plan) if first else 1.0] * len(parts)
-    if first and any(part.clip_array_norm < math.inf for part in parts):
-        for row, norm in plan.gradient_norms().items():
-            scales[row] = clipped(scales[row], norm, parts[row].clip_array_norm)
-    amounts = []
-    for part, factor in zip(parts, scales, strict=True):
-        wanted = options if part._options is None else part._options
-        own = {option: AMOUNTS[option](part) if option in wanted else NOTHING[option] for option in options[first:]}
-        amounts.append((*reversed(own.values()), *[factor] * first))
-    return amounts
+    if "scale" in options:  # which is the first of them
+        by_array = plan.by_array and any(part.clip_array_norm < math.inf for part in parts)
+        factors = _factors(settings, plan, parts) if by_array else [_factor(settings, plan)] * len(parts)
+    else:
+        factors = []
+    others = options[len(factors) > 0 :][::-1]
+    rows = [
+        tuple([AMOUNTS[option](part) if option in part._options else NOTHING[option] for option in others])
+        for part in parts
+    ]
+    return [(*row, factor) for row, factor in zip(rows, factors, strict=True)] if factors else rows
 
 
-def scale(settings: Any, plan: Plan) -> float:
-    """The factor of all gradients: scale, direction, and clipping by their norm."""
-    factor = -settings.gradient_scale if settings.maximize else settings.gradient_scale
+def _factor(settings: Any, plan: Plan) -> float:
+    """The factor of all gradients, of which kernels see no more than a float of their dtype."""
+    factor = _unclipped(settings)
+    if settings.clip_norm == math.inf:
+        return factor
+    sums = plan.quick_sums()
+    quick = None if sums is None else quick_clipped(factor, sums, settings.clip_norm)
+    return clipped(factor, plan.gradient_norm(), settings.clip_norm) if quick is None else quick
+
+
+def _factors(settings: Any, plan: Plan, parts: list[Any]) -> list[float]:
+    """The factor of the gradient of each array, where some have a largest norm of their own."""
+    factor = _unclipped(settings)
     if settings.clip_norm < math.inf:
         factor = clipped(factor, plan.gradient_norm(), settings.clip_norm)
-    return float(factor)
+    factors = [factor] * len(parts)
+    for row, norm in plan.gradient_norms().items():
+        factors[row] = clipped(factor, norm, parts[row].clip_array_norm)
+    return factors
+
+
+def _unclipped(settings: Any) -> float:
+    """Scale and direction."""
+    return float(-settings.gradient_scale if settings.maximize else settings.gradient_scale)
 
 
 def _lr(settings: Any) -> float:

@@ -35,6 +35,7 @@ from fastopt.kernels.loops import (
     norm_span,
     parallel,
     prepared_span,
+    quick_norm_span,
     serial,
     span,
     square_span,
@@ -86,6 +87,7 @@ SPANS = {
     "look": gradient_span,
     "look_at_squares": square_span,
     "norm": norm_span,
+    "quick_norm": quick_norm_span,
 }
 
 FACTORS = {"large_measure": loops.DOWN, "small_measure": loops.UP}
@@ -177,8 +179,8 @@ class Rule:
         which : "step"; "report", which fills the tally as well; for a measuring rule "measure", which only adds up
             the squares of its results, "large_measure" or "small_measure" where those would overflow or vanish; for a
             preparing rule "prepare", which only writes the last state slot; for `NO_RULE` "look", which only finds out
-            whether all gradients are finite, "look_at_squares", whether their squares are, or "norm", which only adds
-            these up
+            whether all gradients are finite, "look_at_squares", whether their squares are, or "norm" and
+            "quick_norm", which only add these up
         options : the names of the functions of `gradients.OPTIONS` that go before the rule, in that order, and then
             of those of `averages.AVERAGES` that go after it. Their amounts stand behind the scalars: of those before
             the rule the last one's first, of those after it the first one's

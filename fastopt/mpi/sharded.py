@@ -117,7 +117,7 @@ class Sharded(Consensus, SharedAverages, SharedSaving):
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "groups":
             self.optimizer.__dict__["groups"] = LeafGroups(type(self.optimizer), value)
-            self.optimizer.__dict__.update(_copies=None, _calls=())
+            self.optimizer.__dict__.update(_kept_settings=None, _calls=())
         elif name in self.__dict__ or name.startswith("_"):
             object.__setattr__(self, name, value)
         elif name in type(self).__dict__:

@@ -7,6 +7,7 @@ import pytest
 
 import fastopt
 from fastopt.engine import norms
+from fastopt.engine.plan import Plan
 from fastopt.optimizers import OPTIMIZERS
 from tests.conftest import Pair, assert_same_bits, python
 
@@ -171,3 +172,62 @@ def test_without_compiler():
 
 def test_every_rule_that_measures_is_here():
     assert set(BY_NORM) == {rule for rule, optimizer in OPTIMIZERS.items() if optimizer._rule.is_by_array}
+
+
+def exact_factor(factor, gradient, most):
+    """What a float32 kernel uses, by the exact norm."""
+    norm = math.sqrt(math.fsum(np.square(gradient.astype(np.float64)).tolist()))
+    return np.float32(norms.clipped(factor, norm, most))
+
+
+def hard_bounds(rng, factor, gradient):
+    """Largest norms by which the factor is halfway between two float32 numbers, or all but 1, and plain ones."""
+    norm = abs(factor) * math.sqrt(math.fsum(np.square(gradient.astype(np.float64)).tolist()))
+    for share in rng.uniform(1e-6, 1, 4).astype(np.float32):
+        middle = (float(share) + float(np.nextafter(share, np.float32(2)))) / 2
+        for halfway in (middle, np.nextafter(middle, 0), np.nextafter(middle, 1)):
+            yield norm * float(halfway)
+        yield norm * float(share)
+    yield from (norm, np.nextafter(norm, 0), np.nextafter(norm, math.inf), norm * (1 - 2.0**-25), norm * 1e-30)
+
+
+@pytest.mark.parametrize("scale", [1e-44, 1e-38, 1e-20, 1.0, 1e18, 1e37])
+@pytest.mark.parametrize("factor", [1.0, -1.0, 0.125, -3.7, 1e20, 0.0])
+def test_quick_clipping_is_that_by_the_exact_norm_or_in_doubt(scale, factor):
+    """Sums of squares are taken in any order, and wrong by as much as a sum of a piece can be."""
+    rng = np.random.default_rng(3)
+    gradient = (rng.standard_normal(300) * scale).astype(np.float32)
+    square, settled = np.square(gradient.astype(np.float64)), 0
+    for most in map(float, hard_bounds(rng, factor, gradient)):
+        expected = exact_factor(factor, gradient, most)
+        for wrong in (0.0, 2.0**-40, -(2.0**-40)):
+            parts = np.array_split(rng.permutation(square) * (1 + wrong), 7)
+            found = norms.quick_clipped(factor, [part.sum() for part in parts], most)
+            settled += found is not None
+            assert found is None or np.float32(found).tobytes() == expected.tobytes()
+    assert settled >= 3, "some are far from any middle"
+
+
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+def test_what_is_not_finite_is_not_clipped_quickly(bad):
+    assert norms.quick_clipped(1.0, [1.0, bad * bad], 1.0) is None
+    assert norms.quick_clipped(bad, [1.0], 1.0) is None
+    assert norms.quick_clipped(1.0, [0.0], 0.0) == 1
+
+
+@pytest.mark.parametrize("split", [1, 3])
+def test_a_factor_in_doubt_is_settled_by_the_exact_norm(split, monkeypatch):
+    """Where all but the last bits of the norm say that the factor is halfway between two float32 numbers."""
+    rng, exact = np.random.default_rng(4), []
+    gradient = rng.standard_normal(20_000).astype(np.float32)
+    measured = Plan.gradient_norm
+    monkeypatch.setattr(Plan, "gradient_norm", lambda plan: exact.append(1) or measured(plan))
+    pair = Pair("sgd", lr=1.0)
+    fast, plain = ({f"p{n}": np.zeros(20_000, np.float32) for n in range(split)} for _ in range(2))
+    for most in hard_bounds(rng, 1.0, np.tile(gradient, split)):
+        for optimizer in (pair.fast, pair.plain):
+            optimizer.clip_norm = float(most)
+        pair.update(fast, plain, {key: gradient for key in fast})
+        for key in fast:
+            assert_same_bits(fast[key], plain[key])
+    assert 8 <= len(exact) < 21, "the bounds halfway, and no other"
