@@ -24,6 +24,7 @@ from bench.peers import PEERS
 from fastopt import flatten, reference, threads
 from fastopt.experiments.textbook import has_exact_bits, textbook
 from fastopt.kernels import RULES, array_scan
+from fastopt.kernels.compile import kernel as kernel_of
 from fastopt.optimizers import OPTIMIZERS
 
 Step = Callable[[], Any]
@@ -188,7 +189,7 @@ def limit_step(slots: int, params: Arrays, grads: Arrays, count: int) -> Step:
     scalars = np.zeros(1)  # of which the formula reads none
     table = np.array([[x.ctypes.data for x in (p, g, *state, scalars)]], dtype=np.int64)
     starts = np.array([0, p.size], dtype=np.int64)
-    kernel = LIMITS[slots].kernel(p.dtype.name, count > 1)
+    kernel = kernel_of(LIMITS[slots], p.dtype.name, count > 1)
     alive = (p, g, state, scalars)
     return lambda: kernel(table, starts, count) if alive else None
 

@@ -50,7 +50,7 @@ __all__ = [
     "set_num_threads",
     "set_tuning",
 ]
-__all__ += optimizers.__all__
+__all__ += optimizers.__all__  # type: ignore[attr-defined]  # which type checkers need not see
 
 try:
     __version__ = _version("fastopt")

@@ -6,7 +6,7 @@ whose amount is zero runs as if there were none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from itertools import chain, repeat
@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 
 from fastopt import checks, hyperparameters, rows
-from fastopt.engine import mappings
-from fastopt.engine.launch import BARE, Launch, as_number
+from fastopt.engine import containers
+from fastopt.engine.launch import Launch, as_number
 from fastopt.engine.plan import Plan
 from fastopt.engine.state import PARAMETER, State
 from fastopt.flat import Array
 from fastopt.kernels.averages import AVERAGES, SLOTS, unchanged
-from fastopt.kernels.build import Rule
 from fastopt.kernels.intrinsics import smallest_state
+from fastopt.kernels.rule import Rule
 from fastopt.typed import Number, number
 
 _DECAY, _ALPHA = (0.0, 1.0, False), (0.0, 1.0, True)
@@ -219,10 +219,10 @@ def of_resting(plan: Plan, params: Any, amount: float, first: bool) -> Iterator[
     if first and len(plan.keys) != len(plan.state.layouts):
         missing = [key for key in plan.state.layouts if key not in plan.keys]
         raise ValueError(checks.first_average(plan.owner, missing))
-    averages, values = [], []
+    averages, values, leaves = [], [], plan.container.leaves(params)
     for entry in plan.entries:
         if entry.row < 0:
-            name, value = plan._name(entry.key), params if entry.key is BARE else params[entry.key]
+            name, value = plan._name(entry.key), leaves[entry.key]
             array = checks.parameter(plan.owner, name, value)
             checks.replaced(plan.owner, name, array, *entry.layout[:2])
             average = plan.state.views[SLOTS["averaging"]][entry.key]
@@ -267,7 +267,6 @@ def writing(targets: list[Array], values: list[Array]) -> Iterator[None]:
 
 def copies(owner: str, state: State | None, params: Any, look_up: Callable[[Hashable, Array], Array]) -> Any:
     """New values for parameters: arrays that `look_up` finds by key and parameter, in the form of `params`."""
-    checks.container(owner, params, params)
 
     def of(key: Hashable, name: str, value: Any) -> Any:
         array = checks.parameter(owner, name, value)
@@ -278,22 +277,21 @@ def copies(owner: str, state: State | None, params: Any, look_up: Callable[[Hash
         new = np.array(look_up(key, array))
         return new if isinstance(value, np.ndarray) else as_number(new, value)
 
-    if isinstance(params, np.ndarray):
-        return of(BARE, "params", params)
-    return {key: of(key, f"params[{key!r}]", value) for key, value in params.items()}
+    container = containers.container_of(owner, params)
+    leaves = zip(container.keys, container.values(params) or [], strict=True)
+    return container.like(params, [of(key, container.name(key), value) for key, value in leaves])
 
 
 @contextmanager
 def _swapped(owner: str, params: Any, new: Any) -> Iterator[None]:
     """Has the values `new` in `params` until it is left."""
-    if isinstance(params, np.ndarray):
-        params, new = {None: params}, {None: new}
-    copied = mappings.copied(owner, params, list(params.values()))
-    arrays = {key: value for key, value in params.items() if isinstance(value, np.ndarray) and key not in copied}
-    others = {key: value for key, value in params.items() if key not in arrays}
-    if others:
-        checks.rebindable(owner, params)
-    mutable: MutableMapping[Any, Any] = params
+    container = containers.container_of(owner, params)
+    values, mutable = container.values(params) or [], container.leaves(params)
+    copied, new = container.copied(owner, params, values), container.leaves(new)
+    leaves = dict(zip(container.keys, values, strict=True))
+    arrays = {key: value for key, value in leaves.items() if isinstance(value, np.ndarray) and key not in copied}
+    others = {key: value for key, value in leaves.items() if key not in arrays}
+    container.check_rebindable(owner, params, list(others))
     targets = [np.asarray(value) for value in arrays.values()]
     there = writing(targets, [new[key] for key in arrays])
     back = writing(targets, [target.copy(order="K") for target in targets])

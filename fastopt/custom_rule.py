@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, overload
 from fastopt import formula_checks
 from fastopt.kernels import RULES
 from fastopt.kernels.averages import SLOTS
-from fastopt.kernels.build import Rule
+from fastopt.kernels.rule import Rule
 from fastopt.optimizer import Optimizer
 
 if TYPE_CHECKING:

@@ -23,17 +23,14 @@ class ViewDict(dict[Hashable, Array]):
     def __setitem__(self, key: Hashable, value: Any) -> None:
         if key not in self:
             raise KeyError(checks.unknown_key(type(self).__name__, key, self))
-        target = self[key]
-        # The textbook writes `params[key] += ...`, which ends in assigning the array to its own place.
-        if value is not target:
-            target[...] = assignable(type(self).__name__, key, value, target)
+        copy_to(f"{type(self).__name__}[{key!r}]", self[key], value)
 
     def update(self, *mappings: Any, **values: Any) -> None:
         new = dict(*mappings, **values)
         for key, value in new.items():  # all checks before the first write
             if key not in self:
                 raise KeyError(checks.unknown_key(type(self).__name__, key, self))
-            assignable(type(self).__name__, key, value, self[key])
+            assignable(f"{type(self).__name__}[{key!r}]", value, self[key])
         for key, value in new.items():
             self[key] = value
 
@@ -92,7 +89,7 @@ class FlatDict(ViewDict):
     @buffer.setter
     def buffer(self, value: Any) -> None:
         if value is not self._buffer:
-            self._buffer[...] = assignable(type(self).__name__, "buffer", value, self._buffer)
+            copy_to(f"{type(self).__name__}.buffer", self._buffer, value)
 
     @classmethod
     def _of_copy(cls, layout: Any, buffer: Array) -> FlatDict:
@@ -182,20 +179,29 @@ def flattenable(arrays: Any, dtype: npt.DTypeLike | None) -> tuple[dict[Any, Arr
     return values, found_dtypes.pop() if found_dtypes else np.dtype(np.float64)
 
 
-def assignable(owner: str, key: Hashable, value: Any, target: Array) -> Any:
+def copy_to(name: str, target: Any, value: Any) -> None:
+    """Copies a value into a view; an error calls the view by a name."""
+    # The textbook writes `params[key] += ...`, which ends in assigning the array to its own place.
+    if value is not target:
+        target[...] = assignable(name, value, target)
+
+
+def assignable(name: str, value: Any, target: Any) -> Any:
     """A value that may be copied into a view: broadcastable real numbers."""
+    if not isinstance(target, np.ndarray):
+        raise TypeError(f"{name} holds several arrays, which are views of memory that stays; assign to each of them")
     if isinstance(value, np.ndarray) and checks.masked(value):
-        raise TypeError(f"{owner}: [{key!r}] is a plain array, got a masked one; assign its .data or .filled(0)")
+        raise TypeError(f"{name} is a plain array, got a masked one; assign its .data or .filled(0)")
     found = np.asarray(value)
     if not np.can_cast(found.dtype, target.dtype, casting="same_kind"):
         raise TypeError(
-            f"{owner}: [{key!r}] has dtype {target.dtype}, to which values of dtype {found.dtype} do not convert; "
+            f"{name} has dtype {target.dtype}, to which values of dtype {found.dtype} do not convert; "
             "assign real numbers"
         )
     try:
         return np.broadcast_to(found, target.shape)
     except ValueError:
         raise ValueError(
-            f"{owner}: [{key!r}] is a view of shape {target.shape}, got values of shape {found.shape}; reshape them, "
-            "or make a new dict"
+            f"{name} is a view of shape {target.shape}, got values of shape {found.shape}; reshape them, or make a "
+            "new dict"
         ) from None

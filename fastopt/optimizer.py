@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, cast, o
 from fastopt import averages, checks, hyperparameters, names, representation, tuning
 from fastopt.averages import EMA, SWA, AveragedWeights, Lookahead
 from fastopt.checkpoint.saving import Saving
-from fastopt.engine import catch_up, step
-from fastopt.engine.launch import BARE
+from fastopt.engine import catch_up, containers, step
 from fastopt.engine.norms import ONE_PROCESS
 from fastopt.engine.plan import Plan
 from fastopt.engine.state import State
+from fastopt.engine.structure import Node
 from fastopt.flat import Array
 from fastopt.groups import NO_GROUPS, Groups, Part
 from fastopt.kernels import RULES
 from fastopt.kernels.averages import SLOTS
-from fastopt.kernels.build import Rule
+from fastopt.kernels.rule import Rule
 from fastopt.kernels.stores import FORMS, PLAIN
 from fastopt.kernels.transforms import OPTIONS
 from fastopt.report import Report
@@ -135,6 +135,7 @@ class Optimizer(Saving, AveragedWeights):
     # Not annotated, which would make hyperparameters of them.
     _options = cast("tuple[str, ...] | None", None)  # what the settings call for; None: not worked out yet
     _state = cast("State | None", None)
+    _node = cast("Node | None", None)  # the structure of nested parameters, in which state is shown
     _plan = cast("Plan | None", None)
     _report_plan = cast("Plan | None", None)
     _others = cast("tuple[Plan, ...]", ())  # plans for other arrays
@@ -323,8 +324,7 @@ class Optimizer(Saving, AveragedWeights):
         if name in self._rule.state or name in SLOTS.values():
             if self._state is None or name not in self._state.views:
                 return None
-            views = self._state.views[name]
-            return views[BARE] if list(views) == [BARE] else views
+            return containers.presented(self._state.views[name], self._node)
         if name.startswith("_"):
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
         raise AttributeError(names.unknown_attribute(type(self).__name__, name, *self._public_names()))
@@ -352,7 +352,7 @@ class Optimizer(Saving, AveragedWeights):
         elif name in self._rule.state or name in SLOTS.values():
             checks.state_value(owner.__name__, name, value)
             self._forget_plans()
-            self.__dict__.update(_state=None, _averaged=0, _lags={})
+            self.__dict__.update(_state=None, _node=None, _averaged=0, _lags={})
             return
         elif name != "iter":
             raise AttributeError(names.unknown_attribute(owner.__name__, name, *self._public_names()))

@@ -17,10 +17,10 @@ import numpy as np
 from fastopt import blas, compare, machine, names
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers import OPTIMIZERS
+from fastopt.profile_report import report
 
 WARM_UP = 20  # steps in which caches fill and kernels compile
 BLOCK = 0.03  # seconds between changes of BLAS's threads, at least 3 steps
-HELPS = 1.05  # a gain below this is noise
 STEP_NAMES = ("update", "step")
 
 
@@ -133,9 +133,7 @@ class Profile:
         return statistics.median(values) if values else float("nan")
 
     def __str__(self) -> str:
-        from fastopt.commands import profile
-
-        return profile.report(self)
+        return report(self)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {len(self.steps)} steps>"

@@ -124,7 +124,7 @@ def test_assigning_to_the_buffer_copies_into_it(flat):
     flat.buffer = np.arange(9.0)
     flat.buffer += 1
     assert flat.buffer is buffer and flat["b"].tolist() == [7, 8]
-    with pytest.raises(ValueError, match=r"\['buffer'\] is a view of shape \(9,\), got values of shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"FlatDict.buffer is a view of shape \(9,\), got values of shape \(3,\)"):
         flat.buffer = np.ones(3)
 
 

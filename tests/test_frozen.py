@@ -94,7 +94,7 @@ def test_byte_code_alone(package, tmp_path):
 def test_a_loader_that_has_code_only(tmp_path):
     """PyInstaller's: `get_data` raises for modules; byte code tells versions apart."""
     before = """
-import fastopt.kernels.loops as loops, fastopt.kernels.build as build
+from fastopt.kernels import cache, loops
 from fastopt.kernels import cache
 class Loader:
     def get_data(self, path):
@@ -103,10 +103,10 @@ class Loader:
         return compile(CODE, name, "exec")
 loops.__loader__ = Loader()
 CODE = "x = 1"
-first = build._machinery()
-build._machinery.cache_clear()
+first = cache._machinery()
+cache._machinery.cache_clear()
 CODE = "x = 2"
-assert build._machinery() != first and not cache.UNREADABLE
+assert cache._machinery() != first and not cache.UNREADABLE
 """
     python(before, cwd=tmp_path)
 

@@ -62,7 +62,12 @@ def wheel(source, tmp_path_factory):
 def test_the_wheel_holds_what_it_should(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0].split("-")[0] for name in names} == {"fastopt"}
-    for name in ("fastopt/py.typed", "fastopt/kernels/build.py", "fastopt/nn/mnist_subset/README.md", "fastopt/cli.py"):
+    for name in (
+        "fastopt/py.typed",
+        "fastopt/kernels/compile.py",
+        "fastopt/nn/mnist_subset/README.md",
+        "fastopt/cli.py",
+    ):
         assert name in names
     assert {f"fastopt/kernels/rules/{rule.name}.py" for rule in RULES.values()} <= set(names)
     assert sum(name.endswith("ubyte.gz") for name in names) == 4

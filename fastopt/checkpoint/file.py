@@ -21,7 +21,7 @@ from safetensors import numpy as safetensors
 from fastopt import averages
 from fastopt.checkpoint import atomic_file, with_params
 from fastopt.checkpoint.state_dict import CheckpointError, Mismatch, load_state_dict, one_line, same_rule
-from fastopt.engine.launch import BARE
+from fastopt.engine.containers import BARE
 from fastopt.engine.state import layout_of
 from fastopt.flat import Array
 from fastopt.groups import PREDICATES, Groups

@@ -13,7 +13,7 @@ from fastopt import averages, checks, hyperparameters
 from fastopt.checkpoint import with_params
 from fastopt.checks import CheckpointError as CheckpointError
 from fastopt.engine import catch_up
-from fastopt.engine.launch import BARE
+from fastopt.engine.containers import BARE
 from fastopt.engine.state import Layout, State, layout_of
 from fastopt.flat import Array
 from fastopt.groups import Groups

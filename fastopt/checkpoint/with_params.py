@@ -10,10 +10,12 @@ import numpy as np
 
 from fastopt import checks
 from fastopt.checks import CheckpointError
-from fastopt.engine.launch import BARE, as_number
+from fastopt.engine import containers
+from fastopt.engine.containers import BARE
+from fastopt.engine.launch import as_number
 from fastopt.flat import Array
-from fastopt.kernels.build import Rule
 from fastopt.kernels.intrinsics import FLUSHED, SIGN_KEPT, smallest_state
+from fastopt.kernels.rule import Rule
 
 NAME = "p"
 """What they are called in a file, where state has the name of its slot; no slot may have this one."""
@@ -22,7 +24,7 @@ NAME = "p"
 class Loading(NamedTuple):
     """Parameters that are to be written, and what did not fit."""
 
-    params: Any
+    leaves: Any
     values: dict[Hashable, Array]
     missing: list[Hashable]
     unexpected: list[Hashable]
@@ -31,25 +33,21 @@ class Loading(NamedTuple):
     def write(self) -> None:
         """Writes to the arrays in place, and new numbers in the place of numbers."""
         for key, value in self.values.items():
-            place = self.params if key is BARE else self.params[key]
+            place = self.leaves[key]
             if isinstance(place, np.ndarray):
                 place[...] = value
             else:
-                self.params[key] = as_number(value, place)
+                self.leaves[key] = as_number(value, place)
 
 
 def arrays_of(owner: str, params: Any) -> dict[Hashable, Array]:
     """Parameters as arrays by key; raises as a step would where they are none."""
-    if isinstance(params, np.ndarray):
-        return {BARE: checks.parameter(owner, "params", params)}
-    if not isinstance(params, Mapping):
-        raise TypeError(
-            f"{owner}: params are of type {type(params).__name__}, expected a dict of arrays, or one array; hand in "
-            "what `update` takes"
-        )
-    arrays = {key: checks.parameter(owner, f"params[{key!r}]", value) for key, value in params.items()}
-    if not all(isinstance(value, np.ndarray) for value in params.values()):
-        checks.rebindable(owner, params)
+    container = containers.container_of(owner, params)
+    leaves = dict(zip(container.keys, container.values(params) or [], strict=True))
+    arrays = {key: checks.parameter(owner, container.name(key), value) for key, value in leaves.items()}
+    container.check_rebindable(
+        owner, params, [key for key, value in leaves.items() if not isinstance(value, np.ndarray)]
+    )
     return arrays
 
 
@@ -84,7 +82,7 @@ def loading(owner: str, source: str, found: Any, params: Any, strict: bool, cast
             "the state alone"
         )
     fitting = Loading(
-        params,
+        containers.container_of(owner, params).leaves(params),
         {},
         [key for key in arrays if key not in found],
         [key for key in found if key not in arrays],

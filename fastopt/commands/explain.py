@@ -12,7 +12,7 @@ from typing import Any
 from fastopt import checks, names
 from fastopt.commands import docstrings
 from fastopt.engine.transform_scalars import AMOUNTS
-from fastopt.kernels.build import Rule
+from fastopt.kernels.rule import Rule
 from fastopt.kernels.transforms import OPTIONS
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers import OPTIMIZERS

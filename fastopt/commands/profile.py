@@ -7,10 +7,7 @@ import runpy
 import sys
 from pathlib import Path
 
-from fastopt.machine import BUSY
-from fastopt.optimizer import Optimizer
-from fastopt.optimizers import OPTIMIZERS
-from fastopt.profiling import HELPS, Profile
+from fastopt.profiling import Profile
 
 
 def run(script: Path, arguments: list[str], found: Profile) -> None:
@@ -24,93 +21,3 @@ def run(script: Path, arguments: list[str], found: Profile) -> None:
             runpy.run_path(str(script), run_name="__main__")
     finally:
         sys.argv[:], sys.path[:] = old_arguments, old_path
-
-
-def report(found: Profile) -> str:
-    """The report, in a few lines: parts of a step, the memory limit, what can be gained, BLAS's threads."""
-    model = found._model
-    if model is None or len(found.steps) < 2:
-        return "no steps were seen"
-    default = found._blas.default
-    counted = sum(step.blas_threads == default for step in found._counted())
-    total, optimizer, gradient = found.step, found.optimizer, found.gradient
-    known = OPTIMIZERS[found.replace_by or model.rule].__name__
-    stepping = model.optimizer if found.replacement is None else found.replacement
-    mine = isinstance(stepping, Optimizer)
-    parts = [("whole step", total, f"median of {counted} steps after warm-up, BLAS on {_threads(default)}")]
-    if gradient is not None:
-        parts += [("  gradient", gradient, found._gradient_name)]
-    elements = f"{sum(model.sizes.values()):,} {' and '.join(model.sizes)} in {_counted(model.arrays, 'array')}"
-    owner = "fastopt's" if mine else "its own"
-    parts += [
-        ("  optimizer", optimizer, f"{owner} {type(stepping).__name__}, {elements}"),
-        ("  the rest" if gradient is not None else "  gradient and the rest", total - optimizer - (gradient or 0), ""),
-    ]
-    lines = [f"{name:24}{_time(seconds)}  {_share(seconds, total)}  {text}".rstrip() for name, seconds, text in parts]
-    lines += [
-        "",
-        f"{'optimizer at the limit':24}{_time(found.memory_limit)}        the same reads and writes without arithmetic",
-        f"{f'fastopt.{known}':24}{_time(found.fastopt_step)}        on arrays of this size, alone",
-        "",
-        verdict(found, mine),
-    ]
-    lines += _blas(found)
-    if found.others > BUSY:
-        lines += [
-            "",
-            f"Other processes kept {found.others:.1f} CPUs busy: these times are longer than on an idle machine.",
-        ]
-    return "\n".join(lines)
-
-
-def verdict(found: Profile, is_fastopt: bool) -> str:
-    """One sentence on what fastopt can do for the loop."""
-    share, factor = _percent(found.optimizer / found.step), f"{found.gain:.2f} times as fast"
-    if is_fastopt:
-        return f"fastopt's optimizer takes {share} of a step; at the memory limit the loop would be {factor}."
-    if found.gain < HELPS:
-        return f"The optimizer takes {share} of a step: fastopt cannot help this loop (at most {factor})."
-    saved = f"{_time(found.step).strip()} a step could become {_time(found.step / found.gain).strip()}"
-    return f"fastopt can make this loop at most {factor}: {saved}."
-
-
-def _blas(found: Profile) -> list[str]:
-    times = found.blas_threads
-    if len(times) < 2:
-        if not found.try_blas:
-            return []
-        return ["", "BLAS threads: not compared" + ("" if found._blas.is_known else " (pip install threadpoolctl)")]
-    default, best = found._blas.default, min(times, key=lambda count: times[count])
-    listed = ", ".join(f"{count}: {_time(seconds).strip()}" for count, seconds in times.items())
-    lines = ["", f"Whole step by BLAS threads, in turns: {listed}."]
-    faster = times[default] / times[best]
-    if faster < HELPS:
-        return [*lines, f"{_threads(default).capitalize()}, as now, is about as fast as any here."]
-    return [
-        *lines,
-        f"{_threads(best).capitalize()} is {faster:.2f} times as fast as {_threads(default)} here; "
-        f"then fastopt can make the loop {found.gain_on(best):.2f} times as fast",
-        f"at most. Set {found._blas.variable}={best} before Python starts, or in the program",
-        f"    from threadpoolctl import threadpool_limits; threadpool_limits({best}, user_api='blas')",
-    ]
-
-
-def _threads(count: int) -> str:
-    return "one thread" if count == 1 else f"{count} threads"
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
-
-
-def _time(seconds: float) -> str:
-    factor, unit = (1, "s ") if seconds >= 1 else (1e3, "ms") if seconds >= 1e-3 else (1e6, "us")
-    return f"{seconds * factor:8.3g} {unit}"
-
-
-def _share(seconds: float, total: float) -> str:
-    return f"{_percent(seconds / total):>4}"
-
-
-def _percent(share: float) -> str:
-    return "<1%" if 0 < share < 0.005 else f"{share:.0%}"

@@ -15,7 +15,9 @@ from fastopt.engine.centralized_launch import centralized, compiled_find_means
 from fastopt.engine.one_call import compiled_call
 from fastopt.engine.sparse_launch import compiled_add_up, compiled_spread
 from fastopt.kernels.averages import AVERAGES
-from fastopt.kernels.build import FACTORS, GRADIENT_MEASURE, NO_RULE, Rule, form_address
+from fastopt.kernels.compile import form_address, kernel
+from fastopt.kernels.loops import FACTORS
+from fastopt.kernels.rule import GRADIENT_MEASURE, NO_RULE, Rule
 from fastopt.kernels.stores import FORMS
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers.sophia import HESSIAN, Sophia
@@ -63,6 +65,6 @@ def main(optimizers: Sequence[Optimizer], averages: Sequence[str] = ()) -> None:
     wanted = [pair for pair in pairs if pair[1] == only.get(pair[0][1], pair[1])]
     for (rule, which, options), dtype in track(wanted, "compiling", console=console):
         for in_parallel in loops:  # the second one costs nothing
-            rule.kernel(dtype, in_parallel, which, options)
+            kernel(rule, dtype, in_parallel, which, options)
     seconds = time.perf_counter() - start
     console.print(f"{len(wanted)} kernels in {seconds:.1f} s: {info.cache_folder()}", highlight=False, soft_wrap=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable
 from functools import cache
 from operator import itemgetter
 from typing import Any
@@ -14,29 +14,20 @@ from numba import types
 from numpy.lib.array_utils import byte_bounds
 
 from fastopt import checks, rows
-from fastopt.engine import arguments, mappings
+from fastopt.engine import arguments, containers
 from fastopt.engine.centralized_launch import CentralizedLaunch
-from fastopt.engine.launch import BARE, Entry, Launch
+from fastopt.engine.containers import BARE
+from fastopt.engine.launch import Entry, Launch
 from fastopt.engine.overlaps import Memory, share_memory
 from fastopt.engine.sparse_launch import RowsLaunch, Touched
 from fastopt.engine.state import Layout, State, layout_of, lies_in
-from fastopt.flat import Array, FlatDict
+from fastopt.flat import Array
 from fastopt.groups import NO_GROUPS, Groups, Part, selects
-from fastopt.kernels import RULES, array_scan, averages, build
-from fastopt.kernels.build import Rule
+from fastopt.kernels import RULES, array_scan, averages
+from fastopt.kernels.compile import compiled
+from fastopt.kernels.rule import Rule
 from fastopt.kernels.transforms import OPTIONS
 from fastopt.rows import Rows
-
-
-def mode_of(params: Any, grads: Any) -> str | None:
-    """How a pair of arguments can be walked: as one "flat" buffer each, one "array" each, or a "dict"; None if not."""
-    if type(params) is dict and type(grads) is dict:  # what it is nearly always; the rest is slower to tell
-        return "dict"
-    if isinstance(params, np.ndarray):
-        return "array" if isinstance(grads, np.ndarray | Rows) or checks.is_number(grads) else None
-    if isinstance(params, FlatDict) and isinstance(grads, FlatDict) and grads.layout is params.layout:
-        return "flat"
-    return "dict" if isinstance(params, dict | Mapping) and isinstance(grads, dict | Mapping) else None
 
 
 class Table:
@@ -65,18 +56,21 @@ class Table:
         by_array: bool = False,
         centralize: bool | None = None,
     ) -> None:
-        checks.container(owner, params, grads)
         self.owner = owner
         self.rule = rule
         self.by_array, self.arrangement = by_array, arrangement(groups, by_array)
         self.divided = bool(groups) or by_array
         by_key = by_key or self.divided or bool(centralize)
-        self.wanted_mode = self.mode = mode_of(params, grads)
-        self.keys: list[Hashable] = [BARE] if self.mode == "array" else list(params)
-        values = [params] if self.mode == "array" else list(params.values())
+        self.form = containers.form_of(params, grads)
+        self.container = container = containers.pair(owner, params, grads)
+        if self.form == "buffers":
+            container = containers.Dict(params)  # whose arrays are looked at one by one
+        self.keys = container.keys
+        values = container.values(params)
+        assert values is not None
         arrays = [checks.parameter(owner, self._name(key), value) for key, value in zip(self.keys, values, strict=True)]
 
-        copied = mappings.copied(owner, params, values)
+        copied = container.copied(owner, params, values)
         by_name = dict(zip(self.keys, arrays, strict=True))
         if state is None:
             state = State(start_values, {key: layout_of(array) for key, array in by_name.items()})
@@ -100,20 +94,20 @@ class Table:
         self.copied = copied
         for entry in self.entries:
             entry.copied = entry.key in copied
-        if any(not isinstance(entry.value, np.ndarray) for entry in self.entries):
-            checks.rebindable(owner, params)
-        if self.mode == "flat" and self.keys and not by_key and self._state_is_one_run():
+        numbers = [entry.key for entry in self.entries if not isinstance(entry.value, np.ndarray)]
+        container.check_rebindable(owner, params, numbers)
+        if self.form == "buffers" and self.keys and not by_key and self._state_is_one_run():
             self.flat_layout, self.views = params.layout, list(params.values())
             layout = Layout(params.buffer.shape, params.buffer.dtype, "C")
             self.entries = [Entry(BARE, params.buffer, params.buffer, layout)]
-        elif self.mode == "flat":
-            self.mode = "dict"
+        else:
+            self.container = container
 
         self.parts: list[Part] = [NO_GROUPS]
         self._frozen: set[Hashable] = set()
         if self.divided or centralize:
             self._divide(groups or Groups(object), by_array, centralize)
-        _, gradients = self._lists(params, grads) or self._missing(grads)
+        _, gradients = self.container.lists(params, grads, self._frozen) or self._missing(grads)
         active = [entry for entry, gradient in zip(self.entries, gradients, strict=True) if gradient is not None]
         for entry, gradient in zip(self.entries, gradients, strict=True):
             if isinstance(gradient, Rows):
@@ -127,23 +121,6 @@ class Table:
         self._arrange()
         self._gradients = gradients  # alive until the launch is over
         self._scan = compiled_scan() if array_scan.layout_is_known() else None
-
-    def _lists(self, params: Any, grads: Any) -> tuple[list[Any], list[Any]] | None:
-        """Parameters and gradients in the order of the entries, None if the names do not fit."""
-        if self.mode == "flat":
-            return [params.buffer], [grads.buffer]
-        if self.mode == "array":
-            return [params], [None if self._frozen else grads]
-        if list(params) != self.keys:
-            return None
-        if self._frozen:
-            grads = {**grads, **dict.fromkeys(self._frozen)}
-        if list(grads) == self.keys:
-            return list(params.values()), list(grads.values())
-        try:
-            return list(params.values()), [grads[key] for key in self.keys]
-        except KeyError:
-            return None
 
     def _divide(self, groups: Groups, by_array: bool, centralize: bool | None) -> None:
         """Finds the part that each parameter belongs to, which are frozen, and which are centralized."""
@@ -177,9 +154,7 @@ class Table:
 
     def _name(self, key: Hashable, which: str = "params") -> str:
         """How an array is called in an error text."""
-        if self.mode == "array":
-            return which
-        return f"{which}.buffer" if self.mode == "flat" and key is BARE else f"{which}[{key!r}]"
+        return self.container.name(key, which)
 
     def _state_is_one_run(self) -> bool:
         """Whether the state of all keys lies in one piece, in the order of the keys, as the flat buffer does."""
@@ -298,14 +273,13 @@ class Table:
             expected[array_scan.DIMENSION] = -1 if seen_to else len(layout.shape)
             expected[array_scan.SHAPE] = len(shapes)
             expected[array_scan.BYTES] = entry.nbytes
-            expected[array_scan.KEY] = id(entry.key)
             shapes += layout.shape
         self._shapes = np.array(shapes, dtype=np.int64)
         # The arguments of a scan that are the same at every step.
         self._scanned = (array_scan.NDARRAY, array_scan.NONE, self._expected, self._shapes, self.written, self._table)
 
     def _state_addresses(self, entry: Entry) -> list[int]:
-        key = self.keys[0] if self.mode == "flat" else entry.key
+        key = self.keys[0] if entry.key is BARE else entry.key
         views = self.state.views
         slots = (*self.rule.state, *averages.SLOTS.values())
         return [views[slot][key].ctypes.data if slot in views else 0 for slot in slots]
@@ -371,4 +345,4 @@ def _is_direct(entry: Entry) -> bool:
 def compiled_scan() -> Any:
     """`array_scan.scan`, compiled."""
     number, row, table = types.int64, types.Array(types.int64, 1, "C"), types.Array(types.int64, 2, "C")
-    return build.compiled(array_scan.scan, *[number] * 5, table, row, table, table)
+    return compiled(array_scan.scan, *[number] * 5, table, row, table, table)

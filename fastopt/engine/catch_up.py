@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 
 from fastopt import checks, rows
-from fastopt.engine import mappings
-from fastopt.engine.launch import BARE, Launch
+from fastopt.engine import containers, mappings
+from fastopt.engine.containers import BARE, Container
+from fastopt.engine.launch import Launch
 from fastopt.engine.plan import Plan
 from fastopt.engine.sparse_launch import compiled_spread
 from fastopt.engine.transform_scalars import AMOUNTS
 from fastopt.flat import Array
-from fastopt.kernels.build import Rule
+from fastopt.kernels.rule import Rule
 
 Rates = tuple[float, float]
 """Shares of parameter and state that a step without a gradient keeps: f and r in `fastopt.kernels.skipped_steps`."""
@@ -111,18 +112,29 @@ class CatchUp:
 
 def catch_up_all(optimizer: Any, params: Any) -> None:
     """What `Optimizer.catch_up` does."""
-    for made in [_catch_up(optimizer, optimizer._state, params, key, lag) for key, lag in optimizer._lags.items()]:
+    container = containers.container_of(type(optimizer).__name__, params)
+    lags = optimizer._lags
+    for made in [_catch_up(optimizer, optimizer._state, container, params, key, lag) for key, lag in lags.items()]:
         made.run()
 
 
-def _catch_up(optimizer: Any, state: Any, params: Any, key: Hashable, lag: Lag, wanted: Array | None = None) -> CatchUp:
-    owner, bare = type(optimizer).__name__, key is BARE
-    if bare != isinstance(params, np.ndarray) or not (bare or key in params):
-        raise KeyError(rows.behind_is_missing(owner, "one bare array" if bare else f"params[{key!r}]"))
-    name, array = ("params", params) if bare else (f"params[{key!r}]", params[key])
+def _catch_up(
+    optimizer: Any,
+    state: Any,
+    container: Container,
+    params: Any,
+    key: Hashable,
+    lag: Lag,
+    wanted: Array | None = None,
+) -> CatchUp:
+    owner, name, leaves = type(optimizer).__name__, container.name(key), container.leaves(params)
+    if key not in leaves:
+        raise KeyError(rows.behind_is_missing(owner, "one bare array" if key is BARE else name))
+    array = leaves[key]
     slots = [] if state is None else [views[key] for views in state.views.values()]
     checked = checks.parameter(owner, name, array)
-    mappings.refuse_copies(owner, params, key, array)
+    if key in container.copied_keys(params, container.values(params) or []):
+        raise TypeError(mappings.hands_out_copies(owner, params, key))
     if slots:
         checks.replaced(owner, name, checked, slots[0].shape, slots[0].dtype)
     return CatchUp(owner, optimizer._rule, name, array, slots, lag, wanted)
@@ -145,18 +157,20 @@ class Step:
             key, wanted, lag = entry.key, entry.touched.distinct, lags.get(entry.key)
             if entry.touched.exact:
                 if any(other is not entry and other.identity == entry.identity for other in plan.entries):
-                    raise ValueError(rows.tied(plan.owner, f"params[{key!r}]"))
+                    raise ValueError(rows.tied(plan.owner, plan._name(key)))
                 rates = rates_of(plan.owner, parts[entry.part])
                 lag = lag or Lag(np.zeros(len(entry.array), np.int64), rates)
                 self._touched.append((lag, wanted))
                 self.lags[key] = Lag(lag.last, rates, lag.clock + 1)
                 wanted = wanted if rates == lag.rates else None  # all rows, at the rates of the steps they skipped
             if lag is not None:
-                self._catch_ups.append(_catch_up(optimizer, plan.state, params, key, lag, wanted))
+                self._catch_ups.append(_catch_up(optimizer, plan.state, plan.container, params, key, lag, wanted))
             resting.add(key)
         # A step of a whole array is one of all its rows.
         self._catch_ups += [
-            _catch_up(optimizer, plan.state, params, key, lag) for key, lag in lags.items() if key not in resting
+            _catch_up(optimizer, plan.state, plan.container, params, key, lag)
+            for key, lag in lags.items()
+            if key not in resting
         ]
 
     def before(self) -> None:

@@ -12,9 +12,10 @@ from numba.core import config
 from fastopt.engine.launch import Entry, Launch
 from fastopt.engine.state import Layout
 from fastopt.flat import Array
-from fastopt.kernels import build, column_means, loops
+from fastopt.kernels import column_means, flags, loops
 from fastopt.kernels.averages import AVERAGES
-from fastopt.kernels.build import Rule
+from fastopt.kernels.compile import compiled
+from fastopt.kernels.rule import GRADIENT_MEASURE, NO_RULE, Rule
 from fastopt.kernels.transforms import OPTIONS
 from fastopt.tuning import AS_THEY_COME, Choice
 
@@ -79,7 +80,7 @@ class CentralizedLaunch(Launch):
     ) -> tuple[Any, Array, Array, int]:
         """As in `Launch`; finds the means first, with scale and clipping as the plan's scalars have them."""
         self.table[:-1, 1] = self._whole[self._owners, 1] + self._offsets
-        if rule is build.NO_RULE or rule is build.GRADIENT_MEASURE:  # which look at gradients as they come
+        if rule is NO_RULE or rule is GRADIENT_MEASURE:  # which look at gradients as they come
             return super().call(rule, which, options, choice)
         call = super().call(rule, which, centralized(options), choice)
         if not rule.is_by_array:  # otherwise they were found for the pass before the step
@@ -91,7 +92,7 @@ class CentralizedLaunch(Launch):
 
     def _find_means(self, places: Array, threads: int) -> None:
         given = self._whole, self._scalars, places
-        if build.CHECK or config.DISABLE_JIT:
+        if flags.CHECK or config.DISABLE_JIT:
             columns = self._matrices[:, column_means.COLUMNS].tolist()
             doubtful = [(number, column) for number, count in enumerate(columns) for column in range(count)]
         else:
@@ -162,4 +163,4 @@ def compiled_find_means(dtype: np.dtype[Any], in_parallel: bool) -> Any:
     row, table = types.Array(types.int64, 1, "C"), types.Array(types.int64, 2, "C")
     numbers, array = types.Array(types.float64, 2, "C"), types.Array(from_dtype(dtype), 1, "C")
     signature = table, table, table, numbers, row, numbers, array, table, types.int64
-    return build.compiled(column_means.find_means, *signature, nogil=True, in_parallel=in_parallel)
+    return compiled(column_means.find_means, *signature, nogil=True, in_parallel=in_parallel)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -16,17 +15,9 @@ from fastopt.checks import masked
 from fastopt.engine.state import Layout, lies_in
 from fastopt.flat import Array
 from fastopt.kernels import loops
-from fastopt.kernels.build import Rule
+from fastopt.kernels.compile import kernel as kernel_of
+from fastopt.kernels.rule import Rule
 from fastopt.tuning import AS_THEY_COME, Choice
-
-
-class Bare(Enum):
-    """The key under which a bare array's state is kept; an enum member, so that it stays itself when pickled."""
-
-    KEY = "bare array"
-
-
-BARE = Bare.KEY
 
 
 @dataclass
@@ -114,7 +105,7 @@ class Launch:
         kernel = self.kernels.get(wanted)
         if kernel is None:
             try:
-                kernel = self.kernels[wanted] = rule.kernel(self.dtype, threads > 1, which, options, choice.form)
+                kernel = self.kernels[wanted] = kernel_of(rule, self.dtype, threads > 1, which, options, choice.form)
             except NumbaError as error:
                 raise TypeError(formula_checks.not_compiled(rule.formula, rule.state, error)) from error
         if which not in ("step", "prepare") and self.tally is None:
@@ -123,25 +114,25 @@ class Launch:
             self.tally = tally  # last: Ctrl-C may come before, and the next call then does it all again
         return kernel, self.table, self.starts, threads
 
-    def fetch(self, params: Any) -> None:
-        """Copies into the staged arrays what stands in `params`."""
+    def fetch(self, leaves: Any) -> None:
+        """Copies into the staged arrays what stands among the leaves of the parameters."""
         for entry in self.staged:
             assert entry.staged is not None
-            entry.staged[...] = params if entry.key is BARE else params[entry.key]
+            entry.staged[...] = leaves[entry.key]
 
     def check_rows(self, owner: str, blocks: list[Array]) -> None:
         """Raises if the address of a row is wrong, where arrays are rows."""
 
-    def put_back(self, params: Any) -> None:
+    def put_back(self, leaves: Any) -> None:
         """Copies the staged arrays to where they came from; doing it twice does no harm."""
         for entry in self.staged:
             assert entry.staged is not None
             if entry.copied:
-                params[entry.key] = entry.staged.copy(order="K")
+                leaves[entry.key] = entry.staged.copy(order="K")
             elif isinstance(entry.value, np.ndarray):
                 entry.value[...] = entry.staged
             else:
-                params[entry.key] = as_number(entry.staged, entry.value)
+                leaves[entry.key] = as_number(entry.staged, entry.value)
 
 
 def header_of(array: Array) -> tuple[Any, ...]:

@@ -32,16 +32,10 @@ def copied_keys(params: Any, values: list[Any]) -> set[Hashable]:
     """The same, without the assignment."""
     if type(params) in (dict, FlatDict) or not isinstance(params, Mapping):
         return set()
-    return {key for key, value in zip(params, values, strict=True) if not _same(params[key], value)}
+    return {key for key, value in zip(params, values, strict=True) if not same(params[key], value)}
 
 
-def refuse_copies(owner: str, params: Any, key: Hashable, value: Any) -> None:
-    """Raises where an array that is written in place is a copy."""
-    if isinstance(params, Mapping) and type(params) not in (dict, FlatDict) and not _same(params[key], value):
-        raise TypeError(hands_out_copies(owner, params, key))
-
-
-def _same(one: Any, other: Any) -> bool:
+def same(one: Any, other: Any) -> bool:
     """Whether two looks found the same memory; numbers are replaced anyhow."""
     if one is other or not isinstance(one, np.ndarray) or not isinstance(other, np.ndarray):
         return True

@@ -6,15 +6,19 @@ import ctypes
 import sys
 from collections.abc import Callable
 from functools import cache, partial
-from typing import Any
+from itertools import accumulate
+from typing import Any, cast
 
 import numpy as np
 from numba.core import config
 
 from fastopt import tuning
+from fastopt.engine.containers import Buffers, Container
 from fastopt.engine.plan import Plan
+from fastopt.engine.structure import LEAF, NOTHING, Node
 from fastopt.flat import Array, FlatDict
-from fastopt.kernels import array_scan, build, one_call
+from fastopt.kernels import array_scan, flags, one_call
+from fastopt.kernels.compile import compiled_for_c, form_address
 from fastopt.kernels.stores import FORMS, PLAIN
 from fastopt.tuning import Tuner
 
@@ -34,11 +38,20 @@ def prepare(plan: Plan) -> None:
     specials = [plan.entries[number] for number in plan._special_numbers]
     if not getattr(sys, "_is_gil_enabled", lambda: True)():  # which keeps other threads away from what is looked at
         return
+    if plan._scan is None or flags.CHECK or any(type(at.value) is not float for at in specials):
+        return
+    count = len(plan.entries)
+    node = plan.container.walk()
+    walk = Walk(Node(list, tuple(range(count)), (LEAF,) * count) if node is None else node)
+    holders = [walk.holders[number] for number in plan._special_numbers]
     # To replace a float under another key than a string may run code of the key's.
-    if plan._scan is None or build.CHECK or any((type(at.value), type(at.key)) != (float, str) for at in specials):
+    if specials and (node is None or any(type(key) is not str for _, key, is_list in holders if not is_list)):
         return
     floats = np.zeros((len(specials), 2))
-    for number, entry, pair in zip(plan._special_numbers, specials, floats, strict=True):
+    for number, entry, pair, (holder, key, is_list) in zip(
+        plan._special_numbers, specials, floats, holders, strict=True
+    ):
+        plan._expected[number, [array_scan.HOLDER, array_scan.PLACE]] = holder, key if is_list else id(key)
         staged, address = pair[:1].reshape(()), pair.ctypes.data
         if entry.row >= 0:  # no calls, between which Ctrl-C could come
             entry.staged = staged
@@ -46,7 +59,7 @@ def prepare(plan: Plan) -> None:
     room = np.zeros((2, len(plan.entries)), np.int64)
     words = np.zeros(one_call.WORDS, np.int64)
     for word, value in {
-        one_call.BARE: plan.mode != "dict",
+        one_call.BARE: plan.container.is_bare,
         one_call.COUNT: len(plan.entries),
         one_call.ENTRIES: plan._expected.ctypes.data,
         one_call.SHAPES: plan._shapes.ctypes.data,
@@ -67,6 +80,13 @@ def prepare(plan: Plan) -> None:
         one_call.FLOAT64: id(np.float64),
         one_call.STRING: id(str),
         one_call.TUPLE: id(tuple),
+        one_call.LIST: id(list),
+        one_call.NODES: walk.nodes.ctypes.data,
+        one_call.NODE_COUNT: len(walk.nodes),
+        one_call.CHILDREN: walk.children.ctypes.data,
+        one_call.CHILD_COUNT: len(walk.children),
+        one_call.PARAMETER_NODES: walk.room[0].ctypes.data,
+        one_call.GRADIENT_NODES: walk.room[1].ctypes.data,
         one_call.PARAMETERS: room[0].ctypes.data,
         one_call.GRADIENTS: room[1].ctypes.data,
     }.items():
@@ -74,11 +94,13 @@ def prepare(plan: Plan) -> None:
     owner = words.view(Memory)
     # Not the plan itself, which has the method: nothing should wait for the garbage collector.
     owner.alive = plan._expected, plan._shapes, plan.written, plan._table, plan._scalars, plan.keys, room, floats
-    owner.alive += plan.state, plan._launches
+    owner.alive += plan.state, plan._launches, walk
     plan.words, plan.memory, plan.looked = words, owner, True
-    if plan.mode == "flat":
+    if isinstance(plan.container, Buffers):
         watch(plan)
-    plan.look = _flat(_method(owner), plan.flat_layout) if plan.mode == "flat" else _method(owner)
+        plan.look = _flat(_method(owner), plan.flat_layout)
+    else:
+        plan.look = _method(owner) if node is not None else _listed(_method(owner), plan.container)
 
 
 def call_for(plan: Plan, options: tuple[str, ...]) -> Call | None:
@@ -119,6 +141,55 @@ def watch(plan: Plan) -> None:
     plan.words[one_call.VIEW_COUNT] = len(addresses)
 
 
+class Walk:
+    """Containers as tables that compiled code reads; see `fastopt.kernels.one_call`."""
+
+    def __init__(self, node: Node) -> None:
+        self._alive, self._leaves = node, 0
+        self._rows: list[list[int]] = []
+        self._targets: list[list[tuple[int, int]]] = []
+        self.holders: list[tuple[int, Any, bool]] = []
+        """Of each array the number of its container, the key or index there, and whether that is a list."""
+        self._visit(node)
+        starts = accumulate(map(len, self._targets), initial=0)
+        rows = [[*row, start] for row, start in zip(self._rows, starts, strict=False)]
+        self.nodes = np.array(rows, np.int64).reshape(-1, one_call.NODE_FIELDS)
+        self.children = np.array([pair for mine in self._targets for pair in mine], np.int64).reshape(-1, 2)
+        self.room = np.zeros((2, len(rows)), np.int64)
+
+    def _visit(self, node: Node) -> int:
+        """Appends a container and all within it; returns its number."""
+        number, targets = len(self._rows), cast("list[tuple[int, int]]", [])
+        self._rows.append([id(node.kind), _form(node.kind), len(node.children)])
+        self._targets.append(targets)
+        for key, child in zip(node.keys, node.children, strict=True):
+            if child is LEAF:
+                target, self._leaves = self._leaves, self._leaves + 1
+                self.holders.append((number, key, issubclass(node.kind, list)))
+            else:
+                target = one_call.NOTHING if child is NOTHING else -self._visit(child)
+            targets.append((id(key), target))
+        return number
+
+
+def _form(kind: type) -> int:
+    if issubclass(kind, dict):
+        return one_call.MAPPING
+    if issubclass(kind, list):
+        return one_call.LISTED
+    return one_call.NAMED if hasattr(kind, "_fields") else one_call.TUPLED
+
+
+def _listed(method: Any, container: Container) -> Any:
+    """The same for containers that Python has to walk."""
+
+    def call(params: Any, grads: Any, *rest: Any) -> int:
+        lists = container.lists(params, grads)
+        return 0 if lists is None else method(*lists, *rest)
+
+    return call
+
+
 def _flat(method: Any, layout: Any) -> Any:
     """The same for FlatDicts of a layout, of which it gets the buffers."""
 
@@ -134,7 +205,7 @@ def _flat(method: Any, layout: Any) -> Any:
 
 def _tuned(method: Any, words: Array, tuner: Tuner, dtype: str) -> Any:
     """The same in the form that a tuner chooses, which is told how long each step takes."""
-    addresses = [build.form_address(form, dtype) for form in range(len(FORMS))]
+    addresses = [form_address(form, dtype) for form in range(len(FORMS))]
 
     def call(*arguments: Any) -> int:
         if tuning.fixed() is not None:
@@ -164,7 +235,7 @@ class _Definition(ctypes.Structure):
 @cache
 def compiled_call() -> _Definition:
     """`one_call`, compiled."""
-    address = 0 if config.DISABLE_JIT else build.compiled_for_c(one_call.one_call, 3)
+    address = 0 if config.DISABLE_JIT else compiled_for_c(one_call.one_call, 3)
     return _Definition(b"one_call", address, METH_FASTCALL, None)
 
 

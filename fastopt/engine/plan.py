@@ -7,24 +7,25 @@ compiled look at both lists (`array_scan.scan`), which also takes up the gradien
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Hashable, Iterator, MutableMapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, MutableMapping
 from functools import cache
 from typing import Any, NoReturn
 
 import numpy as np
 
 from fastopt import tuning
-from fastopt.engine import arguments, mappings, norms
-from fastopt.engine.address_table import Table, arrangement, mode_of
-from fastopt.engine.launch import BARE, Launch, check_addresses
+from fastopt.engine import arguments, containers, norms
+from fastopt.engine.address_table import Table, arrangement
+from fastopt.engine.containers import BARE, Buffers
+from fastopt.engine.launch import Launch, check_addresses
 from fastopt.engine.norms import ONE_PROCESS, Norm, OneProcess
 from fastopt.engine.overlaps import moved_blocks
 from fastopt.engine.state import Layout
 from fastopt.flat import Array
 from fastopt.groups import Groups
-from fastopt.kernels import array_scan, build
-from fastopt.kernels.build import Rule
+from fastopt.kernels import array_scan, flags
 from fastopt.kernels.loops import DOWN, FIELDS, NONFINITE, REST, SECOND_REST, SECOND_TOTAL, TOTAL, UP
+from fastopt.kernels.rule import GRADIENT_MEASURE, NO_RULE, Rule
 from fastopt.report import Report
 from fastopt.rows import Rows
 from fastopt.settings import PlanSettings
@@ -41,7 +42,7 @@ class Plan(Table):
     def accepts(self, params: Any, grads: Any, groups: Groups | None = None, by_array: bool = False) -> bool:
         """Whether the plan fits these arguments; if so, it has taken up the gradients. Errors are raised."""
         scan = self._scan
-        if scan is None or mode_of(params, grads) != self.wanted_mode:
+        if scan is None or containers.form_of(params, grads) != self.form:
             return False
         if (groups is not None or by_array or self.divided) and self.arrangement != arrangement(groups, by_array):
             return False
@@ -49,13 +50,14 @@ class Plan(Table):
             found = self.look(params, grads)
             self.looked = bool(found)
             if found:
-                bare = self.mode != "dict"
-                self._gradients = [grads if self.mode == "array" else grads.buffer] if bare else found
+                bare = self.container.is_bare
+                self._gradients = [grads if self.form == "arrays" else grads.buffer] if bare else found
                 return True
-        if self.mode == "flat" and not all(view.flags.writeable for view in params.values()):
+        flat = isinstance(self.container, Buffers)
+        if flat and not all(view.flags.writeable for view in params.values()):
             return False
-        lists = self._lists(params, grads)
-        if lists is None or (self.mode == "dict" and not self._can_write(params, lists[0])):
+        lists = self.container.lists(params, grads, self._frozen)
+        if lists is None or not self._can_write(params, lists[0]):
             return False
         parameters, gradients = lists
         for number in self._special_numbers:
@@ -63,8 +65,8 @@ class Plan(Table):
                 return False
         here = id(parameters), id(gradients)
         number = scan(*here, 0, *self._scanned)
-        if number < 0 and not mappings.copied_keys(params, parameters) and self._take_over(parameters):
-            if self.mode == "flat":
+        if number < 0 and not self.container.copied_keys(params, parameters) and self._take_over(parameters):
+            if flat:
                 self.views = list(params.values())
             number = scan(*here, 0, *self._scanned)
         while number != len(self.entries):
@@ -83,9 +85,9 @@ class Plan(Table):
         """Whether a step gets into a mapping in the same way as when the plan was made: in place, or by assignment."""
         if not self._special_numbers:
             return True
-        if self.copied and mappings.copied_keys(params, parameters) != self.copied:
+        if self.copied and self.container.copied_keys(params, parameters) != self.copied:
             return False
-        return isinstance(params, dict | MutableMapping)
+        return not isinstance(params, Mapping) or isinstance(params, dict | MutableMapping)
 
     settings: PlanSettings | None = None
     """Those of each part, as `settings.StepSettings` keeps them."""
@@ -111,9 +113,8 @@ class Plan(Table):
 
     def takes_over(self, params: Any) -> bool:
         """Whether parameters are other arrays than before but alike, which the plan has then taken up."""
-        if self.mode == "array":
-            return self._take_over([params])
-        return type(params) is dict and list(params) == self.keys and self._take_over(list(params.values()))
+        values = None if isinstance(self.container, Buffers) else self.container.values(params)
+        return values is not None and not self.container.copied_keys(params, values) and self._take_over(values)
 
     def _take_over(self, parameters: list[Any]) -> bool:
         """Takes up parameters that are other arrays alike, as of `x = np.clip(x, -1, 1)`; False if that cannot be."""
@@ -143,7 +144,7 @@ class Plan(Table):
     def has_the_arrays_of(self, other: Plan) -> bool:
         """Whether its parameters are those of another plan, as far as they have the same keys."""
         arrays = {entry.key: entry.array for entry in other.entries if isinstance(entry.value, np.ndarray)}
-        return self.mode == other.mode and all(
+        return type(self.container) is type(other.container) and all(
             arrays.get(entry.key, entry.array) is entry.array
             for entry in self.entries
             if isinstance(entry.value, np.ndarray)
@@ -242,16 +243,15 @@ class Plan(Table):
         self._run_before(*call)
         return [launch.tally for launch in self._launches if launch.tally is not None]
 
-    def _run_before(
-        self, which: str, rule: Rule = build.NO_RULE, options: tuple[str, ...] = (), params: Any = None
-    ) -> None:
+    def _run_before(self, which: str, rule: Rule = NO_RULE, options: tuple[str, ...] = (), params: Any = None) -> None:
         """Runs a kernel that writes no parameter; `params` are needed where it reads them."""
         calls = [launch.call(rule, which, options) for launch in self._launches]
-        if build.CHECK:
+        if flags.CHECK:
             check_addresses(self)
+        leaves = None if params is None else self.container.leaves(params)
         for launch, (kernel, table, starts, threads) in zip(self._launches, calls, strict=True):
-            if params is not None:
-                launch.fetch(params)
+            if leaves is not None:
+                launch.fetch(leaves)
             kernel(table, starts, threads)
 
     def report(self) -> Report:
@@ -304,10 +304,11 @@ class Plan(Table):
         is_bad : takes values and their row of scalars
         """
         entries = {entry.key: entry for entry in self.entries}
+        gradients = self.container.gradients_by_key(grads, self._frozen)
         for key in self.keys:
             if key in self._frozen:
                 continue
-            gradient = grads if key is BARE else grads[key]
+            gradient = gradients[key]
             name, layout, entry = self._name(key, "grads"), self.state.layouts[key], entries.get(key, self.entries[0])
             if isinstance(gradient, Rows):
                 touched = entry.touched
@@ -347,7 +348,7 @@ class Plan(Table):
             tuner = None if report else self.tuner
         # Compiles before anything of the user's is written.
         calls = [(launch, launch.call(self.rule, which, options, choice)) for launch in self._launches]
-        if build.CHECK:
+        if flags.CHECK:
             check_addresses(self)
         begin = 0 if tuner is None else tuner.begin()
         if len(calls) == 1 and not self._launches[0].staged and resting is NONE_RESTING:
@@ -359,25 +360,25 @@ class Plan(Table):
 
     def _run_all(self, params: Any, calls: list[tuple[Launch, Any]], resting: Iterator[None]) -> None:
         """Calls the kernels of all launches, with arrays staged before and put back behind each."""
-        done = 0
+        done, leaves = 0, self.container.leaves(params)
         try:
             for launch, (kernel, table, starts, threads) in calls:
                 if launch.staged:
-                    launch.fetch(params)
+                    launch.fetch(leaves)
                 done += 1
                 self.stepped = True
                 kernel(table, starts, threads)
                 if launch.staged:
-                    launch.put_back(params)
+                    launch.put_back(leaves)
             self.stepped = True
             list(resting)
         except BaseException:
             if done:
-                self._launches[done - 1].put_back(params)
+                self._launches[done - 1].put_back(leaves)
                 for launch, (kernel, table, starts, threads) in calls[done:]:
-                    launch.fetch(params)
+                    launch.fetch(leaves)
                     kernel(table, starts, threads)
-                    launch.put_back(params)
+                    launch.put_back(leaves)
             if self.stepped:
                 list(resting)
             raise
@@ -386,7 +387,7 @@ class Plan(Table):
 
     def tuned_by(self, tuners: dict[Any, Tuner]) -> None:
         """Takes the tuner for arrays of these sizes out of those of an optimizer, or puts one there."""
-        if tuning.why_not(self.parameter_bytes) is None and build.compiles():
+        if tuning.why_not(self.parameter_bytes) is None and flags.compiles():
             moved_bytes = [launch.moved_bytes for launch in self._launches if launch.parameter_bytes]
             self.tuner = tuners.setdefault(tuple(moved_bytes), Tuner(moved_bytes))
 
@@ -418,7 +419,7 @@ def _pack(count: int) -> Callable[..., None]:
 
 def _gradient_pass(kind: str | None) -> tuple[Any, ...]:
     """Kernel and rule of a pass that adds up the squares of gradients."""
-    return ("norm",) if kind is None else (kind, build.GRADIENT_MEASURE)
+    return ("norm",) if kind is None else (kind, GRADIENT_MEASURE)
 
 
 def _as_seen(gradient: Any, layout: Layout) -> Array:

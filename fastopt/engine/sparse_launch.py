@@ -14,8 +14,9 @@ from fastopt import rows
 from fastopt.engine.launch import Entry, Launch
 from fastopt.engine.state import Layout
 from fastopt.flat import Array
-from fastopt.kernels import build, loops
-from fastopt.kernels.build import Rule
+from fastopt.kernels import loops
+from fastopt.kernels.compile import compiled
+from fastopt.kernels.rule import Rule
 from fastopt.kernels.sparse_rows import add_up, spread
 from fastopt.rows import Rows
 from fastopt.tuning import AS_THEY_COME, Choice
@@ -131,11 +132,11 @@ _COLUMN = types.Array(_INT64, 1, "C")
 def compiled_add_up(dtype: np.dtype[Any]) -> Any:
     """`add_up`, compiled for values of a dtype."""
     values = types.Array(from_dtype(dtype), 2, "C")
-    return build.compiled(add_up, _COLUMN, values, _COLUMN, _COLUMN, values)
+    return compiled(add_up, _COLUMN, values, _COLUMN, _COLUMN, values)
 
 
 @cache
 def compiled_spread() -> Any:
     """`spread`, compiled."""
     table = types.Array(_INT64, 2, "C")
-    return build.compiled(spread, _COLUMN, _COLUMN, *[_INT64] * 4, table, _COLUMN)
+    return compiled(spread, _COLUMN, _COLUMN, *[_INT64] * 4, table, _COLUMN)

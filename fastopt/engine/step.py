@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from fastopt import averages, checks, threads, tuning
-from fastopt.engine import catch_up, one_call, transform_scalars
+from fastopt.engine import catch_up, containers, one_call, transform_scalars
 from fastopt.engine.plan import NONE_RESTING, Plan
 from fastopt.engine.transform_scalars import TooLarge
 from fastopt.groups import NO_GROUPS, Groups
@@ -89,7 +89,7 @@ def make(optimizer: Any, params: Any, grads: Any, report: bool) -> Report | None
             calls = tuple([other.call for other in others if other.call in known_calls])
         call = one_call.call_for(plan, options) if is_known and plan.looked else None
         calls = (call, *calls) if call else calls
-    plan.stepped = False
+    plan.stepped, node = False, containers.joined(own.get("_node"), plan.container.node)
     try:
         if lagging:
             lagging.before()
@@ -99,6 +99,7 @@ def make(optimizer: Any, params: Any, grads: Any, report: bool) -> Report | None
             # No calls, between which Ctrl-C could come.
             own["_report_plan" if report else "_plan"], own["_steps"], own["_averaged"] = plan, step, averaged
             own["_state"] = plan.state if plan.state.slots else None
+            own["_node"] = node
             own["_lags"] = lagging.lags if lagging else {}
             own["_calls"] = calls
             if not report:
@@ -122,7 +123,7 @@ def _plan_for(
                 one_call.prepare(plan)
             moved = plan.moved
             if moved:
-                if plan.look is not None and plan.mode == "flat":
+                if plan.look is not None and plan.form == "buffers":
                     one_call.watch(plan)
                 _let_go(own, plan)
             if not report and (moved or plan is not first):

@@ -7,7 +7,7 @@
 ('m', 'v')
 """
 
-from fastopt.kernels.build import Rule
+from fastopt.kernels.rule import Rule
 from fastopt.kernels.rules import RULES
 
 __all__ = ["RULES", "Rule"]

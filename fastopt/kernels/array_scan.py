@@ -42,9 +42,10 @@ ORDER = 3  # the flags that the gradient must have: contiguous in the order of t
 DIMENSION = 4  # number of dimensions
 SHAPE = 5  # where its shape starts in `shapes`
 BYTES = 6  # its size
-KEY = 7  # address of its key
-STAGED = 8  # where `one_call` copies a parameter that is a float to, and behind it its gradient; 0 for all others
-ENTRY_FIELDS = 9
+STAGED = 7  # where `one_call` copies a parameter that is a float to, and behind it its gradient; 0 for all others
+HOLDER = 8  # of such a parameter the node that holds it
+PLACE = 9  # and where: the address of its key in a dict, its index in a list
+ENTRY_FIELDS = 10
 
 NDARRAY = id(np.ndarray)
 NONE = id(None)

@@ -9,18 +9,25 @@ file that could be out of step, and processes that compile at once only replace 
 from __future__ import annotations
 
 import hashlib
+import inspect
 import marshal
 import os
 import pickle
 import secrets
+import sys
+import types
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 from typing import Any
 
 import numba
 from numba.core import config
+
+from fastopt.kernels.flags import FLAGS
 
 DIGEST = hashlib.sha256().digest_size
 
@@ -147,3 +154,59 @@ def _say_once(problem: Exception | None) -> None:
             RuntimeWarning,
             stacklevel=2,
         )
+
+
+def _version() -> str:
+    try:
+        return version("fastopt")
+    except PackageNotFoundError:  # as in a zip file of the package alone
+        return "unknown"
+
+
+def machinery_modules() -> list[types.ModuleType]:
+    """Return `compile` and the modules of the package that it takes something from, directly or through others."""
+    package, modules = __name__.rpartition(".")[0], {}
+    pending = [sys.modules[f"{package}.compile"]]
+    while pending:
+        module = pending.pop()
+        modules[module.__name__] = module
+        values = list(vars(module).values())
+        for value in [*values, *(item for table in values if isinstance(table, dict) for item in table.values())]:
+            name = value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", None)
+            if isinstance(name, str) and name.startswith(f"{package}.") and name not in modules and name in sys.modules:
+                pending.append(sys.modules[name])
+    return [modules[name] for name in sorted(modules)]
+
+
+@cache
+def _machinery() -> str:
+    """What the machine code of every kernel depends on besides the formula."""
+    files = [hashlib.sha256(content(module)).hexdigest() for module in machinery_modules()]
+    # Settings of numba's that change the code but are not in the key of its cache (numba #10821).
+    settings = [getattr(config, name, None) for name in ("OPT", "BOUNDSCHECK", "LOOP_VECTORIZE", "SLP_VECTORIZE")]
+    return repr((_version(), FLAGS, files, settings))
+
+
+def digest_of(*functions: Callable[..., Any], constants: tuple[Any, ...] = ()) -> str:
+    """Return the digest of everything that the machine code of functions depends on."""
+    parts = _machinery(), *map(_fingerprint, functions), repr(constants)
+    return hashlib.sha256("".join(parts).encode()).hexdigest()[:16]
+
+
+def _fingerprint(function: Callable[..., Any]) -> str:
+    """Everything that a Python function's compiled form depends on: its code, and what its global names mean."""
+    closure = inspect.getclosurevars(function)
+    names = {**closure.nonlocals, **closure.globals}
+    return repr((_code(function.__code__), [(name, _meaning(names[name])) for name in sorted(names)]))
+
+
+def _code(code: types.CodeType) -> tuple[Any, ...]:
+    constants = [_code(value) if isinstance(value, types.CodeType) else value for value in code.co_consts]
+    return code.co_code, constants, code.co_names, code.co_varnames
+
+
+def _meaning(value: Any) -> str:
+    value = getattr(value, "py_func", value)  # of a compiled function
+    if isinstance(value, types.FunctionType):
+        return _fingerprint(value)
+    return value.__name__ if isinstance(value, types.ModuleType) else repr(value)

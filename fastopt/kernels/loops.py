@@ -56,6 +56,8 @@ SECOND_TOTAL, SECOND_REST = 2, 3  # and of another one
 # Squares of float64 numbers overflow from 1e154 on and vanish below 1e-162. These factors bring such numbers to where
 # they do neither; powers of two, so that sums of squares in range are the same to the bit.
 DOWN, UP = 2.0**-600, 2.0**600
+FACTORS = {"large_measure": DOWN, "small_measure": UP}
+"""By what measures are multiplied whose squares would overflow or vanish."""
 
 # Elements whose measures wait in a block on the stack to be added up.
 BLOCK = 512

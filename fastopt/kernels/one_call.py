@@ -19,8 +19,10 @@ from fastopt.kernels.array_scan import (
     ARRAY_FLAGS,
     DATA,
     ENTRY_FIELDS,
-    KEY,
+    HOLDER,
     LENGTH_OF_TUPLE,
+    LIST_ITEMS,
+    PLACE,
     ROW,
     STAGED,
     TUPLE_ITEMS,
@@ -46,8 +48,26 @@ MISFIT, DONE = 0, 1
     PARAMETERS, GRADIENTS,  # room for the addresses of parameters and gradients
     POSITION, FOUND_KEY, FOUND,  # where `PyDict_Next` writes
     VIEWS, VIEW_COUNT,  # the addresses of arrays that must be writeable, the views of a FlatDict
-) = range(31)  # fmt: skip
-WORDS = 31
+    LIST, NODES, NODE_COUNT, CHILDREN, CHILD_COUNT,  # the containers of the arrays, see below
+    PARAMETER_NODES, GRADIENT_NODES,  # room for their addresses
+) = range(38)  # fmt: skip
+WORDS = 38
+
+# Columns of `nodes`, the table of containers, each behind the one that holds it.
+NODE_KIND = 0  # address of the type that one of parameters must have
+NODE_FORM = 1
+NODE_SIZE = 2  # number of children
+FIRST_CHILD = 3  # where they start in `children`
+NODE_FIELDS = 4
+
+MAPPING, LISTED, TUPLED, NAMED = range(4)
+"""Forms of a node: a dict, a list, a tuple, a tuple whose places have names."""
+
+# Columns of `children`
+CHILD_KEY = 0  # address of its key in a dict
+TARGET = 1  # the number of an array; -n of the n-th node; or NOTHING
+NOTHING = -(2**40)
+"""Where there is None."""
 
 
 def one_call(self, arguments, count):  # type: ignore[no-untyped-def]
@@ -56,8 +76,8 @@ def one_call(self, arguments, count):  # type: ignore[no-untyped-def]
     scalars : a tuple of floats, those of the rule
     settings : the optimizer's `__dict__`, where the number of steps becomes `step`
 
-    `(params, grads)` only looks, and takes up the gradients' addresses. Where those are in a dict it returns a list of
-    them, which keeps them alive, in place of DONE.
+    `(params, grads)` only looks, and takes up the gradients' addresses. Where those are in containers it returns a list
+    of them, which keeps them alive, in place of DONE.
     """
     plan = peek(self + DATA)
     params, grads, only_looks = peek(arguments), peek(arguments + 8), count == 2
@@ -69,7 +89,9 @@ def one_call(self, arguments, count):  # type: ignore[no-untyped-def]
     starts = array_at(word(plan, STARTS), (word(plan, LENGTH),))
     items = word(plan, PARAMETERS), word(plan, GRADIENTS)
 
-    if not _collect(plan, params, entries, items[0]) or not _collect(plan, grads, entries, items[1]):
+    if not _collect(plan, params, items[0], word(plan, PARAMETER_NODES), True):
+        return integer(MISFIT)
+    if not _collect(plan, grads, items[1], word(plan, GRADIENT_NODES), False):
         return integer(MISFIT)
     for number in range(word(plan, VIEW_COUNT)):
         if peek(peek(word(plan, VIEWS) + 8 * number) + ARRAY_FLAGS) & WRITEABLE == 0:
@@ -83,7 +105,7 @@ def one_call(self, arguments, count):  # type: ignore[no-untyped-def]
             return integer(MISFIT)
         first = entry + 1
     if only_looks:
-        return integer(DONE) if word(plan, BARE) != 0 else values_of(grads)
+        return integer(DONE) if word(plan, BARE) != 0 else _list_of(items[1], count)
 
     walk(word(plan, KERNEL), word(plan, FORM), table, starts, 0, starts[-1])
 
@@ -91,36 +113,105 @@ def one_call(self, arguments, count):  # type: ignore[no-untyped-def]
         staged = entries[entry, STAGED]
         if staged != 0 and entries[entry, ROW] >= 0:
             number = new_float(staged)
-            if number == 0 or set_item(params, entries[entry, KEY], number) != 0:
+            if number == 0 or not _replace(plan, entries[entry, HOLDER], entries[entry, PLACE], number):
                 return 0  # MemoryError
-            release(number)
     if set_item(peek(arguments + 24), word(plan, STEPS), peek(arguments + 32)) != 0:
         return 0
     return integer(DONE)
 
 
-def _collect(plan, arrays, entries, items):  # type: ignore[no-untyped-def]
-    """Writes the addresses of parameters or gradients to `items`; False if their keys are not those of the plan."""
+def _collect(plan, arrays, items, held, exact):  # type: ignore[no-untyped-def]
+    """Writes the addresses of parameters or gradients to `items`; False if they are not held as those of the plan.
+
+    held : room for the addresses of the containers
+    exact : whether types of containers must be those of the plan; otherwise what is None stands for all that is in it
+    """
     if word(plan, BARE) != 0:
         poke(items, arrays)
         return True
-    kind = peek(arrays + TYPE)
-    if kind != word(plan, DICT) and kind != word(plan, FLAT_DICT):
-        return False
+    nodes = array_at(word(plan, NODES), (word(plan, NODE_COUNT), NODE_FIELDS))
+    children = array_at(word(plan, CHILDREN), (word(plan, CHILD_COUNT), 2))
+    none = word(plan, NONE)
+    poke(held, arrays)
+    for node in range(len(nodes)):
+        value = peek(held + 8 * node)
+        kind, expected = peek(value + TYPE), nodes[node, NODE_KIND]
+        form, size = nodes[node, NODE_FORM], nodes[node, NODE_SIZE]
+        mine = children[nodes[node, FIRST_CHILD] : nodes[node, FIRST_CHILD] + size]
+        if kind != expected and exact:
+            return False
+        if value == none and node != 0:
+            for child in range(size):
+                if not _hand_on(none, mine[child, TARGET], items, held, none):
+                    return False
+        elif form == MAPPING:
+            if kind != expected and kind != word(plan, DICT) and kind != word(plan, FLAT_DICT):
+                return False
+            if not _collect_dict(plan, value, mine, items, held):
+                return False
+        else:
+            if kind == word(plan, LIST) or (kind == expected and form == LISTED):
+                first = peek(value + LIST_ITEMS)
+            elif kind == word(plan, TUPLE) or kind == expected:
+                first = value + TUPLE_ITEMS
+            else:
+                return False
+            if (form == NAMED and kind != expected) or peek(value + LENGTH_OF_TUPLE) != size:
+                return False
+            for child in range(size):
+                if not _hand_on(peek(first + 8 * child), mine[child, TARGET], items, held, none):
+                    return False
+    return True
+
+
+def _collect_dict(plan, value, children, items, held):  # type: ignore[no-untyped-def]
     position, found_key, found = plan + 8 * POSITION, plan + 8 * FOUND_KEY, plan + 8 * FOUND
     poke(position, 0)
     text = word(plan, STRING)
-    for entry in range(len(entries)):
-        if next_item(arrays, position, found_key, found) == 0:
+    for child in range(len(children)):
+        if next_item(value, position, found_key, found) == 0:
             return False
-        key, expected = peek(found_key), entries[entry, KEY]
+        key, expected = peek(found_key), children[child, CHILD_KEY]
         # Equal texts need not be one object: "W" + str(1).
         if key != expected and (
             peek(key + TYPE) != text or peek(expected + TYPE) != text or compare_texts(key, expected) != 0
         ):
             return False
-        poke(items + 8 * entry, peek(found))
-    return next_item(arrays, position, found_key, found) == 0
+        if not _hand_on(peek(found), children[child, TARGET], items, held, word(plan, NONE)):
+            return False
+    return next_item(value, position, found_key, found) == 0
+
+
+def _hand_on(child, target, items, held, none):  # type: ignore[no-untyped-def]
+    """Writes the address of an array, or of a container, to where it is looked at."""
+    if target >= 0:
+        poke(items + 8 * target, child)
+    elif target == NOTHING:
+        return child == none
+    else:
+        poke(held - 8 * target, child)
+    return True
+
+
+def _replace(plan, holder, place, number):  # type: ignore[no-untyped-def]
+    """Puts a new number in the place of a parameter; False if there was no memory for that."""
+    container = peek(word(plan, PARAMETER_NODES) + 8 * holder)
+    nodes = array_at(word(plan, NODES), (word(plan, NODE_COUNT), NODE_FIELDS))
+    if nodes[holder, NODE_FORM] == LISTED:
+        return set_in_list(container, place, number) == 0  # which lets go of it
+    done = set_item(container, place, number) == 0
+    release(number)
+    return done
+
+
+def _list_of(items, count):  # type: ignore[no-untyped-def]
+    """The address of a new list of objects; 0 if there is no memory for it."""
+    found = new_list(count)
+    if found != 0:
+        for number in range(count):
+            keep(peek(items + 8 * number))
+            set_in_list(found, number, peek(items + 8 * number))
+    return found
 
 
 def _take_scalars(plan, scalars):  # type: ignore[no-untyped-def]
@@ -178,9 +269,21 @@ def next_item(typingctx: Any, mapping: Any, position: Any, key: Any, value: Any)
 
 
 @intrinsic
-def values_of(typingctx: Any, mapping: Any) -> Any:
-    """The address of a new list of the values of a dict."""
-    return types.int64(types.int64), _of_c("PyDict_Values", _POINTER, _POINTER)
+def new_list(typingctx: Any, size: Any) -> Any:
+    """The address of a new list of nothing yet."""
+    return types.int64(types.int64), _of_c("PyList_New", _POINTER, _INT64)
+
+
+@intrinsic
+def set_in_list(typingctx: Any, items: Any, index: Any, value: Any) -> Any:
+    """Puts an object into a list, which then holds it; 0 if it is there."""
+    return types.int64(*[types.int64] * 3), _of_c("PyList_SetItem", _INT, _POINTER, _INT64, _POINTER)
+
+
+@intrinsic
+def keep(typingctx: Any, value: Any) -> Any:
+    """Holds an object."""
+    return types.void(types.int64), _of_c("Py_IncRef", ir.VoidType(), _POINTER)
 
 
 @intrinsic

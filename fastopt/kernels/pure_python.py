@@ -11,20 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from fastopt.kernels.build import FACTORS, Rule, clone, composed
+from fastopt.kernels.compose import clone, composed
 from fastopt.kernels.intrinsics import KEPT, SIGN_KEPT, smallest_state
-from fastopt.kernels.loops import DOWN, FIELDS, PIECE, REST, SECOND_REST, SECOND_TOTAL, TOTAL, UP
+from fastopt.kernels.loops import DOWN, FACTORS, FIELDS, PIECE, REST, SECOND_REST, SECOND_TOTAL, TOTAL, UP
+from fastopt.kernels.rule import Rule
 from fastopt.kernels.transforms import with_amounts
 
 
 class InterpretedRule(Rule):
     """A rule whose steps are in pure Python."""
-
-    def kernel(
-        self, dtype: str, in_parallel: bool, which: str = "step", options: tuple[str, ...] = (), form: int = 0
-    ) -> Callable[..., None]:
-        """As in `Rule`; there is one form."""
-        return interpreted(self, dtype, which, options)
 
 
 def on_arrays(formula: Callable[..., Any]) -> Callable[..., Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numba import types
 
-from fastopt.kernels import build
+from fastopt.kernels.compile import compiled
 
 BLOCK = 2048
 """Elements that are added up at a time, so that the sum stays in the first-level cache."""
@@ -93,12 +93,12 @@ def compiled_sum(dtype: str, bfloat16: bool) -> Any:
     number = getattr(types, dtype)
     if bfloat16:
         words = types.Array(types.uint16, 2, "C")
-        return build.compiled(add_ranks_of_bfloat16, words, types.Array(number, 1, "C"), number)
-    return build.compiled(add_ranks, types.Array(number, 2, "C"), types.Array(number, 1, "C"), number)
+        return compiled(add_ranks_of_bfloat16, words, types.Array(number, 1, "C"), number)
+    return compiled(add_ranks, types.Array(number, 2, "C"), types.Array(number, 1, "C"), number)
 
 
 @cache
 def compiled_rounding() -> Any:
     """`round_to_bfloat16`, compiled."""
     numbers = types.Array(types.float32, 1, "C")
-    return build.compiled(round_to_bfloat16, numbers, types.Array(types.uint16, 1, "C"), numbers)
+    return compiled(round_to_bfloat16, numbers, types.Array(types.uint16, 1, "C"), numbers)

@@ -6,8 +6,8 @@ from functools import cache
 
 import numpy as np
 
-from fastopt.kernels.build import Rule
 from fastopt.kernels.pure_python import on_arrays
+from fastopt.kernels.rule import Rule
 
 # Beyond the root of the largest float64; half as many digits again would be beyond float64 itself.
 PROBE = 1e200

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from fastopt.kernels.build import Rule
+from fastopt.kernels.rule import Rule
 
 
 def traffic0(p, g):  # type: ignore[no-untyped-def]

@@ -10,7 +10,7 @@ import numpy as np
 
 from fastopt import averages, checks
 from fastopt.engine.launch import as_number
-from fastopt.mpi.binding import Binding, values_of
+from fastopt.mpi.binding import Binding
 
 
 class SharedAverages:
@@ -63,11 +63,8 @@ class SharedAverages:
         for piece, values in mine.items():
             copies.pieces[piece][...] = values
         self._exchange.gather(copies)
-        if isinstance(params, np.ndarray):
-            (array,) = arrays.values()
-            return array
-        values = values_of(params)
-        return {
-            path: array if isinstance(values[path], np.ndarray) else as_number(array, values[path])
-            for path, array in arrays.items()
-        }
+        values = [
+            array if isinstance(value, np.ndarray) else as_number(array, value)
+            for array, value in zip(arrays.values(), binding.values.values(), strict=True)
+        ]
+        return binding.container.like(params, values)

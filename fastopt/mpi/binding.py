@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from fastopt import checks
-from fastopt.engine import mappings
-from fastopt.engine.launch import BARE, as_number
+from fastopt.engine import containers, mappings
+from fastopt.engine.containers import BARE
+from fastopt.engine.launch import as_number
 from fastopt.engine.overlaps import Memory
 from fastopt.engine.state import Layout, layout_of, lies_in
 from fastopt.flat import Array, FlatDict
@@ -24,11 +25,6 @@ def name_of(path: Hashable, which: str = "params") -> str:
     return which if path is BARE else f"{which}[{path!r}]"
 
 
-def values_of(container: Any) -> dict[Hashable, Any]:
-    """The leaves of a container by path."""
-    return {BARE: container} if isinstance(container, np.ndarray) else dict(container)
-
-
 class Binding:
     """Parameters as one step finds them: checked, nothing written.
 
@@ -39,14 +35,14 @@ class Binding:
     """
 
     def __init__(self, owner: str, params: Any) -> None:
-        checks.container(owner, params, params)
-        self.params, self.values = params, values_of(params)
+        self.container = containers.container_of(owner, params)
+        self.params, keys = params, self.container.keys
+        self.values = dict(zip(keys, self.container.values(params) or [], strict=True))
         self.arrays = {path: checks.parameter(owner, name_of(path), value) for path, value in self.values.items()}
-        if not isinstance(params, np.ndarray):
-            for path in mappings.copied_keys(params, list(self.values.values())):
-                raise TypeError(mappings.hands_out_copies(owner, params, path))
-            if not all(isinstance(value, np.ndarray) for value in self.values.values()):
-                checks.rebindable(owner, params)
+        for path in self.container.copied_keys(params, list(self.values.values())):
+            raise TypeError(mappings.hands_out_copies(owner, params, path))
+        numbers = [path for path, value in self.values.items() if not isinstance(value, np.ndarray)]
+        self.container.check_rebindable(owner, params, numbers)
         overlapping = Memory([array for array in self.arrays.values() if array.size]).overlapping
         if overlapping:
             paths = [path for path, array in self.arrays.items() if array.size]
@@ -63,11 +59,11 @@ class Binding:
         """Whether the parameters of another step are the same arrays."""
         if isinstance(params, np.ndarray) or isinstance(self.params, np.ndarray):
             return params is self.params
+        values = self.container.values(params)
         return (
-            len(params) == len(self.values)
-            and list(params) == list(self.values)
-            and all(map(is_, params.values(), self.values.values()))
-            and all(isinstance(value, np.ndarray) and value.flags.writeable for value in params.values())
+            values is not None
+            and all(map(is_, values, self.values.values()))
+            and all(isinstance(value, np.ndarray) and value.flags.writeable for value in values)
         )
 
     def cut(self, shares: Shares, rank: int) -> None:
@@ -95,7 +91,7 @@ class Binding:
             if isinstance(self.values[path], np.ndarray):
                 self.arrays[path][...] = self._shaped(path)
             else:
-                self.params[path] = as_number(self._shaped(path), self.values[path])
+                self.container.leaves(self.params)[path] = as_number(self._shaped(path), self.values[path])
 
     def _shaped(self, path: Hashable) -> Array:
         """The vector of a leaf in the leaf's shape."""

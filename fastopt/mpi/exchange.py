@@ -10,7 +10,6 @@ from mpi4py import MPI
 
 from fastopt import checks, rows
 from fastopt.engine import arguments
-from fastopt.engine.launch import BARE
 from fastopt.engine.state import lies_in
 from fastopt.flat import Array
 from fastopt.kernels.rank_sums import compiled_rounding, compiled_sum
@@ -105,7 +104,7 @@ class Exchange:
     def checked(self, grads: Any, binding: Binding) -> dict[Hashable, Any]:
         """Gradients by path, each an array, a pair of indices and values, or None; writes nothing."""
         paths = self.shares.leaves
-        given = {BARE: grads} if BARE in paths else grads
+        given = binding.container.gradients_by_key(grads)
         found: dict[Hashable, Any] = {}
         for path in paths:
             if path not in given:

@@ -6,7 +6,7 @@ from collections.abc import Hashable
 from typing import Any
 
 from fastopt import checks
-from fastopt.engine.launch import BARE
+from fastopt.engine.containers import BARE
 from fastopt.flat import Array
 from fastopt.groups import Groups, Part, selects
 

@@ -7,7 +7,7 @@ from collections.abc import Hashable
 import numpy as np
 from mpi4py import MPI
 
-from fastopt.engine.launch import BARE
+from fastopt.engine.containers import BARE
 from fastopt.kernels.loops import FIELDS
 from fastopt.mpi.layout import Piece, Shares
 from fastopt.report import Report

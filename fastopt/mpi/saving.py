@@ -14,7 +14,7 @@ import numpy as np
 from fastopt.checkpoint import file, with_params
 from fastopt.checkpoint.state_dict import CheckpointError, Mismatch, load_state_dict
 from fastopt.checkpoint.state_dict import state_dict as state_dict_of
-from fastopt.engine.launch import BARE
+from fastopt.engine.containers import BARE
 from fastopt.engine.state import Layout, layout_of
 from fastopt.flat import Array
 from fastopt.mpi.binding import Binding, name_of

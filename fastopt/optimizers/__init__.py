@@ -7,6 +7,8 @@ Japan, 2016, chapter 6): a script that is moved over by changing its import take
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers import adagrad, adam, adam_variants, layerwise, schedule_free, sgd, sign_based, sophia
 from fastopt.optimizers.adagrad import *  # noqa: F403
@@ -20,15 +22,8 @@ from fastopt.optimizers.sophia import *  # noqa: F403
 
 _FAMILIES = sgd, sign_based, adagrad, adam, adam_variants, sophia, schedule_free, layerwise
 
-__all__ = []
-__all__ += sgd.__all__
-__all__ += sign_based.__all__
-__all__ += adagrad.__all__
-__all__ += adam.__all__
-__all__ += adam_variants.__all__
-__all__ += sophia.__all__
-__all__ += schedule_free.__all__
-__all__ += layerwise.__all__
+if not TYPE_CHECKING:  # type checkers follow the imports above
+    __all__ = [name for family in _FAMILIES for name in family.__all__]
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {
     value.rule: value

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fastopt.optimizer import Optimizer
 from fastopt.typed import Number, number
 
-__all__ = ["AdEMAMix", "AdaBelief", "Adan", "Yogi"]
+__all__ = ["AdEMAMix", "AdaBelief", "Adan", "LaProp", "Yogi"]
 
 
 @dataclass(eq=False)
@@ -244,3 +244,53 @@ class Adan(Optimizer):
         change_step = self.lr * root * self.beta2 / (1.0 - self.beta2**step)
         shares = 1 - self.beta1, 1 - self.beta2, 1 - self.beta3
         return mean_step, change_step, *shares, self.beta2, self.eps * root, float(step > 1), 0.0
+
+
+@dataclass(eq=False)
+class LaProp(Optimizer):
+    """Adam in the other order: gradients are divided by their root mean square first, and then averaged.
+
+    `v = v + (1 - beta2)(g^2 - v)`, `m = m + (1 - beta1)(lr g / (sqrt(v_hat) + eps) - m)` and `p = p - m_hat` with
+    `v_hat = v / (1 - beta2^t)`, `m_hat = m / (1 - beta1^t)` at step t. As each gradient is divided by a v that has
+    seen it, momentum stays bounded however beta1 and beta2 are chosen.
+
+    Parameters
+    ----------
+    lr : float, default 0.0004
+        Learning rate, 0 or more. A change of it reaches the parameters through m, a little at each step.
+    beta1, beta2 : float, default 0.9 and 0.999
+        The shares of the running means that are kept at each step, in [0, 1).
+    eps : float, default 1e-15
+        Added to the root, 0 or more.
+
+    State: `m` and `v`, the running means of steps and squared gradients, uncorrected.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> params = {"W": np.array([1.0])}
+    >>> LaProp(lr=0.1).update(params, {"W": np.array([4.0])})
+    >>> params["W"].round(6)
+    array([0.9])
+
+    References
+    ----------
+    Ziyin, Wang and Ueda, LaProp: separating momentum and adaptivity in Adam, 2020, arXiv:2002.04839.
+
+    Differences
+    -----------
+    PyTorch: has none.
+    Keras: has none.
+    optax: `chain(scale_by_rms(0.999, eps_in_sqrt=False, bias_correction=True), ema(0.9), scale(-lr))`; a change of lr
+        there counts for all of m at once.
+    """
+
+    rule = "laprop"
+    lr: Number = number(0.0004)
+    beta1: Number = number(0.9)
+    beta2: Number = number(0.999)
+    eps: Number = number(1e-15)
+
+    def scalars(self, step: int) -> tuple[float, ...]:
+        root = math.sqrt(1.0 - self.beta2**step)
+        return self.lr * root, 1 - self.beta1, 1 - self.beta2, 1.0 / (1.0 - self.beta1**step), self.eps * root

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from fastopt.engine import containers
 from fastopt.engine.plan import Plan
 from fastopt.kernels import RULES
-from fastopt.kernels.build import Rule
+from fastopt.kernels.rule import Rule
 from fastopt.kernels.rules.sophia import sophia_hessian
 from fastopt.optimizer import Optimizer
 from fastopt.typed import Number, number
@@ -106,8 +107,9 @@ class Sophia(Optimizer):
                 if self.on_nonfinite == "raise":
                     plan.refuse_nonfinite(estimates)
                 return
+            node = containers.joined(self._node, plan.container.node)
             try:
                 plan.run(params, [(1 - part.beta2,) for part in parts], report=False)
             finally:
                 if plan.stepped:
-                    self.__dict__["_state"] = plan.state
+                    self.__dict__["_state"], self.__dict__["_node"] = plan.state, node

@@ -9,6 +9,8 @@ normal number becomes zero, as in the compiled kernels; with `optimizer.flush = 
 fair comparison of times.
 """
 
+from typing import TYPE_CHECKING
+
 from fastopt.reference import adagrad, adam, adam_variants, layerwise, schedule_free, sgd, sign_based, sophia
 from fastopt.reference.adagrad import *  # noqa: F403
 from fastopt.reference.adam import *  # noqa: F403
@@ -20,12 +22,9 @@ from fastopt.reference.sgd import *  # noqa: F403
 from fastopt.reference.sign_based import *  # noqa: F403
 from fastopt.reference.sophia import *  # noqa: F403
 
-__all__ = []
-__all__ += sgd.__all__
-__all__ += sign_based.__all__
-__all__ += adagrad.__all__
-__all__ += adam.__all__
-__all__ += adam_variants.__all__
-__all__ += sophia.__all__
-__all__ += schedule_free.__all__
-__all__ += layerwise.__all__
+if not TYPE_CHECKING:  # type checkers follow the imports above
+    __all__ = [
+        name
+        for family in (sgd, sign_based, adagrad, adam, adam_variants, sophia, schedule_free, layerwise)
+        for name in family.__all__
+    ]

@@ -9,7 +9,7 @@ import numpy as np
 
 from fastopt.reference.base import Array, Reference
 
-__all__ = ["AdEMAMix", "AdaBelief", "Adan", "Yogi"]
+__all__ = ["AdEMAMix", "AdaBelief", "Adan", "LaProp", "Yogi"]
 
 
 @dataclass(eq=False)
@@ -99,3 +99,18 @@ class Adan(Reference):
         change_step = self.lr * correction * self.beta2 / (1.0 - self.beta2**t)
         p -= (mean_step * m + change_step * v) / (np.sqrt(n) + self.eps * correction)
         previous[...] = g
+
+
+@dataclass(eq=False)
+class LaProp(Reference):
+    lr: float = 0.0004
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-15
+    slots = ("m", "v")
+
+    def step(self, p: Array, g: Array, m: Array, v: Array) -> None:  # type: ignore[override]
+        correction = math.sqrt(1.0 - self.beta2**self.iter)
+        v += (1 - self.beta2) * (g * g - v)
+        m += (1 - self.beta1) * (self.lr * correction * g / (np.sqrt(v) + self.eps * correction) - m)
+        p -= 1.0 / (1.0 - self.beta1**self.iter) * m

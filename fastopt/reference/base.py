@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, is_dataclass
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar, cast
 
@@ -60,11 +61,22 @@ class Reference:
         return {}
 
     def update(self, params: Any, grads: Any) -> None:
-        """One step: writes `params` (a dict of arrays or numbers, or one array) and the state in place."""
+        """One step: writes `params` and the state in place.
+
+        params : a dict of arrays or numbers, one array, or nested lists, tuples, dicts, namedtuples and dataclasses;
+            state is by the names of the arrays in these
+        """
         if isinstance(params, np.ndarray):
             self._update({None: params}, {None: grads})
+        elif isinstance(params, Mapping) and not any(value is None or _items(value) for value in params.values()):
+            self._update(cast("dict[Any, Any]", params), grads)
         else:
-            self._update(params, grads)
+            leaves = dict(_leaves(params, ""))
+            arrays = {name: holder[key] for name, (holder, key) in leaves.items()}
+            self._update(arrays, {name: _at(grads, name) for name in leaves})
+            for name, (holder, key) in leaves.items():
+                if not isinstance(arrays[name], np.ndarray):
+                    holder[key] = arrays[name]
 
     def _update(self, params: dict[Any, Any], grads: dict[Any, Any]) -> None:
         self.iter += 1
@@ -246,6 +258,39 @@ def _summed(gradient: Rows, touched: Array, dtype: Any) -> Array:
 def _as_shaped(g: Array, p: Array) -> Array:
     """A gradient whose shape differs only by axes of length one, in the parameter's shape."""
     return g.reshape(p.shape) if np.squeeze(g).shape == np.squeeze(p).shape else g
+
+
+def _items(value: Any) -> dict[str, tuple[Any, Any]] | None:
+    """What a container holds by name: in what it is looked up, and under which key; None of what is no container."""
+    if isinstance(value, Mapping):
+        return {str(key): (value, key) for key in value}
+    if hasattr(value, "_fields"):
+        return {name: (value, number) for number, name in enumerate(value._fields)}
+    if isinstance(value, list | tuple):
+        return {str(number): (value, number) for number in range(len(value))}
+    if is_dataclass(value) and not isinstance(value, Rows):
+        held = vars(value)
+        return {name: (held, name) for name, item in held.items() if isinstance(item, np.ndarray) or _items(item)}
+    return None
+
+
+def _leaves(value: Any, prefix: str) -> Iterator[tuple[str, tuple[Any, Any]]]:
+    """Names of the arrays in nested containers, and where each is looked up."""
+    for name, (holder, key) in (_items(value) or {}).items():
+        if _items(holder[key]) is not None:
+            yield from _leaves(holder[key], f"{prefix}{name}.")
+        elif holder[key] is not None:
+            yield prefix + name, (holder, key)
+
+
+def _at(grads: Any, path: str) -> Any:
+    """The gradient under a name; None where a branch is None."""
+    for name in path.split("."):
+        if grads is None:
+            return None
+        holder, key = (_items(grads) or {})[name]
+        grads = holder[key]
+    return grads
 
 
 def _array(value: Any) -> Array:

@@ -121,8 +121,8 @@ BAD = {
     "dtype": ({"a": np.ones(3, np.float32), "b": np.ones((2, 2))}, CheckpointError, r"params\['a'\] is float64 of shape \(3,\) in it and float32 of shape \(3,\) here. cast=True converts"),
     "array": (np.ones(3), CheckpointError, r"it has no params; it has params\['a'\], params\['b'\] besides"),
     "read-only": ({"a": read_only(), "b": np.ones((2, 2))}, ValueError, r"params\['a'\] is read-only"),
-    "kind": ([np.ones(3)], TypeError, "params are of type list, expected a dict of arrays, or one array"),
-    "bool": (False, TypeError, "params are of type bool, expected a dict of arrays"),
+    "kind": ([np.ones(3)], CheckpointError, r"it has no params\['0'\]; it has params\['a'\], params\['b'\] besides"),
+    "bool": (False, TypeError, "params must be a dict or a list of arrays, .* got bool"),
     "integers": ({"a": np.ones(3, int), "b": np.ones((2, 2))}, TypeError, r"params\['a'\] has dtype int64"),
 }  # fmt: skip
 

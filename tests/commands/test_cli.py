@@ -12,10 +12,9 @@ import pytest
 from fastopt import cli, machine, reference, threads
 from fastopt.commands import train, warmup
 from fastopt.commands.verify import cases
-from fastopt.engine import centralized_launch
+from fastopt.engine import centralized_launch, launch
 from fastopt.experiments import textbook
 from fastopt.kernels import RULES
-from fastopt.kernels.build import Rule
 from fastopt.nn import mnist
 from fastopt.optimizers import OPTIMIZERS
 from fastopt.optimizers.sophia import HESSIAN
@@ -265,11 +264,11 @@ def test_warmup_knows_what_a_step_needs(rule, monkeypatch):
     """With and without norms; which kernels steps ask for, without compiling any."""
     wanted = set()
 
-    def kernel(self, dtype, in_parallel, which="step", options=(), form=0):
-        wanted.add((self, which, options))
+    def kernel(rule, dtype, in_parallel, which="step", options=(), form=0):
+        wanted.add((rule, which, options))
         return lambda *_: None
 
-    monkeypatch.setattr(Rule, "kernel", kernel)
+    monkeypatch.setattr(launch, "kernel_of", kernel)
     monkeypatch.setattr(centralized_launch, "compiled_find_means", lambda *_: lambda *_: 0)
     more = {"clip_norm": 1.0, "on_nonfinite": "raise", "weight_decay": 0.1}
     for settings in ({}, more, {"centralize": True}, {"centralize": True, **more}):

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 import fastopt
-from fastopt import blas, profiling
-from fastopt.commands import profile as command
+from fastopt import blas, profile_report, profiling
 from fastopt.optimizers import OPTIMIZERS
 from tests.commands.test_cli import run
 
@@ -246,4 +245,4 @@ def test_the_command_says_why_not(capsys, tmp_path, content, words):
 
 def test_every_class_of_fastopt_is_its_own_rule():
     assert all(profiling._Model(kind(), {}, 0).rule == rule for rule, kind in OPTIMIZERS.items())
-    assert command._percent(0.001) == "<1%"
+    assert profile_report._percent(0.001) == "<1%"

@@ -9,8 +9,8 @@ from numba.core import config
 
 import fastopt
 from fastopt import Rows, reference, threads
-from fastopt.engine import centralized_launch
-from fastopt.kernels import build, column_means
+from fastopt.engine import centralized_launch, containers
+from fastopt.kernels import column_means, flags
 from fastopt.kernels.transforms import OPTIONS
 from tests.conftest import ONE_OF_EACH_KIND, THREAD_COUNTS, Pair, assert_same_bits, python
 
@@ -222,7 +222,7 @@ def test_sums_that_are_hard(case, dtype, settings):
                 assert np.isnan(fast["p"]).sum() == 2 * len(column)
 
 
-@pytest.mark.skipif(build.CHECK or bool(config.DISABLE_JIT), reason="Python sees to everything")
+@pytest.mark.skipif(flags.CHECK or bool(config.DISABLE_JIT), reason="Python sees to everything")
 def test_python_sees_to_what_is_not_certain_and_to_nothing_else(monkeypatch):
     seen = []
     write = column_means.write_exactly
@@ -283,7 +283,7 @@ def test_without_it_a_plan_is_as_ever():
     for wanted in (False, True, False):
         optimizer.centralize = wanted
         optimizer.update(params, fastopt.flatten(model(seed=1, shapes={"W": (30, 20), "b": (20,)})))
-        assert optimizer._plan.mode == ("dict" if wanted else "flat")
+        assert type(optimizer._plan.container) is (containers.Dict if wanted else containers.Buffers)
         assert [type(launch) is centralized_launch.CentralizedLaunch for launch in optimizer._plan._launches] == [
             wanted
         ]

@@ -48,8 +48,8 @@ def aliased():
 
 
 BAD_STEPS = {
-    "params is a list": (lambda: ([np.ones(3)], {}), TypeError, r"Adam: params must be a dict of arrays or one NumPy array, got list"),
-    "grads is a list": (lambda: ({"W1": np.ones(3)}, [np.ones(3)]), TypeError, r"grads must be a dict of arrays .* got list"),
+    "params is a list": (lambda: ([np.ones(3)], {}), TypeError, r"Adam: grads is of type dict, but params is of type list; both must be alike"),
+    "grads is a list": (lambda: ({"W1": np.ones(3)}, [np.ones(3)]), TypeError, r"params is of type dict and grads of type list; both must be dicts"),
     "dict and array": (lambda: ({"W1": np.ones(3)}, np.ones(3)), TypeError, r"params is of type dict and grads of type ndarray"),
     "array and dict": (lambda: (np.ones(3), {"W1": np.ones(3)}), TypeError, r"params is of type ndarray and grads of type dict"),
     "integer parameter": (
@@ -62,16 +62,20 @@ BAD_STEPS = {
     "nested dict": (
         lambda: (replaced(good(), W1={"W": np.ones(3)}), gradients()),
         TypeError,
-        r"params\['W1'\] is of type dict, .*; make one flat dict of nested ones, with keys such as 'W1.W'",
+        r"Adam: grads\['W1'\] is of type ndarray, but params\['W1'\] is of type dict; both must be alike",
     ),
     "other byte order": (lambda: (replaced(good(), W1=np.ones((2, 3), ">f8")), gradients()), TypeError, ">f8"),
     "object parameter": (lambda: (replaced(good(), W1=np.ones((2, 3), object)), gradients()), TypeError, "object"),
     "list parameter": (
         lambda: (replaced(good(), W1=[1.0, 2.0]), gradients()),
         TypeError,
-        r"params\['W1'\] is of type list, expected a float32 or float64 array or a number; convert",
+        r"grads\['W1'\] is of type ndarray, but params\['W1'\] is of type list; both must be alike",
     ),
-    "None parameter": (lambda: (replaced(good(), W1=None), gradients()), TypeError, "is of type NoneType"),
+    "None parameter": (
+        lambda: (replaced(good(), W1=None), gradients()),
+        ValueError,
+        r"params\['W1'\] is None, but grads\['W1'\] is not; hand in None there too",
+    ),
     "bool parameter": (lambda: (replaced(good(), x=True), gradients()), TypeError, "is of type bool"),
     "text parameter": (lambda: (replaced(good(), x="1"), gradients()), TypeError, "is of type str"),
     "read-only parameter": (
@@ -123,8 +127,8 @@ BAD_STEPS = {
     ),
     "half number": (lambda: (replaced(good(), x=np.float16(1)), gradients()), TypeError, r"params\['x'\] is of type float16"),
     "huge integer": (lambda: (replaced(good(), x=10**400), gradients()), ValueError, r"params\['x'\] is an integer beyond float64"),
-    "params is None": (lambda: (None, {}), TypeError, "params must be a dict of arrays or one NumPy array, got NoneType"),
-    "grads is None": (lambda: (good(), None), TypeError, "grads must be a dict of arrays or one NumPy array, got NoneType"),
+    "params is None": (lambda: (None, {}), TypeError, "params must be a dict or a list of arrays, .* or one NumPy array, got NoneType"),
+    "grads is None": (lambda: (good(), None), TypeError, "grads must be a dict or a list of arrays, .* or one NumPy array, got NoneType"),
     "grads is text": (lambda: (good(), "W1"), TypeError, "grads must be a dict .* got str"),
     "grads is a number": (lambda: (good(), 1), TypeError, "grads must be a dict .* got int"),
     "list gradient": (lambda: (good(), replaced(gradients(), W1=[[1.0] * 3] * 2)), TypeError, r"grads\['W1'\] is of type list"),

@@ -107,7 +107,7 @@ def changed_params(optimizer, params):
         "in itself": ({**params, "b": np.broadcast_to(np.ones(1), B)}, r"params\['b'\]"),
         "overlap": ({"W": base.reshape(W), "b": base[4:]}, "share memory but are not the same array"),
         "of the state": ({**params, "b": optimizer.m["b"]}, "shares memory with the optimizer's state"),
-        "no dict": ([1.0], "params must be a dict of arrays or one NumPy array"),
+        "no dict": (1.0, "params must be a dict or a list of arrays, .* or one NumPy array"),
         "copies": (MappingProxyType({"W": params["W"], "b": params["b"]}), None),  # is fine
     }
 

@@ -10,7 +10,7 @@ import pytest
 
 import fastopt
 from fastopt import threads
-from fastopt.kernels import RULES, build
+from fastopt.kernels import RULES
 from fastopt.optimizers import OPTIMIZERS
 from tests.conftest import THREAD_COUNTS, python
 
@@ -62,7 +62,7 @@ def test_memory_does_not_grow(rule):
     """Arrays are replaced, gradients come and go, None and numbers among them."""
     rng, optimizer = np.random.default_rng(0), OPTIMIZERS[rule]()
     params = {"a": np.ones(20_000), "b": np.ones((50, 40), order="F"), "x": 1.0}
-    own = [tracemalloc.Filter(True, f"{Path(module.__file__).parent}/*") for module in (fastopt, build)]
+    own = [tracemalloc.Filter(True, f"{Path(module.__file__).parent}/*") for module in (fastopt, fastopt.kernels)]
     traced = []
     tracemalloc.start()
     for step in range(3000):

@@ -17,7 +17,7 @@ from fastopt import threads
 from fastopt.engine import step
 from fastopt.engine.plan import Plan
 from fastopt.kernels import RULES
-from fastopt.kernels.build import CHECK
+from fastopt.kernels.flags import CHECK
 from tests.conftest import Pair, assert_same_bits, python
 
 pytestmark = pytest.mark.skipif(CHECK or bool(config.DISABLE_JIT), reason="steps are in pure Python")

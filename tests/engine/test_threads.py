@@ -140,7 +140,7 @@ def test_a_bad_number_of_threads_in_the_environment_warns_once(bad):
 
 @pytest.mark.parametrize(("value", "checks"), [("1", True), (" 1", True), ("0", False), ("", False), ("yes", False)])
 def test_the_switch_for_checks_of_addresses(value, checks):
-    process = python("from fastopt.kernels import build; print(build.CHECK)", FASTOPT_CHECK=value)
+    process = python("from fastopt.kernels import flags; print(flags.CHECK)", FASTOPT_CHECK=value)
     assert process.stdout.strip() == str(checks)
     assert process.stderr.count("FASTOPT_CHECK must be 0 or 1") == (value == "yes")
 

@@ -16,7 +16,7 @@ from tests.conftest import python
 STEP = """
 import sys, warnings
 import numpy as np, fastopt
-from fastopt.kernels import build
+
 
 params = {"p": np.ones(3, np.float32)}
 fastopt.SGD(lr=0.5).update(params, {"p": np.ones(3, np.float32)})
@@ -170,7 +170,7 @@ def test_home_does_not_exist(tmp_path):
 
 def test_a_read_only_installation_falls_back_to_the_users_folder(tmp_path):
     code = """
-import tempfile, fastopt.kernels.build as build
+import tempfile, fastopt.kernels
 ordinary = tempfile.TemporaryFile
 def only_the_users(*args, dir=None, **kwargs):
     if str(dir).endswith("__pycache__"):

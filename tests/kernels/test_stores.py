@@ -12,7 +12,8 @@ from numba.extending import intrinsic
 
 import fastopt
 from fastopt import machine, threads, tuning
-from fastopt.kernels import RULES, build, loops, stores
+from fastopt.kernels import RULES, loops, stores
+from fastopt.kernels.compile import DRIVER, _callback, block_function, callback, form_address, kernel
 from fastopt.kernels.stores import BURST, FORMS, NONTEMPORAL, PLAIN
 from fastopt.optimizers import OPTIMIZERS
 from tests.conftest import ONE_OF_EACH_KIND, THREAD_COUNTS, assert_same_bits
@@ -57,7 +58,7 @@ def kernel_results(rule, dtype, form, count, which="step", options=()):
     starts = np.concatenate(([0], np.cumsum(SIZES)))
     tally = np.zeros((starts[-1] // loops.PIECE + len(starts), loops.FIELDS))
     table[-1, 0] = tally.ctypes.data
-    rule.kernel(dtype, count > 1, which, options, form)(table, starts, count)
+    kernel(rule, dtype, count > 1, which, options, form)(table, starts, count)
     return [memory for columns in kept for _, memory in columns] + [tally]
 
 
@@ -142,7 +143,7 @@ def test_special_values_are_copied_bit_by_bit(form, special, form_of):
 
 def compiled_code(function):
     """The optimised code of one of the functions around a block."""
-    callback = build.block_function(function)
+    callback = block_function(function)
     return callback._library._get_module_for_linking()
 
 
@@ -172,11 +173,11 @@ def test_machine_code_stores_past_the_caches():
 
 
 def test_kernels_end_with_a_fence_where_stores_went_past_the_caches():
-    walk.compile((types.int64, types.int64, *build.DRIVER[2:4], types.int64, types.int64))
+    walk.compile((types.int64, types.int64, *DRIVER[2:4], types.int64, types.int64))
     assert "fence seq_cst" in walk.inspect_llvm(walk.signatures[0])
-    callback = RULES["sgd"].callback("float32", "report")
-    callback.compile()
-    assert "fence seq_cst" in str(callback._library._get_module_for_linking())
+    compiled = callback(RULES["sgd"], "float32", "report")
+    compiled.compile()
+    assert "fence seq_cst" in str(compiled._library._get_module_for_linking())
 
 
 @intrinsic
@@ -233,12 +234,12 @@ def test_another_thread_reads_what_was_stored_past_the_caches():
     table = np.array([[params.ctypes.data, gradient.ctypes.data, 0, 0, scalars.ctypes.data], [0] * 5])
     starts = np.array([0, size])
     made, read = flags.ctypes.data, flags[16:].ctypes.data
-    callback = build._callback(RULES["sgd"], "float32", "step", ())
+    callback = _callback(RULES["sgd"], "float32", "step", ())
     wrong = []
     read_parameters(params, made, read, 0)
     reader = threading.Thread(target=lambda: wrong.append(read_parameters(params, made, read, rounds)))
     reader.start()
-    make_steps(callback.address, build.form_address(NONTEMPORAL, "float32"), table, starts, made, read, rounds)
+    make_steps(callback.address, form_address(NONTEMPORAL, "float32"), table, starts, made, read, rounds)
     reader.join()
     assert wrong == [0]
     assert (params == rounds).all()

@@ -12,6 +12,7 @@ import pytest
 import fastopt
 from fastopt import CheckpointError, Rows, reference, schedules, threads
 from fastopt.engine.plan import Plan
+from fastopt.kernels.compile import callback
 from fastopt.kernels.pure_python import on_arrays
 from fastopt.kernels.traffic import traffic_of
 from tests.conftest import THREAD_COUNTS, assert_same_bits, python
@@ -310,7 +311,7 @@ def test_check_of_functions_that_numpy_has_not(monkeypatch):
 
 def test_kernels_without_arithmetic_are_one_for_each_number_of_slots():
     rules = [traffic_of(slots) for slots in range(4)]
-    assert len({rule.callback("float32").__name__ for rule in rules}) == 4
+    assert len({callback(rule, "float32").__name__ for rule in rules}) == 4
     for slots, moving in enumerate(rules):
         p, g = np.ones(9, np.float32), np.full(9, 2, np.float32)
         plan = Plan("limit", moving, p, g, dict.fromkeys(moving.state, 5.0), None)

@@ -38,6 +38,16 @@ CASES = {
         unchanged,
         {"m": lambda state: state[0].mu, "s": lambda state: state[0].nu},
     ),
+    "laprop": (
+        lambda: fastopt.LaProp(lr=0.1, eps=0.01),
+        lambda: optax.chain(
+            optax.scale_by_rms(0.999, eps=0.01, eps_in_sqrt=False, bias_correction=True),
+            optax.ema(0.9),
+            optax.scale(-0.1),
+        ),
+        unchanged,
+        {"v": lambda state: state[0].nu},
+    ),
     "yogi": (
         lambda: fastopt.Yogi(lr=0.1),
         lambda: optax.yogi(0.1),

@@ -100,7 +100,7 @@ def everything(optimizer, params):
         (None, {"W": np.ones(4), "b": np.ones(2)}, ValueError, r"Sophia: grads\['W'\] has shape \(4,\)"),
         (None, {"W": np.ones(3)}, KeyError, r"Sophia: grads has no entry for params\['b'\]"),
         (None, {"W": np.ones(3), "b": "x"}, TypeError, r"Sophia: grads\['b'\] is of type str"),
-        (None, [1.0], TypeError, "Sophia: grads must be a dict of arrays"),
+        (None, [1.0], TypeError, "Sophia: params is of type dict and grads of type list"),
         (None, {"W": np.ones(3), "b": np.array([1.0, np.nan])}, FloatingPointError, r"grads\['b'\] has 1 of 2 values"),
         (
             {"W": np.ones(3), "b": [1.0]},

@@ -6,7 +6,7 @@ A file has the formula and its `Rule` under the rule's name in capitals, by whic
 from importlib import import_module
 from pkgutil import iter_modules
 
-from fastopt.kernels.build import Rule
+from fastopt.kernels.rule import Rule
 
 RULES: dict[str, Rule] = {
     name.lower(): rule

@@ -11,7 +11,7 @@ it stands beside the root of the corrected s.
 
 import math
 
-from fastopt.kernels.build import Rule
+from fastopt.kernels.rule import Rule
 
 
 def adabelief(p, g, m, s, step_size, gradient_share, square_share, eps, eps_root):  # type: ignore[no-untyped-def]

@@ -10,7 +10,7 @@ State: h and d, the running means of squared gradients and of squared steps x.
 
 import math
 
-from fastopt.kernels.build import Rule
+from fastopt.kernels.rule import Rule
 
 
 def adadelta(p, g, h, d, lr, decay_rate, new_share, eps):  # type: ignore[no-untyped-def]

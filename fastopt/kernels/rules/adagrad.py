@@ -8,7 +8,7 @@ State: h, the sum of squared gradients.
 
 import math
 
-from fastopt.kernels.build import Rule
+from fastopt.kernels.rule import Rule
 from fastopt.kernels.skipped_steps import adagrad_idle
 
 

@@ -11,7 +11,7 @@ meant beside the corrected v_t / (1 - beta2^t), into those too.
 
 import math
 
-from fastopt.kernels.build import Rule
+from fastopt.kernels.rule import Rule
 
 
 def adam(p, g, m, v, step_size, gradient_share, square_share, eps, eps_root):  # type: ignore[no-untyped-def]

@@ -7,7 +7,7 @@
 State: m, the running mean of the gradient, and u, its decaying largest magnitude. step_size = lr / (1 - beta1^t).
 """
 
-from fastopt.kernels.build import Rule
+from fastopt.kernels.rule import Rule
 
 
 def adamax(p, g, m, u, step_size, gradient_share, beta2, eps):  # type: ignore[no-untyped-def]

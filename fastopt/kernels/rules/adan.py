@@ -13,7 +13,7 @@ change and n of the square of both, and the gradient itself. With c = sqrt(1 - b
 
 import math
 
-from fastopt.kernels.build import Rule
+from fastopt.kernels.rule import Rule
 
 
 def adan(  # type: ignore[no-untyped-def]

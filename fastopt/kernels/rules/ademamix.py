@@ -12,7 +12,7 @@ c, so that it stands beside the root of the corrected v.
 
 import math
 
-from fastopt.kernels.build import Rule
+from fastopt.kernels.rule import Rule
 
 
 def ademamix(p, g, m, slow, v, fast_step, slow_step, fast_share, slow_share, square_share, eps):  # type: ignore[no-untyped-def]

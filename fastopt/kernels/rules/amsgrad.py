@@ -11,7 +11,7 @@ multiplied by that root too, so that it stands beside the root of the corrected 
 
 import math
 
-from fastopt.kernels.build import Rule
+from fastopt.kernels.rule import Rule
 
 
 def amsgrad(p, g, m, v, v_max, step_size, gradient_share, square_share, eps):  # type: ignore[no-untyped-def]

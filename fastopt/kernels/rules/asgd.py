@@ -7,7 +7,7 @@
 State: the average of the parameters from step t0 + 2 on; until then mu is 1 and the average is the parameter itself.
 """
 
-from fastopt.kernels.build import Rule
+from fastopt.kernels.rule import Rule
 
 
 def asgd(p, g, average, lr, kept, average_share, one):  # type: ignore[no-untyped-def]

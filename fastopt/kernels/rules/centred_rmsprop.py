@@ -12,7 +12,7 @@ difference, rounded, may be negative; its root would be NaN, and the parameter w
 
 import math
 
-from fastopt.kernels.build import Rule
+from fastopt.kernels.rule import Rule
 
 
 def centred_rmsprop(  # type: ignore[no-untyped-def]

@@ -13,7 +13,7 @@ ratio = lr |p| / |u|.
 
 import math
 
-from fastopt.kernels.build import Rule
+from fastopt.kernels.rule import Rule
 
 
 def direction(p, g, m, v, mean_share, square_share, correction, eps, weight_decay):  # type: ignore[no-untyped-def]

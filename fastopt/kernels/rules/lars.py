@@ -9,7 +9,7 @@ Weight decay has been added to g_t.
 State: v.
 """
 
-from fastopt.kernels.build import Rule
+from fastopt.kernels.rule import Rule
 
 
 def lars_measure(p, g, v, momentum):  # type: ignore[no-untyped-def]

@@ -7,7 +7,7 @@
 State: m, the running mean of the gradient; the sign is taken of another mean, c, that weighs the new gradient more.
 """
 
-from fastopt.kernels.build import Rule
+from fastopt.kernels.rule import Rule
 
 
 def lion(p, g, m, lr, direction_share, gradient_share, zero):  # type: ignore[no-untyped-def]

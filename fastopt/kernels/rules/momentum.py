@@ -7,7 +7,7 @@ State: v, the velocity. PyTorch keeps v without lr (v_t = momentum v_{t-1} + g_t
 path as long as lr does not change.
 """
 
-from fastopt.kernels.build import Rule
+from fastopt.kernels.rule import Rule
 from fastopt.kernels.skipped_steps import momentum_idle
 
 

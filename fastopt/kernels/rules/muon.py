@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from fastopt.kernels.build import Rule
+from fastopt.kernels.rule import Rule
 
 # Of the polynomial a x + b x^3 + c x^5, which brings singular values in (0, 1] to about 1 in five steps.
 A, B, C = 3.4445, -4.775, 2.0315

@@ -12,7 +12,7 @@ is multiplied by c.
 
 import math
 
-from fastopt.kernels.build import Rule
+from fastopt.kernels.rule import Rule
 
 
 def nadam(p, g, m, v, gradient_step, mean_step, gradient_share, square_share, eps):  # type: ignore[no-untyped-def]

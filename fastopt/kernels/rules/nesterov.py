@@ -8,7 +8,7 @@ one. Printings of *Deep Learning from Scratch* before January 2021 updated v fir
 not Nesterov's method.
 """
 
-from fastopt.kernels.build import Rule
+from fastopt.kernels.rule import Rule
 
 
 def nesterov(p, g, v, momentum_squared, gradient_step, momentum, lr):  # type: ignore[no-untyped-def]

@@ -9,7 +9,7 @@ State: m, and v, one number for all elements of an array, which is kept with eac
 
 import math
 
-from fastopt.kernels.build import Rule
+from fastopt.kernels.rule import Rule
 
 
 def novograd_measure(p, g, m, v, beta1, square_share, eps, weight_decay, lr):  # type: ignore[no-untyped-def]

@@ -11,7 +11,7 @@ the rectification, in step_size.
 
 import math
 
-from fastopt.kernels.build import Rule
+from fastopt.kernels.rule import Rule
 
 
 def radam(p, g, m, v, step_size, gradient_share, square_share, eps, rectified, zero, one):  # type: ignore[no-untyped-def]

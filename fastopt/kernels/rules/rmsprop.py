@@ -9,7 +9,7 @@ lr / sqrt(1 - decay_rate).
 
 import math
 
-from fastopt.kernels.build import Rule
+from fastopt.kernels.rule import Rule
 from fastopt.kernels.skipped_steps import rmsprop_idle
 
 

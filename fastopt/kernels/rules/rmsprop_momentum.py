@@ -12,7 +12,7 @@ without lr a new lr counts for all of it, with lr only for what is added from th
 
 import math
 
-from fastopt.kernels.build import Rule
+from fastopt.kernels.rule import Rule
 
 
 def rmsprop_momentum(p, g, h, v, rate, decay_rate, gradient_share, eps, eps_root, momentum, gain):  # type: ignore[no-untyped-def]

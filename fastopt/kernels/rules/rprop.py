@@ -7,7 +7,7 @@ State: the gradient of the step before, taken for 0 after a change of sign, so t
 and the step size.
 """
 
-from fastopt.kernels.build import Rule
+from fastopt.kernels.rule import Rule
 
 
 def rprop(p, g, previous, step_size, eta_minus, eta_plus, smallest, largest, zero, one):  # type: ignore[no-untyped-def]

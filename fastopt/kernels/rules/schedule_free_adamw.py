@@ -12,7 +12,7 @@ correction = sqrt(1 - beta2^t), by which eps is multiplied too.
 
 import math
 
-from fastopt.kernels.build import Rule
+from fastopt.kernels.rule import Rule
 
 
 def schedule_free_adamw(  # type: ignore[no-untyped-def]

@@ -10,7 +10,7 @@ these the equations above become those of the code: pull = c_t beta1 / (1 - beta
 (1 - c_t)), kept = 1 - c_t and offset_step = (1 - beta1) lr_t.
 """
 
-from fastopt.kernels.build import Rule
+from fastopt.kernels.rule import Rule
 
 
 def schedule_free_sgd(p, g, offset, pull, gradient_step, kept, offset_step):  # type: ignore[no-untyped-def]

@@ -5,7 +5,7 @@
 No state.
 """
 
-from fastopt.kernels.build import Rule
+from fastopt.kernels.rule import Rule
 from fastopt.kernels.skipped_steps import sgd_idle
 
 

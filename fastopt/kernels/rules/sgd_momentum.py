@@ -7,7 +7,7 @@ State: v, the sum of earlier gradients, without lr: a new lr counts at once for 
 added with the old one goes on.
 """
 
-from fastopt.kernels.build import Rule
+from fastopt.kernels.rule import Rule
 
 
 def sgd_momentum(p, g, v, lr, momentum, gradient_share):  # type: ignore[no-untyped-def]

@@ -6,7 +6,7 @@
 p is the look-ahead position, at which the gradient is taken. State: v, the sum of earlier gradients, without lr.
 """
 
-from fastopt.kernels.build import Rule
+from fastopt.kernels.rule import Rule
 
 
 def sgd_nesterov(p, g, v, lr, momentum):  # type: ignore[no-untyped-def]

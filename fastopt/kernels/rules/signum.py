@@ -6,7 +6,7 @@
 State: m, the running mean of the gradient.
 """
 
-from fastopt.kernels.build import Rule
+from fastopt.kernels.rule import Rule
 
 
 def signum(p, g, m, lr, gradient_share, zero):  # type: ignore[no-untyped-def]

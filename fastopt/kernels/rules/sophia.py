@@ -8,7 +8,7 @@ State: m and h, the running means of the gradient and of estimates of the Hessia
 their start at zero. Estimates come once in some steps, so their mean is a formula of its own.
 """
 
-from fastopt.kernels.build import Rule
+from fastopt.kernels.rule import Rule
 
 
 def sophia(p, g, m, h, lr, gradient_share, gamma, eps, one):  # type: ignore[no-untyped-def]

@@ -14,7 +14,7 @@ ratio = lr / max(1, r_t).
 
 import math
 
-from fastopt.kernels.build import Rule
+from fastopt.kernels.rule import Rule
 
 
 def stable_adamw_measure(  # type: ignore[no-untyped-def]

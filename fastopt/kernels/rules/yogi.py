@@ -11,7 +11,7 @@ beside the root of the corrected v.
 
 import math
 
-from fastopt.kernels.build import Rule
+from fastopt.kernels.rule import Rule
 
 
 def yogi(p, g, m, v, step_size, gradient_share, square_share, eps):  # type: ignore[no-untyped-def]

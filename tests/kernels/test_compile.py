@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 import fastopt
-from fastopt.kernels import RULES, array_scan, build, cache
-from fastopt.kernels.build import Rule
+from fastopt.kernels import RULES, array_scan, cache
+from fastopt.kernels.cache import machinery_modules
+from fastopt.kernels.compile import SPANS, callback, kernel
+from fastopt.kernels.rule import Rule
 from tests.conftest import THREAD_COUNTS, assert_same_bits, python
 
 HERE = Path(fastopt.__file__).parent
@@ -28,10 +30,10 @@ def machine_code(rule, dtype, options=()):
 
     `inspect_llvm` knows only what this process compiled, which would be each of them a second time.
     """
-    callback = RULES[rule].callback(dtype, options=options)
-    cache.enable(callback)
-    callback.compile()
-    return str(callback._library._get_module_for_linking())
+    compiled = callback(RULES[rule], dtype, options=options)
+    cache.enable(compiled)
+    compiled.compile()
+    return str(compiled._library._get_module_for_linking())
 
 
 @pytest.mark.parametrize("dtype", WIDTHS)
@@ -84,7 +86,7 @@ def test_any_number_of_state_slots_and_arrays(formula, dtype, count, rng):
     table = np.array([[x.ctypes.data for x in (*columns, scalars)] for columns in arrays])
     starts = np.concatenate(([0], np.cumsum(sizes)))
     gradients = [columns[1].copy() for columns in arrays]
-    rule.kernel(dtype, count > 1)(table, starts, count)
+    kernel(rule, dtype, count > 1)(table, starts, count)
     for (p, g, *state), (new_p, *new_state), before in zip(arrays, expected, gradients, strict=True):
         assert_same_bits(p, new_p)
         assert_same_bits(g, before)
@@ -95,7 +97,7 @@ def test_any_number_of_state_slots_and_arrays(formula, dtype, count, rng):
 def test_no_elements_at_all():
     empty = np.zeros((0, 3), dtype=np.int64)
     for parallel in (False, True):
-        RULES["sgd"].kernel("float32", parallel)(empty, np.zeros(1, dtype=np.int64), 2 if parallel else 1)
+        kernel(RULES["sgd"], "float32", parallel)(empty, np.zeros(1, dtype=np.int64), 2 if parallel else 1)
 
 
 def test_nothing_compiles_at_import():
@@ -157,7 +159,7 @@ def test_the_cache_hits_in_a_new_process_and_misses_when_the_formula_changes(cop
     file.write_text(file.read_text().replace("p - lr * g", "p + lr * g"))
     assert [copied(), copied()] == [("miss", "1.5"), ("hit", "1.5")]
     file.write_text(
-        "from numpy import float32\nfrom fastopt.kernels.build import Rule\n\nSCALE = float32(2)\n\n\n"
+        "from numpy import float32\nfrom fastopt.kernels.rule import Rule\n\nSCALE = float32(2)\n\n\n"
         "def sgd(p, g, lr):\n    return (p - SCALE * lr * g,)\n\n\nSGD = Rule(sgd)\n"
     )
     assert copied() == ("miss", "0.0")
@@ -167,16 +169,16 @@ def test_the_cache_hits_in_a_new_process_and_misses_when_the_formula_changes(cop
 
 def test_the_cache_misses_when_the_machinery_or_the_flags_change(copied):
     assert copied() == ("miss", "0.5")
-    for name in ("build.py", "loops.py", "intrinsics.py"):
+    for name in ("compile.py", "loops.py", "intrinsics.py"):
         file = copied.package / "kernels" / name
         file.write_text(file.read_text() + "\n# another version\n")
         assert copied() == ("miss", "0.5"), name
-    other = "import fastopt.kernels.build as build; build.FLAGS['error_model'] = 'python'"
+    other = "from fastopt.kernels import flags; flags.FLAGS['error_model'] = 'python'"
     assert [copied(other), copied(other), copied()] == [("miss", "0.5"), ("hit", "0.5"), ("hit", "0.5")]
 
 
 def test_machine_code_depends_on_every_module_that_the_machinery_imports():
-    modules = {module.__name__: Path(module.__file__) for module in build.machinery_modules()}
+    modules = {module.__name__: Path(module.__file__) for module in machinery_modules()}
     for path in modules.values():
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.ImportFrom) and node.module == "fastopt.kernels":
@@ -204,12 +206,12 @@ def test_arena_is_aligned_and_staggered(slots, dtype, size):
         assert block.ctypes.data + block.nbytes <= after.ctypes.data
 
 
-@pytest.mark.parametrize("which", build.SPANS)
+@pytest.mark.parametrize("which", SPANS)
 def test_every_function_of_a_kernel_has_a_name_of_its_own(which):
     """numba numbers functions anew in each process, so cached kernels may otherwise hold different ones by one name."""
     rule = {"measure": RULES["lamb"].measuring, "prepare": RULES["muon"].preparing}.get(which, RULES["adagrad"])
-    callback = rule.callback("float32", which)
-    callback.compile()
-    names = re.findall(r'^define [^@]*@"?([^"( ]+)', callback._library.get_llvm_str(), re.M)
+    compiled = callback(rule, "float32", which)
+    compiled.compile()
+    names = re.findall(r'^define [^@]*@"?([^"( ]+)', compiled._library.get_llvm_str(), re.M)
     ours = [name for name in names if "fastopt" in name]
-    assert ours and all(callback.__qualname__ in name for name in ours)
+    assert ours and all(compiled.__qualname__ in name for name in ours)

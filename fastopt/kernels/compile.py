@@ -1,0 +1,171 @@
+"""From a rule to machine code.
+
+A rule is a function of scalars, `formula(p, g, *state, *scalars) -> (p, *state)`. `kernel` puts it into a loop over
+elements, `loops.span`, compiles that for a dtype, and gives its address to `loops.serial` or `loops.parallel`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any
+
+import numba
+import numpy as np
+from numba import njit
+from numba.core import config
+from numba.core.ccallback import CFunc
+
+from fastopt.kernels import stores
+from fastopt.kernels.averages import AVERAGES
+from fastopt.kernels.cache import digest_of, through_cache
+from fastopt.kernels.compose import clone, composed, helpers
+from fastopt.kernels.flags import FLAGS, INNER, compiles
+from fastopt.kernels.loops import (
+    FACTORS,
+    gradient_span,
+    measured_span,
+    norm_span,
+    parallel,
+    prepared_span,
+    quick_norm_span,
+    serial,
+    span,
+    square_span,
+    tallied_span,
+)
+from fastopt.kernels.pure_python import InterpretedRule, interpreted
+from fastopt.kernels.rule import Rule
+from fastopt.kernels.transforms import OPTIONS, with_amounts
+
+_INT64 = numba.int64
+
+SPAN = (_INT64,) * 7, numba.void
+"""The type of `loops.span` and those like it."""
+
+DRIVER = _INT64, _INT64, numba.types.Array(_INT64, 2, "C"), numba.types.Array(_INT64, 1, "C"), _INT64
+"""The argument types of `loops.serial` and `loops.parallel`."""
+
+SPANS = {
+    "step": span,
+    "report": tallied_span,
+    "measure": measured_span,
+    "large_measure": measured_span,
+    "small_measure": measured_span,
+    "prepare": prepared_span,
+    "look": gradient_span,
+    "look_at_squares": square_span,
+    "norm": norm_span,
+    "quick_norm": quick_norm_span,
+}
+
+
+def kernel(
+    rule: Rule,
+    dtype: str,
+    in_parallel: bool,
+    which: str = "step",
+    options: tuple[str, ...] = (),
+    form: int = stores.PLAIN,
+) -> Callable[[Any, Any, int], None]:
+    """The compiled `serial` or `parallel` of this rule for `dtype` ("float32" or "float64").
+
+    which : "step"; "report", which fills the tally as well; for a measuring rule "measure", which only adds up
+        the squares of its results, "large_measure" or "small_measure" where those would overflow or vanish; for a
+        preparing rule "prepare", which only writes the last state slot; for `NO_RULE` "look", which only finds out
+        whether all gradients are finite, "look_at_squares", whether their squares are, or "norm" and
+        "quick_norm", which only add these up
+    options : the names of the functions of `gradients.OPTIONS` that go before the rule, in that order, and then
+        of those of `averages.AVERAGES` that go after it. Their amounts stand behind the scalars: of those before
+        the rule the last one's first, of those after it the first one's
+    form : how new parameters are stored, see `stores.py`; the same machine code and bits for each
+
+    Compiled, or loaded from numba's disk cache, at the first call and kept for the life of the process.
+    """
+    if not compiles() or isinstance(rule, InterpretedRule):
+        return interpreted(rule, dtype, which, options)
+    callback = _callback(rule, dtype, which, options)
+    driver = compiled(parallel if in_parallel else serial, *DRIVER, nogil=True, in_parallel=in_parallel)
+    if which not in ("step", "report"):  # which do not write parameters
+        form = stores.PLAIN
+    return partial(driver, callback.address, form_address(form, dtype, which not in ("step", "prepare")))
+
+
+def callback(rule: Rule, dtype: str, which: str = "step", options: tuple[str, ...] = ()) -> CFunc:
+    """The part of a kernel that is the rule's, not compiled yet and without the disk cache."""
+    functions = [(OPTIONS | AVERAGES)[name] for name in options]
+    digest = digest_of(rule.formula, *functions, constants=(rule.columns(options), rule.small(options)))
+    name = "_".join((rule.name, *options, which, dtype, digest))
+    # The inner functions carry it too: two cached kernels, compiled in two processes, may otherwise hold different
+    # functions under one symbol, of which the loader takes the first for both.
+    names = {
+        "rule": composed(rule.formula, options, name, njit(**FLAGS, **INNER)),
+        "DTYPE": getattr(np, dtype),
+        "SIZE": np.dtype(dtype).itemsize,
+        "COLUMNS": rule.columns(options),
+        "WRITTEN": rule.columns(with_amounts(options)),
+        "SMALL": rule.small(options),
+        "SCALARS": (0,) * (len(rule.scalars) + len(with_amounts(options))),
+        "SCALED": np.float64 if which in FACTORS else getattr(np, dtype),
+        "FACTOR": FACTORS.get(which, getattr(np, dtype)(1)),
+    }
+    # numba's disk cache takes this name as its key. It knows nothing of callees and globals, hence the digest.
+    return CFunc(clone(SPANS[which], name, names), SPAN, {}, FLAGS)
+
+
+@cache
+def _callback(rule: Rule, dtype: str, which: str, options: tuple[str, ...]) -> Any:
+    return through_cache(lambda: callback(rule, dtype, which, options), CFunc.compile)
+
+
+@cache
+def form_address(form: int, dtype: str, in_pieces: bool = False) -> int:
+    """What kernels for `dtype` get of a form of `stores`; compiles its functions."""
+    return int(_form(form, dtype, in_pieces).ctypes.data)
+
+
+@cache
+def _form(form: int, dtype: str, in_pieces: bool) -> Any:
+    numbers = np.zeros(stores.FIELDS, np.int64)
+    numbers[stores.FORM], numbers[stores.LENGTH] = form, stores.LENGTHS[form]
+    numbers[stores.SHIFT], numbers[stores.IN_PIECES] = np.dtype(dtype).itemsize.bit_length() - 1, in_pieces
+    if form != stores.PLAIN:
+        numbers[stores.OPEN] = block_function(stores.open_block).address
+        numbers[stores.CLOSE] = block_function(stores.close_block).address
+    return numbers
+
+
+@cache
+def block_function(function: Callable[..., int]) -> Any:
+    signature = (_INT64,) * 7, _INT64
+    name = f"{function.__name__}_{digest_of(function)}"
+    return through_cache(lambda: CFunc(clone(function, name, {}), signature, {}, FLAGS), CFunc.compile)
+
+
+@cache
+def compiled(
+    function: Callable[..., Any], *signature: Any, nogil: bool = False, in_parallel: bool = False
+) -> Callable[..., Any]:
+    """A function of the package, with the plain functions that it calls, compiled for one signature.
+
+    Through the disk cache. With NUMBA_DISABLE_JIT=1 it is the function itself.
+    """
+    if config.DISABLE_JIT:
+        return function
+    flags = {**FLAGS, "nogil": nogil}
+    digest = f"{'parallel' if in_parallel else 'serial'}_{digest_of(function)}"
+    copied = clone(function, f"{function.__name__}_{digest}", helpers(function, digest, njit(**flags, **INNER)))
+    dispatcher = through_cache(
+        lambda: njit(parallel=in_parallel, **flags)(copied), lambda dispatcher: dispatcher.compile(signature)
+    )
+    (overload,) = dispatcher.overloads.values()
+    return overload.entry_point  # type: ignore[no-any-return]  # skips numba's look-up of types at every call
+
+
+@cache
+def compiled_for_c(function: Callable[..., Any], count: int) -> int:
+    """The address of a function of the package of `count` int64 numbers, and of one as its result, compiled for C."""
+    digest = digest_of(function)
+    copied = clone(function, f"{function.__name__}_{digest}", helpers(function, digest, njit(**FLAGS, **INNER)))
+    callback = through_cache(lambda: CFunc(copied, ((_INT64,) * count, _INT64), {}, FLAGS), CFunc.compile)
+    return int(callback.address)

@@ -1,0 +1,103 @@
+"""A rule: its formula on scalars, the names of its state slots, and the passes over memory that it needs."""
+
+from __future__ import annotations
+
+import dis
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from fastopt.kernels.averages import AVERAGES
+from fastopt.kernels.intrinsics import FLUSHED, KEPT, SIGN_KEPT
+
+
+@dataclass(frozen=True)
+class Rule:
+    """An update rule: its formula on scalars and the names of its state slots.
+
+    formula : `(p, g, *state, *scalars) -> (p, *state)` on plain numbers; numeric literals are not allowed (they would
+        make float32 arithmetic float64), `math` functions are.
+    state : the names of the state slots, in the order of the formula.
+    measure : for a rule that needs norms of each array: a formula that takes the same but for the last scalar and
+        returns two numbers. What their norms come to is the last scalar.
+    rows : whether it may be applied to some rows of a parameter and not to others, for gradients that are `Rows`
+    idle : where steps without a gradient have a closed form: the formula `(p, g, *state, *scalars) -> (p, *state)`
+        of several of them, whose scalars are the first of kept, share and moved; see `kernels/skipped_steps.py`
+    exact : the slots whose exact value decides a branch, so that small ones are not flushed to zero
+    signed : those whose sign decides one, which small values keep
+    squares_norms : whether the ratio of its measures is the square of a norm
+    prepare : for a rule that needs whole arrays: a formula that takes the same and returns one number, which goes to
+        the last state slot before the step; the optimizer's `prepared` then has each array of that slot.
+    """
+
+    formula: Callable[..., Any]
+    state: tuple[str, ...] = ()
+    measure: Callable[..., Any] | None = None
+    rows: bool = False
+    idle: Callable[..., Any] | None = None
+    prepare: Callable[..., Any] | None = None
+    exact: tuple[str, ...] = ()
+    signed: tuple[str, ...] = ()
+    squares_norms: bool = False
+
+    @cached_property
+    def is_by_array(self) -> bool:
+        """Whether arrays must be told apart."""
+        return bool(self.measure or self.prepare)
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """The arrays that the pass before the step reads."""
+        before = self.measure or self.prepare
+        read = {step.argval for step in dis.get_instructions(before)} if before else set()
+        return tuple(name for name in ("p", "g", *self.state) if name in read)
+
+    @cached_property
+    def preparing(self) -> Rule | None:
+        """The rule of the pass over memory that goes before the step, and writes its last state slot only."""
+        return Rule(self.prepare, self.state) if self.prepare else None
+
+    @cached_property
+    def measuring(self) -> Rule | None:
+        """The rule of the pass over memory that goes before the step, and writes nothing."""
+        return Rule(self.measure, self.state) if self.measure else None
+
+    @property
+    def name(self) -> str:
+        return self.formula.__name__
+
+    @cached_property
+    def scalars(self) -> tuple[str, ...]:
+        """The names of the formula's scalars."""
+        return tuple(inspect.signature(self.formula).parameters)[2 + len(self.state) :]
+
+    def columns(self, options: tuple[str, ...] = ()) -> tuple[int, ...]:
+        """The columns of the table that the formula with options takes: averages and means stand behind the state."""
+        last = 2 + len(self.state)
+        slots = [last + number for number, name in enumerate(AVERAGES) if name in options]
+        means = [last + len(AVERAGES)] if "centralize" in options else []
+        return 0, 1, *reversed(slots), *means, *range(2, last)  # the one applied last lies outermost
+
+    def small(self, options: tuple[str, ...] = ()) -> tuple[int, ...]:
+        """What becomes of small values of the columns that are written, but for parameter and gradient."""
+        kinds = [KEPT if slot in self.exact else SIGN_KEPT if slot in self.signed else FLUSHED for slot in self.state]
+        return (*(FLUSHED for option in options if option in AVERAGES), *kinds)
+
+
+def no_formula(p, g):  # type: ignore[no-untyped-def]
+    """Stands for a formula where none is applied."""
+
+
+NO_RULE = Rule(no_formula)
+"""For the kernels that only look at gradients, which are the same for all rules."""
+
+
+def gradient_measure(p, g):  # type: ignore[no-untyped-def]
+    """The gradient as a measure."""
+    return g, g
+
+
+GRADIENT_MEASURE = Rule(gradient_measure)
+"""For the norm of gradients whose squares overflow or vanish."""

@@ -1,0 +1,23 @@
+"""LaProp (Ziyin, Wang and Ueda, 2020, arXiv:2002.04839, Algorithm 1).
+
+    v_t = beta2 v_{t-1} + (1 - beta2) g_t^2
+    m_t = beta1 m_{t-1} + (1 - beta1) lr g_t / (sqrt(v_t / (1 - beta2^t)) + eps)
+    p_t = p_{t-1} - m_t / (1 - beta1^t)
+
+State: v, the running mean of squared gradients, and m, that of the steps without momentum. The correction of v goes
+into the scalars: scale = lr sqrt(1 - beta2^t), eps is multiplied by sqrt(1 - beta2^t), and correction = 1 / (1 - beta1^t).
+"""
+
+import math
+
+from fastopt.kernels.rule import Rule
+
+
+def laprop(p, g, m, v, scale, gradient_share, square_share, correction, eps):  # type: ignore[no-untyped-def]
+    v = v + square_share * (g * g - v)  # v_t; square_share = 1 - beta2
+    m = m + gradient_share * (scale * g / (math.sqrt(v) + eps) - m)  # m_t; gradient_share = 1 - beta1
+    p = p - correction * m  # p_t
+    return p, m, v
+
+
+LAPROP = Rule(laprop, state=("m", "v"))
