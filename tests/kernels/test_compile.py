@@ -120,10 +120,11 @@ def test_import_does_not_load_the_command_lines_packages():
 # arrays, which takes ten times as long.
 STEP = """
 import numpy as np, fastopt
-from fastopt.kernels import RULES, build
+from fastopt.kernels import RULES
+from fastopt.kernels.compile import _callback
 p, g, lr = np.ones(3, np.float32), np.ones(3, np.float32), np.array([0.5])
 row = np.array([x.ctypes.data for x in (p, g, lr)])
-build._callback(RULES["sgd"], "float32", "step", ()).ctypes(row.ctypes.data, lr.ctypes.data, p.ctypes.data, 0, 0, 0, 3)
+_callback(RULES["sgd"], "float32", "step", ()).ctypes(row.ctypes.data, lr.ctypes.data, p.ctypes.data, 0, 0, 0, 3)
 print("RESULT", p[0])
 """
 
