@@ -7,10 +7,11 @@ import importlib
 import shutil
 import sys
 from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from docs import paths, render
+from docs import gallery, paths, render
 
 HERE = Path(__file__).parent
 MODULES = (
@@ -23,6 +24,7 @@ MODULES = (
     "fastopt.functional.autograd",
     "fastopt.functional.optax",
     "fastopt.sklearn",
+    *(["fastopt.mpi"] if find_spec("mpi4py") else []),
 )
 """Those whose public names the reference holds."""
 
@@ -45,6 +47,7 @@ def generate() -> None:
     """Writes the pages and pictures that come from docstrings and results."""
     render.write()
     paths.write(render.SOURCE / "_generated" / "paths")
+    gallery.write()
 
 
 def documented(output: Path) -> set[str]:

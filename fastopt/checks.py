@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastopt import names
+from fastopt import foreign, names
 from fastopt.rows import Rows
 
 Array = npt.NDArray[Any]
@@ -237,6 +237,29 @@ def pair(owner: str, params: Any, grads: Any) -> str:
     return f"{owner}: params is of type {type(params).__name__} and grads of type {type(grads).__name__}; {expected}"
 
 
+def no_objects(owner: str, given: Any, thing: Any = None) -> str:
+    """Of a single argument that is no objects with data and gradients."""
+    text = f"{owner}: update() got one argument, of type {type(given).__name__}"
+    if isinstance(given, zip) or (isinstance(thing, tuple) and len(thing) == 2):
+        return (
+            f"{text}, which gives pairs; expected parameters and gradients apart: "
+            "params, grads = map(list, zip(*pairs)), then update(params, grads)"
+        )
+    found = "" if thing is None else f", in which there is one of type {type(thing).__name__}"
+    return (
+        f"{text}{found}; expected update(params, grads), or objects that have .data and .grad, or what returns them by "
+        ".params() or .parameters()"
+    )
+
+
+def no_array_in(owner: str, name: Hashable, which: str, value: Any) -> str:
+    kind = "a method" if callable(value) else f"of type {type(value).__name__}"
+    return (
+        f"{owner}: .{which} of parameter {name!r} is {kind}, expected an array; hand in arrays by name: "
+        "update(params, grads)"
+    )
+
+
 def not_rebindable(owner: str, params: Any) -> str:
     return (
         f"{owner}: params of type {type(params).__name__} holds plain numbers, which a step replaces, but it "
@@ -337,6 +360,7 @@ def _names(keys: Iterable[Hashable]) -> str:
 
 def parameter(owner: str, name: str, value: Any) -> Array:
     """A parameter as a base-class array: the array itself, or a 0-d copy of a number."""
+    value = foreign.shared(value)
     if isinstance(value, np.ndarray):
         if value.dtype not in DTYPES:
             cure = f"convert it once: {name} = {name}.astype(np.float64)"
@@ -355,7 +379,7 @@ def parameter(owner: str, name: str, value: Any) -> Array:
             )
         if not value.flags.writeable:
             raise ValueError(
-                f"{owner}: {name} is read-only, but a step writes it in place; hand in a copy: {name}.copy()"
+                f"{owner}: {name} is read-only, but a step writes it in place; hand in a copy: np.array({name})"
             )
         if _overlaps_itself(value):
             raise ValueError(
@@ -389,9 +413,9 @@ def conversion(name: str, value: Any) -> str | None:
     if isinstance(value, Mapping):
         first = next(iter(value), "W")
         return f"make one flat dict of nested ones, with keys such as '{name.partition('[')[2][1:-2]}.{first}'"
+    if foreign.is_array(value):
+        return f"it {foreign.not_shared(name, value)}"
     library = type(value).__module__.partition(".")[0]
-    if library == "torch":
-        return f"hand in the array that shares its memory on the CPU: {name}.detach().numpy()"
     if library in ("cupy", "jax", "jaxlib", "tensorflow", "mlx"):
         return (
             f"steps are made in NumPy arrays, in the memory of the CPU: keep the parameters there, and make one of a "

@@ -98,6 +98,11 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--data", type=Path, metavar="DIR", help=DATA)
     train.add_argument("--out", type=Path, default=Path("results"), metavar="DIR", help="where the picture goes")
     train.add_argument("--seed", type=_seed, default=0, metavar="N", help="of initial weights and batches")
+    train.add_argument(
+        "--mpi",
+        action="store_true",
+        help="train one network on all processes of `mpiexec -n 2 fastopt train --mpi`, without a comparison",
+    )
     train.set_defaults(run=_train, parser=train)
 
     profile = commands.add_parser(
@@ -267,6 +272,8 @@ def _train(options: argparse.Namespace) -> int:
     settings = dict(options.set) | ({} if options.lr is None else {"lr": options.lr})
     made = _made(options.optimizer, list(settings.items()))
     settings = {name: getattr(made, name) for name in settings}
+    if options.mpi:
+        return _train_mpi(options, settings)
     needed = train.bytes_needed(options.optimizer, options.hidden, options.batch, options.steps, options.dtype)
     there = machine.memory()
     if needed > there:
@@ -292,6 +299,19 @@ def _train(options: argparse.Namespace) -> int:
     except MemoryError as error:
         raise UserError(f"{error}; choose smaller --hidden, --batch or --steps") from None
     return 0 if result.identical else 1
+
+
+def _train_mpi(options: argparse.Namespace, settings: dict[str, Any]) -> int:
+    try:
+        from fastopt.commands import train_mpi
+    except ImportError as error:
+        raise UserError(str(error)) from None
+    sizes = options.hidden, options.batch, options.steps, options.dtype, options.seed
+    try:
+        train_mpi.main(train_mpi.read(options.data), options.optimizer, *sizes, settings)
+    except (ValueError, OSError) as error:
+        raise UserError(str(error)) from None
+    return 0
 
 
 def _experiment(options: argparse.Namespace) -> int:
@@ -386,7 +406,10 @@ def _verify(options: argparse.Namespace) -> int:
 def _info(options: argparse.Namespace) -> int:
     from fastopt.commands import info
 
-    for name, value in info.facts(options.parameters, options.optimizer, options.dtype).items():
+    rank, of_job = info.processes()
+    if rank:
+        return 0  # one process of a job says it all
+    for name, value in (of_job | info.facts(options.parameters, options.optimizer, options.dtype)).items():
         print(f"{name + ':':28}{value}")
     return 0
 

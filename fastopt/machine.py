@@ -71,6 +71,15 @@ def lines(seconds: float = 0.02) -> Lines | None:
     return Lines(statistics.median(shared), statistics.median(own))
 
 
+MPI_VARIABLES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "PMIX_RANK")
+"""What launchers of MPI jobs (Hydra, Open MPI, MVAPICH, PMIx) set for each process."""
+
+
+def is_under_mpi() -> bool:
+    """Whether `mpiexec` or the like has started this process."""
+    return any(name in os.environ for name in MPI_VARIABLES)
+
+
 def memory() -> float:
     """Bytes of memory; infinite where the system does not say."""
     try:

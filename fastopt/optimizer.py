@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, cast, o
 from fastopt import averages, checks, hyperparameters, names, representation, tuning
 from fastopt.averages import EMA, SWA, AveragedWeights, Lookahead
 from fastopt.checkpoint.saving import Saving
-from fastopt.engine import catch_up, containers, step
+from fastopt.engine import catch_up, containers, objects, step
 from fastopt.engine.norms import ONE_PROCESS
+from fastopt.engine.objects import OWN
 from fastopt.engine.plan import Plan
 from fastopt.engine.state import State
-from fastopt.engine.structure import Node
 from fastopt.flat import Array
 from fastopt.groups import NO_GROUPS, Groups, Part
 from fastopt.kernels import RULES
@@ -28,6 +28,7 @@ from fastopt.kernels.stores import FORMS, PLAIN
 from fastopt.kernels.transforms import OPTIONS
 from fastopt.report import Report
 from fastopt.settings import Asked, StepSettings
+from fastopt.structure import Node
 from fastopt.tuning import AS_THEY_COME, Tuning
 from fastopt.typed import GroupSettings, Number, number
 
@@ -170,25 +171,29 @@ class Optimizer(Saving, AveragedWeights):
         return {**self.start_values(), **averages.start_values(self)}
 
     @overload
-    def update(self, params: Any, grads: Any, *, report: Literal[False] = False) -> None: ...
+    def update(self, params: Any, grads: Any = ..., *, report: Literal[False] = False) -> None: ...
 
     @overload
-    def update(self, params: Any, grads: Any, *, report: Literal[True]) -> Report: ...
+    def update(self, params: Any, grads: Any = ..., *, report: Literal[True]) -> Report: ...
 
     @overload
-    def update(self, params: Any, grads: Any, *, report: bool) -> Report | None: ...
+    def update(self, params: Any, grads: Any = ..., *, report: bool) -> Report | None: ...
 
-    def update(self, params: Any, grads: Any, *, report: bool = False) -> Report | None:
+    def update(self, params: Any, grads: Any = OWN, *, report: bool = False) -> Report | None:
         """Makes one step: writes `params` and the state in place; never writes `grads`.
 
         Parameters
         ----------
-        params : dict of arrays, FlatDict, or one array
-            float32 or float64 arrays of any shape and strides, both dtypes if you like. Plain numbers work too:
-            their entries are replaced. The same array under several keys is updated once per key.
-        grads : dict with at least the keys of `params`, FlatDict, or one array
+        params : dict of arrays, FlatDict, one array, or nested containers
+            float32 or float64 arrays of any shape and strides, both dtypes if you like, in a dict or in lists, tuples,
+            dicts, namedtuples and dataclasses in one another. Plain numbers in dicts and lists work too: they are
+            replaced. The same array under several keys is updated once per key. Arrays of other libraries in the
+            memory of the CPU (PyTorch's) are written in place.
+        grads : alike, with at least the keys of `params`
             Gradients of the shapes of the parameters. Another real dtype or memory layout is converted first. None
-            leaves parameter and state of that key as they are; `Rows` are the gradient of some rows alone.
+            leaves a parameter, or all of a branch, as it is, and its state; `Rows` are the gradient of some rows alone.
+            Leave it out where parameters are objects with `.data` and `.grad`, or a model that returns such objects by
+            `.params()` or `.parameters()`: those whose gradient or data is None are left as they are.
         report : bool
             Whether to return a `Report`: norms of gradients, parameters and updates, and shares of zero and
             non-finite gradients, in all and by key, added up in the same pass.
@@ -213,6 +218,8 @@ class Optimizer(Saving, AveragedWeights):
         # signal in, while Ctrl-C just after `acquire()` would leave a lock locked for ever.
         own["_stepping"] = True
         try:
+            if grads is OWN:
+                params, grads = objects.arrays_of(type(self).__name__, params, own.setdefault("_objects", {}))
             if not report and own.get("_calls") and step.in_one_call(self, own, params, grads):
                 return None
             return step.make(self, params, grads, report)
@@ -429,6 +436,6 @@ class Optimizer(Saving, AveragedWeights):
 
 
 _FORGOTTEN = {"_plan": None, "_report_plan": None, "_others": (), "_calls": ()}
-_NOT_SAVED = {*_FORGOTTEN, "_kept_settings", "_tuners", "_processes"}
+_NOT_SAVED = {*_FORGOTTEN, "_kept_settings", "_tuners", "_processes", "_objects"}
 
 Optimizer._shared = frozenset(Optimizer._hyperparameters())

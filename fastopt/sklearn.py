@@ -91,7 +91,7 @@ class _Stepper:
         """A step, in place."""
         if self._follows and self.optimizer.lr != self._theirs.learning_rate:
             self.optimizer.lr = self._theirs.learning_rate
-        self.optimizer.update(dict(enumerate(params)), dict(enumerate(grads)))
+        self.optimizer.update(params, grads)
 
     def iteration_ends(self, time_step: int) -> None:
         """An epoch ended: the learning rate may change."""

@@ -1,6 +1,8 @@
 """scikit-learn's networks with fastopt's optimizers."""
 
+import importlib
 import pickle
+import sys
 import warnings
 
 import numpy as np
@@ -103,3 +105,10 @@ def test_mistakes(data):
         ours.MLPClassifier(optimizer=fastopt.Adam).fit(*data)
     with pytest.raises(ValueError, match="both solver='sgd' and an optimizer are given; leave solver"):
         ours.MLPClassifier(optimizer=fastopt.Adam(), solver="sgd").fit(*data)
+
+
+def test_without_scikit_learn_an_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    monkeypatch.delitem(sys.modules, "fastopt.sklearn")
+    with pytest.raises(ImportError, match=r"pip install 'fastopt\[sklearn\]'"):
+        importlib.import_module("fastopt.sklearn")

@@ -37,6 +37,13 @@ def test_new_parameters_and_old_ones_as_they_were(params):
     assert new[key].tobytes() == expected[key].tobytes()
 
 
+def test_nested_containers():
+    old = [(np.ones(2), np.ones(1)), {"W": np.ones(3)}]
+    new = fastopt.SGD(lr=0.5).updated(old, copy.deepcopy(old))
+    assert type(new[0]) is tuple and new[0][1].tolist() == [0.5] and new[1]["W"].tolist() == [0.5] * 3
+    assert old[0][1].tolist() == [1.0] and old[1]["W"].tolist() == [1.0] * 3
+
+
 def test_read_only_and_shared_arrays():
     W = np.ones(3)
     W.flags.writeable = False

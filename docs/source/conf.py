@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ templates_path: list[str] = []
 
 # -- pages that run ---------------------------------------------------------------------------------------------------
 os.environ["IPYTHONDIR"] = str(HERE / "ipython")  # pictures as SVG
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # pages are executed side by side, and their networks are small
+os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
 nb_execution_mode = os.environ.get("FASTOPT_DOCS_EXECUTE", "cache")
 nb_execution_cache_path = str(HERE.parent / "_build" / "executed")
 nb_execution_timeout = 120
@@ -47,6 +50,7 @@ copybutton_exclude = ".linenos, .gp, .go"
 
 # -- reference --------------------------------------------------------------------------------------------------------
 autodoc_member_order = "bysource"
+autodoc_mock_imports = [] if find_spec("mpi4py") else ["mpi4py"]
 autodoc_typehints = "none"  # numpydoc's sections have them
 numpydoc_show_class_members = False
 bibtex_bibfiles = ["references.bib"]

@@ -21,6 +21,7 @@ from safetensors import numpy as safetensors
 from fastopt import averages
 from fastopt.checkpoint import atomic_file, with_params
 from fastopt.checkpoint.state_dict import CheckpointError, Mismatch, load_state_dict, one_line, same_rule
+from fastopt.engine import containers
 from fastopt.engine.containers import BARE
 from fastopt.engine.state import layout_of
 from fastopt.flat import Array
@@ -100,6 +101,8 @@ def load(optimizer: Any, path: str | os.PathLike[str], params: Any, strict: bool
     dtypes = {key: array.dtype for key, array in with_params.arrays_of(owner, params).items()}
     mismatch = load_state_dict(optimizer, saved, strict, name, cast, dtypes)
     loading.write()
+    node = containers.container_of(owner, params).node
+    optimizer.__dict__["_node"] = containers.joined(optimizer._node, node)
     for known, more in (
         (mismatch.missing, loading.missing),
         (mismatch.unexpected, loading.unexpected),

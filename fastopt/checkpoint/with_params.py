@@ -14,6 +14,7 @@ from fastopt.engine import containers
 from fastopt.engine.containers import BARE
 from fastopt.engine.launch import as_number
 from fastopt.flat import Array
+from fastopt.foreign import shared
 from fastopt.kernels.intrinsics import FLUSHED, SIGN_KEPT, smallest_state
 from fastopt.kernels.rule import Rule
 
@@ -33,7 +34,7 @@ class Loading(NamedTuple):
     def write(self) -> None:
         """Writes to the arrays in place, and new numbers in the place of numbers."""
         for key, value in self.values.items():
-            place = self.leaves[key]
+            place = shared(self.leaves[key])
             if isinstance(place, np.ndarray):
                 place[...] = value
             else:

@@ -21,6 +21,18 @@ from fastopt.kernels.stores import FORMS
 from fastopt.optimizers import OPTIMIZERS
 
 
+def processes() -> tuple[int, dict[str, str]]:
+    """The rank of this process in a job of `mpiexec`, and what is to be said of the job; nothing without one."""
+    if not machine.is_under_mpi():
+        return 0, {}
+    try:
+        from fastopt.mpi import cores
+    except ImportError as error:
+        return 0, {"MPI": str(error)}
+    rank, text = cores.described()
+    return rank, {"MPI": text}
+
+
 def facts(parameters: int, optimizer: str, dtype: str) -> dict[str, str]:
     """Names and values, in the order in which they are shown."""
     layer = threads.layer()

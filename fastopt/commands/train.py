@@ -319,8 +319,11 @@ def plot(result: Comparison, title: str, path: Path) -> None:
         (result.textbook, {"color": "#E69F00", "lw": 4.5}),
         (result.compiled, {"color": "#0072B2", "lw": 1.3}),
     ):
-        curves.plot(smooth_curve(run.losses), label=run.name, **style)
-    curves.set(xlabel="step", ylabel="training loss (smoothed)", ylim=(0, None), xlim=(0, len(result.textbook.losses)))
+        marker = "o" if len(run.losses) < 20 else None
+        curves.plot(range(1, len(run.losses) + 1), smooth_curve(run.losses), marker=marker, label=run.name, **style)
+    curves.set(xlabel="step", ylabel="training loss (smoothed, log scale)", yscale="log")
+    if len(result.textbook.losses) > 1:
+        curves.set_xlim(1, len(result.textbook.losses))
     equal = (
         "identical"
         if result.same_as_textbook
@@ -332,22 +335,15 @@ def plot(result: Comparison, title: str, path: Path) -> None:
     curves.grid(alpha=0.3)
 
     names = [result.textbook.name, result.compiled.name]
-    times = np.array([run.median_seconds()[:2] for run in (result.textbook, result.compiled)]) * 1e6
-    gradient = bars.bar(names, times[:, 0], 0.6, color="#BBBBBB", label="gradient")
-    update = bars.bar(names, times[:, 1], 0.6, bottom=times[:, 0], color="#0072B2", label="optimizer step")
-    bars.bar_label(gradient, fmt="%.0f", label_type="center")
-    # Inside the bar where there is room for it, above it where there is not.
-    room = 0.06 * times.sum(axis=1).max()
-    for rectangle, value, below in zip(update, times[:, 1], times[:, 0], strict=True):
-        inside = value > room
-        bars.text(
-            rectangle.get_x() + rectangle.get_width() / 2,
-            below + (value / 2 if inside else value + 0.2 * room),
-            f"{value:.0f}",
-            ha="center",
-            va="center" if inside else "bottom",
-            color="white" if inside else "black",
-        )
-    bars.set(ylabel="median time of a step, µs", ylim=(0, 1.25 * times.sum(axis=1).max()))
-    bars.legend(loc="upper right")
+    times = np.array([run.median_seconds()[:2] for run in (result.textbook, result.compiled)])
+    factor, unit = (1e3, "ms") if times.sum(axis=1).max() >= 1e-3 else (1e6, "µs")
+    times *= factor
+    bars.bar(names, times[:, 0], 0.6, color="#BBBBBB", label="gradient")
+    bars.bar(names, times[:, 1], 0.6, bottom=times[:, 0], color=["#E69F00", "#0072B2"])
+    bars.plot([], [], "s", ms=9, color="#555555", label="optimizer step (coloured)")
+    for place, (gradient, update) in enumerate(times):
+        text = f"gradient {gradient:.3g}\noptimizer {update:.3g}"
+        bars.text(place, gradient + update + 0.02 * times.sum(axis=1).max(), text, ha="center", va="bottom", fontsize=9)
+    bars.set(ylabel=f"median time of a step, {unit}", ylim=(0, 1.3 * times.sum(axis=1).max()))
+    bars.legend(loc="lower center", bbox_to_anchor=(0.5, -0.32), ncols=2, frameon=False, fontsize=9)
     figure.savefig(path, dpi=120)

@@ -16,7 +16,7 @@ from numpy.lib.array_utils import byte_bounds
 from fastopt import checks, rows
 from fastopt.engine import arguments, containers
 from fastopt.engine.centralized_launch import CentralizedLaunch
-from fastopt.engine.containers import BARE
+from fastopt.engine.containers import BARE, Buffers
 from fastopt.engine.launch import Entry, Launch
 from fastopt.engine.overlaps import Memory, share_memory
 from fastopt.engine.sparse_launch import RowsLaunch, Touched
@@ -63,8 +63,8 @@ class Table:
         by_key = by_key or self.divided or bool(centralize)
         self.form = containers.form_of(params, grads)
         self.container = container = containers.pair(owner, params, grads)
-        if self.form == "buffers":
-            container = containers.Dict(params)  # whose arrays are looked at one by one
+        if isinstance(container, Buffers):
+            container = container.by_leaf
         self.keys = container.keys
         values = container.values(params)
         assert values is not None
@@ -97,7 +97,7 @@ class Table:
         numbers = [entry.key for entry in self.entries if not isinstance(entry.value, np.ndarray)]
         container.check_rebindable(owner, params, numbers)
         if self.form == "buffers" and self.keys and not by_key and self._state_is_one_run():
-            self.flat_layout, self.views = params.layout, list(params.values())
+            self.flat_layout, self.views = params.layout, values
             layout = Layout(params.buffer.shape, params.buffer.dtype, "C")
             self.entries = [Entry(BARE, params.buffer, params.buffer, layout)]
         else:

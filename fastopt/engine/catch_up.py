@@ -20,6 +20,7 @@ from fastopt.engine.plan import Plan
 from fastopt.engine.sparse_launch import compiled_spread
 from fastopt.engine.transform_scalars import AMOUNTS
 from fastopt.flat import Array
+from fastopt.foreign import shared
 from fastopt.kernels.rule import Rule
 
 Rates = tuple[float, float]
@@ -130,7 +131,7 @@ def _catch_up(
     owner, name, leaves = type(optimizer).__name__, container.name(key), container.leaves(params)
     if key not in leaves:
         raise KeyError(rows.behind_is_missing(owner, "one bare array" if key is BARE else name))
-    array = leaves[key]
+    array = shared(leaves[key])
     slots = [] if state is None else [views[key] for views in state.views.values()]
     checked = checks.parameter(owner, name, array)
     if key in container.copied_keys(params, container.values(params) or []):

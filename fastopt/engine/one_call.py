@@ -13,13 +13,13 @@ import numpy as np
 from numba.core import config
 
 from fastopt import tuning
-from fastopt.engine.containers import Buffers, Container
+from fastopt.engine.containers import FLAT, Buffers, Container
 from fastopt.engine.plan import Plan
-from fastopt.engine.structure import LEAF, NOTHING, Node
 from fastopt.flat import Array, FlatDict
 from fastopt.kernels import array_scan, flags, one_call
 from fastopt.kernels.compile import compiled_for_c, form_address
 from fastopt.kernels.stores import FORMS, PLAIN
+from fastopt.structure import LEAF, NOTHING, Node
 from fastopt.tuning import Tuner
 
 # A step that reads and writes more takes longer than a thread should be kept waiting for the GIL, and a microsecond
@@ -194,7 +194,7 @@ def _flat(method: Any, layout: Any) -> Any:
     """The same for FlatDicts of a layout, of which it gets the buffers."""
 
     def call(params: Any, grads: Any, *rest: Any) -> int:
-        if type(params) is not FlatDict or type(grads) is not FlatDict:
+        if not isinstance(params, FLAT) or not isinstance(grads, FLAT):
             return 0
         if params.layout is not layout or grads.layout is not layout:
             return 0

@@ -53,8 +53,9 @@ class Plan(Table):
                 bare = self.container.is_bare
                 self._gradients = [grads if self.form == "arrays" else grads.buffer] if bare else found
                 return True
-        flat = isinstance(self.container, Buffers)
-        if flat and not all(view.flags.writeable for view in params.values()):
+        if isinstance(self.container, Buffers) and not all(
+            view.flags.writeable for view in self.container.views(params)
+        ):
             return False
         lists = self.container.lists(params, grads, self._frozen)
         if lists is None or not self._can_write(params, lists[0]):
@@ -66,8 +67,8 @@ class Plan(Table):
         here = id(parameters), id(gradients)
         number = scan(*here, 0, *self._scanned)
         if number < 0 and not self.container.copied_keys(params, parameters) and self._take_over(parameters):
-            if flat:
-                self.views = list(params.values())
+            if isinstance(self.container, Buffers):
+                self.views = self.container.views(params)
             number = scan(*here, 0, *self._scanned)
         while number != len(self.entries):
             if number < 0 or gradients[number] is None:

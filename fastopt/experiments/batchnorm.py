@@ -61,12 +61,12 @@ def _column(scale: float, use: bool) -> str:
 
 def _draw(curves: dict[str, Array]) -> Figure:
     sizes = "-".join(map(str, (784, *HIDDEN, 10)))
-    figure = new_figure(12, 9.5, f"Batch normalization: {sizes}, ReLU, SGD with lr 0.01, {SAMPLES} digits")
+    figure = new_figure(9, 7.5, f"Initial weights of 16 sizes: {sizes}, ReLU, SGD with lr 0.01, {SAMPLES} digits")
     panels = figure.subplots(4, 4, sharex=True, sharey=True)
     for axes, scale in zip(panels.flat, SCALES, strict=True):
         axes.plot(curves["epoch"], curves[_column(scale, True)], color=BLUE, lw=2, label="with batch normalization")
         axes.plot(curves["epoch"], curves[_column(scale, False)], color=RED, lw=2, ls="--", label="without")
-        finish(axes, title=f"initial deviation {scale:.4f}", ylim=(0, 1.02), xlim=(0, curves["epoch"][-1]))
+        finish(axes, title=f"std {scale:.2g}", ylim=(0, 1.02), xlim=(0, curves["epoch"][-1]))
         axes.title.set_fontsize(10)
     for axes in panels[-1]:
         axes.set(xlabel="epoch", xticks=curves["epoch"][:: len(curves["epoch"]) // 4])

@@ -100,7 +100,7 @@ def run(settings: Settings, refine: bool = False) -> Result:
         curves=curves,
         header=("rank", "lr", "weight decay", "train accuracy", "validation accuracy"),
         rows=rows,
-        draw=partial(_draw, outcomes[:BEST]),
+        draw=partial(_draw, outcomes),
         stopped=stopped,
     )
 
@@ -108,7 +108,7 @@ def run(settings: Settings, refine: bool = False) -> Result:
 def _search(settings: Settings, ranges: Ranges, search: int) -> tuple[list[Outcome], bool]:
     """The outcomes of the finished trials, the best first, and whether Ctrl-C came before the end."""
     seed = settings.seed + search - 1
-    count, epochs = (20, 25) if settings.quick else (100, 50)
+    count, epochs = (40, 25) if settings.quick else (100, 50)
     low, high = np.log10(ranges).T
     exponents = np.random.default_rng(seed).uniform(low, high, size=(count, 2))
     trials = [
@@ -177,19 +177,26 @@ def _narrow(outcomes: list[Outcome]) -> Ranges:
 
 
 def _draw(outcomes: list[Outcome]) -> Figure:
-    figure = new_figure(14, 9.5, f"The best {len(outcomes)} trials: validation and training accuracy by epoch")
-    columns = min(len(outcomes), 5)
-    panels = figure.subplots(-(-len(outcomes) // columns), columns, sharex=True, sharey=True, squeeze=False)
-    for rank, (axes, (trial, train, validation)) in enumerate(zip(panels.flat, outcomes, strict=False), start=1):
-        axes.plot(validation, color=BLUE, lw=2, label="validation data")
-        axes.plot(train, color=RED, lw=1.5, ls="--", label="training data")
-        finish(axes, ylim=(0, 1.02), xlim=(0, len(train) - 1))
-        axes.set_title(f"{rank}: lr {trial.lr:.1e}, decay {trial.weight_decay:.0e}", fontsize=10)
-    for axes in panels.flat[len(outcomes) :]:
-        axes.set_visible(False)
-    for axes in panels.flat[: len(outcomes)][-columns:]:  # the lowest that is seen in each column
-        axes.set_xlabel("epoch")
-        axes.tick_params(labelbottom=True)
-    figure.supylabel("accuracy")
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    figure = new_figure(8, 4.6, f"Random search, {len(outcomes)} trials: what decides is the learning rate")
+    axes = figure.subplots()
+    trials = [outcome.trial for outcome in outcomes]
+    points = axes.scatter(
+        [trial.lr for trial in trials],
+        [outcome.validation[-1] for outcome in outcomes],
+        c=[trial.weight_decay for trial in trials],
+        norm="log",
+        cmap="cividis",
+        edgecolors="black",
+        linewidths=0.5,
+        s=40,
+    )
+    best = outcomes[0]
+    axes.plot(best.trial.lr, best.validation[-1], "o", ms=13, mfc="none", mec=RED, mew=2, ls="none", label="best trial")
+    if len(outcomes) >= ENOUGH:
+        low, high = _narrow(outcomes).lr
+        axes.axvspan(low, high, color=BLUE, alpha=0.12, label=f"search next: {low:.1e} to {high:.1e}")
+    axes.set_xscale("log")
+    finish(axes, xlabel="learning rate", ylabel="accuracy on held-out digits", ylim=(0, 1.02))
+    axes.legend(loc="upper left")
+    figure.colorbar(points, ax=axes, label="weight decay")
     return figure

@@ -45,11 +45,12 @@ def run(settings: Settings) -> Result:
 
 
 def _draw(losses: dict[str, Array]) -> Figure:
-    figure = new_figure(9, 5.5, "Optimizers on MNIST: 784-100-100-100-100-10, ReLU, He, batch 128")
+    figure = new_figure(8, 4.8, "Optimizers on MNIST: 784-100x4-10, ReLU, batch 128")
     axes = figure.subplots()
     for name, curve in losses.items():
         steps = np.arange(1, len(curve) + 1)
         axes.plot(steps, curve, label=name, lw=1.3, ms=7, markevery=len(curve) // 20, **STYLES[name])
-    finish(axes, xlabel="step", ylabel="training loss (smoothed)", ylim=(0, 1), xlim=(0, len(curve)))
+    axes.set_yscale("log")
+    finish(axes, xlabel="step", ylabel="training loss (smoothed, log scale)", xlim=(0, len(curve)))
     axes.legend()
     return figure

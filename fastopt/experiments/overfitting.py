@@ -54,14 +54,13 @@ def compare(settings: Settings, networks: Mapping[str, MultiLayerNet], epochs: i
 
 
 def _draw(curves: dict[str, Array], names: list[str], title: str) -> Figure:
-    figure = new_figure(12, 5, f"{title}: 784-100x6-10, ReLU, SGD with lr 0.01, {SAMPLES} digits")
-    epochs = curves["epoch"]
-    for axes, name in zip(figure.subplots(1, 2, sharey=True), names, strict=True):
+    figure = new_figure(8, 4.8, f"{title}: 784-100x6-10, ReLU, SGD with lr 0.01, {SAMPLES} digits")
+    axes, epochs = figure.subplots(), curves["epoch"]
+    for name, color in zip(names, (RED, BLUE), strict=True):
         train, test = curves[f"{name} train"], curves[f"{name} test"]
-        axes.fill_between(epochs, test, train, color="#DDDDDD", label="gap")
-        axes.plot(epochs, train, color=BLUE, lw=2, label="training data")
-        axes.plot(epochs, test, color=RED, lw=2, ls="--", label="test data")
-        finish(axes, title=name, xlabel="epoch", ylim=(0, 1.02), xlim=(0, epochs[-1]))
-        axes.legend(loc="lower right")
-    figure.axes[0].set_ylabel("accuracy")
+        axes.fill_between(epochs, test, train, color=color, alpha=0.12)
+        axes.plot(epochs, train, color=color, lw=2, label=f"{name}, training data")
+        axes.plot(epochs, test, color=color, lw=2, ls="--", label=f"{name}, test data (gap {train[-1] - test[-1]:.2f})")
+    finish(axes, xlabel="epoch", ylabel="accuracy", ylim=(0, 1.02), xlim=(0, epochs[-1]))
+    axes.legend(loc="lower right")
     return figure

@@ -50,7 +50,7 @@ def run(settings: Settings) -> Result:
     first = curves["RMSProp 0.1 length"][0]
     return Result(
         title="RMSProp and AdaGrad",
-        finding=f"At lr 0.1 RMSProp's first step changes a weight by {first:.1f} in the mean, nearly lr / "
+        finding=f"At lr 0.1 RMSProp's first step changes a weight by {first:.1f} on average, nearly lr / "
         f"sqrt(1 - decay_rate), and its loss ends at {loss['RMSProp 0.1']:.2f} against AdaGrad's "
         f"{loss['AdaGrad 0.1']:.2f}; at lr 0.01 both learn, to {loss['RMSProp 0.01']:.2f} and "
         f"{loss['AdaGrad 0.01']:.2f}.",
@@ -62,16 +62,17 @@ def run(settings: Settings) -> Result:
 
 
 def _draw(curves: dict[str, Array]) -> Figure:
-    figure = new_figure(12, 8, "RMSProp and AdaGrad on MNIST: 784-200-200-10, ReLU, batch 100")
+    figure = new_figure(9, 6, "RMSProp and AdaGrad on MNIST: 784-200-200-10, ReLU, batch 100")
     panels = figure.subplots(2, 2, sharex=True, sharey="row")
     for column, lr in enumerate(RATES):
         for name in ("RMSProp", "AdaGrad"):
             style = {"label": name, "lw": 1.3, "ms": 6, "markevery": len(curves["step"]) // 15, **STYLES[name]}
             panels[0, column].plot(curves["step"], curves[f"{name} {lr:g} loss"], **style)
-            panels[1, column].semilogy(curves["step"], smooth_curve(curves[f"{name} {lr:g} length"]), **style)
-        finish(panels[0, column], title=f"lr {lr:g}", ylim=(0, 3))
+            panels[1, column].semilogy(curves["step"], curves[f"{name} {lr:g} length"], **style)
+        panels[0, column].set_yscale("log")
+        finish(panels[0, column], title=f"lr {lr:g}")
         finish(panels[1, column], xlabel="step")
-    panels[0, 0].set_ylabel("training loss (smoothed)")
-    panels[1, 0].set_ylabel("mean change of a weight in a step")
+    panels[0, 0].set_ylabel("training loss (smoothed, log)")
+    panels[1, 0].set_ylabel("mean change of a weight")
     panels[0, 1].legend()
     return figure

@@ -25,7 +25,7 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
-from fastopt.minimization.points import start
+from fastopt.minimization.points import Form
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers import Adam, Momentum, RMSProp
 
@@ -76,7 +76,7 @@ def adam(
 
 
 def _descend(optimizer: Optimizer, grad: Gradient, x0: Any, callback: Callback | None, num_iters: int) -> Any:
-    x = start(x0)
+    x = Form(type(optimizer).__name__, x0).start()
     for i in range(num_iters):
         seen = copy.deepcopy(x)
         gradient = grad(seen, i)

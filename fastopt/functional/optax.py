@@ -23,10 +23,8 @@ import copy
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from fastopt import checks
-from fastopt.minimization.points import leaves, start
+from fastopt.minimization.points import Form
 from fastopt.optimizer import Optimizer
 
 __all__ = ["GradientTransformation", "State", "apply_updates", "transformation"]
@@ -75,12 +73,11 @@ def transformation(optimizer: Optimizer) -> GradientTransformation:
             raise ValueError(
                 f"{type(optimizer).__name__}: the update needs the parameters: update(grads, state, params)"
             )
-        stepped = copy.deepcopy(state.optimizer)
-        updates = start(params)
-        old = {path: array.copy() for path, array in leaves(updates).items()}
+        stepped, form = copy.deepcopy(state.optimizer), Form(type(optimizer).__name__, params, "params")
+        old, updates = form.leaves(form.start()), form.start()
         stepped.update(updates, grads)
-        for path, array in leaves(updates).items():
-            array -= old[path]
+        for key, array in form.leaves(updates).items():
+            array -= old[key]
         return updates, State(stepped)
 
     return GradientTransformation(init, update)
@@ -88,8 +85,9 @@ def transformation(optimizer: Optimizer) -> GradientTransformation:
 
 def apply_updates(params: Any, updates: Any) -> Any:
     """`params + updates`, leaf by leaf, as new arrays in the form of `params`."""
-    new = start(params)
-    steps = leaves(updates)
-    for path, array in leaves(new).items():
-        array += np.asarray(steps[path])
+    form = Form("apply_updates", params, "params")
+    new = form.start()
+    steps = form.gradients(updates, new)
+    for key, array in form.leaves(new).items():
+        array += steps[key]
     return new

@@ -28,13 +28,14 @@ def add_ranks(parts, total, factor):  # type: ignore[no-untyped-def]
     ranks, size = parts.shape
     for start in range(0, size, BLOCK):
         stop = min(start + BLOCK, size)
-        for i in range(start, stop):
-            total[i] = parts[0, i]
+        block = total[start:stop]
+        block[:] = parts[0, start:stop]
         for rank in range(1, ranks):
-            for i in range(start, stop):
-                total[i] = total[i] + parts[rank, i]
-        for i in range(start, stop):
-            total[i] = total[i] * factor
+            part = parts[rank, start:stop]
+            for i in range(len(block)):
+                block[i] += part[i]
+        for i in range(len(block)):
+            block[i] *= factor
 
 
 def add_ranks_of_bfloat16(parts, total, factor):  # type: ignore[no-untyped-def]
@@ -44,17 +45,22 @@ def add_ranks_of_bfloat16(parts, total, factor):  # type: ignore[no-untyped-def]
     total : float32[n]
     """
     ranks, size = parts.shape
-    words = np.empty(BLOCK, np.uint32)
-    numbers = words.view(np.float32)
+    words = np.zeros(BLOCK, np.uint32)
     for start in range(0, size, BLOCK):
-        count = min(BLOCK, size - start)
+        stop = min(start + BLOCK, size)
+        block, bits = total[start:stop], words[: stop - start]
+        numbers = bits.view(np.float32)
         for rank in range(ranks):
-            for i in range(count):
-                words[i] = np.uint32(parts[rank, start + i]) << np.uint32(16)
-            for i in range(count):
-                total[start + i] = numbers[i] if rank == 0 else total[start + i] + numbers[i]
-        for i in range(start, start + count):
-            total[i] = total[i] * factor
+            part = parts[rank, start:stop]
+            for i in range(len(bits)):
+                bits[i] = part[i] << 16
+            if rank == 0:
+                block[:] = numbers
+            else:
+                for i in range(len(block)):
+                    block[i] += numbers[i]
+        for i in range(len(block)):
+            block[i] *= factor
 
 
 def round_to_bfloat16(numbers, words, residual):  # type: ignore[no-untyped-def]
@@ -65,26 +71,23 @@ def round_to_bfloat16(numbers, words, residual):  # type: ignore[no-untyped-def]
     numbers, residual : float32[n]
     words : uint16[n]
     """
-    both = np.empty(BLOCK, np.float32)
-    bits = both.view(np.uint32)
-    sent = np.empty(BLOCK, np.uint32)
-    values = sent.view(np.float32)
-    half, one, shift = np.uint32(0x7FFF), np.uint32(1), np.uint32(16)
+    both, sent = np.zeros(BLOCK, np.float32), np.zeros(BLOCK, np.uint32)
     for start in range(0, len(words), BLOCK):
-        count = min(BLOCK, len(words) - start)
-        for i in range(count):
-            both[i] = numbers[start + i] + residual[start + i]
-        for i in range(count):
-            word = bits[i]
-            if word & np.uint32(0x7FFFFFFF) > np.uint32(0x7F800000):
-                word = (word >> shift) | np.uint32(0x40)  # NaN stays NaN
-            else:
-                word = (word + half + ((word >> shift) & one)) >> shift
-            words[start + i] = np.uint16(word)
-            sent[i] = word << shift
-        for i in range(count):
-            rest = both[i] - values[i]
-            residual[start + i] = rest if abs(rest) < np.inf else np.float32(0)
+        stop = min(start + BLOCK, len(words))
+        gradient, rest, word = numbers[start:stop], residual[start:stop], words[start:stop]
+        exact, bits = both[: stop - start], sent[: stop - start]
+        exact_bits, values = exact.view(np.uint32), bits.view(np.float32)
+        for i in range(len(exact)):
+            exact[i] = gradient[i] + rest[i]
+        for i in range(len(exact)):
+            whole = np.int64(exact_bits[i])
+            is_nan = (whole & 0x7FFFFFFF) > 0x7F800000
+            half = (whole | 0x400000) if is_nan else whole + 0x7FFF + ((whole >> 16) & 1)
+            word[i] = half >> 16
+            bits[i] = (half >> 16) << 16
+        for i in range(len(exact)):
+            missing = exact[i] - values[i]
+            rest[i] = missing if abs(missing) < np.inf else np.float32(0)
 
 
 @cache

@@ -6,11 +6,14 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from fastopt import checks
 from fastopt.minimization.bounds import is_within, limits_of, project
 from fastopt.minimization.descent import Descent
 from fastopt.minimization.objective import Objective
 from fastopt.minimization.options import Options
-from fastopt.minimization.points import start
+from fastopt.minimization.points import Form
 from fastopt.optimizer import Optimizer
 
 if TYPE_CHECKING:
@@ -43,8 +46,10 @@ def minimize(
     fun : function
         `fun(x, *args)` returns the value, one number. With the option `rng` it is `fun(x, rng, *args)`, with `batches`
         `fun(x, batch, *args)`. It gets a copy of x and may keep it.
-    x0 : array, number, sequence of numbers, or dict of arrays
-        The point to start from; it is not written to. Integers become float64; float32 and float64 stay what they are.
+    x0 : array, number, list of numbers, or container of arrays
+        The point to start from; it is not written to. A list of numbers is one array, as in SciPy; otherwise what
+        `Optimizer.update` takes, such as nested dicts and lists, in which numbers become 0-d arrays. Integers become
+        float64; float32 and float64 stay what they are.
     args : tuple
         More arguments of `fun` and `jac`.
     jac : True, function, "2-point" or "3-point", optional
@@ -55,8 +60,9 @@ def minimize(
         The name of an optimizer, in any case, whose settings are among the options; or an optimizer. The optimizer is
         copied, with its state if it has any, and left as it is.
     bounds : scipy.optimize.Bounds, sequence of pairs, or dict of pairs, optional
-        (low, high) for each element of x0, or {key: (low, high)} for a dict; None is no bound. Each step is followed by
-        the projection onto the bounds; x0 beyond them is projected first, with a warning.
+        (low, high) for each element of x0, or for a container {path: (low, high)}, such as {"enc.1.W": (0, None)}; None
+        is no bound. Each step is followed by the projection onto the bounds; x0 beyond them is projected first, with a
+        warning.
     tol : float, optional
         Sets gtol and ftol.
     callback : function, optional
@@ -113,13 +119,14 @@ def minimize(
     if constraints is not None and (not hasattr(constraints, "__len__") or len(constraints)):
         raise ValueError("minimize: constraints are not supported; hand in bounds, or add a penalty to fun")
     chosen = Options.of({**(options or {}), **method_options}, method, tol)
-    x = start(x0)
-    limits = limits_of(bounds, x)
-    objective = Objective(fun, jac, args, limits, chosen.rng, chosen.batches)
-    if not is_within(x, limits):
+    form = Form("minimize", np.atleast_1d(x0) if isinstance(x0, np.ndarray) or checks.is_number(x0) else x0)
+    x = form.start()
+    limits = limits_of(bounds, form, x)
+    objective = Objective(fun, jac, args, form, limits, chosen.rng, chosen.batches)
+    if not is_within(form.leaves(x), limits):
         warnings.warn("fastopt.minimize: x0 is beyond the bounds and was projected", RuntimeWarning, stacklevel=2)
-        project(x, limits)
-    descent = Descent(objective, x, limits, chosen, callback, OptimizeResult)
+        project(form.leaves(x), limits)
+    descent = Descent(objective, form, x, limits, chosen, callback, OptimizeResult)
     if not chosen.disp:
         return descent.run()
     from fastopt.minimization.display import shown  # which needs rich, or a moment to find that it is not there

@@ -2,59 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import numpy as np
 
 from fastopt.flat import Array
-from fastopt.minimization.points import leaves
+from fastopt.minimization.points import Form
 
-Limits = dict[Any, tuple[Array, Array]]
-"""{path: (lowest, highest)}, arrays that broadcast to the parameter's shape; no entry where there is no bound."""
+Leaves = dict[Hashable, Array]
+"""The arrays of a point by key."""
+
+Limits = dict[Hashable, tuple[Array, Array]]
+"""{key: (lowest, highest)}, arrays that broadcast to the parameter's shape; no entry where there is no bound."""
 
 
-def limits_of(bounds: Any, x: Any) -> Limits:
-    """SciPy's `Bounds`, SciPy's pairs, or for a container {key: (low, high)}, as limits by path; or an error."""
+def limits_of(bounds: Any, form: Form, x: Any) -> Limits:
+    """SciPy's `Bounds`, SciPy's pairs, or for a container {path: (low, high)}, as limits by key; or an error."""
     if bounds is None:
         return {}
-    arrays = leaves(x)
-    if isinstance(x, Mapping):
+    leaves = form.leaves(x)
+    if not form.is_array:
         if not isinstance(bounds, Mapping):
             raise TypeError(
-                "minimize: x0 is a dict, so bounds must be one too, such as {'W': (0.0, None)}, got "
-                f"{type(bounds).__name__}"
+                f"minimize: x0 is a {type(x).__name__} of arrays, so bounds must be pairs by their names, such as "
+                f"{{{form.keys[0]!r}: (0.0, None)}}, got {type(bounds).__name__}"
             )
-        unknown = [key for key in bounds if key not in x]
+        unknown = [key for key in bounds if key not in form.keys]
         if unknown:
-            raise KeyError(f"minimize: bounds has {unknown[0]!r}, but x0 has {', '.join(map(repr, x))}")
+            raise KeyError(f"minimize: bounds has {unknown[0]!r}, but x0 has {', '.join(map(repr, form.keys))}")
         pairs = {key: pair for key, pair in bounds.items() if pair is not None}
     elif hasattr(bounds, "lb") and hasattr(bounds, "ub"):
-        pairs = {"x": (bounds.lb, bounds.ub)}
+        pairs = {form.keys[0]: (bounds.lb, bounds.ub)}
     else:
-        pairs = {"x": _columns(bounds, x)}
-    return {path: _checked(path, pair, arrays[path]) for path, pair in pairs.items()}
+        pairs = {form.keys[0]: _columns(bounds, x)}
+    return {key: _checked(form.name(key), pair, leaves[key]) for key, pair in pairs.items()}
 
 
-def project(x: Any, limits: Limits) -> None:
-    """Moves each element of x to the nearest value within its limits, in place."""
-    if limits:
-        arrays = leaves(x)
-        for path, (low, high) in limits.items():
-            np.clip(arrays[path], low, high, out=arrays[path])
+def project(leaves: Leaves, limits: Limits) -> None:
+    """Moves each element to the nearest value within its limits, in place."""
+    for key, (low, high) in limits.items():
+        np.clip(leaves[key], low, high, out=leaves[key])
 
 
-def is_within(x: Any, limits: Limits) -> bool:
-    """Whether no element of x is beyond its limits."""
-    arrays = leaves(x)
-    return all(bool(np.all((low <= arrays[path]) & (arrays[path] <= high))) for path, (low, high) in limits.items())
+def is_within(leaves: Leaves, limits: Limits) -> bool:
+    """Whether no element is beyond its limits."""
+    return all(bool(np.all((low <= leaves[key]) & (leaves[key] <= high))) for key, (low, high) in limits.items())
 
 
-def free_gradient(path: Any, x: Array, gradient: Array, limits: Limits) -> Array:
+def free_gradient(key: Hashable, x: Array, gradient: Array, limits: Limits) -> Array:
     """How far a step along the negative gradient gets before it is at a limit: zero where the limit holds x."""
-    if path not in limits:
+    if key not in limits:
         return gradient
-    low, high = limits[path]
+    low, high = limits[key]
     return np.asarray(x - np.clip(x - gradient, low, high))
 
 
@@ -70,7 +70,9 @@ def _columns(bounds: Any, x: Array) -> tuple[Array, Array]:
     return np.reshape(low, x.shape), np.reshape(high, x.shape)
 
 
-def _checked(path: Any, pair: Any, array: Array) -> tuple[Array, Array]:
+def _checked(name: str, pair: Any, array: Array) -> tuple[Array, Array]:
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        raise ValueError(f"minimize: the bounds of {name} must be a pair (low, high), got {pair!r:.100}")
     low, high = (
         np.asarray(missing if limit is None else limit, dtype=array.dtype)
         for limit, missing in zip(pair, (-np.inf, np.inf), strict=True)
@@ -80,9 +82,9 @@ def _checked(path: Any, pair: Any, array: Array) -> tuple[Array, Array]:
             np.broadcast_to(limit, array.shape)
         except ValueError:
             raise ValueError(
-                f"minimize: the bounds of {path} have shape {limit.shape}, which does not fit that of the parameter, "
+                f"minimize: the bounds of {name} have shape {limit.shape}, which does not fit that of the parameter, "
                 f"{array.shape}"
             ) from None
     if not np.all(low <= high):  # NaN too
-        raise ValueError(f"minimize: each lower bound of {path} must be at most the upper one, got {low} and {high}")
+        raise ValueError(f"minimize: each lower bound of {name} must be at most the upper one, got {low} and {high}")
     return low, high

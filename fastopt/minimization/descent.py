@@ -12,6 +12,7 @@ from fastopt.minimization import stopping
 from fastopt.minimization.bounds import Limits, project
 from fastopt.minimization.objective import Objective, OutOfBatches
 from fastopt.minimization.options import Options
+from fastopt.minimization.points import Form
 from fastopt.minimization.stopping import Progress, Reason, gradient_norm
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers import ScheduleFreeAdamW, ScheduleFreeSGD
@@ -21,9 +22,16 @@ class Descent:
     """One minimization: the point, its value and gradient, and what was counted."""
 
     def __init__(
-        self, objective: Objective, x: Any, limits: Limits, chosen: Options, callback: Any, result_type: Any
+        self,
+        objective: Objective,
+        form: Form,
+        x: Any,
+        limits: Limits,
+        chosen: Options,
+        callback: Any,
+        result_type: Any,
     ) -> None:
-        self.objective, self.x, self.limits, self.chosen = objective, x, limits, chosen
+        self.objective, self.form, self.x, self.limits, self.chosen = objective, form, x, limits, chosen
         self.optimizer, self.result_type = chosen.optimizer, result_type
         self.maxiter = 10_000 if chosen.maxiter is None and chosen.batches is None else chosen.maxiter
         self._callback = _as_called(callback, result_type)
@@ -46,7 +54,7 @@ class Descent:
             if reason is not None:
                 return reason
             self.optimizer.update(self.x, self.gradient)
-            project(self.x, self.limits)
+            project(self.form.leaves(self.x), self.limits)
             self.nit += 1
             ended = None
             try:
@@ -68,7 +76,7 @@ class Descent:
 
     def _reason_to_stop(self) -> Reason | None:
         chosen = self.chosen
-        norm = gradient_norm(self.x, self.gradient, self.limits)
+        norm = gradient_norm(self.form, self.x, self.gradient, self.limits)
         if self.optimizer.on_nonfinite == "propagate" and (math.isnan(self.value) or math.isnan(norm)):
             return stopping.NOT_FINITE
         if chosen.gtol is not None and norm <= chosen.gtol:
@@ -86,7 +94,7 @@ class Descent:
             x, value, gradient = self._best
         elif self.nit and _averages(self.optimizer):
             x = self.optimizer.averaged(x)
-            project(x, self.limits)
+            project(self.form.leaves(x), self.limits)
             if self.objective.can_go_on:
                 value, gradient = self.objective.evaluate(x)
         return self.result_type(
@@ -114,6 +122,10 @@ def _as_called(callback: Callable[..., Any] | None, result_type: Any) -> Callabl
         return lambda x, value: None
     if not callable(callback):
         raise TypeError(f"minimize: callback must be a function, got {type(callback).__name__}")
-    if set(inspect.signature(callback).parameters) == {"intermediate_result"}:
+    try:
+        names = set(inspect.signature(callback).parameters)
+    except ValueError:  # some functions of C have no signature
+        names = set()
+    if names == {"intermediate_result"}:
         return lambda x, value: callback(intermediate_result=result_type(x=copy.deepcopy(x), fun=value))
     return lambda x, value: callback(copy.deepcopy(x))

@@ -8,22 +8,23 @@ from typing import Any
 import numpy as np
 
 from fastopt.flat import Array
-from fastopt.minimization.points import leaves
+from fastopt.minimization.bounds import Limits
+from fastopt.minimization.points import Form
 
 SCHEMES = {"2-point": 1 / 2, "3-point": 1 / 3}
 """The power of the machine epsilon that balances rounding and truncation (Nocedal and Wright, chapter 8)."""
 
 
-def gradient(fun: Callable[[Any], float], x: Any, value: float, scheme: str, limits: Any) -> Any:
+def gradient(fun: Callable[[Any], float], form: Form, x: Any, value: float, scheme: str, limits: Limits) -> Any:
     """The gradient of `fun` at x, whose value there is `value`, in the form of x.
 
     The step of an element is that of SciPy's `approx_derivative`, `eps^(1/2) max(1, |x|)` forward or `eps^(1/3)
-    max(1, |x|)` to both sides, so 1 or 2 values for each element. No point is beyond `limits`, {path: (low, high)}:
-    differences turn round there, or become one-sided.
+    max(1, |x|)` to both sides, so 1 or 2 values for each element. No point is beyond the limits: differences turn round
+    there, or become one-sided.
     """
-    gradients = {}
-    for path, array in leaves(x).items():
-        low, high = limits.get(path, (-np.inf, np.inf))
+    gradients = []
+    for key, array in form.leaves(x).items():
+        low, high = limits.get(key, (-np.inf, np.inf))
         lows, highs = np.broadcast_to(low, array.shape), np.broadcast_to(high, array.shape)
         step = float(np.finfo(array.dtype).eps) ** SCHEMES[scheme]
         derivatives = np.zeros_like(array)
@@ -35,8 +36,8 @@ def gradient(fun: Callable[[Any], float], x: Any, value: float, scheme: str, lim
                 (float(array[index] - lows[index]), float(highs[index] - array[index])),
                 scheme,
             )
-        gradients[path] = derivatives
-    return gradients if isinstance(x, dict) else gradients["x"]
+        gradients.append(derivatives)
+    return form.like(gradients)
 
 
 class _Line:

@@ -10,6 +10,7 @@ import numpy as np
 
 from fastopt.minimization import differences
 from fastopt.minimization.bounds import Limits
+from fastopt.minimization.points import Form
 
 
 class OutOfBatches(Exception):
@@ -24,7 +25,14 @@ class Objective:
     """
 
     def __init__(
-        self, fun: Any, jac: Any, args: Any, limits: Limits, rng: Any = None, batches: Iterable[Any] | None = None
+        self,
+        fun: Any,
+        jac: Any,
+        args: Any,
+        form: Form,
+        limits: Limits,
+        rng: Any = None,
+        batches: Iterable[Any] | None = None,
     ) -> None:
         if not callable(fun):
             raise TypeError(f"minimize: fun must be a function fun(x, *args), got {type(fun).__name__}")
@@ -32,6 +40,7 @@ class Objective:
             raise ValueError("minimize: the function takes rng or batches, got both; draw the batches with your rng")
         self._fun, self._jac = fun, _checked_jac(fun, jac)
         self._args, self._limits = args if isinstance(args, tuple) else (args,), limits
+        self._form = form
         self._rng = None if rng is None else np.random.default_rng(rng)
         self._batches = None if batches is None else iter(batches)
         self._state: Any = None
@@ -54,7 +63,7 @@ class Objective:
             self._state = self._rng.bit_generator.state
         if isinstance(self._jac, str):
             value = self._value(x)
-            return value, differences.gradient(self._value, x, value, self._jac, self._limits)
+            return value, differences.gradient(self._value, self._form, x, value, self._jac, self._limits)
         if self._jac is True:
             return self._value_and_gradient(x)
         value = self._value(x)

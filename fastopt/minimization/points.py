@@ -1,55 +1,104 @@
-"""Points that a function is minimized over: one array, or a container of arrays."""
+"""Points that a function is minimized over: SciPy's vectors, and the containers that optimizers take."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import numpy as np
 
 from fastopt import checks
+from fastopt.engine.containers import container_of
 from fastopt.flat import Array
 
 
-def start(x0: Any) -> Any:
-    """A copy of x0 to step in: SciPy's vector of numbers as one float array, other containers as they are."""
-    if isinstance(x0, Mapping):
-        return {key: _float(value, f"x0[{key!r}]") for key, value in x0.items()}
-    return np.atleast_1d(_float(x0, "x0"))
+class Form:
+    """The form of points and gradients, learnt from the first point."""
 
+    def __init__(self, owner: str, x0: Any, name: str = "x0") -> None:
+        """TypeError or ValueError if x0 is no container of numbers or float arrays; `name` is what they call it."""
+        self.owner = owner
+        if _is_vector(x0):
+            x0 = _float(owner, np.asarray(x0), name)
+        self._x0, self._container = x0, container_of(owner, x0, name)
+        self._values = self._container.values(x0) or []
+        for key, value in zip(self.keys, self._values, strict=True):
+            _float(owner, value, self._container.name(key, name))  # raises
 
-def leaves(x: Any) -> dict[Any, Array]:
-    """{path: array}, where one array has the path "x"."""
-    return dict(x) if isinstance(x, Mapping) else {"x": x}
+    @property
+    def keys(self) -> list[Hashable]:
+        """The names of the arrays, by which gradients, bounds and groups know them."""
+        return self._container.keys
 
+    @property
+    def is_array(self) -> bool:
+        """Whether a point is one array."""
+        return self._container.is_bare
 
-def gradient_leaves(gradient: Any, x: Any) -> dict[Any, Array]:
-    """The arrays of a gradient, with the paths and the shapes of those of x; without those that are None."""
-    if isinstance(x, Mapping):
-        if not isinstance(gradient, Mapping):
+    def name(self, key: Hashable) -> str:
+        """What an error text calls the array of a key."""
+        return self._container.name(key, "x")
+
+    def start(self) -> Any:
+        """A copy of x0 to step in: floats, and an array under several keys stays one."""
+        if all(isinstance(value, np.ndarray) and value.dtype in checks.DTYPES for value in self._values):
+            return copy.deepcopy(self._x0)
+        copies = {id(value): np.array(_float(self.owner, value, "")) for value in self._values}
+        return self.like([copies[id(value)] for value in self._values])
+
+    def like(self, arrays: list[Array]) -> Any:
+        """A point of these arrays, in the order of the keys."""
+        return self._container.like(self._x0, arrays)
+
+    def leaves(self, x: Any) -> dict[Hashable, Array]:
+        """The arrays of a point by key."""
+        return dict(zip(self.keys, self._container.values(x) or [], strict=True))
+
+    def gradients(self, gradient: Any, x: Any) -> dict[Hashable, Array]:
+        """The arrays of a gradient by key, without those that are None; an error if the form or a shape differs."""
+        given = self._container.gradients_by_key(gradient)
+        if not isinstance(given, Mapping):
             raise TypeError(
-                f"minimize: x0 is a dict, so the gradient must be one with the same keys, got {type(gradient).__name__}"
+                f"{self.owner}: the gradient must be of the form of the point, a {type(self._x0).__name__}, got "
+                f"{type(gradient).__name__}"
             )
-        given = {key: gradient.get(key) for key in x}
-    else:
-        given = {"x": gradient}
-    arrays = {path: np.asarray(value) for path, value in given.items() if value is not None}
-    for path, array in arrays.items():
-        expected = leaves(x)[path].shape
-        if array.shape != expected and not (array.ndim == 0 and expected == (1,)):
-            raise ValueError(
-                f"minimize: the gradient of {path} has shape {array.shape}, expected {expected}, that of the parameter"
-            )
-    return arrays
+        for key in self.keys:
+            if key not in given:
+                raise KeyError(checks.missing_gradient(self.owner, key, given))
+        arrays = {key: np.asarray(given[key]) for key in self.keys if given[key] is not None}
+        if self.keys and not arrays:
+            raise TypeError(f"{self.owner}: the gradient is None; return it from the function that computes it")
+        leaves = self.leaves(x)
+        for key, array in arrays.items():
+            if array.dtype.kind not in "fiub":
+                raise TypeError(
+                    f"{self.owner}: the gradient of {self.name(key)} must be an array of real numbers, got "
+                    f"{type(given[key]).__name__}{'' if array.dtype.kind == 'O' else f' of dtype {array.dtype}'}"
+                )
+            expected = leaves[key].shape
+            if array.shape != expected and not (array.ndim == 0 and expected == (1,)):
+                raise ValueError(
+                    f"{self.owner}: the gradient of {self.name(key)} has shape {array.shape}, expected that of the "
+                    f"parameter, {expected}"
+                )
+        return arrays
 
 
-def _float(value: Any, name: str) -> Array:
-    array = np.array(value)
+def _is_vector(x0: Any) -> bool:
+    """Whether x0 is one number or a list of numbers, which is one array to SciPy."""
+    if type(x0) in (list, tuple):
+        return all(map(_is_vector, x0))
+    return checks.is_number(x0) or isinstance(x0, np.bool_ | bool | str)  # the last are errors
+
+
+def _float(owner: str, value: Any, name: str) -> Array:
+    array = np.asarray(value)
     if array.dtype.kind in "iu":
         return array.astype(np.float64)
     if array.dtype not in checks.DTYPES:
         raise TypeError(
-            f"minimize: {name} has dtype {array.dtype}, expected numbers or float32 or float64 arrays; convert it: "
+            f"{owner}: {name} has dtype {array.dtype}, expected numbers or float32 or float64 arrays; convert it: "
             f"np.asarray({name}, dtype=np.float64)"
         )
     return array

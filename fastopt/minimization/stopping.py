@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastopt.minimization.bounds import Limits, free_gradient
-from fastopt.minimization.points import gradient_leaves, leaves
+from fastopt.minimization.points import Form
 
 
 @dataclass(frozen=True)
@@ -53,13 +53,11 @@ class Progress:
         return is_best
 
 
-def gradient_norm(x: Any, gradient: Any, limits: Limits) -> float:
+def gradient_norm(form: Form, x: Any, gradient: Any, limits: Limits) -> float:
     """The largest magnitude in the gradient, without what the limits hold; NaN if an element is NaN or infinite."""
-    arrays = leaves(x)
+    leaves = form.leaves(x)
     parts = [
-        free_gradient(path, arrays[path], part, limits)
-        for path, part in gradient_leaves(gradient, x).items()
-        if part.size
+        free_gradient(key, leaves[key], part, limits) for key, part in form.gradients(gradient, x).items() if part.size
     ]
     norms = [max(float(part.max()), -float(part.min())) for part in parts]  # without an array of magnitudes
     # NumPy's largest of NaN and others is NaN, Python's is not.

@@ -75,16 +75,18 @@ class Consensus:
             binding.cut(exchange.shares, self.comm.rank)
         if self._needs_whole_arrays() and not exchange.shares.whole:
             raise ValueError(
-                f"Sharded {self._owner}: centralize takes means over whole arrays, which were cut at the first step; "
-                "set it before"
+                f"Sharded {self._owner}: centralize and compact state need whole arrays, which were cut at the "
+                "first step; set it before"
             )
         self.optimizer.groups.look_at(binding.arrays)
         return binding, exchange
 
     def _needs_whole_arrays(self: Any) -> bool:
         optimizer = self.optimizer
-        centralize = optimizer.centralize or any(group.get("centralize") for group in optimizer.groups.values())
-        return bool(centralize or optimizer._rule.prepare)
+        settings = [vars(optimizer), *optimizer.groups.values()]
+        centralize = any(own.get("centralize") for own in settings)
+        compact = any(own.get("state_storage", "float32") != "float32" for own in settings)  # in groups of elements
+        return bool(centralize or compact or optimizer._rule.prepare)
 
     def _check_kinds(self: Any, kinds: dict[Hashable, str]) -> None:
         """Raises where gradients are Rows that this optimizer cannot step, which later one process alone would find."""
@@ -137,7 +139,7 @@ class Consensus:
         """A digest of all settings; worked out anew only where one was assigned to, or follows a schedule."""
         optimizer = self.optimizer
         own = optimizer.__dict__
-        values = [own.get(name) for name in optimizer._hyperparameters()] + [optimizer.groups.changes]
+        values = [own.get(name) for name in self._settings_names] + [optimizer.groups.changes]
         known: list[Any]
         digest: bytes
         known, digest = self._known_settings

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
+from operator import call
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +17,7 @@ from fastopt.mpi.agreement import Agreement
 from fastopt.mpi.averaging import SharedAverages
 from fastopt.mpi.binding import Binding, name_of
 from fastopt.mpi.consensus import Consensus
+from fastopt.mpi.cores import share_cores
 from fastopt.mpi.leaf_groups import LeafGroups
 from fastopt.mpi.reports import over_all
 from fastopt.mpi.saving import SharedSaving
@@ -35,6 +37,9 @@ class Sharded(Consensus, SharedAverages, SharedSaving):
 
     Every method is called by all processes, in the same order. Settings, groups, schedules, `iter` and `skipped` are
     those of the optimizer, and are read and set here; they must be the same on all processes.
+
+    Processes on one machine share its cores: steps take cores / processes threads from then on, unless
+    `fastopt.set_num_threads` or FASTOPT_NUM_THREADS says how many.
 
     Parameters
     ----------
@@ -70,6 +75,8 @@ class Sharded(Consensus, SharedAverages, SharedSaving):
     arXiv:1910.02054; error feedback: Seide et al., 1-bit stochastic gradient descent, Interspeech 2014.
     """
 
+    _kind_of_step: Any
+
     def __init__(
         self,
         optimizer: Optimizer,
@@ -101,9 +108,12 @@ class Sharded(Consensus, SharedAverages, SharedSaving):
             _exchange=None,
             _known_settings=((), b""),
             _busy=False,
+            _settings_names=tuple(optimizer._hyperparameters()),
+            _kind_of_step=None,
         )
         self.groups = optimizer.groups
         self._agree("Sharded", None)
+        share_cores(comm)
 
     # -- settings and state are those of the optimizer -----------------------------------------------------------------
 
@@ -164,9 +174,16 @@ class Sharded(Consensus, SharedAverages, SharedSaving):
         """
         with self._alone():
             binding, exchange, found = self._checked("update", params, grads, report)
+            kinds = exchange.kinds_with(found)
             gradients = exchange.reduce(exchange.add(found, grads))
             binding.fetch()
-            result = self._on_all(lambda: self.optimizer.update(binding.pieces, gradients, report=report))
+            # What a step may refuse alone shows when it is first made like this; what values call for, all find alike.
+            kind = binding.digest, kinds, report, self._known_settings[1]
+            first, self._kind_of_step = kind != self._kind_of_step, None
+            result = (self._on_all if first else call)(
+                lambda: self.optimizer.update(binding.pieces, gradients, report=report)
+            )
+            self._kind_of_step = kind
             exchange.gather(binding)
             return over_all(result, exchange.shares, self.comm) if report else None
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import fastopt
+from bench import mpi
 from tests.conftest import ROOT, assert_same_bits, python
 
 MPIEXEC = shutil.which("mpiexec", path=str(Path(sys.executable).parent)) or shutil.which("mpiexec")
@@ -108,6 +109,35 @@ def test_a_training_goes_on_with_the_same_bits_on_1_3_2_and_1_processes(tmp_path
     for key in reference:
         assert_same_bits(params[key], reference[key])
         assert_same_bits(optimizer.v[key], plain.v[key])
+
+
+def test_info_is_said_once_and_names_the_share_of_the_cores():
+    text = mpiexec(2, "-m", "fastopt", "info").stdout
+    assert text.count("versions:") == 1 and "2 processes, 2 on this machine" in text
+    limited = "import os; os.environ['FASTOPT_NUM_THREADS'] = '1'; from fastopt.cli import main; main(['info'])"
+    assert "1 thread, which were set" in mpiexec(2, "-c", limited).stdout
+
+
+def test_training_on_two_processes_ends_with_equal_parameters():
+    arguments = "train --mpi --steps 30 --hidden 20 --batch 64".split()
+    text = mpiexec(2, "-m", "fastopt", *arguments).stdout
+    assert text.count("identical bits") == 1 and "64 as 2 times 32" in text
+    job = mpiexec(2, "-m", "fastopt", *arguments[:-1], "63", check=False)
+    assert job.returncode != 0 and "choose --batch" in job.stderr and "Traceback" not in job.stderr
+
+
+def test_the_evolution_strategy_learns_the_same_on_one_and_two_processes():
+    script = "docs/source/tutorials/evolution_strategy.py"
+    code = f"import runpy; runpy.run_path({script!r})['main'](generations=3)"
+    one, two = (mpiexec(ranks, "-c", code).stdout.splitlines() for ranks in (1, 2))
+    assert one == two and len(one) == 3
+
+
+def test_the_model_of_time():
+    size, link = 30 * 10**6, 1.25e9
+    for ranks in (2, 1024):
+        assert mpi.sharded_seconds(size, ranks, link) < mpi.allreduce_seconds(size, ranks, link, mpi.NUMPY)
+    assert mpi.sharded_seconds(size, 1, link) < mpi.sharded_seconds(size, 2, link)
 
 
 def test_the_hook_can_be_removed():

@@ -5,7 +5,8 @@
     p_t = p_{t-1} - m_t / (1 - beta1^t)
 
 State: v, the running mean of squared gradients, and m, that of the steps without momentum. The correction of v goes
-into the scalars: scale = lr sqrt(1 - beta2^t), eps is multiplied by sqrt(1 - beta2^t), and correction = 1 / (1 - beta1^t).
+into the scalars: scale = lr sqrt(1 - beta2^t), eps is multiplied by sqrt(1 - beta2^t), and
+correction = 1 / (1 - beta1^t).
 """
 
 import math

@@ -50,6 +50,11 @@ def is_container(value: Any) -> bool:
     )
 
 
+def is_inner(value: Any) -> bool:
+    """Whether a value in a dict makes nested containers of it."""
+    return value is None or is_container(value)
+
+
 def is_mapping(kind: type) -> bool:
     return issubclass(kind, Mapping)
 
