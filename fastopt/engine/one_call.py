@@ -111,6 +111,7 @@ def call_for(plan: Plan, options: tuple[str, ...]) -> Call | None:
     if plan.call_options != options:
         plan.call, plan.call_options = None, options
         launch = plan._launches[0] if len(plan._launches) == 1 and plan.is_plain else None
+        launch = None if plan.stored_launches else launch
         if plan.look is not None and launch is not None and launch.moved_bytes < MOST_BYTES:
             kernel = launch.call(plan.rule, "step", options)[0]
             if isinstance(kernel, partial):
