@@ -3,53 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from fastopt import checks
+from fastopt import checks, flat_nested, structure
+from fastopt.foreign import shared
+from fastopt.views import ViewDict as ViewDict
+from fastopt.views import aligned, copy_to
 
 Array = npt.NDArray[Any]
-
-
-class ViewDict(dict[Hashable, Array]):
-    """A dict of arrays with fixed keys: assigning to a key copies into its array.
-
-    The state of an optimizer is one (`optimizer.m["W1"]`), and so is `FlatDict`.
-    """
-
-    def __setitem__(self, key: Hashable, value: Any) -> None:
-        if key not in self:
-            raise KeyError(checks.unknown_key(type(self).__name__, key, self))
-        copy_to(f"{type(self).__name__}[{key!r}]", self[key], value)
-
-    def update(self, *mappings: Any, **values: Any) -> None:
-        new = dict(*mappings, **values)
-        for key, value in new.items():  # all checks before the first write
-            if key not in self:
-                raise KeyError(checks.unknown_key(type(self).__name__, key, self))
-            assignable(f"{type(self).__name__}[{key!r}]", value, self[key])
-        for key, value in new.items():
-            self[key] = value
-
-    def __ior__(self, other: Any) -> ViewDict:  # type: ignore[override,misc]
-        self.update(other)
-        return self
-
-    def __reduce__(self) -> Any:
-        return type(self), (dict(self),)
-
-    def _fixed(self, *_args: Any, **_kwargs: Any) -> Any:
-        raise TypeError(checks.fixed_keys(type(self).__name__))
-
-    __delitem__ = pop = popitem = clear = setdefault = _fixed
-
-    @classmethod
-    def fromkeys(cls, *_args: Any) -> Any:
-        """Refused: there would be no memory behind the views."""
-        raise TypeError(checks.fixed_keys(cls.__name__))
 
 
 # One object for each layout, so that two can be compared by identity at every step.
@@ -93,9 +58,9 @@ class FlatDict(ViewDict):
 
     @classmethod
     def _of_copy(cls, layout: Any, buffer: Array) -> FlatDict:
-        aligned = _aligned(buffer.size, buffer.dtype)
-        aligned[...] = buffer
-        return cls(layout, aligned)
+        own = aligned(buffer.size, buffer.dtype)
+        own[...] = buffer
+        return cls(layout, own)
 
     def copy(self) -> FlatDict:
         """A FlatDict with a buffer of its own."""
@@ -112,20 +77,36 @@ class FlatDict(ViewDict):
         return self._of_copy, (self.layout, self.buffer)
 
 
-def flatten(arrays: Mapping[Any, Any], dtype: npt.DTypeLike | None = None) -> FlatDict:
-    """Copies a dict of arrays into one buffer and returns a `FlatDict` of views of it.
+@overload
+def flatten(arrays: Mapping[Any, npt.ArrayLike], dtype: npt.DTypeLike | None = None) -> FlatDict: ...
+
+
+@overload
+def flatten(arrays: Any, dtype: npt.DTypeLike | None = None) -> Any: ...
+
+
+def flatten(arrays: Any, dtype: npt.DTypeLike | None = None) -> Any:
+    """Copies arrays into one buffer and returns a `FlatDict`, or nested containers, of views of it.
 
     Parameters
     ----------
-    arrays : mapping of key to array
+    arrays : mapping of key to array, or nested lists, tuples, dicts, namedtuples and dataclasses
         float32 or float64 arrays of any shape; numbers become 0-d arrays.
     dtype : "float32" or "float64", optional
         The dtype of the buffer. Needed only where the arrays have different ones.
 
+    Returns
+    -------
+    FlatDict, or a list, tuple or dict of the structure of `arrays`
+        Its `buffer` is the array of shape (total size,). Assigning to an element of a list, dict or dataclass copies
+        into its view. When parameters and gradients are both flat and alike, a step looks at two arrays, however many
+        there are.
+
     Raises
     ------
     TypeError
-        if `arrays` is not a mapping, a value is not a float array, or the dtypes differ and `dtype` is not given.
+        if `arrays` holds none, a value is not a float array, the dtypes differ and `dtype` is not given, or the
+        outermost container is a namedtuple or dataclass.
 
     Examples
     --------
@@ -136,32 +117,50 @@ def flatten(arrays: Mapping[Any, Any], dtype: npt.DTypeLike | None = None) -> Fl
     >>> params["b"] = 5.0
     >>> params.buffer[6:]
     array([5., 5., 5.])
+    >>> layers = flatten([(np.ones(2), np.zeros(1)), (np.ones(1), np.zeros(1))])
+    >>> layers[1][0][:] = 7.0
+    >>> layers.buffer
+    array([1., 1., 0., 7., 0.])
     """
-    values, common = flattenable(arrays, dtype)
-    buffer = _aligned(sum(value.size for value in values.values()), common)
-    flat = FlatDict(((key, value.shape) for key, value in values.items()), buffer)
-    flat.update(values)
-    return flat
+    if isinstance(arrays, Mapping) and not any(map(structure.is_inner, arrays.values())):
+        values, common = flattenable(arrays, dtype)
+        buffer = aligned(sum(value.size for value in values.values()), common)
+        flat = FlatDict(((key, value.shape) for key, value in values.items()), buffer)
+        flat.update(values)
+        return flat
+    if not structure.is_container(arrays):
+        raise TypeError(f"flatten: expected a dict or a list of arrays, got {type(arrays).__name__}")
+    if structure.has_fields(type(arrays)):
+        raise TypeError(
+            f"flatten: the outermost container is of type {type(arrays).__name__}, whose attributes are its own, so it "
+            "cannot have a buffer; flatten it in a list: (params,) = flatten([params])"
+        )
+    leaves: list[Any] = []
+    node = structure.node_of(arrays)
+    structure.values_of(node, arrays, leaves)
+    places = [leaf.place for leaf in structure.leaves_of(node)]
+    values, common = flattenable(dict(zip(places, leaves, strict=True)), dtype, str)
+    joined = np.concatenate([np.zeros(0, common), *(np.ravel(value) for value in values.values())], dtype=common)
+    shapes = tuple([value.shape for value in values.values()])
+    return flat_nested.of_copy(structure.like(node, arrays, iter([None] * len(leaves))), (node, shapes), joined)
 
 
-def _aligned(size: int, dtype: npt.DTypeLike) -> Array:
-    itemsize = np.dtype(dtype).itemsize
-    block = np.zeros(size * itemsize + 64, dtype=np.uint8)
-    start = -block.ctypes.data % 64
-    return block[start : start + size * itemsize].view(dtype)
+def _in_brackets(key: Hashable) -> str:
+    return f"[{key!r}]"
 
 
-def flattenable(arrays: Any, dtype: npt.DTypeLike | None) -> tuple[dict[Any, Array], np.dtype[Any]]:
-    """The values as arrays, and the one dtype of the buffer."""
-    if not isinstance(arrays, Mapping):
-        raise TypeError(f"flatten: expected a dict of arrays, got {type(arrays).__name__}")
+def flattenable(
+    arrays: Mapping[Any, Any], dtype: npt.DTypeLike | None, place: Callable[[Any], str] = _in_brackets
+) -> tuple[dict[Any, Array], np.dtype[Any]]:
+    """The values as arrays, and the one dtype of the buffer; `place` is what leads to a key."""
     values: dict[Any, Array] = {}
-    for key, value in arrays.items():
+    for key, given in arrays.items():
+        value = shared(given)
         if not (checks.is_number(value) or (isinstance(value, np.ndarray) and value.dtype in checks.DTYPES)):
             found = f"dtype {value.dtype}" if isinstance(value, np.ndarray) else f"type {type(value).__name__}"
-            raise TypeError(f"flatten: arrays[{key!r}] has {found}, expected a float32 or float64 array; convert it")
+            raise TypeError(f"flatten: arrays{place(key)} has {found}, expected a float32 or float64 array; convert it")
         if checks.masked(value):
-            raise TypeError(f"flatten: arrays[{key!r}] is a masked array, expected a plain one; hand in its .data")
+            raise TypeError(f"flatten: arrays{place(key)} is a masked array, expected a plain one; hand in its .data")
         values[key] = (
             np.asarray(value) if isinstance(value, np.ndarray) else checks.parameter("flatten", repr(key), value)
         )
@@ -171,37 +170,9 @@ def flattenable(arrays: Any, dtype: npt.DTypeLike | None) -> tuple[dict[Any, Arr
             raise TypeError(f"flatten: dtype must be 'float32' or 'float64', got {dtype!r}")
         return values, np.dtype(dtype)
     if len(found_dtypes) > 1:
-        first = {value.dtype: key for key, value in reversed(values.items())}
+        first = {value.dtype: place(key) for key, value in reversed(values.items())}
         raise TypeError(
-            f"flatten: arrays[{first[checks.DTYPES[0]]!r}] is of float32 and arrays[{first[checks.DTYPES[1]]!r}] of "
+            f"flatten: arrays{first[checks.DTYPES[0]]} is of float32 and arrays{first[checks.DTYPES[1]]} of "
             "float64, but one buffer has one dtype; name it: flatten(arrays, dtype='float32')"
         )
     return values, found_dtypes.pop() if found_dtypes else np.dtype(np.float64)
-
-
-def copy_to(name: str, target: Any, value: Any) -> None:
-    """Copies a value into a view; an error calls the view by a name."""
-    # The textbook writes `params[key] += ...`, which ends in assigning the array to its own place.
-    if value is not target:
-        target[...] = assignable(name, value, target)
-
-
-def assignable(name: str, value: Any, target: Any) -> Any:
-    """A value that may be copied into a view: broadcastable real numbers."""
-    if not isinstance(target, np.ndarray):
-        raise TypeError(f"{name} holds several arrays, which are views of memory that stays; assign to each of them")
-    if isinstance(value, np.ndarray) and checks.masked(value):
-        raise TypeError(f"{name} is a plain array, got a masked one; assign its .data or .filled(0)")
-    found = np.asarray(value)
-    if not np.can_cast(found.dtype, target.dtype, casting="same_kind"):
-        raise TypeError(
-            f"{name} has dtype {target.dtype}, to which values of dtype {found.dtype} do not convert; "
-            "assign real numbers"
-        )
-    try:
-        return np.broadcast_to(found, target.shape)
-    except ValueError:
-        raise ValueError(
-            f"{name} is a view of shape {target.shape}, got values of shape {found.shape}; reshape them, or make a "
-            "new dict"
-        ) from None

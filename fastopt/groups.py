@@ -27,7 +27,17 @@ NO_DECAY_ON_VECTORS: Mapping[Any, Mapping[str, Any]] = {is_vector: {"weight_deca
 PREDICATES: dict[str, Callable[[Hashable, Array], bool]] = {"is_vector": is_vector}
 """Those that a checkpoint may name."""
 
-FOR_ALL = ("on_nonfinite", "max_skips", "gradient_scale", "maximize", "clip_norm", "groups", "averaging", "lookahead")
+FOR_ALL = (
+    "on_nonfinite",
+    "max_skips",
+    "gradient_scale",
+    "maximize",
+    "clip_norm",
+    "groups",
+    "averaging",
+    "lookahead",
+    "storage_seed",
+)
 """Settings that are of all parameters together."""
 
 
@@ -117,14 +127,14 @@ class Groups(UserDict[Any, Group]):
         return tuple(number for number, selector in enumerate(self) if selects(selector, key, array))
 
     def settings_of(self, part: Part) -> dict[str, Any]:
-        """What a part has to itself."""
+        """Return the settings that a part has to itself."""
         groups, own = list(self.data.values()), {}
         for number in part:
             own.update(groups[number].data)
         return own
 
     def arrangement(self) -> tuple[Any, ...]:
-        """What decides which arrays are updated, in which parts, and which are centralized."""
+        """Everything that decides which arrays are updated, in which parts, and which are centralized."""
         self._look()
         return self._arrangement
 
@@ -135,7 +145,10 @@ class Groups(UserDict[Any, Group]):
 
     def _look(self) -> None:
         if self._seen != self.changes:
-            found = [(name, own.data.get("frozen"), own.data.get("centralize")) for name, own in self.data.items()]
+            found = [
+                (name, *(own.data.get(setting) for setting in ("frozen", "centralize", "state_storage")))
+                for name, own in self.data.items()
+            ]
             self._arrangement = tuple(found)
             self._clips_arrays = any("clip_array_norm" in own.data for own in self.data.values())
             self._seen = self.changes

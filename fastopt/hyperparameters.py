@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastopt import names
+from fastopt.kernels.codecs import STORAGES
 
 Range = tuple[float, float, bool]
 """Lowest, highest, whether the highest itself is allowed."""
@@ -62,7 +63,10 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "form": ("textbook", "paper"),
     "adjust": ("original", "match_rms_adamw"),
     "on_nonfinite": ("propagate", "raise", "skip"),
+    "state_storage": STORAGES,
 }
+
+WHOLE_NUMBERS = ("storage_seed",)
 
 
 def hyperparameter(owner: str, name: str, value: Any) -> Any:
@@ -79,6 +83,10 @@ def hyperparameter(owner: str, name: str, value: Any) -> Any:
         if not isinstance(value, bool | np.bool_):
             raise TypeError(f"{owner}: {name} must be True or False, got {value!r:.100} of type {type(value).__name__}")
         return bool(value)
+    if name in WHOLE_NUMBERS:
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 0 <= value < 2**63:
+            raise ValueError(f"{owner}: {name} must be a whole number from 0 to 2**63 - 1, got {value!r:.100}")
+        return int(value)
     return number_or_schedule(owner, name, value, RANGES.get(name, ANY_NUMBER))
 
 
@@ -134,4 +142,4 @@ def rounded(number: float, lowest: float, highest: float) -> float:
 
 def is_hyperparameter(name: Any) -> bool:
     """Whether some optimizer has a hyperparameter of that name."""
-    return name in RANGES or name in CHOICES or name in SWITCHES
+    return name in RANGES or name in CHOICES or name in SWITCHES or name in WHOLE_NUMBERS

@@ -19,7 +19,6 @@ from fastopt.engine.norms import ONE_PROCESS
 from fastopt.engine.objects import OWN
 from fastopt.engine.plan import Plan
 from fastopt.engine.state import State
-from fastopt.engine.structure import Node
 from fastopt.flat import Array
 from fastopt.groups import NO_GROUPS, Groups, Part
 from fastopt.kernels import RULES
@@ -29,6 +28,7 @@ from fastopt.kernels.stores import FORMS, PLAIN
 from fastopt.kernels.transforms import OPTIONS
 from fastopt.report import Report
 from fastopt.settings import Asked, StepSettings
+from fastopt.structure import Node
 from fastopt.tuning import AS_THEY_COME, Tuning
 from fastopt.typed import GroupSettings, Number, number
 
@@ -40,7 +40,7 @@ Params = TypeVar("Params")
 
 @dataclass(init=False, eq=False, repr=False)
 class Optimizer(Saving, AveragedWeights):
-    """What all optimizers share; a subclass names its rule, its hyperparameters and how they become scalars.
+    """The base class of optimizers; a subclass names its rule, its hyperparameters and how they become scalars.
 
     Hyperparameters are attributes and may be changed between steps. One that is a number may also be a schedule
     (`fastopt.schedules`) or any function of the step, counted from 1. Each name in the rule's state (`m`, `v`, `h`) is
@@ -78,7 +78,7 @@ class Optimizer(Saving, AveragedWeights):
         return super().__new__(cls)
 
     on_nonfinite: Literal["propagate", "raise", "skip"] = field(default="propagate", kw_only=True, repr=False)
-    """What to do about gradients that are NaN or infinite, or, in a rule that squares them, so large that their squares
+    """The reaction to gradients that are NaN or infinite, or, in a rule that squares them, so large that their squares
     are infinite (beyond 1.8e19 in float32, 1.3e154 in float64, after scale and clipping): "propagate" them into the
     parameters, as the textbook; "raise" FloatingPointError before anything is written; "skip" the step, which then does
     not count."""
@@ -123,6 +123,14 @@ class Optimizer(Saving, AveragedWeights):
     lookahead: Lookahead | None = field(default=None, kw_only=True, repr=False)
     """`Lookahead`, by which steps go back part of the way every so often: state `slow_weights`, by key."""
 
+    state_storage: Literal["float32", "bfloat16", "int8"] = field(default="float32", kw_only=True, repr=False)
+    """How state is stored: "bfloat16" in 2 bytes an element of a slot, "int8" in 1.06, of float32 parameters. Arrays of
+    fewer than 4,096 elements, rules with norms by array, `Rows` and what is centralized stay float32. After an
+    assignment the next step stores state anew."""
+
+    storage_seed: int = field(default=0, kw_only=True, repr=False)
+    """The seed of the noise by which compact state is rounded: the same seed gives the same bits."""
+
     _shared: ClassVar[frozenset[str]]
     """The settings of every optimizer, which options follow from."""
 
@@ -151,7 +159,7 @@ class Optimizer(Saving, AveragedWeights):
         raise NotImplementedError
 
     def ratio(self, one: float, other: float, size: int) -> float:
-        """What the norms of the two measures of an array of `size` elements come to, for a rule that has measures."""
+        """Trust ratio of an array of `size` elements from the norms of its two measures, for a rule that has them."""
         raise NotImplementedError
 
     def kept_share(self) -> float:
@@ -354,7 +362,7 @@ class Optimizer(Saving, AveragedWeights):
                 new = {name: value}
                 self.__dict__.update(new, _scheduled=self._scheduled_names(self.__dict__ | new))
             self.__dict__["_options"] = None
-            if name == "centralize":  # which plans are made for
+            if name in ("centralize", "state_storage"):  # which plans are made for
                 self._forget_plans()
         elif name in self._rule.state or name in SLOTS.values():
             checks.state_value(owner.__name__, name, value)
@@ -402,7 +410,7 @@ class Optimizer(Saving, AveragedWeights):
         return [field.name for field in sorted(fields(cls), key=lambda field: bool(field.kw_only))]  # shared ones last
 
     def _public_names(self) -> tuple[list[str], list[str]]:
-        """What can be set, and what can be called."""
+        """Return the names that can be set, and those that can be called."""
         settings = [*self._hyperparameters(), *self._rule.state, *SLOTS.values(), "iter"]
         return settings, [name for name in dir(type(self)) if not name.startswith("_") and name not in settings]
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from fastopt.optimizer import Optimizer
 
 Asked = dict[tuple[str, int], float]
-"""What schedules said at a step, by setting and identity of the schedule, so that each is asked once."""
+"""Values of schedules at a step, by setting and identity of the schedule, so that each is asked once."""
 
 
 class StepSettings:
@@ -25,34 +25,35 @@ class StepSettings:
     def __init__(self, optimizer: Optimizer) -> None:
         self.owner, self.groups, self.changes = type(optimizer), optimizer.groups, optimizer.groups.changes
         self._own = {name: value for name, value in optimizer.__dict__.items() if not name.startswith("_")}
-        self._by_part: dict[Part, _PartSettings] = {}
+        self._by_part: dict[Part, PartSettings] = {}
 
     def at(self, step: int, part: Part, asked: Asked) -> Any:
         """A copy of the optimizer whose settings are numbers, those of a part at a step."""
-        return self._part(part).at(step, asked)
+        return self.part(part).at(step, asked)
 
     def of_plan(self, plan: Plan, step: int, asked: Asked) -> tuple[list[Any], tuple[str, ...]]:
         """The settings of each part of a plan, and the options that some of them call for."""
         if plan.settings is None or plan.settings.whole is not self:
-            plan.settings = PlanSettings(self, [self._part(part) for part in plan.parts])
+            plan.settings = PlanSettings(self, [self.part(part) for part in plan.parts])
         return plan.settings.at(step, asked)
 
     def refuse_another_start(self, plan: Plan) -> None:
         """Raises ValueError where the state of a part would begin with other values than that of all."""
-        start = self._part(NO_GROUPS).values.start_values()
+        start = self.part(NO_GROUPS).values.start_values()
         for part in plan.parts:
-            if self._part(part).values.start_values() != start:
+            if self.part(part).values.start_values() != start:
                 raise ValueError(checks.read_at_the_start(self.owner.__name__, self.groups.settings_of(part)))
 
-    def _part(self, part: Part) -> _PartSettings:
+    def part(self, part: Part) -> PartSettings:
+        """The settings of one part, asked for no step yet or the last one."""
         found = self._by_part.get(part)
         if found is None:
             settings = {**self._own, **self.groups.settings_of(part)}
-            found = self._by_part[part] = _PartSettings(self.owner, settings, "lr_scale" in self._own)
+            found = self._by_part[part] = PartSettings(self.owner, settings, "lr_scale" in self._own)
         return found
 
 
-class _PartSettings:
+class PartSettings:
     """The settings of one part."""
 
     def __init__(self, owner: type[Optimizer], settings: dict[str, Any], owns_lr_scale: bool) -> None:
@@ -88,7 +89,7 @@ class _PartSettings:
 class PlanSettings:
     """The settings of each part of a plan."""
 
-    def __init__(self, whole: StepSettings, parts: list[_PartSettings]) -> None:
+    def __init__(self, whole: StepSettings, parts: list[PartSettings]) -> None:
         self.whole, self._distinct = whole, list(dict.fromkeys(parts))
         self._parts = [part.values for part in parts]
         self._options_vary = any(part.options_vary for part in parts)

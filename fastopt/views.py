@@ -1,11 +1,54 @@
-"""Lists and fields whose values are views of memory that stays where it is, as those of a `ViewDict`."""
+"""Dicts, lists and fields whose values are views of memory that stays where it is."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from typing import Any
 
-from fastopt.flat import copy_to
+import numpy as np
+import numpy.typing as npt
+
+from fastopt import checks
+
+Array = npt.NDArray[Any]
+
+
+class ViewDict(dict[Hashable, Array]):
+    """A dict of arrays with fixed keys: assigning to a key copies into its array.
+
+    The state of an optimizer is one (`optimizer.m["W1"]`), and so is `FlatDict`.
+    """
+
+    def __setitem__(self, key: Hashable, value: Any) -> None:
+        if key not in self:
+            raise KeyError(checks.unknown_key(type(self).__name__, key, self))
+        copy_to(f"{type(self).__name__}[{key!r}]", self[key], value)
+
+    def update(self, *mappings: Any, **values: Any) -> None:
+        new = dict(*mappings, **values)
+        for key, value in new.items():  # all checks before the first write
+            if key not in self:
+                raise KeyError(checks.unknown_key(type(self).__name__, key, self))
+            assignable(f"{type(self).__name__}[{key!r}]", value, self[key])
+        for key, value in new.items():
+            self[key] = value
+
+    def __ior__(self, other: Any) -> ViewDict:  # type: ignore[override,misc]
+        self.update(other)
+        return self
+
+    def __reduce__(self) -> Any:
+        return type(self), (dict(self),)
+
+    def _fixed(self, *_args: Any, **_kwargs: Any) -> Any:
+        raise TypeError(checks.fixed_keys(type(self).__name__))
+
+    __delitem__ = pop = popitem = clear = setdefault = _fixed
+
+    @classmethod
+    def fromkeys(cls, *_args: Any) -> Any:
+        """Refused: there would be no memory behind the views."""
+        raise TypeError(checks.fixed_keys(cls.__name__))
 
 
 class ViewList(list[Any]):
@@ -45,3 +88,38 @@ class ViewFields:
 
     def __repr__(self) -> str:
         return f"{self._kind}({', '.join(f'{name}={self.__dict__[name]!r}' for name in self)})"
+
+
+def aligned(size: int, dtype: npt.DTypeLike) -> Array:
+    itemsize = np.dtype(dtype).itemsize
+    block = np.zeros(size * itemsize + 64, dtype=np.uint8)
+    start = -block.ctypes.data % 64
+    return block[start : start + size * itemsize].view(dtype)
+
+
+def copy_to(name: str, target: Any, value: Any) -> None:
+    """Copies a value into a view; an error calls the view by a name."""
+    # The textbook writes `params[key] += ...`, which ends in assigning the array to its own place.
+    if value is not target:
+        target[...] = assignable(name, value, target)
+
+
+def assignable(name: str, value: Any, target: Any) -> Any:
+    """A value that may be copied into a view: broadcastable real numbers."""
+    if not isinstance(target, np.ndarray):
+        raise TypeError(f"{name} holds several arrays, which are views of memory that stays; assign to each of them")
+    if isinstance(value, np.ndarray) and checks.masked(value):
+        raise TypeError(f"{name} is a plain array, got a masked one; assign its .data or .filled(0)")
+    found = np.asarray(value)
+    if not np.can_cast(found.dtype, target.dtype, casting="same_kind"):
+        raise TypeError(
+            f"{name} has dtype {target.dtype}, to which values of dtype {found.dtype} do not convert; "
+            "assign real numbers"
+        )
+    try:
+        return np.broadcast_to(found, target.shape)
+    except ValueError:
+        raise ValueError(
+            f"{name} is a view of shape {target.shape}, got values of shape {found.shape}; reshape them, or make a "
+            "new dict"
+        ) from None

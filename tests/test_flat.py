@@ -69,9 +69,9 @@ def test_dtypes():
         fastopt.flatten(mixed, dtype="int32")
     with pytest.raises(TypeError, match=r"arrays\['c'\] has dtype int64"):
         fastopt.flatten({"c": np.zeros(2, int)})
-    with pytest.raises(TypeError, match=r"arrays\['c'\] has type list"):
-        fastopt.flatten({"c": [1.0]})
-    with pytest.raises(TypeError, match="expected a dict of arrays, got ndarray"):
+    with pytest.raises(TypeError, match=r"arrays\['c'\] has type str"):
+        fastopt.flatten({"c": "1.0"})
+    with pytest.raises(TypeError, match="expected a dict or a list of arrays, got ndarray"):
         fastopt.flatten(np.zeros(3))
     assert fastopt.flatten({}).buffer.size == 0
 

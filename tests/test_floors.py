@@ -9,9 +9,9 @@ import fastopt
 
 # From the ground up. A module may import what stands on its own floor or below.
 FLOORS = [
-    "names foreign machine blas rows typed hyperparameters checks commands.console",
+    "names foreign machine blas rows typed checks commands.console",
     "kernels",
-    "flat views groups settings threads tuning schedules reference representation formula_checks",
+    "hyperparameters flat flat_nested structure views groups settings threads tuning schedules reference representation formula_checks",
     "engine report averages",
     "checkpoint",
     "optimizer",
@@ -24,7 +24,7 @@ ROOT = Path(fastopt.__file__).parent
 
 def modules():
     """{module: path} of the package, without `fastopt.`."""
-    paths = (path for path in ROOT.rglob("*.py") if "mnist_subset" not in path.parts)
+    paths = (path for path in ROOT.rglob("*.py") if not {"mnist_subset", "__pyinstaller"} & {*path.parts})
     names = {
         path: ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix("__init__").rstrip(".")
         for path in paths

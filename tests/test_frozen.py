@@ -1,6 +1,7 @@
 """Without files of source: the package in a zip file, as byte code alone, and as a frozen program has it."""
 
 import compileall
+import importlib.metadata
 import shutil
 import zipfile
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import fastopt
+from fastopt.__pyinstaller import get_hook_dirs
 from tests.conftest import python
 
 HERE = Path(fastopt.__file__).parent
@@ -123,3 +125,11 @@ print("RESULT", params["p"][0])
     assert "RESULT 0.5" in process.stdout
     assert process.stderr.count("the source of fastopt.kernels.loops cannot be read") == 1
     assert not list(tmp_path.rglob("*.nbc"))
+
+
+def test_pyinstaller_is_told_of_the_rules():
+    """Which are imported by what lies in their folder, so that no import statement names them."""
+    values = [entry.value for entry in importlib.metadata.entry_points(group="pyinstaller40", name="hook-dirs")]
+    assert "fastopt.__pyinstaller:get_hook_dirs" in values
+    (folder,) = get_hook_dirs()
+    assert "fastopt.kernels.rules" in (Path(folder) / "hook-fastopt.py").read_text()

@@ -14,16 +14,18 @@ from numba import types
 from numpy.lib.array_utils import byte_bounds
 
 from fastopt import checks, rows
-from fastopt.engine import arguments, containers
+from fastopt.engine import arguments, columns, containers
 from fastopt.engine.centralized_launch import CentralizedLaunch
-from fastopt.engine.containers import BARE
+from fastopt.engine.containers import BARE, Buffers
 from fastopt.engine.launch import Entry, Launch
 from fastopt.engine.overlaps import Memory, share_memory
 from fastopt.engine.sparse_launch import RowsLaunch, Touched
 from fastopt.engine.state import Layout, State, layout_of, lies_in
+from fastopt.engine.stored_launch import StoredLaunch
 from fastopt.flat import Array
 from fastopt.groups import NO_GROUPS, Groups, Part, selects
 from fastopt.kernels import RULES, array_scan, averages
+from fastopt.kernels.codecs import FLOAT32
 from fastopt.kernels.compile import compiled
 from fastopt.kernels.rule import Rule
 from fastopt.kernels.transforms import OPTIONS
@@ -41,6 +43,7 @@ class Table:
     groups : the groups that the parameters are divided by
     by_array : whether each array has a row of scalars of its own, for norms by array
     centralize : whether gradients are centralized where no group says otherwise; None: nowhere, whatever groups say
+    storage : how state is stored where no group says otherwise
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class Table:
         groups: Groups | None = None,
         by_array: bool = False,
         centralize: bool | None = None,
+        storage: str = FLOAT32,
     ) -> None:
         self.owner = owner
         self.rule = rule
@@ -63,8 +67,8 @@ class Table:
         by_key = by_key or self.divided or bool(centralize)
         self.form = containers.form_of(params, grads)
         self.container = container = containers.pair(owner, params, grads)
-        if self.form == "buffers":
-            container = containers.Dict(params)  # whose arrays are looked at one by one
+        if isinstance(container, Buffers):
+            container = container.by_leaf
         self.keys = container.keys
         values = container.values(params)
         assert values is not None
@@ -72,8 +76,12 @@ class Table:
 
         copied = container.copied(owner, params, values)
         by_name = dict(zip(self.keys, arrays, strict=True))
+        storages = columns.storages(owner, rule, by_name, container, grads, groups, centralize, storage)
         if state is None:
-            state = State(start_values, {key: layout_of(array) for key, array in by_name.items()})
+            layouts = {
+                key: layout_of(array)._replace(storage=storages.get(key, FLOAT32)) for key, array in by_name.items()
+            }
+            state = State(start_values, layouts, rule.nonnegative)
             state.begin(by_name)
         for key, array in zip(self.keys, arrays, strict=True):
             if key not in state.layouts:
@@ -85,7 +93,7 @@ class Table:
             if missing:
                 raise ValueError(checks.first_average(owner, missing))
             state = state.with_slots(more, by_name)
-        self.state = state
+        self.state = state = state.stored_as(storages)
 
         self.entries = [
             Entry(key, value, array, state.layouts[key])
@@ -97,7 +105,7 @@ class Table:
         numbers = [entry.key for entry in self.entries if not isinstance(entry.value, np.ndarray)]
         container.check_rebindable(owner, params, numbers)
         if self.form == "buffers" and self.keys and not by_key and self._state_is_one_run():
-            self.flat_layout, self.views = params.layout, list(params.values())
+            self.flat_layout, self.views = params.layout, values
             layout = Layout(params.buffer.shape, params.buffer.dtype, "C")
             self.entries = [Entry(BARE, params.buffer, params.buffer, layout)]
         else:
@@ -160,7 +168,8 @@ class Table:
         """Whether the state of all keys lies in one piece, in the order of the keys, as the flat buffer does."""
         layouts = self.state.layouts
         return list(layouts) == self.keys and all(
-            layout.order == "C" and layout.dtype == self.entries[0].layout.dtype for layout in layouts.values()
+            layout.order == "C" and layout.dtype == self.entries[0].layout.dtype and layout.storage == FLOAT32
+            for layout in layouts.values()
         )
 
     def _touched(self, entry: Entry) -> Touched:
@@ -205,25 +214,27 @@ class Table:
         """The table of addresses, a row per array that is updated, rows of one launch next to one another."""
         slots = len(self.state.slots)
         waves: Counter[tuple[Any, ...]] = Counter()
-        groups: dict[tuple[int, np.dtype[Any], bool], list[Entry]] = {}
+        groups: dict[tuple[int, np.dtype[Any], str, bool], list[Entry]] = {}
         for entry in active:
             # The same array under several keys is updated once per key: in as many launches, in the keys' order.
-            wave = waves[entry.identity], entry.layout.dtype, entry.touched is not None
+            stored = entry.layout.storage
+            wave = waves[entry.identity], entry.layout.dtype, stored, entry.touched is not None
             groups.setdefault(wave, []).append(entry)
             waves[entry.identity] += 1
             if self.rule.is_by_array and waves[entry.identity] > 1 and entry.layout.size:
                 raise ValueError(checks.same_array(self.owner, self._name(entry.key)))
             if not _is_direct(entry):
                 entry.staged = entry.layout.empty()
-        columns = 3 + len(self.rule.state) + len(averages.SLOTS)
-        self._table = np.zeros((len(active) + len(groups), columns), dtype=np.int64)
+        width = 3 + len(self.rule.state) + len(averages.SLOTS)
+        self._table = np.zeros((len(active) + len(groups), width), dtype=np.int64)
         self._scalars = np.zeros((len(self.parts), len(self.rule.scalars) + len(OPTIONS) + len(averages.SLOTS)))
         self._scalars_memory, self._scalars_stride = self._scalars.data, self._scalars.strides[0]
         self._launches: list[Launch] = []
         row = 0
         self.rows_launches: list[RowsLaunch] = []
+        self.stored_launches: list[StoredLaunch] = []
         for wave in sorted(groups, key=lambda wave: wave[0]):
-            _, dtype, by_rows = wave
+            _, dtype, stored, by_rows = wave
             group, first = groups[wave], row
             for entry in group:
                 entry.row = row
@@ -232,11 +243,13 @@ class Table:
                 row += 1
             sizes = [entry.layout.size for entry in group]
             centralized = any(entry.centralized for entry in group)
-            launch = (RowsLaunch if by_rows else CentralizedLaunch if centralized else Launch)(
+            plain = Launch if stored == FLOAT32 else StoredLaunch
+            each = columns.moved_bytes(stored, dtype.itemsize, len(self.rule.state), slots - len(self.rule.state))
+            launch = (RowsLaunch if by_rows else CentralizedLaunch if centralized else plain)(
                 table=self._table[first : row + 1],
                 starts=np.cumsum([0, *sizes], dtype=np.int64),
                 dtype=dtype.name,
-                moved_bytes=sum(sizes) * (3 + 2 * slots) * dtype.itemsize,
+                moved_bytes=int(sum(sizes) * each),
                 staged=[entry for entry in group if entry.staged is not None],
                 parts=[entry.part for entry in group],
             )
@@ -246,15 +259,18 @@ class Table:
                 self.rows_launches.append(launch)
             elif isinstance(launch, CentralizedLaunch):
                 launch.begin(group, self._scalars)
+            elif isinstance(launch, StoredLaunch):
+                launch.begin(group, self.rule)
+                self.stored_launches.append(launch)
             row += 1  # for the tally
         self._active = active
         self.tied = len(active) > len(waves)
-        self.is_plain = all(type(launch) is Launch for launch in self._launches)
+        self.is_plain = all(type(launch) in (Launch, StoredLaunch) for launch in self._launches)
         # From the order of the launches to that of the keys.
         self._order = np.argsort(np.argsort([entry.row for entry in active]))
 
     def _expect(self) -> None:
-        """What `array_scan.scan` compares the arrays of a step with."""
+        """Write down what `array_scan.scan` compares the arrays of a step with."""
         self._scratch: dict[int, Array] = {}
         # Those that Python looks after. Of a gradient that is to be Rows no array has -1 dimensions.
         special = [entry.staged is not None or entry.touched is not None for entry in self.entries]
@@ -280,9 +296,8 @@ class Table:
 
     def _state_addresses(self, entry: Entry) -> list[int]:
         key = self.keys[0] if entry.key is BARE else entry.key
-        views = self.state.views
         slots = (*self.rule.state, *averages.SLOTS.values())
-        return [views[slot][key].ctypes.data if slot in views else 0 for slot in slots]
+        return [self.state.address_of(slot, key) for slot in slots]
 
     def _place_gradient(self, number: int, value: Any) -> None:
         """Checks a gradient and puts its address, or that of a converted copy, into the table."""
@@ -332,7 +347,7 @@ class Table:
 
 
 def arrangement(groups: Groups | None, by_array: bool) -> tuple[Any, ...]:
-    """What a table must have been made for: the groups that divide it, and whether arrays are told apart."""
+    """The arrangement that a table was made for: the groups that divide it, and whether arrays are told apart."""
     return groups.arrangement() if groups else (), by_array
 
 

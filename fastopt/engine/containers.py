@@ -1,4 +1,4 @@
-"""What may hold parameters and gradients: the only place that knows.
+"""Containers of parameters and gradients: the only place that knows them.
 
 A container is described by a `Container`: the names of its leaves in their order, where each is found and how an error
 text calls it. All else asks for leaves by name: state, reports, groups and checkpoints.
@@ -14,12 +14,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fastopt import checks
-from fastopt.engine import mappings, structure
-from fastopt.engine.structure import FIELD, LEAF, Node
+from fastopt import checks, structure
+from fastopt.engine import mappings
 from fastopt.flat import FlatDict, ViewDict
+from fastopt.flat_nested import FlatNested, FlatTree
 from fastopt.foreign import is_array, shared
 from fastopt.rows import Rows
+from fastopt.structure import FIELD, LEAF, Node
 from fastopt.views import ViewFields, ViewList
 
 
@@ -31,14 +32,15 @@ class Bare(Enum):
 
 BARE = Bare.KEY
 
-READ_BY_C = (dict, FlatDict, ViewDict, OrderedDict, defaultdict)
+FLAT = (FlatDict, FlatNested)
+READ_BY_C = (dict, FlatDict, FlatTree, ViewDict, OrderedDict, defaultdict)
 """Mappings whose values are where a dict has them, whatever their methods do."""
 
 MISSING: Any = object()
 
 
 class Container:
-    """What parameters are, without the arrays: the names of the leaves, and where each is."""
+    """The form of parameters without the arrays: names of the leaves, and where each is."""
 
     keys: list[Hashable]
     node: Node | None = None
@@ -60,7 +62,7 @@ class Container:
         return grads
 
     def name(self, key: Hashable, which: str = "params") -> str:
-        """What an error text calls a leaf."""
+        """Return the name of a leaf in error texts."""
         raise NotImplementedError
 
     def leaves(self, params: Any) -> Any:
@@ -116,24 +118,32 @@ class OneArray(Container):
 
 
 class Buffers(Container):
-    """Two FlatDicts of one layout, as two arrays."""
+    """Two flat containers of one layout, as two arrays."""
 
     is_bare = True
 
-    def __init__(self, keys: list[Hashable]) -> None:
-        self.keys = keys
+    def __init__(self, leaves: Container) -> None:
+        self.by_leaf, self.keys, self.node = leaves, leaves.keys, leaves.node
+        """The container whose arrays are looked at one by one."""
 
     def values(self, params: Any) -> list[Any] | None:
         return [params.buffer]
+
+    def views(self, params: Any) -> list[Any]:
+        """The arrays whose memory is the buffer's."""
+        return self.by_leaf.values(params) or []
+
+    def gradients_by_key(self, grads: Any, frozen: Any = ()) -> Any:
+        return self.by_leaf.gradients_by_key(grads, frozen)
 
     def lists(self, params: Any, grads: Any, frozen: Any = ()) -> tuple[list[Any], list[Any]] | None:
         return [params.buffer], [grads.buffer]
 
     def name(self, key: Hashable, which: str = "params") -> str:
-        return f"{which}.buffer" if key is BARE else f"{which}[{key!r}]"
+        return f"{which}.buffer" if key is BARE else self.by_leaf.name(key, which)
 
     def leaves(self, params: Any) -> Any:
-        return {BARE: params.buffer, **params}
+        return {BARE: params.buffer, **self.by_leaf.leaves(params)}
 
 
 class Dict(Container):
@@ -289,7 +299,7 @@ def container_of(owner: str, params: Any, name: str = "params") -> Container:
         return ONE_ARRAY
     if not structure.is_container(params):
         raise TypeError(checks.no_container(owner, name, params))
-    if isinstance(params, Mapping) and not any(map(_is_inner, params.values())):
+    if isinstance(params, Mapping) and not any(map(structure.is_inner, params.values())):
         return Dict(params)
     try:
         node = structure.node_of(params)
@@ -308,7 +318,7 @@ def form_of(params: Any, grads: Any) -> str | None:
     if isinstance(params, np.ndarray):
         ok = isinstance(grads, np.ndarray | Rows) or checks.is_number(grads) or is_array(grads)
         return "arrays" if ok else None
-    if isinstance(params, FlatDict) and isinstance(grads, FlatDict) and grads.layout is params.layout:
+    if isinstance(params, FLAT) and isinstance(grads, FLAT) and grads.layout is params.layout:
         return "buffers"
     if is_array(params):
         return "arrays" if isinstance(grads, np.ndarray | Rows) or is_array(grads) else None
@@ -318,9 +328,9 @@ def form_of(params: Any, grads: Any) -> str | None:
 def pair(owner: str, params: Any, grads: Any) -> Container:
     """The container of parameters, which gradients are alike; TypeError if they are not."""
     form = form_of(params, grads)
-    if form == "buffers":
-        return Buffers(list(params))
     container = container_of(owner, params)
+    if form == "buffers":
+        return Buffers(container)
     if form is None or (isinstance(params, Mapping) and not isinstance(grads, Mapping)):
         raise TypeError(checks.pair(owner, params, grads))
     if isinstance(container, Nested):
@@ -340,11 +350,6 @@ def presented(views: Mapping[Hashable, Any], node: Node | None) -> Any:
     if node is None or any(leaf.name not in views for leaf in structure.leaves_of(node)):
         return views
     return _views(node, iter([views[leaf.name] for leaf in structure.leaves_of(node)]))
-
-
-def _is_inner(value: Any) -> bool:
-    """Whether a value in a dict makes nested containers of it."""
-    return value is None or structure.is_container(value)
 
 
 def _nodes(node: Node) -> list[Node]:
@@ -379,7 +384,7 @@ def _gather(owner: str, node: Node, grads: Any, place: str, gradients: list[Any]
 
 
 def _held(owner: str, node: Node, grads: Any, place: str) -> list[Any]:
-    """What gradients have for each child of a node; an error if they are of another form."""
+    """Return the gradients of each child of a node; an error if they are of another form."""
     kind, keys = type(grads), node.keys
     if structure.is_mapping(node.kind):
         if isinstance(grads, Mapping):
@@ -390,11 +395,16 @@ def _held(owner: str, node: Node, grads: Any, place: str) -> list[Any]:
     elif is_dataclass(node.kind):
         if is_dataclass(kind):
             return [getattr(grads, str(key), MISSING) for key in keys]
-    elif isinstance(grads, list | tuple) and getattr(kind, "_fields", keys) == getattr(node.kind, "_fields", keys):
+    elif isinstance(grads, list | tuple) and _same_fields(kind, node.kind):
         if len(grads) != len(keys):
             raise ValueError(checks.other_length(owner, place, len(grads), len(keys)))
         return list(grads)
     raise TypeError(checks.other_form(owner, place, grads, node.kind))
+
+
+def _same_fields(one: type, other: type) -> bool:
+    """Whether two types of tuples, or lists, do not call their places otherwise."""
+    return getattr(one, "_fields", None) in (None, getattr(other, "_fields", None)) or not hasattr(other, "_fields")
 
 
 def _views(node: Any, views: Iterator[Any]) -> Any:

@@ -1,10 +1,10 @@
-"""What one kernel call works on: the parameters of a dtype, their addresses, and the tally of a report."""
+"""One kernel call: the parameters of a dtype, their addresses, and the tally of a report."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numba.core.errors import NumbaError
@@ -90,6 +90,9 @@ class Launch:
         # The first row of each array in the tally; its others follow.
         self.rows = self.starts[:-1] // loops.PIECE + np.arange(len(self.starts) - 1)
 
+    is_stored: ClassVar[bool] = False
+    """Whether state is decoded before the rule and encoded after it."""
+
     @property
     def parameter_bytes(self) -> int:
         """The bytes of the parameters whose own memory the kernel writes."""
@@ -157,6 +160,8 @@ def check_addresses(plan: Any) -> None:
         for column, (address, arrays) in enumerate(zip(plan._table[entry.row].tolist(), owners, strict=True)):
             places = [byte_bounds(array) for array in arrays if column == 1 or array.flags.writeable]
             most = plan._scalars[0].nbytes if column == plan._table.shape[1] - 1 else size
+            if 2 <= column < 2 + len(plan.rule.state):
+                most = plan.state.bytes_of(entry.key, size)
             if address == 0 and column >= 2 + len(plan.rule.state):  # an average that is not wanted
                 continue
             if size and not any(low <= address and address + most <= high for low, high in places):

@@ -13,13 +13,13 @@ import numpy as np
 from numba.core import config
 
 from fastopt import tuning
-from fastopt.engine.containers import Buffers, Container
+from fastopt.engine.containers import FLAT, Buffers, Container
 from fastopt.engine.plan import Plan
-from fastopt.engine.structure import LEAF, NOTHING, Node
 from fastopt.flat import Array, FlatDict
 from fastopt.kernels import array_scan, flags, one_call
 from fastopt.kernels.compile import compiled_for_c, form_address
 from fastopt.kernels.stores import FORMS, PLAIN
+from fastopt.structure import LEAF, NOTHING, Node
 from fastopt.tuning import Tuner
 
 # A step that reads and writes more takes longer than a thread should be kept waiting for the GIL, and a microsecond
@@ -111,6 +111,7 @@ def call_for(plan: Plan, options: tuple[str, ...]) -> Call | None:
     if plan.call_options != options:
         plan.call, plan.call_options = None, options
         launch = plan._launches[0] if len(plan._launches) == 1 and plan.is_plain else None
+        launch = None if plan.stored_launches else launch
         if plan.look is not None and launch is not None and launch.moved_bytes < MOST_BYTES:
             kernel = launch.call(plan.rule, "step", options)[0]
             if isinstance(kernel, partial):
@@ -194,7 +195,7 @@ def _flat(method: Any, layout: Any) -> Any:
     """The same for FlatDicts of a layout, of which it gets the buffers."""
 
     def call(params: Any, grads: Any, *rest: Any) -> int:
-        if type(params) is not FlatDict or type(grads) is not FlatDict:
+        if not isinstance(params, FLAT) or not isinstance(grads, FLAT):
             return 0
         if params.layout is not layout or grads.layout is not layout:
             return 0

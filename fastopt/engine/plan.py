@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Hashable, Iterator, Mapping, MutableMapping
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, NoReturn
 
 import numpy as np
@@ -37,7 +37,7 @@ SUMS, SECOND_SUMS = slice(TOTAL, REST + 1), slice(SECOND_TOTAL, SECOND_REST + 1)
 
 
 class Plan(Table):
-    """What is done with a table: the looks at gradients, the step and its report."""
+    """The work on an address table: passes over gradients, the step and its report."""
 
     def accepts(self, params: Any, grads: Any, groups: Groups | None = None, by_array: bool = False) -> bool:
         """Whether the plan fits these arguments; if so, it has taken up the gradients. Errors are raised."""
@@ -46,15 +46,11 @@ class Plan(Table):
             return False
         if (groups is not None or by_array or self.divided) and self.arrangement != arrangement(groups, by_array):
             return False
-        if self.look is not None:
-            found = self.look(params, grads)
-            self.looked = bool(found)
-            if found:
-                bare = self.container.is_bare
-                self._gradients = [grads if self.form == "arrays" else grads.buffer] if bare else found
-                return True
-        flat = isinstance(self.container, Buffers)
-        if flat and not all(view.flags.writeable for view in params.values()):
+        if self.look is not None and self.finds_all_as_before(params, grads):
+            return True
+        if isinstance(self.container, Buffers) and not all(
+            view.flags.writeable for view in self.container.views(params)
+        ):
             return False
         lists = self.container.lists(params, grads, self._frozen)
         if lists is None or not self._can_write(params, lists[0]):
@@ -66,8 +62,8 @@ class Plan(Table):
         here = id(parameters), id(gradients)
         number = scan(*here, 0, *self._scanned)
         if number < 0 and not self.container.copied_keys(params, parameters) and self._take_over(parameters):
-            if flat:
-                self.views = list(params.values())
+            if isinstance(self.container, Buffers):
+                self.views = self.container.views(params)
             number = scan(*here, 0, *self._scanned)
         while number != len(self.entries):
             if number < 0 or gradients[number] is None:
@@ -81,6 +77,15 @@ class Plan(Table):
         self._gradients = gradients
         return True
 
+    def finds_all_as_before(self, params: Any, grads: Any) -> bool:
+        """Whether the compiled look is enough for these arguments; if so, the plan has taken up the gradients."""
+        found = self.look(params, grads)
+        self.looked = bool(found)
+        if found:
+            bare = self.container.is_bare
+            self._gradients = [grads if self.form == "arrays" else grads.buffer] if bare else found
+        return self.looked
+
     def _can_write(self, params: Any, parameters: list[Any]) -> bool:
         """Whether a step gets into a mapping in the same way as when the plan was made: in place, or by assignment."""
         if not self._special_numbers:
@@ -88,6 +93,9 @@ class Plan(Table):
         if self.copied and self.container.copied_keys(params, parameters) != self.copied:
             return False
         return not isinstance(params, Mapping) or isinstance(params, dict | MutableMapping)
+
+    again: Any = None
+    """The result of `again.again` for the last step."""
 
     settings: PlanSettings | None = None
     """Those of each part, as `settings.StepSettings` keeps them."""
@@ -109,7 +117,7 @@ class Plan(Table):
 
     call: Any = None
     call_options: tuple[str, ...] | None = None
-    """What `one_call.call_for` found, and for which options."""
+    """The result of `one_call.call_for`, and the options that it is for."""
 
     def takes_over(self, params: Any) -> bool:
         """Whether parameters are other arrays than before but alike, which the plan has then taken up."""
@@ -151,7 +159,7 @@ class Plan(Table):
         )
 
     processes: OneProcess = ONE_PROCESS
-    """What adds up what several processes found."""
+    """Adds up the results of several processes."""
 
     stepped = False
     tuner: Tuner | None = None
@@ -170,11 +178,11 @@ class Plan(Table):
         def look(kind: str | None) -> dict[None, list[Array]]:
             return {None: [tally[:, SUMS] for tally in self._look(*_gradient_pass(kind))]}
 
-        return norms.norms(look, self._has_float64(), 0, self.processes)[None]
+        return norms.norms(look, self._has_float64, 0, self.processes)[None]
 
     def quick_sums(self) -> list[float] | None:
         """Plain sums of the squares of all gradients, for `norms.quick_clipped`; None where some are float64."""
-        if self.processes.has_float64(self._has_float64()):
+        if self.processes.has_float64(self._has_float64):
             return None
         return self.processes.add_up({None: [tally[:, SUMS] for tally in self._look("quick_norm")]}, 0)[None]
 
@@ -188,13 +196,14 @@ class Plan(Table):
                 found.setdefault(leaves[row], []).append(sums[:, SUMS])
             return found
 
-        of_leaves = norms.norms(look, self._has_float64(), 1, self.processes)
+        of_leaves = norms.norms(look, self._has_float64, 1, self.processes)
         return {row: of_leaves[leaf] for row, leaf in leaves.items()}
 
     def _leaves_by_row(self) -> dict[int, Hashable]:
         """The leaf that each row of scalars is of, where arrays are told apart."""
         return {entry.part: self.processes.leaf(entry.key) for entry in self._active}
 
+    @cached_property
     def _has_float64(self) -> bool:
         return any(launch.dtype == "float64" for launch in self._launches)
 
@@ -215,7 +224,7 @@ class Plan(Table):
                     found.setdefault((leaves[row], number), []).append(sums[:, part])
             return found
 
-        found = norms.norms(look, self._has_float64(), 2, self.processes)
+        found = norms.norms(look, self._has_float64, 2, self.processes)
         sizes = {entry.part: self.processes.size(entry.key, entry.layout.size) for entry in self._active}
         return {row: (found[leaf, 0], found[leaf, 1], sizes[row]) for row, leaf in leaves.items()}
 
@@ -255,7 +264,7 @@ class Plan(Table):
             kernel(table, starts, threads)
 
     def report(self) -> Report:
-        """What the last `run` with a report did."""
+        """Return the report of the last `run` that kept one."""
         tallies = [(launch.tally.copy(), launch.rows) for launch in self._launches if launch.tally is not None]
         return Report(*self._reported(), tallies, self._order, skipped=False)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from fastopt import averages, checks, threads, tuning
 from fastopt.engine import catch_up, containers, one_call, transform_scalars
+from fastopt.engine.again import Again, again
 from fastopt.engine.plan import NONE_RESTING, Plan
 from fastopt.engine.transform_scalars import TooLarge
 from fastopt.groups import NO_GROUPS, Groups
@@ -24,6 +25,9 @@ def in_one_call(optimizer: Any, own: dict[str, Any], params: Any, grads: Any) ->
 
     own : the optimizer's `__dict__`, whose `_calls` are there as long as nothing was assigned to it
     """
+    first = own["_calls"][0]
+    if type(first) is Again:
+        return first(own, params, grads)
     if own["groups"].data or threads._exactly is not None or tuning.is_forced:
         return False
     step = own["_steps"] + 1
@@ -82,13 +86,20 @@ def make(optimizer: Any, params: Any, grads: Any, report: bool) -> Report | None
         scalars, after, averaged, resting = _averages(optimizer, plan, params, step, scalars, options)
     lagging = catch_up.Step(optimizer, plan, params, parts) if optimizer._lags or plan.rows_launches else None
 
-    calls: tuple[one_call.Call, ...] = ()
-    varies = report or averaging or lagging or groups or by_array or optimizer._scheduled
-    if not varies and settings.clip_norm == math.inf and optimizer.on_nonfinite == "propagate":
+    calls: tuple[Any, ...] = ()
+    can_look = is_known and plan.looked
+    if report or averaging or lagging or by_array or optimizer.on_nonfinite != "propagate":
+        pass
+    elif groups or optimizer._scheduled or settings.clip_norm != math.inf:
+        next_one = again(plan, optimizer._step_settings(), options, step, asked) if can_look else None
+        calls = (next_one,) if next_one else ()
+    else:
         if others:  # of which some may have calls of other settings
             calls = tuple([other.call for other in others if other.call in known_calls])
-        call = one_call.call_for(plan, options) if is_known and plan.looked else None
+        call = one_call.call_for(plan, options) if can_look else None
         calls = (call, *calls) if call else calls
+    for launch in plan.stored_launches:
+        launch.begin_step(optimizer.storage_seed, step)
     plan.stepped, node = False, containers.joined(own.get("_node"), plan.container.node)
     try:
         if lagging:
@@ -134,7 +145,10 @@ def _plan_for(
         own["_plan"] = own["_report_plan"] = None
         own["_others"] = ()
     here = type(optimizer).__name__, optimizer._rule, params, grads, settings._start(), optimizer._state
-    plan = Plan(*here, report, groups, by_array, optimizer.centralize)
+    plan = Plan(*here, report, groups, by_array, optimizer.centralize, optimizer.state_storage)
+    if optimizer._state is not None and plan.state is not optimizer._state:  # others have the state as it was
+        own["_plan"] = own["_report_plan"] = None
+        own["_others"] = plans = ()
     plan.processes = optimizer._processes
     plan.tuned_by(own.setdefault("_tuners", {}))
     return plan, () if report else _of_today(plans, plan), False

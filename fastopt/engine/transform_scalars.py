@@ -1,4 +1,4 @@
-"""What the options of `fastopt.kernels.transforms` take at a step, and what norms of arrays come to."""
+"""The scalars of transforms at a step, and trust ratios from norms of arrays."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def _amounts(settings: Any, plan: Plan, parts: list[Any], options: tuple[str, ..
 
 def _factor(settings: Any, plan: Plan) -> float:
     """The factor of all gradients, of which kernels see no more than a float of their dtype."""
-    factor = _unclipped(settings)
+    factor = unclipped(settings)
     if settings.clip_norm == math.inf:
         return factor
     sums = plan.quick_sums()
@@ -109,7 +109,7 @@ def _factor(settings: Any, plan: Plan) -> float:
 
 def _factors(settings: Any, plan: Plan, parts: list[Any]) -> list[float]:
     """The factor of the gradient of each array, where some have a largest norm of their own."""
-    factor = _unclipped(settings)
+    factor = unclipped(settings)
     if settings.clip_norm < math.inf:
         factor = clipped(factor, plan.gradient_norm(), settings.clip_norm)
     factors = [factor] * len(parts)
@@ -118,7 +118,7 @@ def _factors(settings: Any, plan: Plan, parts: list[Any]) -> list[float]:
     return factors
 
 
-def _unclipped(settings: Any) -> float:
+def unclipped(settings: Any) -> float:
     """Scale and direction."""
     return float(-settings.gradient_scale if settings.maximize else settings.gradient_scale)
 

@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 
+from fastopt import checks
 from fastopt.flat import Array
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers import SGD, Adam, Momentum, RMSProp
@@ -74,6 +75,27 @@ def adam(w: Array, dw: Array, config: Config | None = None, *, inplace: bool = F
     return _step(Adam, w, dw, config, inplace, defaults, settings, {"m": "m", "v": "v"}, form="paper")
 
 
+class _Stepper:
+    """An optimizer and its state by the names of the course, kept in a config so that buffers are made once."""
+
+    def __init__(self, optimizer: Optimizer, like: Array, slots: dict[str, str]) -> None:
+        if slots and like.dtype in checks.DTYPES:  # otherwise the step says what is wrong
+            # Buffers for what stands in the config, whose values are copied into them before each step.
+            empty = {slot: np.zeros_like(like) for slot in slots.values()}
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": empty})
+        self.optimizer, self.fits = optimizer, (type(optimizer), like.shape, like.dtype)
+        self.state: dict[str, Array] = {
+            name: getattr(optimizer, slot) for name, slot in slots.items() if like.dtype in checks.DTYPES
+        }
+
+    def __reduce__(self) -> Any:
+        return _nothing, ()  # copies of a config get buffers of their own
+
+
+def _nothing() -> None:
+    """Stands in a copied config in place of its optimizer."""
+
+
 def _step(
     kind: type[Optimizer],
     w: Array,
@@ -90,23 +112,18 @@ def _step(
     for name, value in defaults.items():
         config.setdefault(name, value)
     params = w if inplace else np.array(w)
-    optimizer = config.get(_OPTIMIZER)
-    if not isinstance(optimizer, kind) or any(
-        (getattr(optimizer, slot).shape, getattr(optimizer, slot).dtype) != (np.shape(w), params.dtype)
-        for slot in slots.values()
-    ):
-        optimizer = kind(**fixed)
-        if slots:  # buffers for what stands in the config; their values are copied below
-            optimizer.load_state_dict(
-                {**optimizer.state_dict(), "state": {slot: np.zeros_like(params) for slot in slots.values()}}
-            )
+    like = np.asarray(params)
+    stepper: _Stepper | None = config.get(_OPTIMIZER)
+    if stepper is None or stepper.fits != (kind, like.shape, like.dtype):
+        stepper = _Stepper(kind(**fixed), like, slots)
+    optimizer = stepper.optimizer
     for name, setting in settings.items():
         if config[name] != getattr(optimizer, setting):  # an assignment has the next step look at everything anew
             setattr(optimizer, setting, config[name])
     if "t" in config and config["t"] != optimizer.iter:
         optimizer.iter = config["t"]
-    for name, slot in slots.items():
-        state, given = getattr(optimizer, slot), config.get(name)
+    for name, state in stepper.state.items():
+        given = config.get(name)
         if given is None:
             state[...] = 0.0
         elif given is not state:
@@ -116,9 +133,8 @@ def _step(
                 )
             state[...] = given
     optimizer.update(params, dw)
-    config[_OPTIMIZER] = optimizer
-    for name, slot in slots.items():
-        state = getattr(optimizer, slot)
+    config[_OPTIMIZER] = stepper
+    for name, state in stepper.state.items():
         config[name] = state if inplace else state.copy()
     if "t" in config:
         config["t"] = optimizer.iter

@@ -16,7 +16,7 @@ from numba import njit
 from numba.core import config
 from numba.core.ccallback import CFunc
 
-from fastopt.kernels import stores
+from fastopt.kernels import storage, stores
 from fastopt.kernels.averages import AVERAGES
 from fastopt.kernels.cache import digest_of, through_cache
 from fastopt.kernels.compose import clone, composed, helpers
@@ -120,7 +120,7 @@ def _callback(rule: Rule, dtype: str, which: str, options: tuple[str, ...]) -> A
 
 @cache
 def form_address(form: int, dtype: str, in_pieces: bool = False) -> int:
-    """What kernels for `dtype` get of a form of `stores`; compiles its functions."""
+    """Return the address by which kernels for `dtype` get a form of `stores`; compiles its functions."""
     return int(_form(form, dtype, in_pieces).ctypes.data)
 
 
@@ -132,6 +132,19 @@ def _form(form: int, dtype: str, in_pieces: bool) -> Any:
     if form != stores.PLAIN:
         numbers[stores.OPEN] = block_function(stores.open_block).address
         numbers[stores.CLOSE] = block_function(stores.close_block).address
+    return numbers
+
+
+def stored_form(form: int, in_pieces: bool, kinds: Any, keys: Any) -> Any:
+    """What `loops.walk_stored` gets.
+
+    kinds : int64[slots], the forms of `storage.py`
+    keys : uint64[arrays, slots], see `codecs.slot_key`
+    """
+    numbers = _form(form, "float32", in_pieces).copy()
+    numbers[stores.SLOTS], numbers[stores.KINDS], numbers[stores.KEYS] = len(kinds), kinds.ctypes.data, keys.ctypes.data
+    numbers[stores.DECODE] = compiled_for_c(storage.decode, 7)
+    numbers[stores.ENCODE] = compiled_for_c(storage.encode, 7)
     return numbers
 
 
@@ -165,7 +178,11 @@ def compiled(
 @cache
 def compiled_for_c(function: Callable[..., Any], count: int) -> int:
     """The address of a function of the package of `count` int64 numbers, and of one as its result, compiled for C."""
+    return int(through_cache(lambda: c_function(function, count), CFunc.compile).address)
+
+
+def c_function(function: Callable[..., Any], count: int) -> CFunc:
+    """The same, not compiled yet and without the disk cache."""
     digest = digest_of(function)
     copied = clone(function, f"{function.__name__}_{digest}", helpers(function, digest, njit(**FLAGS, **INNER)))
-    callback = through_cache(lambda: CFunc(copied, ((_INT64,) * count, _INT64), {}, FLAGS), CFunc.compile)
-    return int(callback.address)
+    return CFunc(copied, ((_INT64,) * count, _INT64), {}, FLAGS)

@@ -23,16 +23,22 @@ from fastopt.kernels.intrinsics import (
 )
 from fastopt.kernels.stores import (
     CLOSE,
+    DECODE,
+    ENCODE,
     IN_PIECES,
+    KEYS,
+    KINDS,
     LENGTH,
     LINE,
     NONTEMPORAL,
     OPEN,
     PLAIN,
     SHIFT,
+    SLOTS,
     fence,
     invoke,
     stack_block,
+    stack_bytes,
 )
 
 # Threads take the elements in pieces of this many: long enough that taking one (some 20 ns) costs nothing, short enough
@@ -61,6 +67,9 @@ FACTORS = {"large_measure": DOWN, "small_measure": UP}
 
 # Elements whose measures wait in a block on the stack to be added up.
 BLOCK = 512
+
+# Elements of a block of `walk_stored`: with those of the parameter and the gradient they fit into the first cache.
+STORED = 1024
 
 # What the functions below find under these names in their globals; every compiled clone of them has its own.
 rule: Any = None  # the formula, compiled, with the options that are bound
@@ -301,9 +310,63 @@ def walk_pieces(kernel, form, table, starts, first, last):  # type: ignore[no-un
             array += 1
 
 
+def walk_stored(kernel, form, table, starts, first, last):  # type: ignore[no-untyped-def]
+    """`walk` or `walk_pieces` for a kernel of a rule whose state is stored in fewer bits.
+
+    A block of each slot is decoded to the stack, which the kernel finds in a copy of the table's row. Blocks begin
+    where an array does, so that each group of elements is in one; those that begin among the elements `first` to
+    `last` are worked on.
+    """
+    slots, in_pieces, width = peek(form + 8 * SLOTS), peek(form + 8 * IN_PIECES), table.shape[1]
+    stride = 4 * (PIECE + STORED if in_pieces else STORED) + LINE  # not at one place modulo 4096 bytes
+    stack, home = stack_bytes(slots * stride + 8 * width), stack_block()
+    copied = stack + slots * stride
+    array = np.searchsorted(starts, first, side="right") - 1
+    tally = table[len(starts) - 1, 0]
+    while first < last:
+        begin, piece = starts[array], first // PIECE
+        end = min(last, starts[array + 1], (piece + 1) * PIECE)
+        size = starts[array + 1] - begin
+        cells = tally + 8 * FIELDS * (piece + array)
+        index = (first - begin + STORED - 1) // STORED * STORED
+        stop = min(size, (end - begin + STORED - 1) // STORED * STORED)
+        for column in range(width):
+            put(copied, column, table[array, column])
+        is_last = index >= stop and not in_pieces
+        while not is_last:
+            until = stop if in_pieces else min(index + STORED, stop)
+            for slot in range(slots):
+                codes, place = table[array, 2 + slot], stack + slot * stride
+                kind = peek(peek(form + 8 * KINDS) + 8 * slot)
+                invoke(peek(form + 8 * DECODE), kind, codes, size, place, (index, until, 0))
+                put(copied, 2 + slot, place - 4 * index)
+            parameter, block = table[array, 0], (index, until, size)
+            if peek(form) != PLAIN and not in_pieces:
+                parameter = invoke(peek(form + 8 * OPEN), peek(form), home, table[array, 0], 4, block)
+            call(kernel, copied, table[array, -1], parameter, cells, form, index, until)
+            if peek(form) != PLAIN and not in_pieces:
+                invoke(peek(form + 8 * CLOSE), peek(form), home, table[array, 0], 4, block)
+            for slot in range(slots):
+                codes, place = table[array, 2 + slot], stack + slot * stride
+                kind, key = (
+                    peek(peek(form + 8 * KINDS) + 8 * slot),
+                    peek(peek(form + 8 * KEYS) + 8 * (array * slots + slot)),
+                )
+                invoke(peek(form + 8 * ENCODE), kind, codes, size, place, (index, until, key))
+            index = until
+            is_last = index >= stop
+        first = end
+        if end == starts[array + 1]:
+            array += 1
+    if peek(form) == NONTEMPORAL:
+        fence()
+
+
 def run(kernel, form, table, starts, first, last):  # type: ignore[no-untyped-def]
-    """`walk` or `walk_pieces`, as the form says."""
-    if peek(form + 8 * IN_PIECES):
+    """`walk`, `walk_pieces` or `walk_stored`, as the form says."""
+    if peek(form + 8 * SLOTS):
+        walk_stored(kernel, form, table, starts, first, last)
+    elif peek(form + 8 * IN_PIECES):
         walk_pieces(kernel, form, table, starts, first, last)
     else:
         walk(kernel, form, table, starts, first, last)

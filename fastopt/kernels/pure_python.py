@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from fastopt.kernels import codecs
 from fastopt.kernels.compose import clone, composed
 from fastopt.kernels.intrinsics import KEPT, SIGN_KEPT, smallest_state
 from fastopt.kernels.loops import DOWN, FACTORS, FIELDS, PIECE, REST, SECOND_REST, SECOND_TOTAL, TOTAL, UP
@@ -111,3 +112,29 @@ def _squares(values: Any) -> tuple[float, float]:
         return total, 0.0
     total = math.fsum(squares)
     return total, math.fsum([*squares, -total])
+
+
+class Stored:
+    """A kernel of a rule whose state is stored in fewer bits, in pure Python.
+
+    storage : as in `codecs`
+    nonnegative : whether each slot is never negative
+    keys : uint64[arrays, slots], those of the noise
+    """
+
+    def __init__(self, kernel: Callable[..., None], storage: str, nonnegative: list[bool], keys: Any) -> None:
+        self._kernel, self._storage, self._nonnegative, self._keys = kernel, storage, nonnegative, keys
+
+    def __call__(self, table: Any, starts: Any, threads: int) -> None:
+        """Decodes the state of all arrays, has the kernel work on it, and encodes it."""
+        decoded, copies = table.copy(), []
+        for row, size in enumerate(np.diff(starts).tolist()):
+            for slot, nonnegative in enumerate(self._nonnegative):
+                memory = ctypes.c_uint8 * codecs.run_bytes(self._storage, size)
+                run = np.ctypeslib.as_array(memory.from_address(int(table[row, 2 + slot])))
+                values = codecs.decode(self._storage, nonnegative, run, size).copy()
+                decoded[row, 2 + slot] = values.ctypes.data
+                copies.append((nonnegative, values, int(self._keys[row, slot]), run))
+        self._kernel(decoded, starts, threads)
+        for nonnegative, values, key, run in copies:
+            codecs.encode(self._storage, nonnegative, values, key, run)

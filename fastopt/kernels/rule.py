@@ -27,6 +27,7 @@ class Rule:
         of several of them, whose scalars are the first of kept, share and moved; see `kernels/skipped_steps.py`
     exact : the slots whose exact value decides a branch, so that small ones are not flushed to zero
     signed : those whose sign decides one, which small values keep
+    nonnegative : those that are never negative, which 8 bits then hold without a sign
     squares_norms : whether the ratio of its measures is the square of a norm
     prepare : for a rule that needs whole arrays: a formula that takes the same and returns one number, which goes to
         the last state slot before the step; the optimizer's `prepared` then has each array of that slot.
@@ -40,6 +41,7 @@ class Rule:
     prepare: Callable[..., Any] | None = None
     exact: tuple[str, ...] = ()
     signed: tuple[str, ...] = ()
+    nonnegative: tuple[str, ...] = ()
     squares_norms: bool = False
 
     @cached_property
@@ -81,7 +83,7 @@ class Rule:
         return 0, 1, *reversed(slots), *means, *range(2, last)  # the one applied last lies outermost
 
     def small(self, options: tuple[str, ...] = ()) -> tuple[int, ...]:
-        """What becomes of small values of the columns that are written, but for parameter and gradient."""
+        """The treatment of small values in the columns that are written, but for parameter and gradient."""
         kinds = [KEPT if slot in self.exact else SIGN_KEPT if slot in self.signed else FLUSHED for slot in self.state]
         return (*(FLUSHED for option in options if option in AVERAGES), *kinds)
 

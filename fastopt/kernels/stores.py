@@ -40,7 +40,10 @@ LONGEST = 8192  # where a kernel has its reasons for other blocks
 FORM, LENGTH, OPEN, CLOSE = range(4)  # its number, the bytes of a block, `open_block` and `close_block`, compiled
 SHIFT = 4  # the bytes of an element, as a power of two
 IN_PIECES = 5  # whether the kernel is one for `loops.walk_pieces`
-FIELDS = 6
+SLOTS = 6  # how many slots are stored in fewer bits, 0 where none are; for those of a `loops.walk_stored`:
+DECODE, ENCODE, KINDS = 7, 8, 9  # functions and forms of `storage.py`, the latter at an address
+KEYS = 10  # the address of a key for each array and slot
+FIELDS = 11
 
 _INT64, _BYTE = ir.IntType(64), ir.IntType(8)
 
@@ -85,8 +88,23 @@ def stack_block(typingctx: Any) -> Any:
 
 
 @intrinsic
+def stack_bytes(typingctx: Any, size: Any) -> Any:
+    """The address of so many bytes on the stack, as `stack_block`; not to be asked for in a loop."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        block = builder.alloca(_BYTE, size=args[0])
+        block.align = LINE
+        return builder.ptrtoint(block, _INT64)
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic
 def invoke(typingctx: Any, address: Any, form: Any, stack: Any, parameter: Any, size: Any, block: Any) -> Any:
-    """Calls the compiled `open_block` or `close_block` at an address; `block` is index, end and last."""
+    """Calls the compiled `open_block` or `close_block` at an address; `block` is index, end and last.
+
+    `storage.decode` and `storage.encode` take as many numbers.
+    """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         address, *arguments, block = args

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastopt.engine.containers import BARE
 from fastopt.engine.state import Layout
 from fastopt.flat import Array
 
@@ -27,6 +28,11 @@ class Piece(NamedTuple):
     path: Hashable
     start: int
     stop: int
+
+    def __repr__(self) -> str:
+        """As error texts call it, in brackets behind "params" or "grads"."""
+        of_leaf = "" if self.path is BARE else f"{self.path!r}, "
+        return f"{of_leaf}elements {self.start} to {self.stop - 1}"
 
 
 @dataclass

@@ -108,6 +108,7 @@ class Sharded(Consensus, SharedAverages, SharedSaving):
             _exchange=None,
             _known_settings=((), b""),
             _busy=False,
+            _settings_names=tuple(optimizer._hyperparameters()),
             _kind_of_step=None,
         )
         self.groups = optimizer.groups
@@ -278,7 +279,7 @@ class Sharded(Consensus, SharedAverages, SharedSaving):
                 )
 
     def _on_all(self, call: Callable[[], Any]) -> Any:
-        """What a call on each process returns; raises on all where it raises on one."""
+        """Return the result of a call on each process; raises on all where it raises on one."""
         error, result = None, None
         try:
             result = call()

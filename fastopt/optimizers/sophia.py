@@ -16,7 +16,7 @@ from fastopt.typed import Number, number
 __all__ = ["Sophia"]
 
 HESSIAN = Rule(sophia_hessian, RULES["sophia"].state)
-"""What `update_hessian` does to h."""
+"""The rule of `update_hessian`, which writes h."""
 
 
 @dataclass(eq=False)
@@ -99,9 +99,12 @@ class Sophia(Optimizer):
         Everything is checked before anything is written.
         """
         with self._not_stepping():
-            plan = Plan(type(self).__name__, HESSIAN, params, estimates, self._start(), self._state, groups=self.groups)
+            known = type(self).__name__, HESSIAN, params, estimates, self._start(), self._state
+            plan = Plan(*known, groups=self.groups, storage=self.state_storage)
             plan.processes = self._processes
             step = self._steps + 1
+            for launch in plan.stored_launches:
+                launch.begin_step(self.storage_seed, -step)  # noise of its own
             parts, _ = self._parts(plan, step, {})
             if self.on_nonfinite != "propagate" and not plan.finite():
                 if self.on_nonfinite == "raise":

@@ -1,4 +1,4 @@
-"""What all reference optimizers share: the walk over the parameters, and the flush of subnormal state."""
+"""The base class of reference optimizers: the walk over the parameters, and the flush of subnormal state."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any, ClassVar, cast
 import numpy as np
 import numpy.typing as npt
 
+from fastopt.kernels import codecs
 from fastopt.rows import Rows
 
 Array = npt.NDArray[Any]
@@ -24,6 +25,8 @@ class Reference:
     slots: ClassVar[tuple[str, ...]] = ()
     exact: ClassVar[tuple[str, ...]] = ()  # those of which small values are kept
     signed: ClassVar[tuple[str, ...]] = ()  # those of which small values keep their sign
+    nonnegative: ClassVar[tuple[str, ...]] = ()  # those that are never negative
+    by_array: ClassVar[bool] = False  # a step depends on norms of each array, so state stays float32
     decays_itself: ClassVar[bool] = False  # decoupled weight decay is in the step
     lr: float = 0.01
     weight_decay: float = field(default=0.0, kw_only=True, repr=False)
@@ -37,6 +40,8 @@ class Reference:
     groups: Any = field(default=None, kw_only=True, repr=False)
     averaging: Any = field(default=None, kw_only=True, repr=False)
     lookahead: Any = field(default=None, kw_only=True, repr=False)
+    state_storage: str = field(default="float32", kw_only=True, repr=False)
+    storage_seed: int = field(default=0, kw_only=True, repr=False)
 
     # Not annotated, which would make settings of them.
     flush = True
@@ -48,6 +53,7 @@ class Reference:
     def __post_init__(self) -> None:
         for slot in self.slots:
             setattr(self, slot, None)
+        self.runs: dict[tuple[str, Any], Array] = {}  # codes and scales of compact state, by slot and key
 
     def step(self, p: Array, g: Array, *state: Array) -> None:
         raise NotImplementedError
@@ -101,6 +107,8 @@ class Reference:
             g = parts[key]._processed(p, seen[key], scale)
             parts[key].step(p, g, *state)
             self._flush_state(state)
+            if key not in touched:
+                self._store(key, p, state, parts[key], self.iter)
             self._look_ahead(p, key)
             if key in touched:
                 for x, rows in zip(whole, (p, *state), strict=True):
@@ -115,11 +123,29 @@ class Reference:
             if getattr(self, slot) is None:
                 start = self.start_values().get(slot, 0.0)
                 setattr(self, slot, {key: np.full_like(_array(p), start) for key, p in params.items()})
+                for key, p in params.items() if start else ():
+                    arrays = [getattr(self, slot)[key] if name == slot else None for name in self.slots]
+                    self._store(key, _array(p), arrays, self._part(key, _array(p)), 0)
 
         if self.lookahead is not None and self.slow_weights is None:
             self.slow_weights = {key: _array(p).copy() for key, p in params.items()}
         if self.averaging is not None and self.weight_average is None:
             self.weight_average = {key: np.zeros_like(_array(p)) for key, p in params.items()}
+
+    def _store(self, key: Any, p: Array, state: list[Any], part: Reference, step: int) -> None:
+        """Encodes the state of an array where it is compact, and leaves in it what the codes mean."""
+        storage = part.state_storage
+        if storage == "float32" or self.by_array or p.size < 4096 or (part.centralize and p.ndim > 1):
+            return
+        order: Any = "F" if p.flags.f_contiguous and not p.flags.c_contiguous else "C"
+        for number, (slot, x) in enumerate(zip(self.slots, state, strict=True)):
+            if x is not None:
+                seed = codecs.step_key(self.storage_seed if step else 0, step)
+                noise, run = codecs.slot_key(seed, codecs.name_key(key), number), codecs.empty_run(storage, x.size)
+                codecs.encode(storage, slot in self.nonnegative, x.ravel(order=order), noise, run)
+                decoded = codecs.decode(storage, slot in self.nonnegative, run, x.size)
+                x[...] = decoded.reshape(x.shape, order=order)
+                self.runs[slot, key] = run
 
     def _look_ahead(self, p: Array, key: Any) -> None:
         """Every some steps the slow weights follow, and p goes on from them."""
@@ -261,7 +287,7 @@ def _as_shaped(g: Array, p: Array) -> Array:
 
 
 def _items(value: Any) -> dict[str, tuple[Any, Any]] | None:
-    """What a container holds by name: in what it is looked up, and under which key; None of what is no container."""
+    """Return the entries of a container by name: where each is looked up, under which key; None for anything else."""
     if isinstance(value, Mapping):
         return {str(key): (value, key) for key in value}
     if hasattr(value, "_fields"):

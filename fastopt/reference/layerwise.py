@@ -19,6 +19,7 @@ class LARS(Reference):
     trust_coefficient: float = 0.001
     eps: float = 0.0
     slots = ("v",)
+    by_array = True
 
     def step(self, p: Array, g: Array, v: Array) -> None:  # type: ignore[override]
         ratio, p_norm, g_norm = self.lr, self.norm(p), self.norm(g)
@@ -37,6 +38,7 @@ class LAMB(Reference):
     eps: float = 1e-6
     decoupled: bool = field(default=True, kw_only=True, repr=False)
     slots = ("m", "v")
+    by_array = True
     decays_itself = True
 
     def step(self, p: Array, g: Array, m: Array, v: Array) -> None:  # type: ignore[override]
@@ -58,6 +60,7 @@ class StableAdamW(Reference):
     weight_decay: float = field(default=0.01, kw_only=True, repr=False)
     decoupled: bool = field(default=True, kw_only=True, repr=False)
     slots = ("m", "v")
+    by_array = True
     decays_itself = True
 
     def step(self, p: Array, g: Array, m: Array, v: Array) -> None:  # type: ignore[override]
@@ -81,6 +84,7 @@ class NovoGrad(Reference):
     eps: float = 1e-6
     decoupled: bool = field(default=True, kw_only=True, repr=False)
     slots = ("m", "v")
+    by_array = True
     decays_itself = True
 
     def step(self, p: Array, g: Array, m: Array, v: Array) -> None:  # type: ignore[override]
@@ -99,6 +103,7 @@ class Muon(Reference):
     weight_decay: float = field(default=0.1, kw_only=True, repr=False)
     decoupled: bool = field(default=True, kw_only=True, repr=False)
     slots = ("m", "o")
+    by_array = True
 
     def step(self, p: Array, g: Array, m: Array, o: Array) -> None:  # type: ignore[override]
         m *= self.momentum

@@ -37,3 +37,4 @@ class Sophia(Reference):
                 estimate = np.asarray(estimates[key]).astype(h[key].dtype, copy=False).reshape(h[key].shape)
                 h[key] += (1 - part.beta2) * (estimate - h[key])
                 self._flush(h[key])
+                self._store(key, np.asarray(p), [getattr(self, slot)[key] for slot in self.slots], part, -self.iter - 1)

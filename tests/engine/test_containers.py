@@ -1,14 +1,16 @@
 """Parameters in lists, tuples, dicts, namedtuples and dataclasses, nested at will."""
 
 import copy
+import pickle
 from collections import OrderedDict, UserDict, defaultdict, namedtuple
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
 from numba.core import config
 
-from fastopt import Adam
+import fastopt
+from fastopt import Adam, Rows
 from fastopt.engine import step
 from fastopt.kernels import RULES
 from fastopt.kernels.flags import CHECK
@@ -98,19 +100,305 @@ def test_small_steps_of_every_form_are_one_call_with_the_bits_of_a_flat_dict(for
     held = arrays(rng)
     flat = {name: array.copy() for name, array in zip("abc", held, strict=True)}
     params, optimizer, plain = FORMS[form](*held), Adam(lr=0.1), Adam(lr=0.1)
-    for number in range(6):
+    gradients = [arrays(rng) for _ in range(6)]
+    for grads in gradients:
+        plain.update(flat, dict(zip("abc", grads, strict=True)))
+    for number, grads in enumerate(gradients):
         if number == 3 and not CHECK and not config.DISABLE_JIT:
             monkeypatch.setattr(step, "make", lambda *given: pytest.fail("not in one call"))
-        grads = arrays(rng)
         optimizer.update(params, FORMS[form](*grads))
-        monkeypatch.undo() if number == 5 else None
-        if number < 3 or number == 5:
-            continue
-    monkeypatch.undo()
-    rng = np.random.default_rng(12345)
-    arrays(rng)
-    for _ in range(6):
-        plain.update(flat, dict(zip("abc", arrays(rng), strict=True)))
     assert optimizer.iter == 6
     for mine, array in zip(held, flat.values(), strict=True):
         assert_same_bits(mine, array)
+
+
+def blocks(rng):
+    return [(rng.standard_normal((3, 2)), {"b": rng.standard_normal(2)}), Block(rng.standard_normal(3), [None, 0.5])]
+
+
+def test_flatten_takes_any_container(rng):
+    held = blocks(rng)
+    flat, optimizer, plain = fastopt.flatten(held), Adam(lr=0.1), Adam(lr=0.1)
+    held[1].heads[1] = np.array(0.5)
+    assert flat.buffer.shape == (12,) and type(flat[0]) is tuple and isinstance(flat[1], Block)
+    assert flat[1].activation == "relu" and flat[1].heads[0] is None
+    for _ in range(4):
+        grads = blocks(rng)
+        optimizer.update(flat, fastopt.flatten(grads))
+        plain.update(held, grads)
+    for mine, array, m, n in zip(*(
+        (x[0][0], x[0][1]["b"], x[1].W, x[1].heads[1]) for x in (flat, held, optimizer.m, plain.m)
+    ), strict=True):  # fmt: skip
+        assert_same_bits(mine, array)
+        assert_same_bits(m, n)
+        assert mine.base is not None and np.shares_memory(mine, flat.buffer)
+    report = optimizer.update(flat, fastopt.flatten(blocks(rng)), report=True)
+    assert list(report.by_key) == ["0.0", "0.1.b", "1.W", "1.heads.1"]
+
+
+def test_assigning_to_what_flatten_made_copies_into_the_buffer(rng):
+    flat = fastopt.flatten(blocks(rng))
+    flat[0][1]["b"] = 2.0
+    flat[1].W = 3.0
+    flat[1].heads[1] = 4.0
+    flat[1].activation = "tanh"
+    assert flat.buffer[6:].tolist() == [2.0, 2.0, 3.0, 3.0, 3.0, 4.0]
+    for wrong in (lambda: setattr(flat[1], "heads", [1.0]), lambda: flat.__setitem__(1, [1.0])):
+        with pytest.raises(TypeError, match=r"holds several arrays, .* assign to each of them"):
+            wrong()
+    with pytest.raises(ValueError, match=r"Block.W is a view of shape \(3,\), got values of shape \(2,\)"):
+        flat[1].W = np.ones(2)
+    with pytest.raises(TypeError, match=r"the length of .* is that of the parameters"):
+        flat.append(1.0)
+    for other in (copy.copy(flat), copy.deepcopy(flat), pickle.loads(pickle.dumps(flat))):
+        assert other.layout is flat.layout and not np.shares_memory(other.buffer, flat.buffer)
+        assert_same_bits(other.buffer, flat.buffer)
+        assert type(other) is type(flat) and isinstance(other[1], Block)
+    flat.buffer = np.arange(12.0)
+    assert flat[0][0].tolist() == [[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (lambda: Layer(np.ones(2), np.ones(1)), r"of type Layer, .*: \(params,\) = flatten\(\[params\]\)"),
+        (lambda: [{"a": np.ones(2, int)}], r"flatten: arrays\[0\]\['a'\] has dtype int64"),
+        (lambda: [np.ones(1), Layer("x", None)], r"flatten: arrays\[1\]\.W has type str"),
+        (lambda: [[np.ones(1)], np.ones(1, np.float32)], r"arrays\[1\] is of float32 and arrays\[0\]\[0\] of float64"),
+        (lambda: iter([np.ones(1)]), "flatten: expected a dict or a list of arrays, got list_iterator"),
+    ],
+)
+def test_flatten_refuses(given, words):
+    with pytest.raises(TypeError, match=words):
+        fastopt.flatten(given())
+
+
+def good():
+    return {"enc": [np.ones(3), {"W": np.ones((2, 2))}], "t": (np.ones(2), None)}
+
+
+WRONG = {
+    "missing key": ({"enc": [np.ones(3), {"W": np.ones((2, 2))}]}, KeyError, r"nothing for params\['t'\]\[0\]\. Add"),
+    "missing inside": ({**good(), "enc": [np.ones(3), {}]}, KeyError, r"nothing for params\['enc'\]\[1\]\['W'\]"),
+    "extra key": ({**good(), "x": 1}, KeyError, r"grads has 'x', which params has not; it has 'enc', 't'"),
+    "extra inside": (
+        {**good(), "enc": [np.ones(3), {"W": np.ones((2, 2)), "c": 1}]},
+        KeyError,
+        r"grads\['enc'\]\[1\] has 'c', which params\['enc'\]\[1\] has not",
+    ),
+    "short list": (
+        {**good(), "enc": [np.ones(3)]},
+        ValueError,
+        r"grads\['enc'\] has 1 elements, params\['enc'\] has 2",
+    ),
+    "an array": (
+        {**good(), "enc": np.ones(3)},
+        TypeError,
+        r"grads\['enc'\] is of type ndarray, but params\['enc'\] is of",
+    ),
+    "of nothing": (
+        {**good(), "t": (np.ones(2), np.ones(2))},
+        ValueError,
+        r"params\['t'\]\[1\] is None, but grads\['t'\]",
+    ),
+    "shape": (
+        {**good(), "t": (np.ones(3), None)},
+        ValueError,
+        r"grads\['t'\]\[0\] has shape \(3,\), params\['t'\]\[0\]",
+    ),
+    "a list for an array": ({**good(), "t": ([1.0, 1.0], None)}, TypeError, r"grads\['t'\]\[0\] is of type list"),
+    "no container": (np.ones(3), TypeError, "params is of type dict and grads of type ndarray"),
+    "fields of its own": ({**good(), "t": Turned(np.ones(2), None)}, None, ""),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+@pytest.mark.parametrize("steps", [0, 3])
+def test_gradients_that_are_held_otherwise_change_nothing(case, steps):
+    grads, error, words = WRONG[case]
+    params, optimizer = good(), Adam()
+    for _ in range(steps):
+        optimizer.update(params, good())
+    before = copy.deepcopy(params)
+    if error is None:
+        optimizer.update(params, grads)
+        return
+    with pytest.raises(error, match=words):
+        optimizer.update(params, grads)
+    assert optimizer.iter == steps
+    assert_same_bits(params["enc"][1]["W"], before["enc"][1]["W"])
+    optimizer.update(params, good())
+    assert optimizer.iter == steps + 1
+
+
+def itself():
+    held = [np.ones(1)]
+    held.append(held)
+    return held
+
+
+class Copying(dict):
+    def __getitem__(self, key):
+        return np.array(super().__getitem__(key))
+
+    def values(self):
+        return [self[key] for key in self]
+
+
+@dataclass
+class Setting:
+    W: np.ndarray
+    rate: float = 0.5
+    size: int = field(default=3, metadata={"static": True})
+
+
+REFUSED = {
+    "number in a tuple": (
+        lambda: [(0.5, np.ones(2))],
+        TypeError,
+        r"params\[0\]\[0\] is a plain number, .*a tuple holds",
+    ),
+    "in a namedtuple": (
+        lambda: [Layer(0.5, None)],
+        TypeError,
+        r"params\[0\]\.W is a plain number, .* namedtuple holds it",
+    ),
+    "in a dataclass": (lambda: [Setting(np.ones(2))], TypeError, r"params\[0\]\.rate is .*\{'static': True\}"),
+    "two of one name": (lambda: {"a.b": np.ones(1), "a": {"b": np.ones(1)}}, ValueError, r"both have the name 'a\.b'"),
+    "itself": (itself, ValueError, "params cannot be walked: a list holds itself"),
+    "copies": (lambda: [Copying(W=np.ones(2))], TypeError, r"params\[0\]\['W'\] is another array at each look"),
+    "text": (lambda: [["x"]], TypeError, r"params\[0\]\[0\] is of type str"),
+    "integers": (lambda: [{"a": np.ones(2, int)}], TypeError, r"params\[0\]\['a'\] has dtype int64"),
+    "overlap": (
+        lambda: (lambda a: [[a], a[:1]])(np.ones(2)),
+        ValueError,
+        r"params\[0\]\[0\] and params\[1\] share memory",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_parameters_that_are_refused(case):
+    make, error, words = REFUSED[case]
+    optimizer, params = Adam(), make()
+    with pytest.raises(error, match=f"Adam: .*{words}"):
+        optimizer.update(params, make())
+    assert optimizer.iter == 0 and optimizer.m is None
+
+
+def test_fields_that_are_static_are_left_alone():
+    params = [Setting(np.ones(2), rate=np.array(0.5))]
+    fastopt.SGD(lr=1.0).update(params, [Setting(np.ones(2), rate=np.array(0.5), size=7)])
+    assert params[0].W.tolist() == [0.0, 0.0] and params[0].rate == 0.0 and params[0].size == 3
+
+
+def test_names_are_what_groups_reports_and_errors_use(rng):
+    params = nested(rng)
+    optimizer = Adam(lr=0.1, groups={"enc.*": {"frozen": True}, "block.heads.*": {"lr": 0.0}})
+    before, grads = copy.deepcopy(params), nested(rng)
+    del grads["enc"][1]["scale"]  # whose group is frozen
+    report = optimizer.update(params, grads, report=True)
+    assert list(report.by_key) == NAMES[4:]
+    for name, new, old in zip(NAMES, leaves(params), leaves(before), strict=True):
+        assert np.array_equal(new, old) == name.startswith(("enc", "block.heads"))
+    optimizer = Adam(on_nonfinite="raise")
+    grads = nested(rng)
+    grads["enc"][1]["W"][0, 0] = np.nan
+    with pytest.raises(FloatingPointError, match=r"Adam: grads\['enc'\]\[1\]\['W'\] has 1 of 4 values that are not"):
+        optimizer.update(params, grads)
+
+
+def test_tied_weights_are_stepped_once_per_path(rng):
+    shared = rng.standard_normal((3, 2))
+    params, flat = [shared, {"out": shared}], {"a": shared.copy()}
+    flat["b"] = flat["a"]
+    grads = [rng.standard_normal((3, 2)), {"out": rng.standard_normal((3, 2))}]
+    fastopt.Momentum().update(params, grads)
+    fastopt.Momentum().update(flat, {"a": grads[0], "b": grads[1]["out"]})
+    assert_same_bits(shared, flat["a"])
+
+
+def test_rows_in_nested_containers(rng):
+    params, flat = [{"e": np.ones((4, 2))}, np.ones(2)], {"e": np.ones((4, 2))}
+    optimizer, plain = fastopt.Momentum(), fastopt.Momentum()
+    for row in (1, 2, 1):
+        rows = Rows(np.array([row]), np.ones((1, 2)), exact=True)
+        optimizer.update(params, [{"e": rows}, None])
+        plain.update(flat, {"e": rows})
+    optimizer.catch_up(params)
+    plain.catch_up(flat)
+    assert_same_bits(params[0]["e"], flat["e"])
+
+
+def test_averages_have_the_form_of_the_parameters(rng):
+    params, optimizer = nested(rng), Adam(averaging=fastopt.EMA(decay=0.5), lookahead=fastopt.Lookahead(every=2))
+    for _ in range(3):
+        optimizer.update(params, nested(rng))
+    averaged, now = optimizer.averaged(params), copy.deepcopy(params)
+    assert isinstance(averaged["enc"][0], Layer) and averaged["block"].activation == "relu"
+    for mine, average in zip(leaves(averaged), leaves(optimizer.weight_average), strict=True):
+        assert np.array_equal(mine, average)
+    with optimizer.averaged_weights(params):
+        for mine, average in zip(leaves(params), leaves(averaged), strict=True):
+            assert_same_bits(mine, average)
+    for mine, before in zip(leaves(params), leaves(now), strict=True):
+        assert_same_bits(mine, before)
+
+
+def test_checkpoints_name_paths_and_load_into_the_same_structure(rng, tmp_path):
+    params, optimizer = nested(rng), Adam(lr=0.1)
+    for _ in range(2):
+        optimizer.update(params, nested(rng))
+    assert list(optimizer.state_dict()["state"]["m"]) == NAMES
+    optimizer.save(tmp_path / "state", params)
+    other, resumed = nested(rng), Adam()
+    assert not any(resumed.load(tmp_path / "state", other))
+    for mine, saved in zip(leaves(other) + leaves(resumed.m), leaves(params) + leaves(optimizer.m), strict=True):
+        assert_same_bits(mine, saved)
+    grads = nested(rng)
+    again = pickle.loads(pickle.dumps(optimizer))
+    for one, held in ((optimizer, params), (resumed, other), (again, copy.deepcopy(params))):
+        one.update(held, grads)
+        assert_same_bits(one.m["block"].heads[0], optimizer.m["block"].heads[0])
+    assert_same_bits(other["last"], params["last"])
+    names = {name: np.array(leaf) for name, leaf in zip(NAMES, leaves(params), strict=True)}
+    flat = Adam()
+    flat.load(tmp_path / "state", names)  # by name, in whatever structure
+    assert list(flat.m) == NAMES
+
+
+def test_state_is_written_through_its_structure():
+    params, optimizer = [[np.ones(2)], Block(np.ones(1), [np.ones(1)])], Adam()
+    optimizer.update(params, [[np.ones(2)], Block(np.ones(1), [np.ones(1)])])
+    optimizer.m[0][0] = 5.0
+    optimizer.m[1].W = 6.0
+    assert optimizer.m[0][0].tolist() == [5.0, 5.0] and optimizer.state_dict()["state"]["m"]["1.W"].tolist() == [6.0]
+    assert "heads=" in repr(optimizer.m[1])
+    with pytest.raises(AttributeError, match=r"Block has no array 'x'; it has W, heads"):
+        optimizer.m[1].x = 1.0
+    with pytest.raises(TypeError, match=r"the length of .* is that of the parameters"):
+        optimizer.m.append(1.0)
+    optimizer.m = None
+    optimizer.update({"W": np.ones(2)}, {"W": np.ones(2)})
+    assert list(optimizer.m) == ["W"]
+
+
+def test_another_array_in_a_list_is_taken_over(rng):
+    params, optimizer = [[rng.standard_normal(3)], np.ones(2)], Adam(lr=0.1)
+    for _ in range(6):
+        optimizer.update(params, [[np.ones(3)], np.ones(2)])
+        params[0][0] = np.clip(params[0][0], -1, 1)
+    assert optimizer.iter == 6 and (np.abs(params[0][0]) <= 1).all()
+
+
+def test_a_namedtuple_with_other_fields_is_refused():
+    for grads in (Turned(np.ones(2), np.ones(2)), {"W": np.ones(2), "b": np.ones(2)}):
+        with pytest.raises(
+            TypeError, match=r"grads is of type \w+, but params is of type Layer|params is of type Layer"
+        ):
+            Adam().update(Layer(np.ones(2), np.ones(2)), grads)
+    for grads in ((np.ones(2), np.ones(2)), [np.ones(2), np.ones(2)]):
+        params = Layer(np.ones(2), np.ones(2))
+        for _ in range(3):
+            fastopt.SGD(lr=1.0).update(params, grads)
+        assert params.W.tolist() == [-2.0, -2.0]

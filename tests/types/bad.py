@@ -25,7 +25,7 @@ fastopt.Muon(adjust="rms")  # E: arg-type
 fastopt.EMA(decay="0.9")  # E: arg-type
 fastopt.Adamm()  # E: attr-defined
 schedules.Cosine(0.1, T_max=10)  # E: call-arg
-optimizer.update(params)  # E: call-overload
+optimizer.update(report=True)  # E: call-overload
 print(optimizer.update(params, grads, report=optimizer.iter % 10 == 0).gradient_norm)  # E: union-attr
 my = fastopt.rule(lambda p, g: (p,))
 print(my.nothing)  # E: attr-defined

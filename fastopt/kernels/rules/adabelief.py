@@ -23,4 +23,4 @@ def adabelief(p, g, m, s, step_size, gradient_share, square_share, eps, eps_root
     return p, m, s
 
 
-ADABELIEF = Rule(adabelief, state=("m", "s"))
+ADABELIEF = Rule(adabelief, state=("m", "s"), nonnegative=("s",))

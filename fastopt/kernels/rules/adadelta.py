@@ -23,4 +23,4 @@ def adadelta(p, g, h, d, lr, decay_rate, new_share, eps):  # type: ignore[no-unt
     return p, h, d
 
 
-ADADELTA = Rule(adadelta, state=("h", "d"))
+ADADELTA = Rule(adadelta, state=("h", "d"), nonnegative=("h", "d"))

@@ -18,4 +18,4 @@ def adagrad(p, g, h, lr, eps, eps_root):  # type: ignore[no-untyped-def]
     return p, h
 
 
-ADAGRAD = Rule(adagrad, state=("h",), rows=True, idle=adagrad_idle)
+ADAGRAD = Rule(adagrad, state=("h",), nonnegative=("h",), rows=True, idle=adagrad_idle)

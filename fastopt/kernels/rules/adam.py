@@ -21,5 +21,5 @@ def adam(p, g, m, v, step_size, gradient_share, square_share, eps, eps_root):  #
     return p, m, v
 
 
-ADAM = Rule(adam, state=("m", "v"), rows=True)
-ADAMW = Rule(adam, state=("m", "v"), rows=True)
+ADAM = Rule(adam, state=("m", "v"), nonnegative=("v",), rows=True)
+ADAMW = Rule(adam, state=("m", "v"), nonnegative=("v",), rows=True)

@@ -20,4 +20,4 @@ def adamax(p, g, m, u, step_size, gradient_share, beta2, eps):  # type: ignore[n
     return p, m, u
 
 
-ADAMAX = Rule(adamax, state=("m", "u"))
+ADAMAX = Rule(adamax, state=("m", "u"), nonnegative=("u",))

@@ -28,4 +28,4 @@ def adan(  # type: ignore[no-untyped-def]
     return p, m, v, n, g
 
 
-ADAN = Rule(adan, state=("m", "v", "n", "previous"))
+ADAN = Rule(adan, state=("m", "v", "n", "previous"), nonnegative=("n",))

@@ -23,4 +23,4 @@ def ademamix(p, g, m, slow, v, fast_step, slow_step, fast_share, slow_share, squ
     return p, m, slow, v
 
 
-ADEMAMIX = Rule(ademamix, state=("m", "slow", "v"))
+ADEMAMIX = Rule(ademamix, state=("m", "slow", "v"), nonnegative=("v",))

@@ -23,4 +23,4 @@ def amsgrad(p, g, m, v, v_max, step_size, gradient_share, square_share, eps):  #
     return p, m, v, v_max
 
 
-AMSGRAD = Rule(amsgrad, state=("m", "v", "v_max"))
+AMSGRAD = Rule(amsgrad, state=("m", "v", "v_max"), nonnegative=("v", "v_max"))

@@ -28,4 +28,4 @@ def centred_rmsprop(  # type: ignore[no-untyped-def]
     return p, h, m, v
 
 
-CENTRED_RMSPROP = Rule(centred_rmsprop, state=("h", "m", "v"))
+CENTRED_RMSPROP = Rule(centred_rmsprop, state=("h", "m", "v"), nonnegative=("h",))

@@ -21,4 +21,4 @@ def laprop(p, g, m, v, scale, gradient_share, square_share, correction, eps):  #
     return p, m, v
 
 
-LAPROP = Rule(laprop, state=("m", "v"))
+LAPROP = Rule(laprop, state=("m", "v"), nonnegative=("v",))

@@ -22,4 +22,4 @@ def nadam(p, g, m, v, gradient_step, mean_step, gradient_share, square_share, ep
     return p, m, v
 
 
-NADAM = Rule(nadam, state=("m", "v"))
+NADAM = Rule(nadam, state=("m", "v"), nonnegative=("v",))

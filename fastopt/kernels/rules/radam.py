@@ -22,4 +22,4 @@ def radam(p, g, m, v, step_size, gradient_share, square_share, eps, rectified, z
     return p, m, v
 
 
-RADAM = Rule(radam, state=("m", "v"))
+RADAM = Rule(radam, state=("m", "v"), nonnegative=("v",))

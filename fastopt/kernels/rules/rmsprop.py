@@ -20,4 +20,4 @@ def rmsprop(p, g, h, lr, decay_rate, gradient_share, eps, eps_root):  # type: ig
     return p, h
 
 
-RMSPROP = Rule(rmsprop, state=("h",), rows=True, idle=rmsprop_idle)
+RMSPROP = Rule(rmsprop, state=("h",), nonnegative=("h",), rows=True, idle=rmsprop_idle)

@@ -23,4 +23,4 @@ def rmsprop_momentum(p, g, h, v, rate, decay_rate, gradient_share, eps, eps_root
     return p, h, v
 
 
-RMSPROP_MOMENTUM = Rule(rmsprop_momentum, state=("h", "v"))
+RMSPROP_MOMENTUM = Rule(rmsprop_momentum, state=("h", "v"), nonnegative=("h",))

@@ -21,4 +21,4 @@ def rprop(p, g, previous, step_size, eta_minus, eta_plus, smallest, largest, zer
     return p, g, step_size
 
 
-RPROP = Rule(rprop, state=("previous", "step_size"), exact=("previous",))
+RPROP = Rule(rprop, state=("previous", "step_size"), nonnegative=("step_size",), exact=("previous",))

@@ -24,4 +24,4 @@ def yogi(p, g, m, v, step_size, gradient_share, square_share, eps):  # type: ign
     return p, m, v
 
 
-YOGI = Rule(yogi, state=("m", "v"))
+YOGI = Rule(yogi, state=("m", "v"), nonnegative=("v",))

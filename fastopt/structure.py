@@ -16,7 +16,7 @@ from fastopt.rows import Rows
 
 
 class Mark(Enum):
-    """What stands in a structure in the place of an array, and of None."""
+    """Stand-ins for an array, and for None, in a structure."""
 
     LEAF = "array"
     NOTHING = "None"
@@ -48,6 +48,11 @@ def is_container(value: Any) -> bool:
     return isinstance(value, list | tuple | Mapping) or (
         is_dataclass(value) and not isinstance(value, type) and not isinstance(value, Rows)
     )
+
+
+def is_inner(value: Any) -> bool:
+    """Whether a value in a dict makes nested containers of it."""
+    return value is None or is_container(value)
 
 
 def is_mapping(kind: type) -> bool:

@@ -1,0 +1,171 @@
+"""How a slot of the state is stored: the only place that knows, and that counts bytes of an element."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping, MutableMapping
+from enum import Enum
+from typing import Any
+
+import numpy as np
+
+from fastopt import checks
+from fastopt.flat import Array
+from fastopt.groups import Groups
+from fastopt.kernels import codecs
+from fastopt.kernels.codecs import BFLOAT16, FLOAT32, INT8
+from fastopt.kernels.rule import Rule
+from fastopt.rows import Rows
+from fastopt.views import assignable, copy_to
+
+SMALLEST = 4096
+"""Arrays of fewer elements keep their state in float32: there is nothing to win, and biases are among them."""
+
+ALIGNED = 64
+
+
+def storage_of(
+    owner: str, rule: Rule, name: str, array: Array, wanted: str, *, is_sparse: bool, is_centralized: bool
+) -> str:
+    """How the state of an array is stored where `wanted` is the setting; raises for float64."""
+    if wanted == FLOAT32 or not rule.state:
+        return FLOAT32
+    if array.dtype != np.float32:
+        raise TypeError(
+            f"{owner}: {name} has dtype {array.dtype}, but state_storage={wanted!r} is for float32 parameters; make it "
+            "float32, or give it a group with state_storage='float32'"
+        )
+    if rule.is_by_array or is_sparse or is_centralized or array.size < SMALLEST:
+        return FLOAT32
+    return wanted
+
+
+def storages(
+    owner: str,
+    rule: Rule,
+    arrays: dict[Hashable, Array],
+    container: Any,
+    grads: Any,
+    groups: Groups | None,
+    centralize: bool | None,
+    storage: str,
+) -> dict[Hashable, str]:
+    """How the state of each array is to be stored; `container` is that of the parameters, the rest as of a `Table`."""
+    if storage == FLOAT32 and not any("state_storage" in group.data for group in (groups or {}).values()):
+        return dict.fromkeys(arrays, FLOAT32)
+    settings = {}
+    for key, array in arrays.items():
+        part = groups.part_of(None if isinstance(key, Enum) else key, array) if groups else ()
+        settings[key] = groups.settings_of(part) if groups else {}
+    frozen = {key for key, own in settings.items() if own.get("frozen")}
+    gradients = container.gradients_by_key(grads, frozen)
+    return {
+        key: storage_of(
+            owner,
+            rule,
+            container.name(key),
+            array,
+            settings[key].get("state_storage", storage),
+            is_sparse=isinstance(gradients.get(key), Rows),
+            is_centralized=centralize is not None and array.ndim > 1 and settings[key].get("centralize", centralize),
+        )
+        for key, array in arrays.items()
+    }
+
+
+def slot_bytes(storage: str, itemsize: int) -> float:
+    """The bytes of an element of a slot."""
+    return {FLOAT32: float(itemsize), BFLOAT16: 2.0, INT8: 1 + 4 / codecs.GROUP}[storage]
+
+
+def moved_bytes(storage: str, itemsize: int, slots: int, averages: int = 0) -> float:
+    """The bytes that a step reads and writes of an element: gradient, parameter, slots and averages."""
+    return (3 + 2 * averages) * itemsize + 2 * slots * slot_bytes(storage, itemsize)
+
+
+def key_of(key: Hashable) -> int:
+    """The hash of the name of an array; where parameters are one array its key is an enum member, as it has none."""
+    return codecs.name_key(None if isinstance(key, Enum) else key)
+
+
+class Column:
+    """A slot of one array in 16 or 8 bits: its codes, then its scales, in one run of bytes."""
+
+    def __init__(
+        self, storage: str, nonnegative: bool, slot: int, name: Hashable, shape: tuple[int, ...], order: Any, run: Array
+    ) -> None:
+        self.storage, self.nonnegative, self.shape, self.order, self.run = storage, nonnegative, shape, order, run
+        self.size = int(np.prod(shape, dtype=np.int64))
+        # No step has this number: what is assigned is rounded as at none of them.
+        self.key = codecs.slot_key(codecs.step_key(0, 0), key_of(name), slot)
+
+    @staticmethod
+    def bytes_for(storage: str, size: int) -> int:
+        """The bytes of a run, up to where the next one may begin."""
+        return -(-codecs.run_bytes(storage, size) // ALIGNED) * ALIGNED
+
+    @property
+    def nbytes(self) -> int:
+        return int(codecs.run_bytes(self.storage, self.size))
+
+    @property
+    def address(self) -> int:
+        return int(self.run.ctypes.data)
+
+    def decoded(self) -> Array:
+        """A copy in float32, which cannot be written to: only what is assigned to the key is encoded."""
+        values = codecs.decode(self.storage, self.nonnegative, self.run[: self.nbytes], self.size)
+        array: Array = np.asarray(values).reshape(self.shape, order=self.order)
+        array.flags.writeable = False
+        return array
+
+    def assign(self, values: Any) -> None:
+        """Encodes values of the shape of the array."""
+        flat = np.broadcast_to(np.asarray(values, np.float32), self.shape).ravel(order=self.order)
+        codecs.encode(self.storage, self.nonnegative, flat, self.key, self.run[: self.nbytes])
+
+    def parts(self) -> tuple[Array, Array]:
+        """Codes in the shape of the array, and scales, as views."""
+        codes, scales = codecs.parts(self.storage, self.nonnegative, self.run[: self.nbytes], self.size)
+        return codes.reshape(self.shape, order=self.order), scales
+
+
+class StoredSlot(MutableMapping[Hashable, Array]):
+    """A slot by key, of which some arrays are stored in fewer bits: looked at they are float32 copies.
+
+    Assigning to a key encodes. The copies are read-only, as what is written to one would be lost.
+    """
+
+    def __init__(self, arrays: Mapping[Hashable, Array | Column], slot: str) -> None:
+        self._arrays, self._slot = dict(arrays), slot
+
+    def __getitem__(self, key: Hashable) -> Array:
+        array = self._arrays[key]
+        return array.decoded() if isinstance(array, Column) else array
+
+    def __setitem__(self, key: Hashable, value: Any) -> None:
+        if key not in self._arrays:
+            raise KeyError(checks.unknown_key(self._slot, key, self._arrays))
+        array, name = self._arrays[key], f"{self._slot}[{key!r}]"
+        if not isinstance(array, Column):
+            copy_to(name, array, value)
+            return
+        found = assignable(name, value, np.empty(array.shape, np.float32))
+        if array.nonnegative and np.any(np.asarray(found) < 0):
+            raise ValueError(f"{name} is never negative, got {np.min(found):g}; assign what is not")
+        array.assign(found)
+
+    def __delitem__(self, key: Hashable) -> None:
+        raise TypeError(checks.fixed_keys(self._slot))
+
+    def __iter__(self) -> Iterator[Hashable]:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
+
+    def column(self, key: Hashable) -> Array | Column:
+        """Return the array of a key, or its column."""
+        return self._arrays[key]
