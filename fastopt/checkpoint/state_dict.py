@@ -13,11 +13,12 @@ from fastopt import averages, checks, hyperparameters
 from fastopt.checkpoint import with_params
 from fastopt.checks import CheckpointError as CheckpointError
 from fastopt.engine import catch_up
+from fastopt.engine.columns import Codes, Column
 from fastopt.engine.containers import BARE
 from fastopt.engine.state import Layout, State, layout_of
-from fastopt.flat import Array
 from fastopt.groups import Groups
 from fastopt.kernels.averages import SLOTS
+from fastopt.kernels.codecs import FLOAT32, STORAGES
 from fastopt.schedules import Schedule
 
 
@@ -39,8 +40,12 @@ def state_dict(optimizer: Any) -> dict[str, Any]:
     state = optimizer._state
     slots: dict[str, Any] = dict.fromkeys(optimizer._rule.state)  # averages are there only where there are any
     if state is not None:
-        for slot, views in state.views.items():
-            copies = {key: view.copy(order="K") for key, view in views.items()}
+        for slot in state.views:
+            arrays = {key: state.array_of(slot, key) for key in state.layouts}
+            copies = {
+                key: array.codes() if isinstance(array, Column) else array.copy(order="K")
+                for key, array in arrays.items()
+            }
             slots[slot] = copies[BARE] if list(copies) == [BARE] else copies
     settings = {name: _copied(getattr(optimizer, name)) for name in optimizer._hyperparameters()}
     rows = catch_up.saved(optimizer._lags)
@@ -71,7 +76,8 @@ def load_state_dict(
         )
     same_rule(optimizer, saved["rule"], source)
     settings = _settings(optimizer, saved["hyperparameters"], source)
-    state = _state(owner, saved["state"], optimizer._rule.state, source)
+    state = _state(owner, saved["state"], optimizer._rule.state, optimizer._rule.nonnegative, source)
+    settings = _storage(optimizer, settings, cast, source)
     try:
         step = checks.step_count(owner, saved["step"])
         skipped = checks.step_count(owner, saved.get("skipped", 0), "skipped")
@@ -99,8 +105,12 @@ def load_state_dict(
     if strict and any(mismatch):
         raise CheckpointError(checks.mismatch(owner, source, mismatch._asdict(), current or {}, layouts))
 
+    found = layouts
     if current is not None:
-        layouts = dict(current)
+        layouts = {
+            key: layout._replace(storage=found[key].storage) if key in found else layout
+            for key, layout in current.items()
+        }
     loaded: State | None = None
     if layouts:
         mine = {} if current is None else optimizer._state.views
@@ -114,12 +124,12 @@ def load_state_dict(
             for slot, (there, here) in begun.items()
             if slot in state and there and (len(taken) == len(layouts) or (slot in mine and here))
         ]
-        slots: dict[str, float | None] = dict.fromkeys((*optimizer._rule.state, *whole), 0.0)  # all is written below
-        loaded = State(slots, layouts, nonnegative)
+        start: dict[str, float | None] = dict.fromkeys((*optimizer._rule.state, *whole), 0.0)  # all is written below
+        loaded = State(start, layouts, nonnegative)
         for slot in loaded.views:
             for key in layouts:
-                kept = None if key in taken else optimizer._state.array_of(slot, key)
-                loaded.take(slot, key, state[slot][key] if kept is None else kept)
+                given = state[slot][key] if key in taken else optimizer._state.array_of(slot, key)
+                loaded.take(slot, key, given)
     if loaded is None or SLOTS["averaging"] not in loaded.slots:
         averaged = 0
     try:
@@ -173,7 +183,22 @@ def _settings(optimizer: Any, settings: Any, source: str) -> dict[str, Any]:
         raise CheckpointError(f"{source}: {error}") from None
 
 
-def _state(owner: str, slots: Any, expected: tuple[str, ...], source: str) -> dict[str, dict[Hashable, Array]]:
+def _storage(optimizer: Any, settings: dict[str, Any], cast: Any, source: str) -> dict[str, Any]:
+    """The settings with the storage that state is to have: that of the checkpoint, or that which is asked for."""
+    own, found = optimizer.state_storage, settings.get("state_storage", FLOAT32)
+    if cast is False:
+        if own not in (FLOAT32, found):
+            raise CheckpointError(
+                f"{type(optimizer).__name__}: {source} holds state in {found}, and state_storage is {own!r} here; "
+                f"cast={own!r} or cast=True rounds it to that, state_storage={found!r} takes it as it is"
+            )
+        return settings
+    return settings | {"state_storage": own if cast is True else cast if cast in STORAGES else FLOAT32}
+
+
+def _state(
+    owner: str, slots: Any, expected: tuple[str, ...], nonnegative: tuple[str, ...], source: str
+) -> dict[str, dict[Hashable, Any]]:
     """{slot: {key: array}}, each slot with the same keys, shapes and dtypes; without slots before the first step."""
     if not isinstance(slots, Mapping) or set(slots) - set(SLOTS.values()) != set(expected):
         found = list(slots) if isinstance(slots, Mapping) else type(slots).__name__
@@ -181,9 +206,9 @@ def _state(owner: str, slots: Any, expected: tuple[str, ...], source: str) -> di
     expected = (*expected, *(slot for slot in SLOTS.values() if slot in slots))
     if all(value is None for value in slots.values()):
         return {}
-    state: dict[str, dict[Hashable, Array]] = {}
+    state: dict[str, dict[Hashable, Any]] = {}
     for slot in expected:
-        arrays = {BARE: slots[slot]} if isinstance(slots[slot], np.ndarray) else slots[slot]
+        arrays = {BARE: slots[slot]} if isinstance(slots[slot], np.ndarray | Codes) else slots[slot]
         if not isinstance(arrays, Mapping):
             raise CheckpointError(f"{owner}: {slot} in {source} is {type(arrays).__name__}, expected a dict of arrays")
         state[slot] = dict(arrays)
@@ -192,7 +217,13 @@ def _state(owner: str, slots: Any, expected: tuple[str, ...], source: str) -> di
         if set(arrays) != set(first):
             raise CheckpointError(f"{owner}: {slot} and {expected[0]} in {source} have different keys")
         for key, array in arrays.items():
-            if not isinstance(array, np.ndarray) or array.dtype not in checks.DTYPES:
+            if isinstance(array, Codes):
+                wrong = array.error(slot in nonnegative)
+                if wrong or slot in SLOTS.values():
+                    raise CheckpointError(
+                        f"{owner}: {slot}[{key!r}] in {source} has {wrong or 'codes, expected values'}"
+                    )
+            elif not isinstance(array, np.ndarray) or array.dtype not in checks.DTYPES:
                 found = f"dtype {array.dtype}" if isinstance(array, np.ndarray) else f"type {type(array).__name__}"
                 raise CheckpointError(f"{owner}: {slot}[{key!r}] in {source} has {found}, expected float32 or float64")
             if (array.shape, array.dtype) != (first[key].shape, first[key].dtype):

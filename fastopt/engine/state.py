@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastopt.engine.columns import Column, StoredSlot
+from fastopt.engine.columns import Codes, Column, StoredSlot
 from fastopt.flat import Array, ViewDict
 from fastopt.kernels import array_scan, codecs
 from fastopt.kernels.averages import SLOTS
@@ -35,10 +35,10 @@ class Layout(NamedTuple):
         return math.prod(self.shape)
 
 
-def layout_of(array: Array) -> Layout:
+def layout_of(array: Array | Codes) -> Layout:
     """How an array lies, or would if it were contiguous."""
     order = "F" if array.flags.f_contiguous and not array.flags.c_contiguous else "C"
-    return Layout(array.shape, array.dtype, order)
+    return Layout(array.shape, array.dtype, order, array.storage if isinstance(array, Codes) else FLOAT32)
 
 
 def lies_in(array: Array, order: str) -> bool:
@@ -149,16 +149,18 @@ class State:
         return more
 
     def take(self, slot: str, key: Hashable, array: Any) -> None:
-        """Copies an array or a `Column` to one of a slot: as it is where both are stored alike."""
+        """Copies an array, a `Column` or `Codes` to one of a slot: as it is where both are stored alike."""
         own = self.array_of(slot, key)
         if isinstance(own, Column):
             alike = isinstance(array, Column) and (array.storage, array.nonnegative) == (own.storage, own.nonnegative)
             if alike and array.order == own.order:
                 own.run[...] = array.run
+            elif isinstance(array, Codes) and array.storage == own.storage:
+                own.take(array)
             else:
-                own.assign(array.decoded() if isinstance(array, Column) else array)
+                own.assign(array.decoded() if isinstance(array, Column | Codes) else array)
         else:
-            own[...] = array.decoded() if isinstance(array, Column) else array
+            own[...] = array.decoded() if isinstance(array, Column | Codes) else array
 
     def stored_as(self, storages: dict[Hashable, str]) -> State:
         """A copy in which some arrays are stored otherwise, in the rule's slots; itself where none are."""
