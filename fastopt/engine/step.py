@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 from fastopt import averages, checks, threads, tuning
 from fastopt.engine import catch_up, containers, one_call, transform_scalars
 from fastopt.engine.again import Again, again
-from fastopt.engine.plan import NONE_RESTING, Plan
+from fastopt.engine.execute import NOTHING
+from fastopt.engine.plan import Plan
+from fastopt.engine.step_counts import Counts, counted
 from fastopt.engine.transform_scalars import TooLarge
 from fastopt.groups import NO_GROUPS, Groups
 from fastopt.kernels.squares import squares
@@ -30,10 +33,14 @@ def in_one_call(optimizer: Any, own: dict[str, Any], params: Any, grads: Any) ->
         return first(own, params, grads)
     if own["groups"].data or threads._exactly is not None or tuning.is_forced:
         return False
-    step = own["_steps"] + 1
-    scalars = optimizer.scalars(step)
-    for call in own["_calls"]:
-        if call(params, grads, scalars, own, step):
+    step, counts = own["_steps"] + 1, own["_counts"]
+    for call, cohorts in own["_calls"]:
+        if len(counts) == 1:
+            after: Counts = (counts[0] + 1,)
+            scalars = optimizer.scalars(after[0])
+        else:
+            scalars, after = _in_a_row(optimizer, cohorts, counts), counted(counts, cohorts)
+        if call(params, grads, scalars, own, step, after):
             return True
     plan, calls = own["_plan"], own["_calls"]
     if plan.call not in calls:
@@ -44,7 +51,9 @@ def in_one_call(optimizer: Any, own: dict[str, Any], params: Any, grads: Any) ->
     if not has_taken_over:
         return False
     _let_go(own, plan)
-    return bool(plan.call(params, grads, scalars, own, step))
+    call, cohorts = plan.call
+    scalars, after = _in_a_row(optimizer, cohorts, counts), counted(counts, cohorts)
+    return bool(call(params, grads, scalars, own, step, after))
 
 
 def make(optimizer: Any, params: Any, grads: Any, report: bool) -> Report | None:
@@ -62,10 +71,15 @@ def make(optimizer: Any, params: Any, grads: Any, report: bool) -> Report | None
 
     parts, options = [settings], settings._options
     if groups is not None or by_array:
-        parts, options = optimizer._parts(plan, step, asked)
+        parts, options = optimizer._parts(plan, step, asked, begins=not is_known)
     elif options is None:
         options = settings.__dict__["_options"] = settings._wanted_options()
-    scalars = [part.scalars(step) for part in parts]
+    steps, averaged = (own["_counts"], own["_averages"]) if is_known else plan.leaves.counts[1:]
+    if not plan.leaves.are_known:
+        steps = (optimizer._steps,)
+    if len(parts) < len(plan.cohorts):
+        parts = parts * len(plan.cohorts)
+    scalars = _scalars(parts, plan.cohorts, steps)
     squared = optimizer.on_nonfinite != "propagate" and squares(optimizer._rule)
     all_fit = optimizer.on_nonfinite == "propagate" or plan.finite(squared)
     if not all_fit and not (squared and plan.finite()):
@@ -80,11 +94,14 @@ def make(optimizer: Any, params: Any, grads: Any, report: bool) -> Report | None
     if optimizer.on_nonfinite != "propagate":
         own["_skips_in_a_row"] = 0
 
-    averaged, resting, after = optimizer._averaged, NONE_RESTING, options
+    writes, after = NOTHING, options
     averaging = optimizer.averaging is not None or optimizer.lookahead is not None
     if averaging:
-        scalars, after, averaged, resting = _averages(optimizer, plan, params, step, scalars, options)
+        scalars, after, averaged, writes = _averages(optimizer, plan, params, step, scalars, options, averaged)
     lagging = catch_up.Step(optimizer, plan, params, parts) if optimizer._lags or plan.rows_launches else None
+    if lagging:
+        writes = chain(writes, lagging.marks())
+    steps, cohorts = counted(steps, plan.leaves.stepping), plan.leaves.counts.cohorts
 
     calls: tuple[Any, ...] = ()
     can_look = is_known and plan.looked
@@ -95,7 +112,9 @@ def make(optimizer: Any, params: Any, grads: Any, report: bool) -> Report | None
         calls = (next_one,) if next_one else ()
     else:
         if others:  # of which some may have calls of other settings
-            calls = tuple([other.call for other in others if other.call in known_calls])
+            calls = tuple(
+                [other.call for other in others if other.call in known_calls and other.leaves.follow(cohorts)]
+            )
         call = one_call.call_for(plan, options) if can_look else None
         calls = (call, *calls) if call else calls
     for launch in plan.stored_launches:
@@ -104,20 +123,38 @@ def make(optimizer: Any, params: Any, grads: Any, report: bool) -> Report | None
     try:
         if lagging:
             lagging.before()
-        plan.run(params, scalars, report, after, resting)
+        plan.run(params, scalars, report, after, writes)
     finally:
         if plan.stepped:  # also where Ctrl-C came during the step, which is then complete
             # No calls, between which Ctrl-C could come.
-            own["_report_plan" if report else "_plan"], own["_steps"], own["_averaged"] = plan, step, averaged
+            own["_report_plan" if report else "_plan"], own["_steps"] = plan, step
+            own["_cohorts"], own["_counts"], own["_averages"] = cohorts, steps, averaged
             own["_state"] = plan.state if plan.state.slots else None
             own["_node"] = node
             own["_lags"] = lagging.lags if lagging else {}
             own["_calls"] = calls
             if not report:
                 own["_others"] = others
-        elif lagging:
-            lagging.undo()
     return plan.report() if report else None
+
+
+def _in_a_row(optimizer: Any, cohorts: Counts, counts: Counts) -> tuple[float, ...]:
+    """The scalars of the next step of some cohorts, one after the other."""
+    return tuple([value for row in _scalars([optimizer] * len(cohorts), list(cohorts), counts) for value in row])
+
+
+def _scalars(parts: list[Any], cohorts: list[int], steps: Counts) -> list[tuple[float, ...]]:
+    """The scalars of the formula for each row: those of its part at the next step of its cohort."""
+    if len(parts) == 1:
+        return [parts[0].scalars(steps[cohorts[0]] + 1)]
+    known: dict[tuple[int, int], tuple[float, ...]] = {}
+    rows = []
+    for part, cohort in zip(parts, cohorts, strict=True):
+        at = id(part), steps[cohort] + 1
+        if at not in known:
+            known[at] = part.scalars(at[1])
+        rows.append(known[at])
+    return rows
 
 
 def _plan_for(
@@ -129,12 +166,12 @@ def _plan_for(
     first, others = (own.get("_report_plan"), ()) if report else (own.get("_plan"), own.get("_others", ()))
     plans = () if first is None else (first, *others)
     for plan in plans:
-        if plan.accepts(params, grads, groups, by_array):
+        if plan.accepts(params, grads, groups, by_array) and plan.follows(own["_cohorts"], own["_state"]):
             if not plan.is_prepared:
                 one_call.prepare(plan)
             moved = plan.moved
             if moved:
-                if plan.look is not None and plan.form == "buffers":
+                if plan.look is not None and isinstance(plan.container, containers.Buffers):
                     one_call.watch(plan)
                 _let_go(own, plan)
             if not report and (moved or plan is not first):
@@ -145,7 +182,9 @@ def _plan_for(
         own["_plan"] = own["_report_plan"] = None
         own["_others"] = ()
     here = type(optimizer).__name__, optimizer._rule, params, grads, settings._start(), optimizer._state
-    plan = Plan(*here, report, groups, by_array, optimizer.centralize, optimizer.state_storage)
+    plan = Plan(
+        *here, report, groups, by_array, optimizer.centralize, optimizer.state_storage, optimizer._step_counts()
+    )
     if optimizer._state is not None and plan.state is not optimizer._state:  # others have the state as it was
         own["_plan"] = own["_report_plan"] = None
         own["_others"] = plans = ()
@@ -195,16 +234,23 @@ def _not_made(optimizer: Any, plan: Plan, grads: Any, report: bool, too_large: s
 
 
 def _averages(
-    optimizer: Any, plan: Plan, params: Any, step: int, scalars: list[tuple[float, ...]], options: tuple[str, ...]
-) -> tuple[list[tuple[float, ...]], tuple[str, ...], int, Iterator[None]]:
+    optimizer: Any,
+    plan: Plan,
+    params: Any,
+    step: int,
+    scalars: list[tuple[float, ...]],
+    options: tuple[str, ...],
+    averaged: Counts,
+) -> tuple[list[tuple[float, ...]], tuple[str, ...], Counts, Iterator[None]]:
     """Scalars and options with those of averages of the weights, how many there are, and what moves resting ones."""
-    averaged, resting = optimizer._averaged, NONE_RESTING
+    writes = NOTHING
     if plan.rows_launches or optimizer._lags:
         averages.check_rows(optimizer, plan)
     after = averages.amounts(optimizer, step, averaged)
     if after:
-        scalars, options = [(*row, *after.values()) for row in scalars], (*options, *after)
+        rows = [tuple([own[cohort] for own in after.values()]) for cohort in plan.cohorts]
+        scalars, options = [own + more for own, more in zip(scalars, rows, strict=True)], (*options, *after)
     if "averaging" in after:
-        resting = averages.of_resting(plan, params, after["averaging"], averaged == 0)
-        averaged += 1
-    return scalars, options, averaged, resting
+        writes = averages.of_resting(plan, params, after["averaging"])
+        averaged = counted(averaged, (*plan.leaves.stepping, *plan.leaves.resting))
+    return scalars, options, averaged, writes
