@@ -285,12 +285,6 @@ class Sides:
         return None
 
 
-def forget(plain, key):
-    """What `Optimizer.forget` does, of a reference."""
-    for leaves in (plain.counts, plain.averages, *(getattr(plain, slot) or {} for slot in plain.slots)):
-        leaves.pop(key, None)
-
-
 FEW = [*ONE_OF_EACH_KIND, "lamb", "muon"]
 METHODS = {"read-only": Sides.read_only, "raise": Sides.raise_}
 
