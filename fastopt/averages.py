@@ -169,7 +169,7 @@ class Lookahead:
 
 
 KINDS: dict[str, tuple[type[Any], ...]] = {"lookahead": (Lookahead,), "averaging": (EMA, SWA)}
-"""What may be assigned to each setting, besides None."""
+"""The types that each setting takes, besides None."""
 
 # Zero with an amount of 1 gives the weights themselves, and an array that is never averaged costs no memory.
 _START: dict[str, float | None] = {"slow_weights": PARAMETER, "weight_average": 0.0}
@@ -215,7 +215,7 @@ _MOVED = Rule(unchanged)
 
 
 def of_resting(plan: Plan, params: Any, amount: float, first: bool) -> Iterator[None]:
-    """What writes the averages of parameters that a step leaves alone, whose weights count too; see `writing`."""
+    """Writes to the averages of parameters that a step leaves alone, whose weights count too; see `writing`."""
     if first and len(plan.keys) != len(plan.state.layouts):
         missing = [key for key in plan.state.layouts if key not in plan.keys]
         raise ValueError(checks.first_average(plan.owner, missing))
@@ -307,7 +307,7 @@ def _swapped(owner: str, params: Any, new: Any) -> Iterator[None]:
 
 
 class AveragedWeights:
-    """What an optimizer does with an average of the weights."""
+    """The methods of an optimizer that has averages of the weights."""
 
     def averaged(self: Any, params: Any) -> Any:
         """The averaged weights, which `averaging` keeps, as copies in the form of `params`.

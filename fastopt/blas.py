@@ -23,7 +23,7 @@ class Threads:
         most = max(self.default, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else self.default)
         wanted = dict.fromkeys((self.default, 1, 2, most))
         self.choices = [count for count in wanted if count <= most] if self._libraries and most > 1 else []
-        """What is tried in turns; empty where there is no choice or no threadpoolctl."""
+        """The numbers of threads to try in turns; empty where there is no choice or no threadpoolctl."""
 
     @property
     def variable(self) -> str:

@@ -29,7 +29,7 @@ DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 SWAPPED = "averaged weights"
-"""What an optimizer is in the middle of while averaged weights stand in the parameters."""
+"""The state of an optimizer while averaged weights stand in the parameters."""
 
 
 def unknown_tuning(what: str, value: Any, known: Iterable[str]) -> str:
@@ -90,7 +90,7 @@ def unknown_optimizer(name: str, known: Iterable[str]) -> str:
 
 
 def arguments(owner: str, values: tuple[Any, ...], settings: Mapping[str, Any], known: Iterable[str]) -> None:
-    """What an optimizer is made with are its settings, not parameters."""
+    """Refuses parameters and unknown settings as arguments of an optimizer."""
     known = list(known)
     if values and (isinstance(values[0], Mapping | list | tuple | Iterator) or np.ndim(values[0])):
         raise TypeError(
@@ -143,7 +143,7 @@ def bad_thread_count(variable: str, text: str, most: int, taken: int) -> str:
 
 
 def mismatch(owner: str, source: str, differences: dict[str, list[Any]], mine: Any, found: Any) -> str:
-    """What differs between an optimizer and a checkpoint; `mine` and `found` are layouts by key."""
+    """The differences between an optimizer and a checkpoint; `mine` and `found` are layouts by key."""
     parts = []
     if differences["missing"]:
         parts.append(f"it has no {_names(differences['missing'])}")
@@ -409,7 +409,7 @@ def real_part(dtype: np.dtype[Any]) -> str:
 
 
 def conversion(name: str, value: Any) -> str | None:
-    """What to do about a value for which `np.array` is no way."""
+    """Return the advice for a value that `np.array` does not convert."""
     if isinstance(value, Mapping):
         first = next(iter(value), "W")
         return f"make one flat dict of nested ones, with keys such as '{name.partition('[')[2][1:-2]}.{first}'"

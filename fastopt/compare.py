@@ -47,7 +47,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Check:
-    """What `check` found; `print` shows it as a table."""
+    """The result of `check`; `print` shows it as a table."""
 
     optimizer: str
     rows: list[Row]
@@ -184,7 +184,7 @@ def _rank(x: Array) -> Array:
 
 
 def _nanoseconds(optimizer: Optimizer, size: int = 1_000_000) -> tuple[float, float, float | None]:
-    """What an element costs in a step of the optimizer, without its arithmetic, and in its formula on whole arrays."""
+    """Costs of an element: in a step of the optimizer, without its arithmetic, and in its formula on whole arrays."""
     rng = np.random.default_rng(0)
     p, g = (rng.standard_normal(size, dtype=np.float32) for _ in range(2))
     state = [np.full(size, value, np.float32) for value in optimizer.start_values().values()]

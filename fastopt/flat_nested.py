@@ -20,7 +20,7 @@ _LAYOUTS: dict[Layout, Layout] = {}  # one object for each, so that two can be c
 
 
 class FlatNested:
-    """What containers of views of one `buffer` share; `fastopt.flatten` makes them."""
+    """The base class of containers of views of one `buffer`; `fastopt.flatten` makes them."""
 
     layout: Layout
     _buffer: Array

@@ -73,7 +73,7 @@ def slots(names: Any) -> tuple[str, ...]:
 
 
 def starts(values: Any) -> dict[str, Any]:
-    """What state begins with, by slot; the values are not looked at yet."""
+    """Return the initial values of the state by slot; the values are not checked yet."""
     if values is not None and not isinstance(values, Mapping):
         raise TypeError(f"fastopt.rule: start must be a dict such as {{'v': 0.1}}, got {_what(values)}")
     return dict(values or {})
@@ -95,7 +95,7 @@ def no_slot(owner: str, slot: Any, state: tuple[str, ...]) -> str:
 
 
 def number(owner: str, name: str, value: Any) -> None:
-    """What the decorator is given is a finite number; schedules are for the optimizers that are made."""
+    """Check that an argument of the decorator is a finite number; schedules are for the optimizers that are made."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{owner}: {name} must be a number, got {_what(value)}")
     if not np.isfinite(_as_float(value)):
@@ -119,7 +119,7 @@ def callable_with(owner: str, scalars: Any, settings: Mapping[str, Any]) -> None
 
 
 def scalar_values(owner: str, values: Any, names: tuple[str, ...]) -> tuple[float, ...]:
-    """What `scalars` returned, as many numbers as the formula takes."""
+    """Return the result of `scalars` as floats, as many as the formula takes."""
     if not isinstance(values, tuple) or len(values) != len(names):
         found = f"{len(values)} values" if isinstance(values, tuple) else _what(values)
         raise TypeError(
@@ -317,7 +317,7 @@ def _is_arithmetic(function: Any) -> bool:
 
 
 def _instead(function: Any) -> str:
-    """What to write in the place of a call that cannot be."""
+    """Return what to write in place of a call that cannot be compiled."""
     if isinstance(function, types.FunctionType) and not function.__module__.startswith("numpy"):
         return ", a Python function; write its lines into the formula"
     written = (np.where, "a if c else b"), (np.clip, "min(max(x, least), most)"), (pow, "x ** y")

@@ -127,14 +127,14 @@ class Groups(UserDict[Any, Group]):
         return tuple(number for number, selector in enumerate(self) if selects(selector, key, array))
 
     def settings_of(self, part: Part) -> dict[str, Any]:
-        """What a part has to itself."""
+        """Return the settings that a part has to itself."""
         groups, own = list(self.data.values()), {}
         for number in part:
             own.update(groups[number].data)
         return own
 
     def arrangement(self) -> tuple[Any, ...]:
-        """What decides which arrays are updated, in which parts, and which are centralized."""
+        """Everything that decides which arrays are updated, in which parts, and which are centralized."""
         self._look()
         return self._arrangement
 

@@ -72,7 +72,7 @@ def lines(seconds: float = 0.02) -> Lines | None:
 
 
 MPI_VARIABLES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "PMIX_RANK")
-"""What launchers of MPI jobs (Hydra, Open MPI, MVAPICH, PMIx) set for each process."""
+"""Variables that launchers of MPI jobs (Hydra, Open MPI, MVAPICH, PMIx) set for each process."""
 
 
 def is_under_mpi() -> bool:

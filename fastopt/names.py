@@ -1,4 +1,4 @@
-"""What other libraries call things, and what is spelt nearly right: the names that errors suggest.
+"""Names of other libraries and misspelt ones: what errors suggest instead.
 
 One table for all: `SETTINGS` are names of settings and what they are here, the first that the class has; `ELSEWHERE` is
 what is not a setting here; `METHODS` and `CLASSES` are the same of methods and classes.
@@ -147,14 +147,14 @@ def did_you_mean(name: Any, known: Iterable[str]) -> str:
 
 
 def one_of(name: Any, known: Iterable[str]) -> str:
-    """What follows `unknown setting 'x'`: what it may have been, and all that there is."""
+    """The end of an error about an unknown setting: what it may have been, and all that there is."""
     known = list(known)
     close = nearest(name, known)
     return (f"; did you mean {close!r}? Known are " if close else "; known are ") + ", ".join(known)
 
 
 def setting_elsewhere(owner: str, name: Any, known: Iterable[str]) -> str | None:
-    """What a setting of another library is here, for a class that has the known ones."""
+    """The name here of a setting of another library, for a class that has the known ones."""
     known = list(known)
     here = SETTINGS.get(plain(name), ())
     if "beta1" in known and "momentum" not in known and plain(name) in ("betas", "beta"):

@@ -40,7 +40,7 @@ Params = TypeVar("Params")
 
 @dataclass(init=False, eq=False, repr=False)
 class Optimizer(Saving, AveragedWeights):
-    """What all optimizers share; a subclass names its rule, its hyperparameters and how they become scalars.
+    """The base class of optimizers; a subclass names its rule, its hyperparameters and how they become scalars.
 
     Hyperparameters are attributes and may be changed between steps. One that is a number may also be a schedule
     (`fastopt.schedules`) or any function of the step, counted from 1. Each name in the rule's state (`m`, `v`, `h`) is
@@ -78,7 +78,7 @@ class Optimizer(Saving, AveragedWeights):
         return super().__new__(cls)
 
     on_nonfinite: Literal["propagate", "raise", "skip"] = field(default="propagate", kw_only=True, repr=False)
-    """What to do about gradients that are NaN or infinite, or, in a rule that squares them, so large that their squares
+    """The reaction to gradients that are NaN or infinite, or, in a rule that squares them, so large that their squares
     are infinite (beyond 1.8e19 in float32, 1.3e154 in float64, after scale and clipping): "propagate" them into the
     parameters, as the textbook; "raise" FloatingPointError before anything is written; "skip" the step, which then does
     not count."""
@@ -159,7 +159,7 @@ class Optimizer(Saving, AveragedWeights):
         raise NotImplementedError
 
     def ratio(self, one: float, other: float, size: int) -> float:
-        """What the norms of the two measures of an array of `size` elements come to, for a rule that has measures."""
+        """Trust ratio of an array of `size` elements from the norms of its two measures, for a rule that has them."""
         raise NotImplementedError
 
     def kept_share(self) -> float:
@@ -410,7 +410,7 @@ class Optimizer(Saving, AveragedWeights):
         return [field.name for field in sorted(fields(cls), key=lambda field: bool(field.kw_only))]  # shared ones last
 
     def _public_names(self) -> tuple[list[str], list[str]]:
-        """What can be set, and what can be called."""
+        """Return the names that can be set, and those that can be called."""
         settings = [*self._hyperparameters(), *self._rule.state, *SLOTS.values(), "iter"]
         return settings, [name for name in dir(type(self)) if not name.startswith("_") and name not in settings]
 

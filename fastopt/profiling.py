@@ -37,7 +37,7 @@ class _Step(NamedTuple):
 
 @dataclass
 class _Model:
-    """What is known of the parameters and of the optimizer, from the first step."""
+    """Facts about parameters and optimizer, from the first step."""
 
     optimizer: Any
     sizes: dict[str, int]

@@ -1,4 +1,4 @@
-"""What a step did, in a few numbers."""
+"""A step in a few numbers."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Norms:
 
 
 class Report(Norms):
-    """What `update(..., report=True)` returns: the norms over all arrays that were updated, and for each of them.
+    """The result of `update(..., report=True)`: norms over all arrays that were updated, and for each of them.
 
     Examples
     --------

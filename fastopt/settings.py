@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from fastopt.optimizer import Optimizer
 
 Asked = dict[tuple[str, int], float]
-"""What schedules said at a step, by setting and identity of the schedule, so that each is asked once."""
+"""Values of schedules at a step, by setting and identity of the schedule, so that each is asked once."""
 
 
 class StepSettings:

@@ -46,7 +46,7 @@ def _init(network: Any) -> Callable[..., None]:
 
 
 class _TrainedByFastopt:
-    """What both networks have: the parameter `optimizer`, and what stands in for scikit-learn's own."""
+    """The parameter `optimizer` of both networks, and the stand-in for scikit-learn's own."""
 
     optimizer: Any
 
@@ -79,7 +79,7 @@ class _TrainedByFastopt:
 
 
 class _Stepper:
-    """What scikit-learn takes for its optimizer: fastopt's steps, and scikit-learn's learning rate and stopping."""
+    """The optimizer that scikit-learn sees: fastopt's steps, and scikit-learn's learning rate and stopping."""
 
     def __init__(self, theirs: Any, network: Any) -> None:
         # Their policy, without the buffers of their state, which are lists.

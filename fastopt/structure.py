@@ -16,7 +16,7 @@ from fastopt.rows import Rows
 
 
 class Mark(Enum):
-    """What stands in a structure in the place of an array, and of None."""
+    """Stand-ins for an array, and for None, in a structure."""
 
     LEAF = "array"
     NOTHING = "None"

@@ -119,7 +119,7 @@ def set_num_threads(threads: int | None) -> None:
 
 
 def limit() -> int | None:
-    """What `set_num_threads` or FASTOPT_NUM_THREADS set."""
+    """The number that `set_num_threads` or FASTOPT_NUM_THREADS set."""
     return _most
 
 

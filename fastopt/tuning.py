@@ -63,7 +63,7 @@ AS_THEY_COME = Choice()
 
 @dataclass(frozen=True)
 class Trial:
-    """What was measured of one way to run a step."""
+    """The measurements of one way to run a step."""
 
     form: str
     """How new parameters are stored: a name in `fastopt.kernels.stores.FORMS`."""
@@ -78,7 +78,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Tuning:
-    """What an optimizer's steps were tuned to: `optimizer.tuning`.
+    """The way in which an optimizer's steps run: `optimizer.tuning`.
 
     Examples
     --------
@@ -95,7 +95,7 @@ class Tuning:
     reason: str
     """How it came to that."""
     trials: tuple[Trial, ...] = ()
-    """What was measured, the one in use first."""
+    """The trials, the one in use first."""
 
     def __repr__(self) -> str:
         lines = [f"Tuning: {self.form}, {self.reason}"]
@@ -222,7 +222,7 @@ class Tuner:
     # -- what is to be read of it -------------------------------------------------------------------------------------
 
     def report(self) -> Tuning:
-        """What users see."""
+        """Return the tuning as users see it."""
         settled = self.settled
         measured = sorted(
             (each for each in self._all if each.gaps), key=lambda each: (each is not settled, _whole(each))
@@ -321,7 +321,7 @@ def set_tuning(mode: str) -> None:
 
 
 def mode() -> str:
-    """What `set_tuning` or FASTOPT_TUNE set."""
+    """The tuning that `set_tuning` or FASTOPT_TUNE set."""
     return _mode
 
 

@@ -9,9 +9,9 @@ import fastopt
 
 # From the ground up. A module may import what stands on its own floor or below.
 FLOORS = [
-    "names foreign machine blas rows typed hyperparameters checks commands.console",
+    "names foreign machine blas rows typed checks commands.console",
     "kernels",
-    "flat flat_nested structure views groups settings threads tuning schedules reference representation formula_checks",
+    "hyperparameters flat flat_nested structure views groups settings threads tuning schedules reference representation formula_checks",
     "engine report averages",
     "checkpoint",
     "optimizer",

@@ -23,7 +23,7 @@ LONGEST_STEM = 100
 FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
 LOST = (errno.EIO, errno.ENOSPC, errno.EDQUOT)
-"""What a folder that cannot be synced must not be silent about; others cannot sync folders at all."""
+"""Errors of syncing a folder that are raised; on some systems folders cannot be synced at all."""
 
 KINDS = {
     stat.S_IFDIR: "a folder",
@@ -67,7 +67,7 @@ def write_all(descriptor: int, content: Any, place: int) -> None:
 
 
 def _regular(owner: str, path: Any, target: str) -> os.stat_result | None:
-    """What there is in the place of a file, None if there is nothing; raises where it is anything but a file."""
+    """Return the status of a file, None if there is nothing; raises where it is anything but a file."""
     try:
         found = os.lstat(target)
     except FileNotFoundError:

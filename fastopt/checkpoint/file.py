@@ -80,7 +80,7 @@ def _header(tensors: dict[str, Array], metadata: dict[str, str]) -> tuple[bytes,
 
 
 def load(optimizer: Any, path: str | os.PathLike[str], params: Any, strict: bool, cast: Any) -> Mismatch:
-    """What `Optimizer.load` does."""
+    """The work of `Optimizer.load`."""
     content = Path(path).read_bytes()  # not mapped into memory: a file that shrinks meanwhile would end the process
     name = os.fspath(path)
     try:
@@ -170,7 +170,7 @@ def _pack(owner: str, saved: dict[str, Any]) -> tuple[dict[str, Array], dict[str
 
 
 def _unpack(optimizer: Any, tensors: dict[str, Array], metadata: Any, name: str) -> dict[str, Any]:
-    """What `_pack` was given; raises some error where it was not `_pack` that made it."""
+    """Undo `_pack`; raises some error where it was not `_pack` that made it."""
     if not isinstance(metadata, dict) or not str(metadata.get("format", "")).isdecimal():
         raise CheckpointError(f"{name} is a safetensors file but no checkpoint of fastopt: it names no format")
     if int(metadata["format"]) > FORMAT:
@@ -256,7 +256,7 @@ def _plain_groups(owner: str, groups: Groups) -> list[Any]:
 
 
 def _with_schedules(settings: Any) -> Any:
-    """What `_plain` was given."""
+    """Undo `_plain`."""
     if not isinstance(settings, dict):
         return settings
     found: dict[str, Any] = {

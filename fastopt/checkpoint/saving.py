@@ -1,4 +1,4 @@
-"""What every optimizer has to be saved and to go on."""
+"""Saving and loading, for every optimizer."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from fastopt.schedules import Schedule
 
 
 class Mismatch(NamedTuple):
-    """What did not fit when state was loaded with `strict=False`; all empty if everything did."""
+    """Differences found when state was loaded with `strict=False`; all empty if everything fits."""
 
     missing: list[Hashable]
     """Keys that the optimizer has and the checkpoint has not; their state is what it was."""
@@ -35,7 +35,7 @@ class Mismatch(NamedTuple):
 
 
 def state_dict(optimizer: Any) -> dict[str, Any]:
-    """What `Optimizer.state_dict` returns."""
+    """The work of `Optimizer.state_dict`."""
     state = optimizer._state
     slots: dict[str, Any] = dict.fromkeys(optimizer._rule.state)  # averages are there only where there are any
     if state is not None:
@@ -114,12 +114,12 @@ def load_state_dict(
             for slot, (there, here) in begun.items()
             if slot in state and there and (len(taken) == len(layouts) or (slot in mine and here))
         ]
-        slots = dict.fromkeys((*optimizer._rule.state, *whole), 0.0)  # all is written below
+        slots: dict[str, float | None] = dict.fromkeys((*optimizer._rule.state, *whole), 0.0)  # all is written below
         loaded = State(slots, layouts, nonnegative)
         for slot in loaded.views:
             for key in layouts:
-                own = None if key in taken else optimizer._state.array_of(slot, key)
-                loaded.take(slot, key, state[slot][key] if own is None else own)
+                kept = None if key in taken else optimizer._state.array_of(slot, key)
+                loaded.take(slot, key, state[slot][key] if kept is None else kept)
     if loaded is None or SLOTS["averaging"] not in loaded.slots:
         averaged = 0
     try:

@@ -19,7 +19,7 @@ from fastopt.kernels.intrinsics import FLUSHED, SIGN_KEPT, smallest_state
 from fastopt.kernels.rule import Rule
 
 NAME = "p"
-"""What they are called in a file, where state has the name of its slot; no slot may have this one."""
+"""Their name in a file, where state has the name of its slot; no slot may have this one."""
 
 
 class Loading(NamedTuple):

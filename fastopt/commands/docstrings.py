@@ -1,4 +1,4 @@
-"""What is to be read about an optimizer, from where it is written: for `fastopt explain` and the pages in docs/."""
+"""Parser of optimizer docstrings, for `fastopt explain` and the site."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def equations(optimizer: type[Optimizer]) -> list[str]:
 
 
 def bytes_per_element(optimizer: type[Optimizer], itemsize: int = 4) -> int:
-    """What a step reads and writes: parameter, gradient and state are read, parameter and state written.
+    """Bytes that a step reads and writes: parameter, gradient and state are read, parameter and state written.
 
     Where norms are needed, what they are of is read before; where a direction is prepared, that is written too.
     """

@@ -1,4 +1,4 @@
-"""What an optimizer does, in text: `fastopt explain`."""
+"""An optimizer explained in text: `fastopt explain`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What fastopt found on this machine and what it makes of it: `fastopt info`."""
+"""Facts about the machine and the choices that follow: `fastopt info`."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ class Run:
 
 @dataclass
 class Comparison:
-    """What `compare` returns."""
+    """The result of `compare`."""
 
     textbook: Run
     compiled: Run
@@ -92,7 +92,7 @@ class Comparison:
     checked_steps: int
     """After how many steps `identical` was looked at."""
     lines: list[machine.Lines | None]
-    """What a store to a shared line took, from time to time."""
+    """Times of a store to a shared line, taken now and then."""
     others: float
     """CPUs that other processes kept busy."""
 
@@ -285,7 +285,7 @@ def _equal(result: Comparison, same: bool, text: str = "equal") -> str:
 
 
 def _remarks(result: Comparison, optimizer: str, dtype: str) -> list[str]:
-    """What the figures stand on: bits, and the machine."""
+    """The ground of the figures: bits, and the machine."""
     lines = []
     if not result.same_as_textbook:
         if result.identical:

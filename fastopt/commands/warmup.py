@@ -27,7 +27,7 @@ Kernel = tuple[Rule, str, tuple[str, ...]]
 
 
 def kernels(optimizers: Sequence[Optimizer], averages: Sequence[str] = ()) -> list[Kernel]:
-    """What steps need; `averages` are those of `AVERAGES` that some steps keep and others leave alone."""
+    """The kernels that steps need; `averages` are those of `AVERAGES` that some steps keep and others leave alone."""
     # For on_nonfinite and clipping by norm.
     found: list[Kernel] = [(NO_RULE, which, ()) for which in ("look", "look_at_squares", "norm", "quick_norm")]
     found += [(GRADIENT_MEASURE, which, ()) for which in FACTORS]

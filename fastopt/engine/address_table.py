@@ -270,7 +270,7 @@ class Table:
         self._order = np.argsort(np.argsort([entry.row for entry in active]))
 
     def _expect(self) -> None:
-        """What `array_scan.scan` compares the arrays of a step with."""
+        """Write down what `array_scan.scan` compares the arrays of a step with."""
         self._scratch: dict[int, Array] = {}
         # Those that Python looks after. Of a gradient that is to be Rows no array has -1 dimensions.
         special = [entry.staged is not None or entry.touched is not None for entry in self.entries]
@@ -347,7 +347,7 @@ class Table:
 
 
 def arrangement(groups: Groups | None, by_array: bool) -> tuple[Any, ...]:
-    """What a table must have been made for: the groups that divide it, and whether arrays are told apart."""
+    """The arrangement that a table was made for: the groups that divide it, and whether arrays are told apart."""
     return groups.arrangement() if groups else (), by_array
 
 

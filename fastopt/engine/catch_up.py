@@ -112,7 +112,7 @@ class CatchUp:
 
 
 def catch_up_all(optimizer: Any, params: Any) -> None:
-    """What `Optimizer.catch_up` does."""
+    """The work of `Optimizer.catch_up`."""
     container = containers.container_of(type(optimizer).__name__, params)
     lags = optimizer._lags
     for made in [_catch_up(optimizer, optimizer._state, container, params, key, lag) for key, lag in lags.items()]:
@@ -142,7 +142,7 @@ def _catch_up(
 
 
 class Step:
-    """What a step has to do about rows that lag behind. To make one looks at everything, and writes nothing."""
+    """The part of a step that is about rows that lag behind. Making one looks at everything and writes nothing."""
 
     def __init__(self, optimizer: Any, plan: Plan, params: Any, parts: list[Any]) -> None:
         lags: dict[Hashable, Lag] = optimizer._lags

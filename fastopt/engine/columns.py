@@ -171,5 +171,5 @@ class StoredSlot(MutableMapping[Hashable, Array]):
         return repr(dict(self))
 
     def column(self, key: Hashable) -> Array | Column:
-        """What stands for a key."""
+        """Return the array of a key, or its column."""
         return self._arrays[key]

@@ -1,4 +1,4 @@
-"""What may hold parameters and gradients: the only place that knows.
+"""Containers of parameters and gradients: the only place that knows them.
 
 A container is described by a `Container`: the names of its leaves in their order, where each is found and how an error
 text calls it. All else asks for leaves by name: state, reports, groups and checkpoints.
@@ -40,7 +40,7 @@ MISSING: Any = object()
 
 
 class Container:
-    """What parameters are, without the arrays: the names of the leaves, and where each is."""
+    """The form of parameters without the arrays: names of the leaves, and where each is."""
 
     keys: list[Hashable]
     node: Node | None = None
@@ -62,7 +62,7 @@ class Container:
         return grads
 
     def name(self, key: Hashable, which: str = "params") -> str:
-        """What an error text calls a leaf."""
+        """Return the name of a leaf in error texts."""
         raise NotImplementedError
 
     def leaves(self, params: Any) -> Any:
@@ -384,7 +384,7 @@ def _gather(owner: str, node: Node, grads: Any, place: str, gradients: list[Any]
 
 
 def _held(owner: str, node: Node, grads: Any, place: str) -> list[Any]:
-    """What gradients have for each child of a node; an error if they are of another form."""
+    """Return the gradients of each child of a node; an error if they are of another form."""
     kind, keys = type(grads), node.keys
     if structure.is_mapping(node.kind):
         if isinstance(grads, Mapping):

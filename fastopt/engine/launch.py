@@ -1,4 +1,4 @@
-"""What one kernel call works on: the parameters of a dtype, their addresses, and the tally of a report."""
+"""One kernel call: the parameters of a dtype, their addresses, and the tally of a report."""
 
 from __future__ import annotations
 

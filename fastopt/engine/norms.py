@@ -26,7 +26,7 @@ LEAST_SUM = 2.0**-960
 _LEAST = math.sqrt(LEAST_SUM)
 
 QUICK_ERROR = 2.0**-39
-"""What the relative error of a plain sum of squares of float32 numbers is below, with room to spare.
+"""A bound on the relative error of a plain sum of squares of float32 numbers, with room to spare.
 
 Their squares are float64 numbers, none of which overflows or vanishes, and no term is negative: each addition moves the
 sum by at most 2**-53 of itself. A piece has 2**13 elements, so its sum, added up in any order, is wrong by less than
@@ -59,7 +59,7 @@ def power(number: float, exponent: int) -> float:
 
 
 class OneProcess:
-    """What the passes before a step found, added up over one process: it stays as it is.
+    """Results of the passes before a step, of one process: there is nothing to add.
 
     Where several processes step parts of the same leaves, theirs takes its place (`fastopt.mpi`). Every method is then
     called by all of them, in the same order.

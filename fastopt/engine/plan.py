@@ -37,7 +37,7 @@ SUMS, SECOND_SUMS = slice(TOTAL, REST + 1), slice(SECOND_TOTAL, SECOND_REST + 1)
 
 
 class Plan(Table):
-    """What is done with a table: the looks at gradients, the step and its report."""
+    """The work on an address table: passes over gradients, the step and its report."""
 
     def accepts(self, params: Any, grads: Any, groups: Groups | None = None, by_array: bool = False) -> bool:
         """Whether the plan fits these arguments; if so, it has taken up the gradients. Errors are raised."""
@@ -95,7 +95,7 @@ class Plan(Table):
         return not isinstance(params, Mapping) or isinstance(params, dict | MutableMapping)
 
     again: Any = None
-    """What `again.again` made of the last step."""
+    """The result of `again.again` for the last step."""
 
     settings: PlanSettings | None = None
     """Those of each part, as `settings.StepSettings` keeps them."""
@@ -117,7 +117,7 @@ class Plan(Table):
 
     call: Any = None
     call_options: tuple[str, ...] | None = None
-    """What `one_call.call_for` found, and for which options."""
+    """The result of `one_call.call_for`, and the options that it is for."""
 
     def takes_over(self, params: Any) -> bool:
         """Whether parameters are other arrays than before but alike, which the plan has then taken up."""
@@ -159,7 +159,7 @@ class Plan(Table):
         )
 
     processes: OneProcess = ONE_PROCESS
-    """What adds up what several processes found."""
+    """Adds up the results of several processes."""
 
     stepped = False
     tuner: Tuner | None = None
@@ -264,7 +264,7 @@ class Plan(Table):
             kernel(table, starts, threads)
 
     def report(self) -> Report:
-        """What the last `run` with a report did."""
+        """Return the report of the last `run` that kept one."""
         tallies = [(launch.tally.copy(), launch.rows) for launch in self._launches if launch.tally is not None]
         return Report(*self._reported(), tallies, self._order, skipped=False)
 

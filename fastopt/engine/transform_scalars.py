@@ -1,4 +1,4 @@
-"""What the options of `fastopt.kernels.transforms` take at a step, and what norms of arrays come to."""
+"""The scalars of transforms at a step, and trust ratios from norms of arrays."""
 
 from __future__ import annotations
 

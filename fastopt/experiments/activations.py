@@ -1,4 +1,4 @@
-"""What becomes of a signal on its way through a deep network, by initial weights and activation."""
+"""The signal on its way through a deep network, by initial weights and activation."""
 
 from __future__ import annotations
 

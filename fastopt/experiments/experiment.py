@@ -1,4 +1,4 @@
-"""What the experiments share: settings, data, optimizers by backend, progress bars, and a result that can be saved."""
+"""Common ground of the experiments: settings, data, optimizers by backend, progress bars, and a result to save."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Data(NamedTuple):
 
 @dataclass(frozen=True)
 class Settings:
-    """What every experiment takes."""
+    """The settings that every experiment takes."""
 
     seed: int = 0
     quick: bool = False
@@ -88,7 +88,7 @@ class Settings:
 
 @dataclass(repr=False)
 class Result:
-    """What an experiment found."""
+    """The result of an experiment."""
 
     title: str
     finding: str

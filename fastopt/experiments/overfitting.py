@@ -1,4 +1,4 @@
-"""What the experiments on overfitting share: few digits, a deep network, and the gap between training and test."""
+"""Common ground of the experiments on overfitting: few digits, a deep network, the gap between training and test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the command `fastopt experiment` prints and writes."""
+"""Output of the command `fastopt experiment`."""
 
 from __future__ import annotations
 

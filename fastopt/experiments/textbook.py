@@ -163,7 +163,7 @@ class Own:
 
 
 class _AsWritten(Reference):
-    """What nobody would compute as exactly, or as often, as the reference does."""
+    """Methods for what nobody would compute as exactly, or as often, as the reference does."""
 
     _product = 1.0
     _multiplied = 0

@@ -1,4 +1,4 @@
-"""What the spread of the initial weights does to learning."""
+"""The effect of the spread of the initial weights on learning."""
 
 from __future__ import annotations
 

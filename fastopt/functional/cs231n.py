@@ -93,7 +93,7 @@ class _Stepper:
 
 
 def _nothing() -> None:
-    """What a copied config has in the place of its optimizer."""
+    """Stands in a copied config in place of its optimizer."""
 
 
 def _step(

@@ -116,7 +116,7 @@ def matches(array, entries, entry, shapes, flags):  # type: ignore[no-untyped-de
 
 
 def dtype_word(dtype: Any) -> int:
-    """What `scan` compares of a dtype."""
+    """The word by which `scan` tells dtypes apart."""
     return _word(id(dtype) + DTYPE_WORD) & DTYPE_MASK
 
 

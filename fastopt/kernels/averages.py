@@ -1,4 +1,4 @@
-"""What may be done with a new parameter after the rule: averages of the weights, in the same pass over memory.
+"""Averages of the weights: scalar functions after the rule, in the same pass over memory.
 
 Each is a function `(p, average, amount) -> (p, average)` of scalars with a state slot of its own, bound when a kernel
 is built; what is not bound costs nothing. They are applied in the order of `AVERAGES`.

@@ -33,7 +33,7 @@ DIGEST = hashlib.sha256().digest_size
 
 
 class CheckedFiles:
-    """What takes the place of the `IndexDataCacheFile` in a cache of numba's."""
+    """Takes the place of the `IndexDataCacheFile` in a cache of numba's."""
 
     def __init__(self, cache: Any) -> None:
         implementation = cache._impl
@@ -43,7 +43,7 @@ class CheckedFiles:
         self._ignored = False
 
     def load(self, key: Any) -> Any:
-        """What was saved under a key, None where there is no good file."""
+        """Return what was saved under a key, None where there is no good file."""
         if self._ignored:
             return None
         path = self._path(key)
@@ -124,7 +124,7 @@ UNREADABLE: list[Exception] = []
 
 
 def content(module: ModuleType) -> bytes:
-    """What a module was made of: its source, or its byte code where there is no source, as in a frozen program."""
+    """Return the source of a module, or its byte code where there is no source, as in a frozen program."""
     try:
         loader: Any = module.__loader__
         try:
@@ -180,7 +180,7 @@ def machinery_modules() -> list[types.ModuleType]:
 
 @cache
 def _machinery() -> str:
-    """What the machine code of every kernel depends on besides the formula."""
+    """Everything that the machine code of every kernel depends on besides the formula."""
     files = [hashlib.sha256(content(module)).hexdigest() for module in machinery_modules()]
     # Settings of numba's that change the code but are not in the key of its cache (numba #10821).
     settings = [getattr(config, name, None) for name in ("OPT", "BOUNDSCHECK", "LOOP_VECTORIZE", "SLP_VECTORIZE")]

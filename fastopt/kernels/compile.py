@@ -120,7 +120,7 @@ def _callback(rule: Rule, dtype: str, which: str, options: tuple[str, ...]) -> A
 
 @cache
 def form_address(form: int, dtype: str, in_pieces: bool = False) -> int:
-    """What kernels for `dtype` get of a form of `stores`; compiles its functions."""
+    """Return the address by which kernels for `dtype` get a form of `stores`; compiles its functions."""
     return int(_form(form, dtype, in_pieces).ctypes.data)
 
 

@@ -35,7 +35,7 @@ from fastopt.kernels.intrinsics import peek
 from fastopt.kernels.loops import walk
 
 MISFIT, DONE = 0, 1
-"""What a call returns: nothing is written, and Python must see to it; or the step is made."""
+"""Results of a call: nothing is written and Python must see to it, or the step is made."""
 
 # The words of a plan's memory, an int64 array that is the method's `self`.
 (

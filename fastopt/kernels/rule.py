@@ -83,7 +83,7 @@ class Rule:
         return 0, 1, *reversed(slots), *means, *range(2, last)  # the one applied last lies outermost
 
     def small(self, options: tuple[str, ...] = ()) -> tuple[int, ...]:
-        """What becomes of small values of the columns that are written, but for parameter and gradient."""
+        """The treatment of small values in the columns that are written, but for parameter and gradient."""
         kinds = [KEPT if slot in self.exact else SIGN_KEPT if slot in self.signed else FLUSHED for slot in self.state]
         return (*(FLUSHED for option in options if option in AVERAGES), *kinds)
 

@@ -211,7 +211,7 @@ def write_scales(source, scales, count, nonnegative):  # type: ignore[no-untyped
 
 
 def factor_of(scale, square):  # type: ignore[no-untyped-def]
-    """What takes values to squares of codes."""
+    """Return the factor that takes values to squares of codes."""
     return square / scale * BELOW_ONE if scale > ZERO else ZERO
 
 

@@ -1,4 +1,4 @@
-"""What may be done to a gradient, and to its parameter, before the rule sees them: in the same pass over memory.
+"""Transforms: scalar functions on gradient and parameter before the rule, in the same pass over memory.
 
 Each is a function `(p, g, amount) -> (p, g)` of scalars, bound when a kernel is built; what is not bound costs nothing.
 They are applied in the order of `OPTIONS`. What `centralize` takes is no amount but an element of an array, as the

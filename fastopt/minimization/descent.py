@@ -88,7 +88,7 @@ class Descent:
         return None
 
     def _result(self, reason: Reason) -> Any:
-        """What SciPy's methods return."""
+        """Return the result as SciPy's methods do."""
         x, value, gradient = self.x, self.value, self.gradient
         if self._best is not None:
             x, value, gradient = self._best

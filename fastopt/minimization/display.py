@@ -1,4 +1,4 @@
-"""What `options={"disp": True}` shows."""
+"""The progress bar of `options={"disp": True}`."""
 
 from __future__ import annotations
 

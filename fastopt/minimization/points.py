@@ -37,7 +37,7 @@ class Form:
         return self._container.is_bare
 
     def name(self, key: Hashable) -> str:
-        """What an error text calls the array of a key."""
+        """Return the name of an array in error texts."""
         return self._container.name(key, "x")
 
     def start(self) -> Any:

@@ -12,7 +12,7 @@ from mpi4py import MPI
 
 
 class Agreement:
-    """What the processes of a communicator compare before they exchange anything else.
+    """Comparison of the processes of a communicator, before they exchange anything else.
 
     Every method that communicates begins with one `Allgather` of 16 bytes from each process: a digest of what it is
     about to do, and whether it found an error. Only where these are not all alike do texts follow.

@@ -14,7 +14,7 @@ from fastopt.mpi.binding import Binding
 
 
 class SharedAverages:
-    """What `Sharded` does with averages of the weights, and with rows that wait for steps."""
+    """Averages of the weights in `Sharded`, and rows that wait for steps."""
 
     def averaged(self: Any, params: Any) -> Any:
         """The averaged weights, as copies in the form of `params`, the same on all processes.

@@ -1,4 +1,4 @@
-"""What all processes must have alike before they exchange anything: arrays, gradients and settings."""
+"""Checks that all processes have the same arrays, gradients and settings, before they exchange anything."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fastopt.mpi.rank_sums import AllProcesses
 from fastopt.schedules import to_dict
 
 AFTER_A_STEP = ("save", "load", "state_dict", "load_state_dict", "update_hessian")
-"""What cannot be done between `accumulate` and `update`."""
+"""Methods that cannot be called between `accumulate` and `update`."""
 
 
 class Consensus:

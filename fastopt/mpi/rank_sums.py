@@ -1,4 +1,4 @@
-"""What the passes before a step found, added up over the processes."""
+"""Results of the passes before a step, added up over the processes."""
 
 from __future__ import annotations
 

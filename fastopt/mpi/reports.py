@@ -1,4 +1,4 @@
-"""What a step did, over all processes."""
+"""Reports over all processes."""
 
 from __future__ import annotations
 

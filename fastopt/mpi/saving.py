@@ -21,7 +21,7 @@ from fastopt.mpi.binding import Binding, name_of
 from fastopt.mpi.layout import Piece, flat
 
 BY_KEY = ("rows", "counts")
-"""What a checkpoint has by key besides the state."""
+"""The entries of a checkpoint that are by key, besides the state."""
 
 
 class SharedLeaf:
@@ -89,7 +89,7 @@ class SharedSaving:
             return found
 
     def state_dict(self: Any) -> dict[str, Any]:
-        """What `Optimizer.state_dict` returns, with the whole state as copies, on every process."""
+        """As `Optimizer.state_dict`: the whole state as copies, on every process."""
         with self._alone():
             self._agree("state_dict", None)
             mine = state_dict_of(self.optimizer)
@@ -118,7 +118,7 @@ class SharedSaving:
     def _merged(
         self: Any, mine: dict[str, Any], by_key: dict[str, Any], whole: Callable[[str, Hashable, Layout], Any]
     ) -> dict[str, Any]:
-        """What `state_dict` of one process returns, with what `whole` makes of each array of the state."""
+        """As `state_dict` of one process, with `whole` applied to each array of the state."""
         state: dict[str, Any] = {}
         for slot, parts in mine["state"].items():
             leaves = {} if parts is None else self._exchange.shares.leaves
@@ -237,7 +237,7 @@ class SharedSaving:
         return pieces
 
     def _by_piece(self: Any, by_leaf: dict[Hashable, Any]) -> dict[Piece, Any]:
-        """What is by leaf, for this process's pieces."""
+        """The entries by leaf, for this process's pieces."""
         shares, found = self._exchange.shares, {}
         for piece in shares.pieces(self.comm.rank):
             if piece.path in by_leaf:
@@ -256,7 +256,7 @@ class SharedSaving:
 
 
 def _without_arrays(whole: dict[str, Any]) -> dict[str, Any]:
-    """What of a `state_dict` is sent to all: whether slots are there, and settings that can be sent."""
+    """The part of a `state_dict` that is sent to all: which slots there are, and settings that can be sent."""
     settings = dict(whole["hyperparameters"])
     settings["groups"] = {selector: dict(group) for selector, group in settings["groups"].items()}
     return {

@@ -279,7 +279,7 @@ class Sharded(Consensus, SharedAverages, SharedSaving):
                 )
 
     def _on_all(self, call: Callable[[], Any]) -> Any:
-        """What a call on each process returns; raises on all where it raises on one."""
+        """Return the result of a call on each process; raises on all where it raises on one."""
         error, result = None, None
         try:
             result = call()

@@ -1,4 +1,4 @@
-"""What is checked of a learner's input, with a sentence for each mistake: found, expected, and what to do."""
+"""Checks of a learner's input, with a sentence for each mistake: found, expected, and what to do."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ Array = npt.NDArray[Any]
 
 
 class Layer:
-    """What all layers share: three passes over a batch, of which a layer without parameters needs two."""
+    """The base class of layers: three passes over a batch, of which a layer without parameters needs two."""
 
     params: Mapping[Any, Array]
     """The dict that holds the layer's parameters, where it has some."""

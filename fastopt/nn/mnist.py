@@ -93,7 +93,7 @@ def warn_of_subset(data: Mnist) -> None:
 def as_arrays(
     data: Mnist, normalize: bool = True, flatten: bool = True, one_hot_label: bool = False
 ) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-    """What `load_mnist` returns, of data that were read."""
+    """The arrays of `load_mnist`, from data that were read."""
     images = [
         x.reshape(len(x), 784) if flatten else x.reshape(len(x), 1, 28, 28) for x in (data.train[0], data.test[0])
     ]

@@ -94,7 +94,7 @@ class MultiLayerNet:
         self._last_out: Mapping[Any, Array] | None = None
 
     def _hidden_layers(self, number: int, width: int, activation: Layer) -> list[Layer]:
-        """What follows a hidden Affine layer."""
+        """The layers after a hidden Affine layer."""
         return [activation]
 
     @property

@@ -16,7 +16,7 @@ __all__ = ["ScheduleFreeAdamW", "ScheduleFreeSGD"]
 
 
 class _ScheduleFree(Optimizer):
-    """What both have: the average."""
+    """The average, which both have."""
 
     def averaged(self, params: Any) -> Any:
         """The averaged parameters x, for evaluation and for use after training, as copies.
@@ -162,7 +162,7 @@ class ScheduleFreeAdamW(_ScheduleFree):
 
 
 def _scalars(step: int, lr: float, beta1: float, warmup: float) -> tuple[float, ...]:
-    """What moves p and offset: pull, gradient_step, kept and offset_step."""
+    """The scalars that move p and offset: pull, gradient_step, kept and offset_step."""
     factor, share = _averaging(step, warmup)
     lr = lr * factor
     return share * beta1 / (1 - beta1), lr * (1 - beta1 * (1 - share)), 1 - share, (1 - beta1) * lr

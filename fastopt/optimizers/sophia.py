@@ -16,7 +16,7 @@ from fastopt.typed import Number, number
 __all__ = ["Sophia"]
 
 HESSIAN = Rule(sophia_hessian, RULES["sophia"].state)
-"""What `update_hessian` does to h."""
+"""The rule of `update_hessian`, which writes h."""
 
 
 @dataclass(eq=False)

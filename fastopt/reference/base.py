@@ -1,4 +1,4 @@
-"""What all reference optimizers share: the walk over the parameters, and the flush of subnormal state."""
+"""The base class of reference optimizers: the walk over the parameters, and the flush of subnormal state."""
 
 from __future__ import annotations
 
@@ -287,7 +287,7 @@ def _as_shaped(g: Array, p: Array) -> Array:
 
 
 def _items(value: Any) -> dict[str, tuple[Any, Any]] | None:
-    """What a container holds by name: in what it is looked up, and under which key; None of what is no container."""
+    """Return the entries of a container by name: where each is looked up, under which key; None for anything else."""
     if isinstance(value, Mapping):
         return {str(key): (value, key) for key in value}
     if hasattr(value, "_fields"):

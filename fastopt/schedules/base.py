@@ -1,4 +1,4 @@
-"""What all schedules share, and how they are put together."""
+"""The base class of schedules, and schedules put together from others."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fastopt.schedules import checks
 
 
 class Schedule:
-    """What all schedules share: called with a step, counted from 1, it returns a Python float.
+    """A function of the step, counted from 1, that returns a Python float: the base class of all schedules.
 
     `schedule * 0.5` and `schedule * other` multiply, `schedule.then(other, after=100)` goes on with another.
     """

@@ -159,7 +159,8 @@ def test_a_schedule_in_a_deep_file(tmp_path, monkeypatch):
     deep = '{"schedule": "Product", "factors": [' * 2500 + "]}" * 2500
 
     def dumps(value, dumps=json.dumps, **how):
-        return f'{{"lr": {deep}}}' if isinstance(value, dict) else dumps(value, **how)  # the settings are the only dict
+        is_of_settings = isinstance(value, dict) and not how  # the only other dict is the header, written tightly
+        return f'{{"lr": {deep}}}' if is_of_settings else dumps(value, **how)
 
     monkeypatch.setattr("fastopt.checkpoint.file.json.dumps", dumps)
     fastopt.SGD(lr=0.5).save(tmp_path / "state")
