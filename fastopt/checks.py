@@ -183,15 +183,16 @@ def no_average(owner: str, name: str, value: Any, kinds: Iterable[type]) -> str:
 
 def first_average(owner: str, missing: Iterable[Hashable]) -> str:
     return (
-        f"{owner}: averages of the weights begin with all parameters, but params has no {_names(missing)}; hand in all "
-        "of them at this step"
+        f"{owner}: slow weights begin as the parameters, but params has no {_names(missing)}; hand in all of them at "
+        "this step, or `forget` those that are gone"
     )
 
 
-def nothing_averaged(owner: str, averaging: Any, step: int) -> str:
+def nothing_averaged(owner: str, averaging: Any, step: int, key: Hashable = Ellipsis) -> str:
+    of = "the weights" if key is Ellipsis else _name(key)
     if averaging is None:
-        return f"{owner}: there is no average of the weights; ask for one: averaging=EMA(decay=0.999)"
-    return f"{owner}: there is no average of the weights yet, after {step} steps with {averaging}; make more steps"
+        return f"{owner}: there is no average of {of}; ask for one: averaging=EMA(decay=0.999)"
+    return f"{owner}: there is no average of {of} yet, after {step} steps with {averaging}; make more steps"
 
 
 def in_use(owner: str, doing: Any) -> str:
@@ -333,8 +334,16 @@ def missing_gradient(owner: str, key: Hashable, grads: Iterable[Hashable]) -> st
 
 def no_state(owner: str, key: Hashable, known: Iterable[Hashable]) -> str:
     return (
-        f"{owner}: {_name(key)} was not there at the first step, so it has no state; there were "
-        f"{', '.join(_name(name) for name in list(known)[:8])}. Use a new optimizer for other parameters"
+        f"{owner}: {_name(key)} has no state, which begins at its first step; there is that of "
+        f"{', '.join(_name(name) for name in list(known)[:8])}"
+    )
+
+
+def array_or_dict(owner: str, key: Hashable, known: Iterable[Hashable]) -> str:
+    return (
+        f"{owner}: {_name(key)} was not there at the first step, there were "
+        f"{', '.join(_name(name) for name in list(known)[:8])}. An optimizer is of one bare array or of a dict of "
+        "arrays: use a new one for the other"
     )
 
 
@@ -470,10 +479,10 @@ def replaced(owner: str, name: str, found: Array, shape: tuple[int, ...], dtype:
     if found.shape != shape:
         raise ValueError(
             f"{owner}: {name} has shape {found.shape}, but at the first step it had {shape} and its state still has; "
-            "use a new optimizer"
+            "`optimizer.reindex` says which rows stay, `optimizer.forget` begins anew"
         )
     if found.dtype != dtype:
         raise TypeError(
             f"{owner}: {name} has dtype {found.dtype}, but at the first step it had {dtype} and its state still has; "
-            f"convert it, or use a new optimizer"
+            "convert it, or begin anew with `optimizer.forget`"
         )

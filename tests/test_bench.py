@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from bench import beside, loop_gate, models, ratio_tables, ratios, small, states
+from bench import beside, loop_gate, models, ratio_tables, ratios, report, small, states
 from tests.conftest import ROOT
 
 
@@ -165,3 +165,8 @@ def test_gradients_of_models(make):
             losses.append(model.last_loss)
         value[...] = start
         assert (losses[0] - losses[1]) / 2e-7 == pytest.approx((grads[key] * direction).sum(), rel=1e-4, abs=1e-6)
+
+
+def test_a_new_run_of_the_benches_keeps_no_note_of_the_last():
+    new = report.condensed({"benchmarks": [], "machine_info": {"fastopt": {}}, "datetime": "2026-11-26T19:00:00"})
+    assert set(new) == {"machine", "date", "groups"}

@@ -22,6 +22,7 @@ from fastopt import averages
 from fastopt.checkpoint import atomic_file, with_params
 from fastopt.checkpoint.state_dict import CheckpointError, Mismatch, load_state_dict, one_line, same_rule
 from fastopt.engine import containers
+from fastopt.engine.columns import Codes
 from fastopt.engine.containers import BARE
 from fastopt.engine.state import layout_of
 from fastopt.flat import Array
@@ -29,8 +30,12 @@ from fastopt.groups import PREDICATES, Groups
 from fastopt.kernels.averages import SLOTS
 from fastopt.schedules import from_dict, to_dict
 
-FORMAT = 2
-"""The version of what the file holds, 1 where there are no parameters; one with a higher number is refused."""
+CODES = tuple(map(np.dtype, (np.uint16, np.int8, np.uint8)))
+"""The dtypes of compact state."""
+
+FORMAT = 3
+"""The version of what the file holds: 1 where there are no parameters, 3 where there is compact state
+or leaves have step counts of their own; one with a higher number is refused."""
 
 LONGEST_HEADER = 100_000_000
 """The most bytes that safetensors reads of a header; it writes longer ones."""
@@ -122,12 +127,13 @@ def _pack(owner: str, saved: dict[str, Any]) -> tuple[dict[str, Array], dict[str
     fortran: list[int] = []
     for slot, value in saved["state"].items():
         if value is not None and not isinstance(value, Mapping):
-            tensors[slot], keys = value, None
+            _put(tensors, slot, "", value)
+            keys = None
             fortran = [0] if layout_of(value).order == "F" else []
         elif value is not None:
             keys = [_encoded(owner, key) for key in value]
             for encoded, array in zip(keys, value.values(), strict=True):
-                tensors[f"{slot}/{json.dumps(encoded)}"] = array
+                _put(tensors, slot, f"/{json.dumps(encoded)}", array)
             fortran = [number for number, array in enumerate(value.values()) if layout_of(array).order == "F"]
     rows: list[Any] = []
     for key, behind in saved.get("rows", {}).items():
@@ -162,11 +168,28 @@ def _pack(owner: str, saved: dict[str, Any]) -> tuple[dict[str, Array], dict[str
         arrays, metadata["params"] = with_params.pack(saved["params"], partial(_encoded, owner))
         tensors |= arrays
         metadata["format"] = "2"
+    if any(array.dtype in CODES for name, array in tensors.items()):
+        metadata["format"] = "3"
+    if "counts" in saved:
+        counts = [
+            [None if key is BARE else _encoded(owner, key), *own.values()] for key, own in saved["counts"].items()
+        ]
+        metadata |= {"counts": json.dumps(counts), "format": "3"}
     if len(metadata["hyperparameters"]) > LONGEST:
         raise CheckpointError(
             f"{owner}: the groups or schedules of its hyperparameters are too long for a file; make them shorter"
         )
     return tensors, metadata
+
+
+def _put(tensors: dict[str, Any], slot: str, name: str, array: Any) -> None:
+    """Adds an array of a slot, codes and scales as two."""
+    if isinstance(array, Codes):
+        tensors[slot + name] = array.codes
+        if array.scales.size:
+            tensors[f"{slot}.scales{name}"] = array.scales
+    else:
+        tensors[slot + name] = array
 
 
 def _unpack(optimizer: Any, tensors: dict[str, Array], metadata: Any, name: str) -> dict[str, Any]:
@@ -185,6 +208,8 @@ def _unpack(optimizer: Any, tensors: dict[str, Array], metadata: Any, name: str)
     metadata.setdefault("rows", "[]")
     longest = {"keys": 16 + sum(map(len, tensors)) + 4 * len(tensors), "fortran": 16 + 12 * len(tensors)}
     longest["rows"] = longest["keys"] + 80 * len(tensors)
+    if "counts" in metadata:
+        longest["counts"] = longest["rows"]
     if "params" in metadata:
         longest["params"] = longest["keys"]
     metadata.setdefault("averaged", "0")
@@ -199,6 +224,10 @@ def _unpack(optimizer: Any, tensors: dict[str, Array], metadata: Any, name: str)
         BARE if row == "rows" else _decoded(json.loads(row[5:])): {"behind": tensors.pop(row), "rates": rates}
         for row, *rates in json.loads(metadata["rows"])
     }
+    counts = {
+        BARE if keys is None else _decoded(key): {"steps": steps, "averages": moved}
+        for key, steps, moved in json.loads(metadata.get("counts", "[]"))
+    }
     names = [""] if keys is None else [f"/{json.dumps(key)}" for key in keys]
     state: dict[str, Any] = {}
     same_rule(optimizer, metadata["rule"], name)
@@ -208,11 +237,15 @@ def _unpack(optimizer: Any, tensors: dict[str, Array], metadata: Any, name: str)
             state[slot] = None
             continue
         arrays = {key: tensors.pop(slot + name) for key, name in zip(decoded, names, strict=True)}
+        scales = {key: tensors.pop(f"{slot}.scales{name}", None) for key, name in zip(decoded, names, strict=True)}
         arrays = {
             key: np.asfortranarray(array) if number in fortran else array
             for number, (key, array) in enumerate(arrays.items())
         }
-        state[slot] = arrays[BARE] if keys is None else arrays
+        views: dict[Any, Any] = {
+            key: Codes.of(array, scales[key]) if array.dtype in CODES else array for key, array in arrays.items()
+        }
+        state[slot] = views[BARE] if keys is None else views
     if tensors:
         raise CheckpointError(f"{name} is no checkpoint of fastopt: it holds {', '.join(sorted(tensors)[:8])} besides")
     return {
@@ -223,6 +256,7 @@ def _unpack(optimizer: Any, tensors: dict[str, Array], metadata: Any, name: str)
         "averaged": int(metadata["averaged"]),
         "state": state,
         "rows": rows,
+        "counts": counts,
         "params": params,
     }
 

@@ -9,15 +9,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastopt import averages, checks, hyperparameters
+from fastopt import averages, checks, hyperparameters, leaves
 from fastopt.checkpoint import with_params
 from fastopt.checks import CheckpointError as CheckpointError
 from fastopt.engine import catch_up
+from fastopt.engine.columns import Codes, Column
 from fastopt.engine.containers import BARE
 from fastopt.engine.state import Layout, State, layout_of
-from fastopt.flat import Array
 from fastopt.groups import Groups
 from fastopt.kernels.averages import SLOTS
+from fastopt.kernels.codecs import FLOAT32, STORAGES
 from fastopt.schedules import Schedule
 
 
@@ -39,11 +40,20 @@ def state_dict(optimizer: Any) -> dict[str, Any]:
     state = optimizer._state
     slots: dict[str, Any] = dict.fromkeys(optimizer._rule.state)  # averages are there only where there are any
     if state is not None:
-        for slot, views in state.views.items():
-            copies = {key: view.copy(order="K") for key, view in views.items()}
+        for slot in state.views:
+            arrays = {key: state.array_of(slot, key) for key in state.layouts}
+            copies = {
+                key: array.codes() if isinstance(array, Column) else array.copy(order="K")
+                for key, array in arrays.items()
+            }
             slots[slot] = copies[BARE] if list(copies) == [BARE] else copies
     settings = {name: _copied(getattr(optimizer, name)) for name in optimizer._hyperparameters()}
     rows = catch_up.saved(optimizer._lags)
+    whole = optimizer.iter, optimizer._averaged
+    # What joined late, or rested meanwhile; all others have the optimizer's.
+    counts = {
+        key: dict(zip(_COUNTS, own, strict=True)) for key, own in optimizer._leaf_counts().items() if own != whole
+    }
     return {
         "rule": optimizer.rule,
         "hyperparameters": settings,
@@ -52,6 +62,7 @@ def state_dict(optimizer: Any) -> dict[str, Any]:
         "averaged": optimizer._averaged,
         "state": slots,
         **({"rows": rows} if rows else {}),
+        **({"counts": counts} if counts else {}),
     }
 
 
@@ -71,11 +82,13 @@ def load_state_dict(
         )
     same_rule(optimizer, saved["rule"], source)
     settings = _settings(optimizer, saved["hyperparameters"], source)
-    state = _state(owner, saved["state"], optimizer._rule.state, source)
+    state = _state(owner, saved["state"], optimizer._rule.state, optimizer._rule.nonnegative, source)
+    settings = _storage(optimizer, settings, cast, source)
     try:
         step = checks.step_count(owner, saved["step"])
         skipped = checks.step_count(owner, saved.get("skipped", 0), "skipped")
         averaged = checks.step_count(owner, saved.get("averaged", 0), "averaged")
+        counts = _counts(owner, saved.get("counts", {}))
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{source}: {error}") from None
 
@@ -86,6 +99,8 @@ def load_state_dict(
         known_dtypes = {key: layout.dtype for key, layout in (current or {}).items()} or dtypes or {}
         state = with_params.cast_state(optimizer._rule, owner, source, state, known_dtypes, cast)
     layouts = {key: layout_of(array) for key, array in next(iter(state.values()), {}).items()}
+    for key in counts.keys() - layouts.keys():
+        raise CheckpointError(f"{owner}: counts in {source} have {key!r:.100}, of which there is no state")
     known = optimizer._hyperparameters()
     own = [field.name for field in fields(optimizer) if not field.kw_only]  # later versions may add shared ones
     differing = [name for name in settings if name not in known] + [name for name in own if name not in settings]
@@ -99,8 +114,12 @@ def load_state_dict(
     if strict and any(mismatch):
         raise CheckpointError(checks.mismatch(owner, source, mismatch._asdict(), current or {}, layouts))
 
+    found = layouts
     if current is not None:
-        layouts = dict(current)
+        layouts = {
+            key: layout._replace(storage=found[key].storage) if key in found else layout
+            for key, layout in current.items()
+        }
     loaded: State | None = None
     if layouts:
         mine = {} if current is None else optimizer._state.views
@@ -114,14 +133,18 @@ def load_state_dict(
             for slot, (there, here) in begun.items()
             if slot in state and there and (len(taken) == len(layouts) or (slot in mine and here))
         ]
-        slots: dict[str, float | None] = dict.fromkeys((*optimizer._rule.state, *whole), 0.0)  # all is written below
-        loaded = State(slots, layouts, nonnegative)
+        start: dict[str, float | None] = dict.fromkeys((*optimizer._rule.state, *whole), 0.0)  # all is written below
+        loaded = State(start, layouts, nonnegative)
         for slot in loaded.views:
             for key in layouts:
-                kept = None if key in taken else optimizer._state.array_of(slot, key)
-                loaded.take(slot, key, state[slot][key] if kept is None else kept)
-    if loaded is None or SLOTS["averaging"] not in loaded.slots:
-        averaged = 0
+                given = state[slot][key] if key in taken else optimizer._state.array_of(slot, key)
+                loaded.take(slot, key, given)
+    own_counts = optimizer._leaf_counts()
+    begins_anew = loaded is None or SLOTS["averaging"] not in loaded.slots
+    by_leaf = {}
+    for key in loaded.layouts if loaded else ():
+        steps, moved = counts.get(key, (step, averaged)) if key in taken else own_counts[key]
+        by_leaf[key] = steps, 0 if begins_anew else moved
     try:
         lags = catch_up.loaded(owner, saved.get("rows", {}), loaded)
     except (KeyError, TypeError, ValueError) as error:
@@ -130,11 +153,25 @@ def load_state_dict(
     new = {name: _copied(value) for name, value in settings.items() if name in known}
     new = {name: value for name, value in new.items() if name not in SLOTS or value is not None}
     new["_scheduled"] = optimizer._scheduled_names(optimizer.__dict__ | new)
-    new |= {"_steps": step, "_skipped": skipped, "_averaged": averaged, "_state": loaded, "_lags": lags}
-    new |= {"_plan": None, "_report_plan": None, "_others": (), "_calls": (), "_options": None, "_kept_settings": None}
+    new |= {"_steps": step, "_skipped": skipped, "_state": loaded, "_lags": lags, **leaves.with_counts(by_leaf)}
+    new |= {"_options": None, "_kept_settings": None}
     optimizer.__dict__.update(new)  # all at once
     missing, unexpected, reshaped = ([None if key is BARE else key for key in keys] for keys in mismatch[:3])
     return Mismatch(missing, unexpected, reshaped, mismatch.settings)
+
+
+_COUNTS = "steps", "averages"
+
+
+def _counts(owner: str, found: Any) -> dict[Hashable, tuple[int, int]]:
+    """Steps and averages of the leaves that have others than the optimizer."""
+    if not isinstance(found, Mapping) or not all(isinstance(own, Mapping) for own in found.values()):
+        raise TypeError(f"{owner}: counts are {found!r:.100}, expected a dict of dicts with {' and '.join(_COUNTS)}")
+    counts = {}
+    for key, own in found.items():
+        steps, moved = (checks.step_count(owner, own.get(name), f"{name} of {key!r:.100}") for name in _COUNTS)
+        counts[key] = steps, moved
+    return counts
 
 
 _COPIED = (Schedule, Groups, *averages.KINDS["averaging"], *averages.KINDS["lookahead"])
@@ -173,7 +210,22 @@ def _settings(optimizer: Any, settings: Any, source: str) -> dict[str, Any]:
         raise CheckpointError(f"{source}: {error}") from None
 
 
-def _state(owner: str, slots: Any, expected: tuple[str, ...], source: str) -> dict[str, dict[Hashable, Array]]:
+def _storage(optimizer: Any, settings: dict[str, Any], cast: Any, source: str) -> dict[str, Any]:
+    """The settings with the storage that state is to have: that of the checkpoint, or that which is asked for."""
+    own, found = optimizer.state_storage, settings.get("state_storage", FLOAT32)
+    if cast is False:
+        if own not in (FLOAT32, found):
+            raise CheckpointError(
+                f"{type(optimizer).__name__}: {source} holds state in {found}, and state_storage is {own!r} here; "
+                f"cast={own!r} or cast=True rounds it to that, state_storage={found!r} takes it as it is"
+            )
+        return settings
+    return settings | {"state_storage": own if cast is True else cast if cast in STORAGES else FLOAT32}
+
+
+def _state(
+    owner: str, slots: Any, expected: tuple[str, ...], nonnegative: tuple[str, ...], source: str
+) -> dict[str, dict[Hashable, Any]]:
     """{slot: {key: array}}, each slot with the same keys, shapes and dtypes; without slots before the first step."""
     if not isinstance(slots, Mapping) or set(slots) - set(SLOTS.values()) != set(expected):
         found = list(slots) if isinstance(slots, Mapping) else type(slots).__name__
@@ -181,9 +233,9 @@ def _state(owner: str, slots: Any, expected: tuple[str, ...], source: str) -> di
     expected = (*expected, *(slot for slot in SLOTS.values() if slot in slots))
     if all(value is None for value in slots.values()):
         return {}
-    state: dict[str, dict[Hashable, Array]] = {}
+    state: dict[str, dict[Hashable, Any]] = {}
     for slot in expected:
-        arrays = {BARE: slots[slot]} if isinstance(slots[slot], np.ndarray) else slots[slot]
+        arrays = {BARE: slots[slot]} if isinstance(slots[slot], np.ndarray | Codes) else slots[slot]
         if not isinstance(arrays, Mapping):
             raise CheckpointError(f"{owner}: {slot} in {source} is {type(arrays).__name__}, expected a dict of arrays")
         state[slot] = dict(arrays)
@@ -192,7 +244,13 @@ def _state(owner: str, slots: Any, expected: tuple[str, ...], source: str) -> di
         if set(arrays) != set(first):
             raise CheckpointError(f"{owner}: {slot} and {expected[0]} in {source} have different keys")
         for key, array in arrays.items():
-            if not isinstance(array, np.ndarray) or array.dtype not in checks.DTYPES:
+            if isinstance(array, Codes):
+                wrong = array.error(slot in nonnegative)
+                if wrong or slot in SLOTS.values():
+                    raise CheckpointError(
+                        f"{owner}: {slot}[{key!r}] in {source} has {wrong or 'codes, expected values'}"
+                    )
+            elif not isinstance(array, np.ndarray) or array.dtype not in checks.DTYPES:
                 found = f"dtype {array.dtype}" if isinstance(array, np.ndarray) else f"type {type(array).__name__}"
                 raise CheckpointError(f"{owner}: {slot}[{key!r}] in {source} has {found}, expected float32 or float64")
             if (array.shape, array.dtype) != (first[key].shape, first[key].dtype):

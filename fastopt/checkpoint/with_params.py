@@ -11,10 +11,12 @@ import numpy as np
 from fastopt import checks
 from fastopt.checks import CheckpointError
 from fastopt.engine import containers
+from fastopt.engine.columns import Codes
 from fastopt.engine.containers import BARE
 from fastopt.engine.launch import as_number
 from fastopt.flat import Array
 from fastopt.foreign import shared
+from fastopt.kernels.codecs import BFLOAT16, INT8
 from fastopt.kernels.intrinsics import FLUSHED, SIGN_KEPT, smallest_state
 from fastopt.kernels.rule import Rule
 
@@ -127,7 +129,7 @@ def cast_state(
                 owner,
                 source,
                 f"{slot}{_name(key)[len('params') :]}",
-                array,
+                array.decoded() if isinstance(array, Codes) and named == np.float64 else array,
                 named or dtypes.get(key, array.dtype),
                 kinds.get(slot, FLUSHED),
             )
@@ -138,12 +140,16 @@ def cast_state(
 
 
 def precision(owner: str, cast: Any) -> np.dtype[Any]:
+    if cast in (BFLOAT16, INT8):
+        return np.dtype(np.float32)
     try:
         dtype: np.dtype[Any] | None = None if cast is None else np.dtype(cast)
     except TypeError:
         dtype = None
     if dtype is None or dtype not in checks.DTYPES:
-        raise ValueError(f"{owner}: cast must be True, False, 'float32' or 'float64', got {cast!r:.100}")
+        raise ValueError(
+            f"{owner}: cast must be True, False, 'float32', 'float64', 'bfloat16' or 'int8', got {cast!r:.100}"
+        )
     return dtype
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, MutableMapping
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
@@ -91,6 +92,57 @@ def key_of(key: Hashable) -> int:
     return codecs.name_key(None if isinstance(key, Enum) else key)
 
 
+@dataclass(frozen=True)
+class Codes:
+    """A compact array as a checkpoint has it.
+
+    storage : "bfloat16" or "int8"
+    codes : uint16, int8, or uint8 of a slot that is never negative, in the shape of the parameter
+    scales : float32, one for each 64 elements in the order of memory; none of bfloat16
+    """
+
+    storage: str
+    codes: Array
+    scales: Array
+
+    @staticmethod
+    def of(codes: Array, scales: Array | None) -> Codes:
+        """The same from the arrays of a file."""
+        storage = BFLOAT16 if codes.dtype == np.uint16 else INT8
+        return Codes(storage, codes, np.empty(0, np.float32) if scales is None else scales)
+
+    dtype = np.dtype(np.float32)
+    """Of the values."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.codes.shape
+
+    @property
+    def flags(self) -> Any:
+        return self.codes.flags
+
+    def error(self, nonnegative: bool) -> str:
+        """What is wrong with it as an array of a slot, empty if nothing is."""
+        kind = np.uint16 if self.storage == BFLOAT16 else np.uint8 if nonnegative else np.int8
+        if self.codes.dtype != kind:
+            return f"codes of dtype {self.codes.dtype}, expected {np.dtype(kind)}"
+        count = 0 if self.storage == BFLOAT16 else codecs.padded(self.codes.size) // codecs.GROUP
+        if self.scales.dtype != np.float32 or self.scales.shape != (count,):
+            return f"scales of dtype {self.scales.dtype} and shape {self.scales.shape}, expected float32 of {(count,)}"
+        return ""
+
+    def decoded(self) -> Array:
+        """The values, in float32."""
+        order: Any = "F" if self.codes.flags.f_contiguous and not self.codes.flags.c_contiguous else "C"
+        run = np.zeros(codecs.run_bytes(self.storage, self.codes.size), np.uint8)
+        nonnegative = self.codes.dtype == np.uint8
+        codes, scales = codecs.parts(self.storage, nonnegative, run, self.codes.size)
+        codes[...], scales[...] = self.codes.ravel(order=order), self.scales
+        values = codecs.decode(self.storage, nonnegative, run, self.codes.size)
+        return np.array(values).reshape(self.shape, order=order)
+
+
 class Column:
     """A slot of one array in 16 or 8 bits: its codes, then its scales, in one run of bytes."""
 
@@ -131,6 +183,16 @@ class Column:
         """Codes in the shape of the array, and scales, as views."""
         codes, scales = codecs.parts(self.storage, self.nonnegative, self.run[: self.nbytes], self.size)
         return codes.reshape(self.shape, order=self.order), scales
+
+    def codes(self) -> Codes:
+        """A copy of codes and scales."""
+        codes, scales = self.parts()
+        return Codes(self.storage, codes.copy(order="K"), scales.copy())
+
+    def take(self, codes: Codes) -> None:
+        """Copies codes and scales of its own storage."""
+        own, scales = self.parts()
+        own[...], scales[...] = codes.codes, codes.scales
 
 
 class StoredSlot(MutableMapping[Hashable, Array]):
