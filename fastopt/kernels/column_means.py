@@ -26,7 +26,7 @@ OFFSET = 2  # its first element
 STRIDE = 3  # from one run of elements to the next
 RUNS = 4  # how many there are
 WIDTH = 5  # elements in a run; one or more rows of the matrix, or a part of one
-REST = 6  # elements in one more run at the end, which is shorter
+COMPENSATION = 6  # elements in one more run at the end, which is shorter
 KEPT = 7  # columns; WIDTH is that times a power of two
 OUT = 8  # where their sums begin in `sums`
 JOB_FIELDS = 9
@@ -95,7 +95,7 @@ def add_columns(job, table, scalars, places, cells, sums, like):  # type: ignore
             total[k], rest[k], lost[k] = plus_four((total[k], rest[k], lost[k]), one, two, three, four, like.dtype)
         first += 4 * stride
     while first <= end:
-        for k in range(width if first < end else job[REST]):
+        for k in range(width if first < end else job[COMPENSATION]):
             cell = total[k], rest[k], lost[k]
             value = processed(address, first + k, factor, most, like.dtype)
             total[k], rest[k], lost[k] = plus(cell, value, like.dtype)
@@ -194,9 +194,9 @@ def write_exactly(matrix: Any, column: int, table: Any, scalars: Any, places: An
 
 def exact_mean(values: Any) -> float:
     """The float64 nearest to the sum, by the count; infinite or NaN where values are."""
-    strange = values[~np.isfinite(values)]
-    if len(strange):
-        return float(strange.sum())
+    nonfinite = values[~np.isfinite(values)]
+    if len(nonfinite):
+        return float(nonfinite.sum())
     try:
         total = math.fsum(values)
     except OverflowError:  # of a partial sum

@@ -56,8 +56,8 @@ SUMMED = 1024
 GRADIENTS, PARAMETERS, CHANGES, ZEROS, NONFINITE = range(5)
 LARGE, SMALL_ONES = 5, 8
 FIELDS = 11
-TOTAL, REST = 0, 1  # those of a norm: a sum of squares, and what rounding took from it
-SECOND_TOTAL, SECOND_REST = 2, 3  # and of another one
+TOTAL, COMPENSATION = 0, 1  # those of a norm: a sum of squares, and what rounding took from it
+SECOND_TOTAL, SECOND_COMPENSATION = 2, 3  # and of another one
 
 # Squares of float64 numbers overflow from 1e154 on and vanish below 1e-162. These factors bring such numbers to where
 # they do neither; powers of two, so that sums of squares in range are the same to the bit.
@@ -131,7 +131,7 @@ def tallied_span(row, scalars, parameter, tally, form, first, last):  # type: ig
     gradients = parameters = changes = 0.0
     large_gradients = large_parameters = large_changes = 0.0
     small_gradients = small_parameters = small_changes = 0.0
-    zeros, strange = zero, 0
+    zeros, nonfinite = zero, 0
     index = first
     while index < last:
         until = min(last, index + SUMMED)
@@ -172,7 +172,7 @@ def tallied_span(row, scalars, parameter, tally, form, first, last):  # type: ig
         index = until
     if not gradients < np.inf:
         for element in range(first, last):
-            strange += not abs(load(where, element, DTYPE)[1]) < np.inf
+            nonfinite += not abs(load(where, element, DTYPE)[1]) < np.inf
     if SIZE == 4:  # sums of these are in range; what is not finite must not be lost beside sums of float64
         large_gradients, large_parameters = gradients * DOWN * DOWN, parameters * DOWN * DOWN
         large_changes = changes * DOWN * DOWN
@@ -180,7 +180,7 @@ def tallied_span(row, scalars, parameter, tally, form, first, last):  # type: ig
     put(tally, PARAMETERS, parameters)
     put(tally, CHANGES, changes)
     put(tally, ZEROS, np.float64(zeros))
-    put(tally, NONFINITE, np.float64(strange))
+    put(tally, NONFINITE, np.float64(nonfinite))
     put(tally, LARGE + GRADIENTS, large_gradients)
     put(tally, LARGE + PARAMETERS, large_parameters)
     put(tally, LARGE + CHANGES, large_changes)
@@ -215,7 +215,7 @@ def norm_span(row, scalars, parameter, tally, form, first, last):  # type: ignor
     (gradient,) = addresses(row, (1,))
     total, rest = add_squares(0.0, 0.0, gradient, first, last, DTYPE)
     put(tally, TOTAL, total)
-    put(tally, REST, rest)
+    put(tally, COMPENSATION, rest)
 
 
 def quick_norm_span(row, scalars, parameter, tally, form, first, last):  # type: ignore[no-untyped-def]
@@ -228,7 +228,7 @@ def quick_norm_span(row, scalars, parameter, tally, form, first, last):  # type:
     for index in range(first, last):
         total = plus_square(total, np.float64(load(gradient, index, DTYPE)[0]))
     put(tally, TOTAL, total)
-    put(tally, REST, 0.0)
+    put(tally, COMPENSATION, 0.0)
 
 
 def measured_span(row, scalars, parameter, tally, form, first, last):  # type: ignore[no-untyped-def]
@@ -250,9 +250,9 @@ def measured_span(row, scalars, parameter, tally, form, first, last):  # type: i
         total, rest = add_squares(total, rest, one, 0, size, SCALED)
         second_total, second_rest = add_squares(second_total, second_rest, other, 0, size, SCALED)
     put(tally, TOTAL, total)
-    put(tally, REST, rest)
+    put(tally, COMPENSATION, rest)
     put(tally, SECOND_TOTAL, second_total)
-    put(tally, SECOND_REST, second_rest)
+    put(tally, SECOND_COMPENSATION, second_rest)
 
 
 def prepared_span(row, scalars, parameter, tally, form, first, last):  # type: ignore[no-untyped-def]
