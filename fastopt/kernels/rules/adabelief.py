@@ -14,7 +14,7 @@ import math
 from fastopt.kernels.rule import Rule
 
 
-def adabelief(p, g, m, s, step_size, one_minus_beta1, one_minus_beta2, eps, eps_root):  # type: ignore[no-untyped-def]
+def adabelief(p, g, m, s, step_size, one_minus_beta1, one_minus_beta2, eps, eps_root):
     m = m + one_minus_beta1 * (g - m)  # m_t
     surprise = g - m
     s = s + one_minus_beta2 * (surprise * surprise - s)

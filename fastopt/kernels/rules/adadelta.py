@@ -13,7 +13,7 @@ import math
 from fastopt.kernels.rule import Rule
 
 
-def adadelta(p, g, h, d, lr, decay_rate, one_minus_decay_rate, eps):  # type: ignore[no-untyped-def]
+def adadelta(p, g, h, d, lr, decay_rate, one_minus_decay_rate, eps):
     h = decay_rate * h
     h = h + one_minus_decay_rate * g * g  # h_t
     x = math.sqrt(d + eps) * g / math.sqrt(h + eps)  # x_t

@@ -10,7 +10,7 @@ State: m, the running mean of the gradient, and u, its decaying largest magnitud
 from fastopt.kernels.rule import Rule
 
 
-def adamax(p, g, m, u, step_size, one_minus_beta1, beta2, eps):  # type: ignore[no-untyped-def]
+def adamax(p, g, m, u, step_size, one_minus_beta1, beta2, eps):
     m = m + one_minus_beta1 * (g - m)  # m_t
     kept = beta2 * u
     largest = abs(g) + eps

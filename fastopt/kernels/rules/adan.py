@@ -16,7 +16,7 @@ import math
 from fastopt.kernels.rule import Rule
 
 
-def adan(  # type: ignore[no-untyped-def]
+def adan(
     p,
     g,
     m,

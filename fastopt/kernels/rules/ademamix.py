@@ -15,7 +15,7 @@ import math
 from fastopt.kernels.rule import Rule
 
 
-def ademamix(p, g, m, slow, v, fast_step, slow_step, one_minus_beta1, one_minus_beta3_t, one_minus_beta2, eps):  # type: ignore[no-untyped-def]
+def ademamix(p, g, m, slow, v, fast_step, slow_step, one_minus_beta1, one_minus_beta3_t, one_minus_beta2, eps):
     m = m + one_minus_beta1 * (g - m)  # m_t
     slow = slow + one_minus_beta3_t * (g - slow)  # slow_t
     v = v + one_minus_beta2 * (g * g - v)  # v_t

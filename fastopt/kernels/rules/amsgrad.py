@@ -14,7 +14,7 @@ import math
 from fastopt.kernels.rule import Rule
 
 
-def amsgrad(p, g, m, v, v_max, step_size, one_minus_beta1, one_minus_beta2, eps):  # type: ignore[no-untyped-def]
+def amsgrad(p, g, m, v, v_max, step_size, one_minus_beta1, one_minus_beta2, eps):
     m = m + one_minus_beta1 * (g - m)  # m_t
     v = v + one_minus_beta2 * (g * g - v)  # v_t
     # v_max_t; a NaN on either side compares false and stays, as in np.maximum

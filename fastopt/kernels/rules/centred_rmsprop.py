@@ -15,9 +15,7 @@ import math
 from fastopt.kernels.rule import Rule
 
 
-def centred_rmsprop(  # type: ignore[no-untyped-def]
-    p, g, h, m, v, lr, decay_rate, one_minus_decay_rate, eps, eps_root, momentum, zero
-):
+def centred_rmsprop(p, g, h, m, v, lr, decay_rate, one_minus_decay_rate, eps, eps_root, momentum, zero):
     h = decay_rate * h
     h = h + one_minus_decay_rate * g * g  # h_t
     m = m + one_minus_decay_rate * (g - m)  # m_t

@@ -14,7 +14,7 @@ import math
 from fastopt.kernels.rule import Rule
 
 
-def laprop(p, g, m, v, scale, one_minus_beta1, one_minus_beta2, correction, eps):  # type: ignore[no-untyped-def]
+def laprop(p, g, m, v, scale, one_minus_beta1, one_minus_beta2, correction, eps):
     v = v + one_minus_beta2 * (g * g - v)  # v_t
     m = m + one_minus_beta1 * (scale * g / (math.sqrt(v) + eps) - m)  # m_t
     p = p - correction * m  # p_t

@@ -10,7 +10,7 @@ State: m, the running mean of the gradient; the sign is taken of another mean, c
 from fastopt.kernels.rule import Rule
 
 
-def lion(p, g, m, lr, one_minus_beta1, one_minus_beta2, zero):  # type: ignore[no-untyped-def]
+def lion(p, g, m, lr, one_minus_beta1, one_minus_beta2, zero):
     c = m + one_minus_beta1 * (g - m)  # c_t
     # p_t; c - c is 0 for zeros of both signs and NaN for NaN
     p = p - (lr if c > zero else (-lr if c < zero else c - c))

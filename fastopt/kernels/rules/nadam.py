@@ -15,7 +15,7 @@ import math
 from fastopt.kernels.rule import Rule
 
 
-def nadam(p, g, m, v, gradient_step, mean_step, one_minus_beta1, one_minus_beta2, eps):  # type: ignore[no-untyped-def]
+def nadam(p, g, m, v, gradient_step, mean_step, one_minus_beta1, one_minus_beta2, eps):
     m = m + one_minus_beta1 * (g - m)  # m_t
     v = v + one_minus_beta2 * (g * g - v)  # v_t
     p = p - (gradient_step * g + mean_step * m) / (math.sqrt(v) + eps)  # p_t

@@ -14,7 +14,7 @@ import math
 from fastopt.kernels.rule import Rule
 
 
-def radam(p, g, m, v, step_size, one_minus_beta1, one_minus_beta2, eps, rectified, zero, one):  # type: ignore[no-untyped-def]
+def radam(p, g, m, v, step_size, one_minus_beta1, one_minus_beta2, eps, rectified, zero, one):
     m = m + one_minus_beta1 * (g - m)  # m_t
     v = v + one_minus_beta2 * (g * g - v)  # v_t
     root = math.sqrt(v) + eps

@@ -15,7 +15,7 @@ import math
 from fastopt.kernels.rule import Rule
 
 
-def schedule_free_adamw(  # type: ignore[no-untyped-def]
+def schedule_free_adamw(
     p, g, v, offset, one_minus_beta2, correction, eps, weight_decay, pull, gradient_step, kept, offset_step
 ):
     v = v + one_minus_beta2 * (g * g - v)  # v_t

@@ -10,7 +10,7 @@ added with the old one goes on.
 from fastopt.kernels.rule import Rule
 
 
-def sgd_momentum(p, g, v, lr, momentum, one_minus_dampening):  # type: ignore[no-untyped-def]
+def sgd_momentum(p, g, v, lr, momentum, one_minus_dampening):
     v = momentum * v + one_minus_dampening * g  # v_t
     p = p - lr * v  # p_t
     return p, v

@@ -11,7 +11,7 @@ their start at zero. Estimates come once in some steps, so their mean is a formu
 from fastopt.kernels.rule import Rule
 
 
-def sophia(p, g, m, h, lr, one_minus_beta1, gamma, eps, one):  # type: ignore[no-untyped-def]
+def sophia(p, g, m, h, lr, one_minus_beta1, gamma, eps, one):
     m = m + one_minus_beta1 * (g - m)  # m_t
     curvature = gamma * h
     ratio = m / (eps if curvature <= eps else curvature)
@@ -19,7 +19,7 @@ def sophia(p, g, m, h, lr, one_minus_beta1, gamma, eps, one):  # type: ignore[no
     return p, m, h
 
 
-def sophia_hessian(p, estimate, m, h, one_minus_beta2):  # type: ignore[no-untyped-def]
+def sophia_hessian(p, estimate, m, h, one_minus_beta2):
     h = h + one_minus_beta2 * (estimate - h)  # h_t
     return p, m, h
 

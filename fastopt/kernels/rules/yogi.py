@@ -14,7 +14,7 @@ import math
 from fastopt.kernels.rule import Rule
 
 
-def yogi(p, g, m, v, step_size, one_minus_beta1, one_minus_beta2, eps):  # type: ignore[no-untyped-def]
+def yogi(p, g, m, v, step_size, one_minus_beta1, one_minus_beta2, eps):
     m = m + one_minus_beta1 * (g - m)  # m_t
     square = g * g
     change = one_minus_beta2 * square
