@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from fastopt import machine, names, threads
 from fastopt.experiments import NAMES as EXPERIMENTS
 from fastopt.optimizers import OPTIMIZERS
 
+FORMATS = ("png", "svg", "pdf")
 MOST_STEPS = 1_000_000
 """Of a picture of a schedule, which takes half a second then."""
 
@@ -28,7 +30,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one subcommand; returns the exit status: 0; 1 if results differ that must be equal;
     2 for bad arguments or data, with one line that says why.
     """
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    with suppress(ImportError):  # completion in the shell: eval "$(register-python-argcomplete fastopt)"
+        import argcomplete
+
+        argcomplete.autocomplete(parser)
+    options = parser.parse_args(arguments)
     try:
         status: int = options.run(options)
         return status
@@ -90,19 +97,20 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--hidden", type=_sizes, default="100,100,100,100", metavar="N,N,...", help="hidden layers")
     train.add_argument("--batch", type=_count, default=128, metavar="N", help="digits per step")
     train.add_argument("--steps", type=_count, default=2000, metavar="N", help="number of steps")
-    train.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="of the parameters")
+    train.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="parameter dtype")
     train.add_argument("--lr", type=_number, metavar="X", help="learning rate (default: the optimizer's)")
     train.add_argument(
         "--set", type=_setting, action="append", default=[], metavar="NAME=VALUE", help="a setting; may be repeated"
     )
     train.add_argument("--data", type=Path, metavar="DIR", help=DATA)
     train.add_argument("--out", type=Path, default=Path("results"), metavar="DIR", help="where the picture goes")
-    train.add_argument("--seed", type=_seed, default=0, metavar="N", help="of initial weights and batches")
+    train.add_argument("--seed", type=_seed, default=0, metavar="N", help="random seed")
     train.add_argument(
         "--mpi",
         action="store_true",
         help="train one network on all processes of `mpiexec -n 2 fastopt train --mpi`, without a comparison",
     )
+    train.add_argument("--format", choices=FORMATS, default="png", help="file format of the picture")
     train.set_defaults(run=_train, parser=train)
 
     profile = commands.add_parser(
@@ -129,7 +137,7 @@ def _parser() -> argparse.ArgumentParser:
         "verify",
         help="check the compiled optimizers against plain NumPy, bit by bit",
         description="Runs every optimizer beside its plain-NumPy reference and shows the largest difference in units "
-        "in the last place (ulps). 0 means that all bits are equal.",
+        "in the last place (ulps). 0 means identical bits.",
         formatter_class=formatter,
     )
     every = "1,2,3" if threads.layer() else "1"
@@ -144,7 +152,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     info.add_argument("--parameters", type=_count, default=1_000_000, metavar="N", help="size of the model")
     info.add_argument("--optimizer", type=_optimizer, default="adam", metavar="NAME", help=", ".join(OPTIMIZERS))
-    info.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="of the parameters")
+    info.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="parameter dtype")
     info.set_defaults(run=_info, parser=info)
 
     explain = commands.add_parser(
@@ -165,9 +173,9 @@ def _parser() -> argparse.ArgumentParser:
     warmup = commands.add_parser(
         "warmup",
         help="compile kernels into numba's disk cache",
-        description="Compiles the kernels that steps need, so that no training run waits for it: of all optimizers "
-        "with default settings, or of those that are named with the settings that are given. Reports have kernels of "
-        "their own, compiled when the first is asked for.",
+        description="Compiles every kernel that the default settings use, or those of the optimizers and settings "
+        "that are given, so that no training run waits for it. Reports have kernels of their own, compiled when the "
+        "first is asked for.",
         epilog=f"optimizers: {', '.join(OPTIMIZERS)}",
         formatter_class=formatter,
     )
@@ -184,7 +192,7 @@ def _parser() -> argparse.ArgumentParser:
     experiment = commands.add_parser(
         "experiment",
         help="run an experiment of a course on deep learning, or all of them",
-        description="Runs an experiment and writes its picture (PNG) and its curves (CSV).",
+        description="Runs an experiment and writes its picture and its curves (CSV).",
         epilog=f"experiments: {', '.join(EXPERIMENTS)}; all runs them all and writes a page that shows the pictures",
         formatter_class=formatter,
     )
@@ -194,26 +202,31 @@ def _parser() -> argparse.ArgumentParser:
     experiment.add_argument("--backend", choices=("compiled", "reference"), default="compiled", help="the optimizers")
     experiment.add_argument("--data", type=Path, metavar="DIR", help=DATA)
     experiment.add_argument("--out", type=Path, default=Path("results"), metavar="DIR", help="where the files go")
-    experiment.add_argument("--seed", type=_seed, default=0, metavar="N", help="of all that is random")
+    experiment.add_argument("--seed", type=_seed, default=0, metavar="N", help="random seed")
     experiment.add_argument(
         "--as-printed", action="store_true", help="optimizers-sigmoid: AdaGrad with its printed bug"
     )
     experiment.add_argument("--refine", action="store_true", help="hyperparameters: search again in narrowed ranges")
+    experiment.add_argument("--format", choices=FORMATS, default="png", help="file format of the picture")
     experiment.set_defaults(run=_experiment, parser=experiment)
 
     schedule = commands.add_parser(
         "schedule",
         help="draw how a hyperparameter changes from step to step",
-        description="Draws one of the schedules in fastopt.schedules with settings that show what it does, and prints "
-        "its values at a few steps.",
+        description="Draws one of the schedules in fastopt.schedules, with settings that show what it does or with "
+        "yours, and prints its values at a few steps.",
         formatter_class=formatter,
     )
     schedule.add_argument("name", nargs="?", metavar="NAME", help="the schedule, such as one-cycle")
     schedule.add_argument("--list", action="store_true", help="say what each schedule does, and stop")
     schedule.add_argument("--steps", type=_count, default=1000, metavar="N", help="number of steps")
     schedule.add_argument(
-        "--out", type=Path, metavar="FILE.png", help="where the picture goes (default: results/schedule-NAME.png)"
+        "--set", type=_setting, action="append", default=[], metavar="NAME=VALUE", help="a setting; may be repeated"
     )
+    schedule.add_argument(
+        "--out", type=Path, metavar="FILE", help="where the picture goes (default: results/schedule-NAME.FORMAT)"
+    )
+    schedule.add_argument("--format", choices=FORMATS, default="png", help="file format of the picture without --out")
     schedule.set_defaults(run=_schedule, parser=schedule)
     return parser
 
@@ -283,13 +296,13 @@ def _train(options: argparse.Namespace) -> int:
         )
     try:
         data = read_mnist(options.data)
-        check_writable(train.picture(options.out, options.optimizer))
+        check_writable(train.picture(options.out, options.optimizer, options.format))
         checks.batch_size(options.batch, len(data.train[0]))
     except (ValueError, OSError) as error:
         raise UserError(str(error)) from None
     sizes = options.hidden, options.batch, options.steps, options.dtype, options.seed
     try:
-        result = train.main(data, options.optimizer, *sizes, options.out, settings)
+        result = train.main(data, options.optimizer, *sizes, options.out, settings, options.format)
     except ValueError as error:
         if ":" not in options.optimizer:
             raise
@@ -337,7 +350,7 @@ def _experiment(options: argparse.Namespace) -> int:
             raise UserError(f"{wanted} has no --{switch.replace('_', '-')}")
     settings = {name: getattr(options, name) for name in ("seed", "quick", "backend", "data")}
     try:
-        complete = report.main(chosen, options.out, wanted == "all", settings, switches)
+        complete = report.main(chosen, options.out, wanted == "all", settings, switches, options.format)
     except (DataError, OSError, RuntimeError) as error:
         raise UserError(str(error)) from None
     return 0 if complete else 130
@@ -359,12 +372,12 @@ def _schedule(options: argparse.Namespace) -> int:
         raise UserError(f"{found}{names.one_of(options.name, known)}")
     if options.steps > MOST_STEPS:
         raise UserError(f"--steps: a picture has at most {MOST_STEPS:,} steps, got {options.steps:,}")
-    out = Path("results", f"schedule-{name}.png") if options.out is None else options.out
-    if out.suffix.lower() != ".png":
-        raise UserError(f"--out: expected the name of a PNG file, such as {name}.png, got {str(out)!r}")
+    out = Path("results", f"schedule-{name}.{options.format}") if options.out is None else options.out
+    if out.suffix.lower().removeprefix(".") not in FORMATS:
+        raise UserError(f"--out: expected a name that ends in .png, .svg or .pdf, such as {name}.png, got {str(out)!r}")
     try:
-        schedule.main(name, options.steps, out)
-    except (ValueError, OSError) as error:
+        schedule.main(name, options.steps, out, dict(options.set))
+    except (TypeError, ValueError, OSError) as error:
         raise UserError(str(error)) from None
     return 0
 

@@ -32,7 +32,7 @@ def report(found: Profile) -> str:
     owner = "fastopt's" if mine else "its own"
     parts += [
         ("  optimizer", optimizer, f"{owner} {type(stepping).__name__}, {elements}"),
-        ("  the rest" if gradient is not None else "  gradient and the rest", total - optimizer - (gradient or 0), ""),
+        ("  the rest" if gradient is not None else "  gradient and the rest", found.rest, ""),
     ]
     lines = [f"{name:24}{_time(seconds)}  {_share(seconds, total)}  {text}".rstrip() for name, seconds, text in parts]
     lines += [

@@ -20,7 +20,7 @@ from fastopt.optimizers import OPTIMIZERS
 from fastopt.profile_report import report
 
 WARM_UP = 20  # steps in which caches fill and kernels compile
-BLOCK = 0.03  # seconds between changes of BLAS's threads, at least 3 steps
+BLOCK = 0.03  # seconds between changes of BLAS's threads, at least 5 steps
 STEP_NAMES = ("update", "step")
 
 
@@ -33,6 +33,10 @@ class _Step(NamedTuple):
     optimizer: float
     gradient: float
     blas_threads: int
+
+    @property
+    def rest(self) -> float:
+        return self.total - self.optimizer - self.gradient
 
 
 @dataclass
@@ -106,6 +110,11 @@ class Profile:
     def gradient(self) -> float | None:
         """The call that made the gradients; None where it was not found."""
         return self._median("gradient") if self._gradient_name else None
+
+    @property
+    def rest(self) -> float:
+        """Everything else; the gradient too where its call was not found."""
+        return self._median("rest")
 
     @property
     def gain(self) -> float:
@@ -269,7 +278,7 @@ class Profile:
         if self.try_blas and len(self.steps) >= WARM_UP and end >= self._until and self._blas.choices:
             self._blas.change()
             self._fresh = True  # the step in which threads start or stop is not counted
-            block = max(BLOCK, 3 * self.steps[-1].total)
+            block = max(BLOCK, 5 * self.steps[-1].total)
             self._until = time.perf_counter() + block
         self._last_end = time.perf_counter()
 

@@ -1,183 +1,15 @@
-"""Hypothesis tries to break it: random models and sequences of operations, bad input, edited checkpoints.
-
-FASTOPT_EXAMPLES sets how many examples of each are tried. Sequences are made for one rule of each kind, unless more
-than usual are wanted: then for all.
-"""
-
-import copy
-import os
-import tempfile
-from pathlib import Path
+"""Hypothesis tries to break it: bad input, edited checkpoints, arrays that change; `random_models.py` says how often."""
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import fastopt
-from fastopt import CheckpointError, reference, threads
-from fastopt.kernels import RULES
-from fastopt.kernels.squares import squares
+from fastopt import CheckpointError
 from fastopt.optimizers import OPTIMIZERS
-from tests.conftest import ONE_OF_EACH_KIND, ROOT, THREAD_COUNTS, assert_same_bits, python
-
-USUAL = 40
-EXAMPLES = int(os.environ.get("FASTOPT_EXAMPLES", USUAL))
-try_many = settings(
-    max_examples=EXAMPLES,
-    deadline=None,
-    derandomize=EXAMPLES < 1000,  # the same examples in every run of CI
-    suppress_health_check=list(HealthCheck),
-    print_blob=False,
-)
-
-KEYS = ["W", "b", "", 3, ("deep", 1), None]
-SHAPES = [(), (0,), (1,), (7,), (3, 5), (2, 0, 3), (4, 3, 2), (130,)]
-VALUES = ["normal", "huge", "tiny", "subnormal", "special", "zero"]
-LAYOUTS = ["C", "F", "strided", "backwards", "unaligned", "transposed"]
-
-
-def values(kind, shape, dtype, seed):
-    rng, info = np.random.default_rng(seed), np.finfo(dtype)
-    x = np.asarray(rng.standard_normal(shape))
-    if kind == "special":
-        x = rng.choice([np.nan, np.inf, -np.inf, 0.0, -0.0, 1.0, float(info.max), float(info.tiny)], size=shape)
-    scale = {"huge": float(info.max) / 8, "tiny": float(info.tiny) * 4, "subnormal": float(info.tiny) / 64, "zero": 0.0}
-    with np.errstate(all="ignore"):
-        return np.asarray(x * scale.get(kind, 1.0)).astype(dtype)
-
-
-def lay_out(x, layout):
-    """The same values, lying in memory in another way."""
-    if layout == "F":
-        return np.asfortranarray(x) if x.ndim else x
-    if layout == "unaligned":
-        packed = np.zeros(x.shape, dtype=[("odd", "i1"), ("value", x.dtype)])["value"]
-        packed[...] = x
-        return packed
-    if x.ndim == 0:
-        return x
-    if layout == "strided":
-        wide = np.zeros((*x.shape[:-1], 2 * x.shape[-1]), x.dtype)[..., ::2]
-        wide[...] = x
-        return wide
-    if layout == "backwards":
-        return np.ascontiguousarray(x[::-1])[::-1]
-    return np.ascontiguousarray(x.T).T if layout == "transposed" else x
-
-
-arrays = st.tuples(st.sampled_from(SHAPES), st.sampled_from(["float32", "float64"]), st.sampled_from(VALUES), st.sampled_from(LAYOUTS), st.integers(0, 2**32 - 1))  # fmt: skip
-
-
-def make(shape, dtype, kind, layout, seed):
-    return lay_out(values(kind, shape, dtype, seed), layout)
-
-
-OPERATIONS = ["step", "step", "step", "report", "setting", "replace", "save", "deepcopy", "threads", "flat", "none"]
-OPERATIONS += ["report", "propagate", "skip", "raise", "centralize"]
-
-
-def assert_report(report, params, before, grads):
-    """Shares are exact, norms those of NumPy to 6 digits."""
-    active = [key for key in params if grads[key] is not None]
-    assert list(report.by_key) == active
-    size, tolerance = sum(params[key].size for key in active), 2e-6
-    if size:
-        assert report.zero_share == sum((grads[key] == 0).sum() for key in active) / size
-        assert report.nonfinite_share == sum((~np.isfinite(grads[key])).sum() for key in active) / size
-    for key, norms in report.by_key.items():
-        after, change = params[key].astype(float), params[key].astype(float) - before[key]
-        change = np.zeros_like(change) if report.skipped else change  # not NaN where a parameter is infinite
-        found = norms.gradient_norm, norms.parameter_norm, norms.update_norm
-        for number, array in zip(found, (grads[key].astype(float), after, change), strict=True):
-            largest = np.abs(array).max(initial=0.0)
-            if 0 < largest < np.inf:  # so that squares neither overflow nor vanish
-                np.testing.assert_allclose(number, largest * np.sqrt(np.square(array / largest).sum()), rtol=tolerance)
-            else:
-                np.testing.assert_equal(number, largest)
-
-
-def fits(rule, gradient):
-    """Whether a gradient is finite, and where the rule squares it, or its norm, the square too."""
-    if not np.isfinite(gradient).all():
-        return False
-    if RULES[rule].squares_norms:
-        return np.square(gradient.astype(float)).sum() <= np.finfo(gradient.dtype).max
-    return not squares(RULES[rule]) or np.isfinite(np.square(gradient)).all()
-
-
-FEW = [*ONE_OF_EACH_KIND, "lamb", "muon"]
-TRIED = list(OPTIMIZERS) if EXAMPLES > USUAL else FEW
-
-
-@pytest.mark.parametrize("rule", TRIED)
-@settings(try_many, max_examples=EXAMPLES if EXAMPLES > USUAL else EXAMPLES // 2)
-@given(data=st.data())
-def test_any_sequence_of_operations_equals_the_reference(rule, data):
-    model = data.draw(st.dictionaries(st.sampled_from(KEYS), arrays, max_size=4))
-    params = {key: make(*spec) for key, spec in model.items()}
-    plain = {key: np.array(value) for key, value in params.items()}
-    fast, slow = OPTIMIZERS[rule](), getattr(reference, OPTIMIZERS[rule].__name__)()
-    count, skipped = 1, 0
-    for operation in data.draw(st.lists(st.sampled_from(OPERATIONS), min_size=1, max_size=8)):
-        seed = data.draw(st.integers(0, 2**32 - 1))
-        if operation in ("step", "report", "none"):
-            kind, layout = data.draw(st.sampled_from(VALUES)), data.draw(st.sampled_from(LAYOUTS))
-            dtype = data.draw(st.sampled_from([None, "float32", "float64"]))
-            grads = {
-                key: make(p.shape, dtype or p.dtype.name, kind, layout, seed + n)
-                for n, (key, p) in enumerate(params.items())
-            }
-            if operation == "none" and grads:
-                grads[next(iter(grads))] = None
-            with threads.exactly(count), np.errstate(all="ignore"):
-                seen = {key: g if g is None else g.astype(params[key].dtype) for key, g in grads.items()}
-                finite = all(g is None or fits(rule, g) for g in seen.values())
-                before = {key: np.array(p) for key, p in params.items()}
-                if finite or fast.on_nonfinite != "raise":
-                    report = fast.update(params, grads, report=operation == "report")
-                    if operation == "report":
-                        assert report.skipped == (fast.on_nonfinite == "skip" and not finite)
-                        assert_report(report, params, before, seen)
-                else:
-                    with pytest.raises(FloatingPointError):
-                        fast.update(params, grads, report=operation == "report")
-                if finite or fast.on_nonfinite == "propagate":
-                    slow.update(plain, grads)
-                elif fast.on_nonfinite == "skip":
-                    skipped += 1
-            for key in params:
-                assert_same_bits(params[key], plain[key])
-            for slot in slow.slots:
-                for key in params if getattr(slow, slot) is not None else ():
-                    assert_same_bits(getattr(fast, slot)[key], getattr(slow, slot)[key])
-        elif operation in ("propagate", "skip", "raise"):
-            fast.on_nonfinite = operation
-        elif operation == "setting":
-            fast.lr = slow.lr = data.draw(st.sampled_from([0.0, 1e-3, 0.5, 1e30]))
-        elif operation == "centralize":
-            fast.centralize = slow.centralize = not slow.centralize
-        elif operation == "replace" and params and not isinstance(params, fastopt.FlatDict):
-            key = data.draw(st.sampled_from(list(params)))
-            params[key] = lay_out(np.array(params[key]), data.draw(st.sampled_from(LAYOUTS)))
-        elif operation == "save":
-            with tempfile.TemporaryDirectory() as folder:
-                fast.save(Path(folder) / "state")
-                if seed % 2:
-                    fast = OPTIMIZERS[rule](lr=0.77)
-                fast.load(Path(folder) / "state")
-        elif operation == "deepcopy":
-            fast, params = copy.deepcopy((fast, params))
-        elif operation == "threads":
-            count = data.draw(st.sampled_from(THREAD_COUNTS))
-        elif operation == "flat" and len({p.dtype for p in params.values()}) == 1:
-            params = (
-                {key: np.array(p) for key, p in params.items()}
-                if isinstance(params, fastopt.FlatDict)
-                else fastopt.flatten(params)
-            )
-    assert (fast.iter, fast.skipped) == (slow.iter, skipped)
-
+from tests.conftest import python
+from tests.random_models import KEYS, arrays, make, try_many
 
 BAD = {
     "shape": lambda params, grads, key: grads.update({key: np.zeros((9, 9))}),
@@ -274,13 +106,6 @@ def test_random_edits_of_a_checkpoint_are_refused(data, checkpoint_bytes):
         content[start:end] = data.draw(st.binary(max_size=20))
     if bytes(content) != original:
         refused(path, bytes(content))
-
-
-def test_addresses_are_checked():
-    """FASTOPT_CHECK=1: the tests above in pure Python, after a look at every address."""
-    code = f"import sys, pytest; sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', '-k', 'sequence or bad_input or resized', r'{__file__}']))"
-    out = python(code, cwd=ROOT, FASTOPT_CHECK="1", FASTOPT_EXAMPLES="8").stdout
-    assert f"{len(FEW) + 4} passed" in out
 
 
 WRONG_ADDRESS = """

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from inspect import signature
 from math import exp
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -13,6 +16,7 @@ from matplotlib.figure import Figure
 from fastopt import schedules
 from fastopt.experiments.experiment import check_writable
 from fastopt.experiments.figures import BLUE, finish, new_figure
+from fastopt.names import unknown_setting
 from fastopt.nn.layers import Array
 from fastopt.schedules import SCHEDULES, Schedule
 
@@ -68,10 +72,10 @@ def values(schedule: Schedule, steps: int) -> Array:
     return np.array(found)
 
 
-def main(name: str, steps: int, out: Path) -> None:
+def main(name: str, steps: int, out: Path, settings: Mapping[str, Any] = MappingProxyType({})) -> None:
     """Draws a schedule of a name on the command line and prints what it is at a few steps."""
     check_writable(out)
-    schedule = EXAMPLES[names()[name]](steps)
+    schedule = with_settings(EXAMPLES[names()[name]](steps), settings)
     text = repr(schedule)
     curve = values(schedule, steps)
     draw(name, text, curve).savefig(out, dpi=130)
@@ -79,6 +83,19 @@ def main(name: str, steps: int, out: Path) -> None:
     for step in sorted({1, *(_part(steps, share) for share in (0.05, 0.25, 0.5, 0.75)), steps}):
         print(f"step {step:>{len(f'{steps:,}')},}  {curve[step - 1]:.6g}")
     print(f"picture: {out}")
+
+
+def with_settings(schedule: Schedule, settings: Mapping[str, Any]) -> Schedule:
+    """The same kind of schedule with other settings, as the command line has them: whole numbers stay whole."""
+    known = list(signature(type(schedule)).parameters)
+    for setting in settings:
+        if setting not in known:
+            raise ValueError(unknown_setting(type(schedule).__name__, setting, known))
+    values = {setting: getattr(schedule, setting) for setting in known}
+    for setting, value in settings.items():
+        is_whole = isinstance(value, float) and value.is_integer() and isinstance(values[setting], int)
+        values[setting] = int(value) if is_whole else value
+    return type(schedule)(**values)
 
 
 def draw(name: str, text: str, curve: Array) -> Figure:

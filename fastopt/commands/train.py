@@ -200,6 +200,7 @@ def main(
     seed: int,
     out: Path,
     settings: Mapping[str, Any] = MappingProxyType({}),
+    file_format: str = "png",
 ) -> Comparison:
     """`compare` with progress bars, a table of the outcome, and a picture in the folder `out`."""
     console = Console()
@@ -226,15 +227,15 @@ def main(
     console.print(_table(result, dtype))
     for line in _remarks(result, optimizer, dtype):
         console.print(line, highlight=False)
-    path = picture(out, optimizer)
+    path = picture(out, optimizer, file_format)
     plot(result, title, path)
     console.print(f"picture: {path}", highlight=False, markup=False, soft_wrap=True)
     return result
 
 
-def picture(folder: Path, optimizer: str) -> Path:
+def picture(folder: Path, optimizer: str, file_format: str = "png") -> Path:
     """Where the picture goes."""
-    return folder / f"train-{optimizer.rpartition(':')[2]}.png"
+    return folder / f"train-{optimizer.rpartition(':')[2]}.{file_format}"
 
 
 def _table(result: Comparison, dtype: str) -> Table:
@@ -310,7 +311,7 @@ def _reason(optimizer: str, dtype: str) -> str:
 
 
 def plot(result: Comparison, title: str, path: Path) -> None:
-    """Writes a PNG with both loss curves and the time of a step in parts."""
+    """Writes a picture with both loss curves and the time of a step in parts."""
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     curves, bars = figure.subplots(1, 2, width_ratios=(3, 2))
     figure.suptitle(title)

@@ -79,6 +79,8 @@ def again(plan: Plan, settings: StepSettings, options: tuple[str, ...], step: in
         return known
     if len(plan._launches) != 1 or not plan.is_plain or plan._launches[0].staged or plan.processes is not ONE_PROCESS:
         return None
+    if plan.stored_launches:  # whose rounding depends on the step
+        return None
     if any(settings.part(part).options_vary for part in (NO_GROUPS, *plan.parts)):
         return None
     settings.of_plan(plan, step, asked)  # so that each part knows its options

@@ -122,9 +122,9 @@ class Result:
         table = representation.html_table(self.header, self.rows)
         return f'<p>{escape(self.finding)}</p><img src="data:image/png;base64,{picture}" width="900">{table}'
 
-    def save(self, folder: Path | str) -> tuple[Path, Path]:
-        """Writes NAME.png and NAME.csv into the folder, which is made if need be; returns their paths."""
-        picture, table = files(Path(folder), self.name)
+    def save(self, folder: Path | str, picture_format: str = "png") -> tuple[Path, Path]:
+        """Writes NAME.png (or svg, pdf) and NAME.csv into the folder, which is made if need be; returns their paths."""
+        picture, table = files(Path(folder), self.name, picture_format)
         picture.parent.mkdir(parents=True, exist_ok=True)
         self.draw().savefig(picture, dpi=130)
         columns = np.column_stack(list(self.curves.values()))
@@ -212,9 +212,9 @@ def experiment(name: str) -> Experiment:
     return found
 
 
-def files(folder: Path, name: str) -> tuple[Path, Path]:
+def files(folder: Path, name: str, picture_format: str = "png") -> tuple[Path, Path]:
     """Where picture and curves go."""
-    return folder / f"{name}.png", folder / f"{name}.csv"
+    return folder / f"{name}.{picture_format}", folder / f"{name}.csv"
 
 
 def check_writable(path: Path) -> None:

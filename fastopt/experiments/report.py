@@ -30,13 +30,20 @@ td:first-child, th:first-child {{ text-align: left; }}
 """
 
 
-def main(names: Sequence[str], out: Path, index: bool, settings: dict[str, Any], options: dict[str, bool]) -> bool:
+def main(
+    names: Sequence[str],
+    out: Path,
+    index: bool,
+    settings: dict[str, Any],
+    options: dict[str, bool],
+    picture_format: str = "png",
+) -> bool:
     """Runs experiments with progress bars, tables and files; returns whether all came to their end.
 
     `options` go to those experiments that have them. With `index` a page that shows all pictures is written.
     """
     console, results = Console(), []
-    for path in (path for name in names for path in files(out, name)):
+    for path in (path for name in names for path in files(out, name, picture_format)):
         check_writable(path)
     if index:
         check_writable(out / INDEX)
@@ -45,9 +52,10 @@ def main(names: Sequence[str], out: Path, index: bool, settings: dict[str, Any],
             run = experiment(name)
             console.print(f"[bold]{name}[/]: {run.summary}", highlight=False)
             own: dict[str, Any] = {option: value for option, value in options.items() if option in run.options}
-            result = run(**settings, **own, out=out, console=console)
+            result = run(**settings, **own, console=console)
+            result.save(out, picture_format)
             results.append(result)
-            _show(result, out, console)
+            _show(result, out, console, picture_format)
             if result.stopped:
                 return False
     except KeyboardInterrupt:
@@ -57,28 +65,28 @@ def main(names: Sequence[str], out: Path, index: bool, settings: dict[str, Any],
     finally:
         if index and results:
             text = ", ".join(f"{name}: {value}" for name, value in settings.items() if value is not None)
-            (out / INDEX).write_text(page(results, text), encoding="utf-8")
+            (out / INDEX).write_text(page(results, text, picture_format), encoding="utf-8")
             console.print(f"all pictures: {out / INDEX}", highlight=False, markup=False, soft_wrap=True)
     return True
 
 
-def _show(result: Result, out: Path, console: Console) -> None:
+def _show(result: Result, out: Path, console: Console, picture_format: str) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column, heading in enumerate(result.header):
         table.add_column(heading, justify="right" if column else "left")
     for row in result.rows:
         table.add_row(*row)
     console.print(table)
-    console.print(result.finding, highlight=False, markup=False)
-    picture, curves = files(out, result.name)
-    console.print(f"picture: {picture}, curves: {curves}\n", highlight=False, markup=False, soft_wrap=True)
+    picture, curves = files(out, result.name, picture_format)
+    console.print(f"picture: {picture}, curves: {curves}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"{result.finding}\n", highlight=False, markup=False)
 
 
-def page(results: Sequence[Result], settings: str) -> str:
+def page(results: Sequence[Result], settings: str, picture_format: str = "png") -> str:
     """An HTML page with a section per result; the pictures lie beside it."""
     sections = []
     for result in results:
-        picture, curves = (path.name for path in files(Path(), result.name))
+        picture, curves = (path.name for path in files(Path(), result.name, picture_format))
         cells = ["".join(f"<th>{escape(text)}</th>" for text in result.header)]
         cells += ["".join(f"<td>{escape(text)}</td>" for text in row) for row in result.rows]
         rows = "\n".join(f"<tr>{row}</tr>" for row in cells)

@@ -375,3 +375,11 @@ def test_help_and_version(capsys):
     status, out, _ = run(capsys, "train", "--help")
     assert status == 0 and "--optimizer" in out
     assert run(capsys, "--version")[1].startswith("fastopt ")
+
+
+def test_completion_in_the_shell(monkeypatch, capsys):
+    completed = []
+    monkeypatch.setitem(sys.modules, "argcomplete", type("Module", (), {"autocomplete": completed.append}))
+    assert run(capsys, "schedule", "--list")[0] == 0 and completed[0].prog == "fastopt"
+    monkeypatch.setitem(sys.modules, "argcomplete", None)  # as where it is not installed
+    assert run(capsys, "schedule", "--list")[0] == 0

@@ -139,3 +139,18 @@ def test_a_schedule_is_asked_once_a_step(rng):
     for _ in range(7):
         optimizer.update(params, grads)
     assert next(asked) - begin - 1 == 7
+
+
+@pytest.mark.parametrize("more", [{"clip_norm": 0.4}, {"lr": schedules.Exponential(0.1, 0.9)}])
+def test_state_that_is_rounded_by_the_step_is_made_anew(more):
+    """Beside an optimizer whose plan is forgotten before each step."""
+    sides = []
+    for forgets in (False, True):
+        optimizer, own = fastopt.Adam(state_storage="bfloat16", **more), np.random.default_rng(5)
+        params = {"W": own.standard_normal(5000).astype(np.float32)}
+        for _ in range(8):
+            if forgets:
+                optimizer._forget_plans()
+            optimizer.update(params, {"W": own.standard_normal(5000).astype(np.float32)})
+        sides.append(params["W"])
+    assert_same_bits(*sides)

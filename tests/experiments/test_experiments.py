@@ -111,6 +111,12 @@ def test_one_experiment(capsys, tmp_path):
     assert {path.name for path in (tmp_path / "results").iterdir()} == {"optimizers-mnist.png", "optimizers-mnist.csv"}
 
 
+def test_pictures_of_other_formats_and_the_sentence_last(capsys, tmp_path):
+    status, out, _ = command(capsys, "experiment", "ravine", "--format", "svg", "--out", str(tmp_path))
+    assert status == 0 and "<svg" in (tmp_path / "ravine.svg").read_text() and not (tmp_path / "ravine.png").exists()
+    assert out.index("ravine.svg") < out.index("SGD zig-zags")
+
+
 def test_list(capsys):
     status, out, err = command(capsys, "experiment", "--list")
     assert status == 0 and err == "" and [line.split()[0] for line in out.splitlines()] == list(NAMES)

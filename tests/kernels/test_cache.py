@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +40,22 @@ def run(folder, code=STEP, **environment):
     return "hit" if loaded else "saved" if saved else "memory", process.stderr.count("disk cache cannot be used")
 
 
+@pytest.fixture(scope="module")
+def started(tmp_path_factory):
+    """A cache of what steps of all rules share, which most of the time of a cold start goes into."""
+    folder = tmp_path_factory.mktemp("started")
+    run(folder)
+    for file in kernel_files(folder, "nbc"):
+        file.unlink()
+    return folder
+
+
+@pytest.fixture
+def folder(started, tmp_path):
+    """A cache without the kernel that a step needs."""
+    return Path(shutil.copytree(started, tmp_path / "cache"))
+
+
 def kernel_files(folder, suffix):
     files = sorted(Path(folder).rglob(f"loops.sgd*.{suffix}"))
     assert files
@@ -50,21 +67,21 @@ def test_a_cold_and_a_warm_start(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage" * 100, None])
-def test_a_damaged_file_is_written_anew(tmp_path, content):
-    run(tmp_path)
-    (file,) = kernel_files(tmp_path, "nbc")
+def test_a_damaged_file_is_written_anew(folder, content):
+    run(folder)
+    (file,) = kernel_files(folder, "nbc")
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2] if content is None else content)
-    assert [run(tmp_path), run(tmp_path)] == [("saved", 0), ("hit", 0)]
+    assert [run(folder), run(folder)] == [("saved", 0), ("hit", 0)]
 
 
-def test_a_flipped_bit_in_any_file_is_found(tmp_path):
+def test_a_flipped_bit_in_any_file_is_found(folder):
     """Of machine code with one wrong bit numba would make a crash, at this start and the next."""
-    run(tmp_path)
-    for file in sorted(tmp_path.rglob("*.nbc")):
+    run(folder)
+    for file in sorted(folder.rglob("*.nbc")):
         content = bytearray(file.read_bytes())
         content[secrets.randbelow(len(content))] ^= 1 << secrets.randbelow(8)
         file.write_bytes(content)
-    assert [run(tmp_path), run(tmp_path)] == [("saved", 0), ("hit", 0)]
+    assert [run(folder), run(folder)] == [("saved", 0), ("hit", 0)]
 
 
 TWO = (
@@ -75,13 +92,13 @@ fastopt.Momentum(lr=0.5).update({"p": np.ones(3, np.float32)}, {"p": np.ones(3, 
 )
 
 
-def test_swapped_files_are_found(tmp_path):
-    run(tmp_path, TWO)
-    first, second = sorted(tmp_path.rglob("loops.sgd*.nbc")) + sorted(tmp_path.rglob("loops.momentum*.nbc"))
+def test_swapped_files_are_found(folder):
+    run(folder, TWO)
+    first, second = sorted(folder.rglob("loops.sgd*.nbc")) + sorted(folder.rglob("loops.momentum*.nbc"))
     contents = first.read_bytes(), second.read_bytes()
     second.write_bytes(contents[0])
     first.write_bytes(contents[1])
-    assert [run(tmp_path, TWO), run(tmp_path, TWO)] == [("saved", 0), ("hit", 0)]
+    assert [run(folder, TWO), run(folder, TWO)] == [("saved", 0), ("hit", 0)]
 
 
 class Implementation:
@@ -134,11 +151,11 @@ def test_a_file_that_cannot_be_written_leaves_none(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_that_is_gone_is_written_anew(tmp_path):
-    run(tmp_path)
-    for file in kernel_files(tmp_path, "nbc"):
+def test_a_file_that_is_gone_is_written_anew(folder):
+    run(folder)
+    for file in kernel_files(folder, "nbc"):
         file.unlink()
-    assert [run(tmp_path), run(tmp_path)] == [("saved", 0), ("hit", 0)]
+    assert [run(folder), run(folder)] == [("saved", 0), ("hit", 0)]
 
 
 def test_nowhere_to_write(tmp_path):
@@ -176,15 +193,15 @@ tempfile.TemporaryFile = only_the_users
     assert kernel_files(tmp_path / "cache", "nbc")
 
 
-def test_a_full_disk(tmp_path):
+def test_a_full_disk(folder):
     code = """
 from fastopt.kernels import cache
 def full(*args):
     raise OSError(28, "No space left on device")
 cache.os.replace = full
 """
-    assert run(tmp_path, code + STEP) == ("memory", 1)
-    assert [run(tmp_path), run(tmp_path)] == [("saved", 0), ("hit", 0)]
+    assert run(folder, code + STEP) == ("memory", 1)
+    assert [run(folder), run(folder)] == [("saved", 0), ("hit", 0)]
 
 
 def test_a_truly_full_disk(tmp_path):
@@ -215,13 +232,13 @@ def test_a_cache_that_another_processor_wrote(tmp_path):
     assert run(tmp_path, NUMBA_CPU_NAME="x86-64", NUMBA_CPU_FEATURES="") == ("hit", 0)
 
 
-def test_numbas_settings_that_change_the_code_miss(tmp_path):
-    assert [run(tmp_path), run(tmp_path, NUMBA_OPT="1"), run(tmp_path), run(tmp_path, NUMBA_OPT="1")] == [
+def test_numbas_settings_that_change_the_code_miss(folder):
+    assert [run(folder), run(folder, NUMBA_OPT="1"), run(folder), run(folder, NUMBA_OPT="1")] == [
         ("saved", 0), ("saved", 0), ("hit", 0), ("hit", 0),
     ]  # fmt: skip
 
 
-def test_eight_processes_start_cold_at_once(tmp_path):
+def test_eight_processes_start_cold_at_once(folder):
     code = (
         STEP
         + """
@@ -232,7 +249,7 @@ for rule in (fastopt.Momentum, fastopt.Adam):
         assert np.allclose(params["p"], 0.5), params
 """
     )
-    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(folder)}
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -242,9 +259,9 @@ for rule in (fastopt.Momentum, fastopt.Adam):
     for process in processes:
         out, err = process.communicate(timeout=300)
         assert process.returncode == 0 and "RESULT 0.5" in out and err == "", err
-    assert run(tmp_path, code) == ("hit", 0)
+    assert run(folder, code) == ("hit", 0)
 
 
-def test_one_kernel_is_compiled_for_a_step_not_two(tmp_path):
-    run(tmp_path)
-    assert len(kernel_files(tmp_path, "nbc")) == 1
+def test_one_kernel_is_compiled_for_a_step_not_two(folder):
+    run(folder)
+    assert len(kernel_files(folder, "nbc")) == 1

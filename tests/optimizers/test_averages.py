@@ -9,7 +9,7 @@ import pytest
 import fastopt
 from fastopt import EMA, SWA, Lookahead, Rows, reference, schedules, threads
 from tests.conftest import ONE_OF_EACH_KIND, THREAD_COUNTS, Pair, assert_same_bits, python
-from tests.kernels.test_build import FLOAT64_ARITHMETIC, WIDTHS, machine_code
+from tests.kernels.test_compile import FLOAT64_ARITHMETIC, WIDTHS, machine_code
 
 SHAPES = {"W": (130, 70), "b": (70,), "sometimes": (3, 2), "frozen": (2,), "none": (0,), "one": ()}
 BOTH = {"averaging": EMA(0.9), "lookahead": Lookahead(every=2, alpha=0.7)}

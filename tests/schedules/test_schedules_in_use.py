@@ -264,6 +264,9 @@ def test_the_command_has_a_place_for_the_picture(capsys, tmp_path, monkeypatch):
     status, out, _ = run(capsys, "schedule", "wsd")
     assert status == 0 and (tmp_path / "results" / "schedule-wsd.png").exists() and "schedule-wsd.png" in out
     assert "step   500  0.001" in out
+    status, out, _ = run(capsys, "schedule", "wsd", "--set", "peak=0.5", "--set", "warmup=10", "--format", "svg")
+    assert status == 0 and "WSD(peak=0.5, steps=1000, warmup=10, decay=200" in out
+    assert "<svg" in (tmp_path / "results" / "schedule-wsd.svg").read_text()
 
 
 @pytest.mark.parametrize(
@@ -274,7 +277,13 @@ def test_the_command_has_a_place_for_the_picture(capsys, tmp_path, monkeypatch):
         (("cosine", "--steps", "0"), "--steps: expected a whole number of at least 1, got '0'"),
         (("cosine", "--steps", "99999999"), "a picture has at most 1,000,000 steps, got 99,999,999"),
         (("cosine", "--out", "/dev/null/x.png"), "/dev/null"),
-        (("cosine", "--out", "x.txt"), "expected the name of a PNG file, such as cosine.png, got 'x.txt'"),
+        (
+            ("cosine", "--out", "x.txt"),
+            "expected a name that ends in .png, .svg or .pdf, such as cosine.png, got 'x.txt'",
+        ),
+        (("cosine", "--set", "warmp=3"), "Cosine has no setting 'warmp'; did you mean 'warmup'?"),
+        (("cosine", "--set", "peak=-1"), "Cosine: peak"),
+        (("cosine", "--set", "warmup=1.5"), "Cosine: warmup"),
     ],
 )
 def test_mistakes_are_one_line(capsys, arguments, words):
