@@ -9,17 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from itertools import chain, repeat
-from operator import call, setitem
+from itertools import chain
+from operator import call
 from typing import Any
 
 import numpy as np
 
-from fastopt import checks, hyperparameters, rows
+from fastopt import array_checks, checks, hyperparameters, rows
 from fastopt.engine import containers
+from fastopt.engine.execute import writing
 from fastopt.engine.launch import Launch, as_number
 from fastopt.engine.plan import Plan
 from fastopt.engine.state import PARAMETER, State
+from fastopt.engine.step_counts import Counts
 from fastopt.flat import Array
 from fastopt.kernels.averages import AVERAGES, SLOTS, unchanged
 from fastopt.kernels.intrinsics import smallest_state
@@ -203,47 +205,54 @@ def start_values(settings: Any) -> dict[str, float | None]:
     return {slot: _START[slot] for name, slot in SLOTS.items() if getattr(settings, name) is not None}
 
 
-def amounts(settings: Any, step: int, averaged: int) -> dict[str, float]:
-    """By option, in the order of `AVERAGES`, how far the averages go at a step; without those that stay."""
-    found = {
-        name: getattr(settings, name).amount(step, averaged) for name in AVERAGES if getattr(settings, name) is not None
-    }
-    return {name: amount for name, amount in found.items() if amount}
+def amounts(settings: Any, step: int, averaged: Counts) -> dict[str, list[float]]:
+    """By option, in the order of `AVERAGES`, how far those of each cohort go at a step; without averages that stay.
+
+    averaged : how often the averages of each cohort moved before
+    """
+    found = {}
+    for name in AVERAGES:
+        average = getattr(settings, name)
+        if average is not None:
+            of_count = {count: average.amount(step, count) for count in dict.fromkeys(averaged)}
+            found[name] = [of_count[count] for count in averaged]
+    return {name: own for name, own in found.items() if any(own)}
 
 
 _MOVED = Rule(unchanged)
 
 
-def of_resting(plan: Plan, params: Any, amount: float, first: bool) -> Iterator[None]:
-    """Writes to the averages of parameters that a step leaves alone, whose weights count too; see `writing`."""
-    if first and len(plan.keys) != len(plan.state.layouts):
-        missing = [key for key in plan.state.layouts if key not in plan.keys]
-        raise ValueError(checks.first_average(plan.owner, missing))
+def of_resting(plan: Plan, params: Any, amounts: list[float]) -> Iterator[None]:
+    """Calls of C that write the averages of parameters that a step leaves alone, whose weights count too.
+
+    amounts : how far the averages of each cohort go
+    """
     averages, values, leaves = [], [], plan.container.leaves(params)
     for entry in plan.entries:
         if entry.row < 0:
             name, value = plan._name(entry.key), leaves[entry.key]
-            array = checks.parameter(plan.owner, name, value)
-            checks.replaced(plan.owner, name, array, *entry.layout[:2])
+            array = array_checks.parameter(plan.owner, name, value)
+            array_checks.replaced(plan.owner, name, array, *entry.layout[:2])
             average = plan.state.views[SLOTS["averaging"]][entry.key]
             with np.errstate(all="ignore"):
-                new = np.asarray(average + amount * (array - average))
+                new = np.asarray(average + amounts[entry.cohort] * (array - average))
                 new[np.abs(new) < smallest_state(new.dtype)] *= 0  # as the kernels do
             averages.append(average)
             values.append(new)
-    return chain(writing(averages, values), _of_tables(plan, amount))
+    return chain(writing(averages, values), _of_tables(plan, amounts))
 
 
-def _of_tables(plan: Plan, amount: float) -> Iterator[None]:
-    """Moves the averages of whole tables after a step of some of their rows: calls of C alone, as in `writing`."""
-    plan.amount = np.array([amount])  # lives as long as its address is in use
+def _of_tables(plan: Plan, amounts: list[float]) -> Iterator[None]:
+    """Calls of C that move the averages of whole tables after a step of some of their rows."""
+    plan.amounts = np.array(amounts)  # lives as long as its address is in use
     calls = []
     for entry in plan.entries:
         if entry.touched is not None and entry.array.size:
             average = plan.state.views[SLOTS["averaging"]][entry.key]
             # In the order of a table's columns: parameter, what is read as its gradient, averages, scalars.
             places = {"averaging": average.ctypes.data}
-            row = [entry.array.ctypes.data] * 2 + [places.get(name, 0) for name in AVERAGES] + [plan.amount.ctypes.data]
+            row = [entry.array.ctypes.data] * 2 + [places.get(name, 0) for name in AVERAGES]
+            row.append(plan.amounts[entry.cohort :].ctypes.data)
             table, starts = np.array([row, [0] * len(row)], np.int64), np.array([0, average.size], np.int64)
             launch = Launch(table, starts, average.dtype.name, 5 * average.nbytes, [], [])
             calls.append(launch.call(_MOVED, "step", ("averaging",)))
@@ -259,21 +268,15 @@ def check_rows(optimizer: Any, plan: Plan) -> None:
         raise ValueError(rows.lagging_with_average(plan.owner))
 
 
-def writing(targets: list[Array], values: list[Array]) -> Iterator[None]:
-    """Copies values into targets when `list` walks through it: one call of C, so Ctrl-C comes before or after."""
-    assign: Callable[..., None] = setitem
-    return map(assign, targets, repeat(...), values)
-
-
 def copies(owner: str, state: State | None, params: Any, look_up: Callable[[Hashable, Array], Array]) -> Any:
     """New values for parameters: arrays that `look_up` finds by key and parameter, in the form of `params`."""
 
     def of(key: Hashable, name: str, value: Any) -> Any:
-        array = checks.parameter(owner, name, value)
+        array = array_checks.parameter(owner, name, value)
         if state is not None:
             if key not in state.layouts:
                 raise KeyError(checks.no_state(owner, key, state.layouts))
-            checks.replaced(owner, name, array, *state.layouts[key][:2])
+            array_checks.replaced(owner, name, array, *state.layouts[key][:2])
         new = np.array(look_up(key, array))
         return new if isinstance(value, np.ndarray) else as_number(new, value)
 
@@ -367,7 +370,14 @@ class AveragedWeights:
                 yield params
 
     def _copies_of_average(self: Any, params: Any) -> Any:
+        state, slot, owner = self._state, SLOTS["averaging"], type(self).__name__
         if not self._averaged:
-            raise RuntimeError(checks.nothing_averaged(type(self).__name__, self.averaging, self._steps))
-        state, slot = self._state, SLOTS["averaging"]
-        return copies(type(self).__name__, state, params, lambda key, _: state.views[slot][key])
+            raise RuntimeError(checks.nothing_averaged(owner, self.averaging, self._steps))
+
+        def average(key: Hashable, _: Array) -> Array:
+            if not self._averages[self._cohorts[key]]:
+                raise RuntimeError(checks.nothing_averaged(owner, self.averaging, self._steps, key))
+            found: Array = state.views[slot][key]
+            return found
+
+        return copies(owner, state, params, average)

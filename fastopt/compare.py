@@ -120,7 +120,7 @@ def check(optimizer: Optimizer | type[Optimizer], steps: int = 5) -> Check:
     if not isinstance(compiled, Optimizer):
         raise TypeError(checks.no_optimizer("fastopt.check", optimizer))
     fresh = copy.deepcopy(compiled)
-    fresh._state, fresh._steps = None, 0
+    fresh.reset()
     plain = copy.deepcopy(fresh)
     plain.__dict__["_rule"] = InterpretedRule(fresh._rule.formula, fresh._rule.state, fresh._rule.measure)
     rows = []

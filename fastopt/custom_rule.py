@@ -35,6 +35,7 @@ def rule(
     state: Iterable[str] = (),
     scalars: Callable[..., tuple[float, ...]] | None = None,
     start: Mapping[str, float] | None = None,
+    nonnegative: Iterable[str] = (),
     **settings: float,
 ) -> type[OwnOptimizer]: ...
 
@@ -47,6 +48,7 @@ def rule(
     state: Iterable[str] = (),
     scalars: Callable[..., tuple[float, ...]] | None = None,
     start: Mapping[str, float] | None = None,
+    nonnegative: Iterable[str] = (),
     **settings: float,
 ) -> Callable[[Callable[..., Any]], type[OwnOptimizer]]: ...
 
@@ -58,6 +60,7 @@ def rule(
     state: Iterable[str] = (),
     scalars: Callable[..., tuple[float, ...]] | None = None,
     start: Mapping[str, float] | None = None,
+    nonnegative: Iterable[str] = (),
     **settings: float,
 ) -> type[OwnOptimizer] | Callable[[Callable[..., Any]], type[OwnOptimizer]]:
     """Makes an optimizer class of a formula on numbers; a decorator.
@@ -79,6 +82,9 @@ def rule(
         for all elements. Without it the scalars are the settings.
     start : dict, optional
         The values that state has before the first step, where not 0.
+    nonnegative : names, optional
+        The state that is never negative, such as means of squares: with `state_storage="int8"` it has codes without
+        a sign, and no value of it that is not zero becomes zero.
     **settings : float
         The hyperparameters and their defaults.
 
@@ -109,10 +115,11 @@ def rule(
     (array([0.9]), my_momentum(lr=0.1, momentum=0.9))
     """
     names, begin = formula_checks.slots(state), formula_checks.starts(start)
+    unsigned = formula_checks.slots(nonnegative)
 
     def made(formula: Callable[..., Any]) -> type[OwnOptimizer]:
         try:
-            return _optimizer(formula, names, scalars, begin, settings)
+            return _optimizer(formula, names, scalars, begin, unsigned, settings)
         except (TypeError, ValueError) as error:  # the way to where it was found is of no use
             raise error.with_traceback(None) from None
 
@@ -124,6 +131,7 @@ def _optimizer(
     state: tuple[str, ...],
     scalars: Callable[..., tuple[float, ...]] | None,
     start: dict[str, float],
+    nonnegative: tuple[str, ...],
     settings: dict[str, float],
 ) -> type[OwnOptimizer]:
     formula_checks.check(formula, state, settings, scalars is not None)
@@ -138,13 +146,16 @@ def _optimizer(
         if name in state:
             raise ValueError(formula_checks.clash(owner, name, "setting", "its state"))
         formula_checks.number(owner, f"the default of {name}", default)
-    for slot, value in start.items():
+    for slot in (*start, *nonnegative):
         if slot not in state:
             raise TypeError(formula_checks.no_slot(owner, slot, state))
+    for slot, value in start.items():
         formula_checks.number(owner, f"the start of {slot}", value)
     if scalars is not None:
         formula_checks.callable_with(owner, scalars, settings)
-    own = Rule(formula, state, rows=True)  # elements do not know of one another, so some may stay as they are
+    own = Rule(
+        formula, state, rows=True, nonnegative=nonnegative
+    )  # elements do not know of one another, so some may stay as they are
 
     def scalars_at(self: Optimizer, step: int) -> tuple[float, ...]:
         values = {name: getattr(self, name) for name in settings}

@@ -3,34 +3,34 @@
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from inspect import signature
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, cast, overload
 
-from fastopt import averages, checks, hyperparameters, names, representation, tuning
-from fastopt.averages import EMA, SWA, AveragedWeights, Lookahead
+from fastopt import averages, checks, hyperparameters, names, tuning
+from fastopt.averages import AveragedWeights
 from fastopt.checkpoint.saving import Saving
 from fastopt.engine import catch_up, containers, objects, step
 from fastopt.engine.norms import ONE_PROCESS
 from fastopt.engine.objects import OWN
 from fastopt.engine.plan import Plan
 from fastopt.engine.state import State
+from fastopt.engine.step_counts import Counts, StepCounts
 from fastopt.flat import Array
 from fastopt.groups import NO_GROUPS, Groups, Part
 from fastopt.kernels import RULES
 from fastopt.kernels.averages import SLOTS
 from fastopt.kernels.rule import Rule
 from fastopt.kernels.stores import FORMS, PLAIN
-from fastopt.kernels.transforms import OPTIONS
+from fastopt.leaves import Leaves
 from fastopt.report import Report
 from fastopt.settings import Asked, StepSettings
+from fastopt.shared_settings import SharedSettings
 from fastopt.structure import Node
 from fastopt.tuning import AS_THEY_COME, Tuning
-from fastopt.typed import GroupSettings, Number, number
 
 if TYPE_CHECKING:
     from fastopt.typed import Slot
@@ -39,14 +39,15 @@ Params = TypeVar("Params")
 
 
 @dataclass(init=False, eq=False, repr=False)
-class Optimizer(Saving, AveragedWeights):
+class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves):
     """The base class of optimizers; a subclass names its rule, its hyperparameters and how they become scalars.
 
     Hyperparameters are attributes and may be changed between steps. One that is a number may also be a schedule
     (`fastopt.schedules`) or any function of the step, counted from 1. Each name in the rule's state (`m`, `v`, `h`) is
     an attribute too: None before the first step, then a dict of arrays by key (or one array, where parameters are one
-    array) whose values are the state itself. `iter` is the number of steps taken, `skipped` that of steps that
-    `on_nonfinite="skip"` did not make. Pickle and `copy.deepcopy` keep settings, state and step count.
+    array) whose values are the state itself. `iter` is the number of steps taken, which schedules see; bias corrections
+    and the like take the step count of each leaf, which is that of the steps in which it was updated. `skipped` is the
+    number of steps that `on_nonfinite="skip"` did not make. Pickle and `copy.deepcopy` keep settings, state and counts.
     """
 
     rule: ClassVar[str]
@@ -77,85 +78,26 @@ class Optimizer(Saving, AveragedWeights):
                 checks.arguments(cls.__name__, values if own[:1] == known[:1] else (), settings, own)
         return super().__new__(cls)
 
-    on_nonfinite: Literal["propagate", "raise", "skip"] = field(default="propagate", kw_only=True, repr=False)
-    """The reaction to gradients that are NaN or infinite, or, in a rule that squares them, so large that their squares
-    are infinite (beyond 1.8e19 in float32, 1.3e154 in float64, after scale and clipping): "propagate" them into the
-    parameters, as the textbook; "raise" FloatingPointError before anything is written; "skip" the step, which then does
-    not count."""
-
-    max_skips: Number = field(default=number(math.inf), kw_only=True, repr=False)
-    """How many steps in a row `on_nonfinite="skip"` leaves out before FloatingPointError is raised."""
-
-    weight_decay: Number = field(default=number(0.0), kw_only=True, repr=False)
-    """The weight of the L2 penalty `weight_decay p^2 / 2`, whose gradient is added: `g = g + weight_decay p`."""
-
-    decoupled: bool = field(default=False, kw_only=True, repr=False)
-    """Whether weights decay beside the rule, `p = p - lr weight_decay p` before its step, and not by the gradient."""
-
-    maximize: bool = field(default=False, kw_only=True, repr=False)
-    """Whether to go uphill: `g = -g`."""
-
-    gradient_scale: Number = field(default=number(1.0), kw_only=True, repr=False)
-    """A factor of the gradient: 1/n where those of n micro-batches were added up, 1/s where the loss was times s."""
-
-    clip_value: Number = field(default=number(math.inf), kw_only=True, repr=False)
-    """The largest value of a gradient, `g = min(max(g, -clip_value), clip_value)`, after scale and clipping by norm."""
-
-    clip_norm: Number = field(default=number(math.inf), kw_only=True, repr=False)
-    """The largest norm of all gradients together, after scale: one larger is scaled down to it. Costs one read of the
-    gradients."""
-
-    clip_array_norm: Number = field(default=number(math.inf), kw_only=True, repr=False)
-    """The largest norm of the gradient of each array, after scale and `clip_norm`."""
-
-    centralize: bool = field(default=False, kw_only=True, repr=False)
-    """Whether the mean is taken from gradients after clipping (Yong et al., ECCV 2020, arXiv:2004.01461): from those of
-    a matrix (inputs, outputs) that over axis 0, of more dimensions (filters, ...) that over all axes but the first;
-    those of fewer are left alone. Costs one read of the gradients."""
-
-    groups: GroupSettings = field(default=number(None), kw_only=True, repr=False)
-    """Settings of a part of the parameters: `{"b*": {"lr_scale": 0.1}, "embedding": {"frozen": True}}`. See
-    `fastopt.Groups`, which this becomes; `optimizer.groups["b*"]["lr"] = 0.1` changes one between steps."""
-
-    averaging: EMA | SWA | None = field(default=None, kw_only=True, repr=False)
-    """The average of the weights that is kept beside them, `EMA` or `SWA`: state `weight_average`, by key."""
-
-    lookahead: Lookahead | None = field(default=None, kw_only=True, repr=False)
-    """`Lookahead`, by which steps go back part of the way every so often: state `slow_weights`, by key."""
-
-    state_storage: Literal["float32", "bfloat16", "int8"] = field(default="float32", kw_only=True, repr=False)
-    """How state is stored: "bfloat16" in 2 bytes an element of a slot, "int8" in 1.06, of float32 parameters. Arrays of
-    fewer than 4,096 elements, rules with norms by array, `Rows` and what is centralized stay float32. After an
-    assignment the next step stores state anew."""
-
-    storage_seed: int = field(default=0, kw_only=True, repr=False)
-    """The seed of the noise by which compact state is rounded: the same seed gives the same bits."""
-
-    _shared: ClassVar[frozenset[str]]
-    """The settings of every optimizer, which options follow from."""
-
-    _decays_itself: ClassVar[bool] = False
-    """Whether decoupled weight decay is in the formula, which `_own_decay` is for."""
-
+    # Not annotated, which would make hyperparameters of them.
     _steps = 0
-    _averaged = 0
     _skipped = 0
     _skips_in_a_row = 0
-    # Not annotated, which would make hyperparameters of them.
-    _options = cast("tuple[str, ...] | None", None)  # what the settings call for; None: not worked out yet
     _state = cast("State | None", None)
     _node = cast("Node | None", None)  # the structure of nested parameters, in which state is shown
     _plan = cast("Plan | None", None)
     _report_plan = cast("Plan | None", None)
     _others = cast("tuple[Plan, ...]", ())  # plans for other arrays
     _calls = cast("tuple[Any, ...]", ())  # steps of these plans in one call, as long as nothing is assigned
-    _scheduled = cast("tuple[str, ...]", ())
+    # What `StepCounts` has.
+    _cohorts = cast("Mapping[Any, int]", MappingProxyType({}))
+    _counts = cast("Counts", ())
+    _averages = cast("Counts", ())
     _kept_settings = cast("StepSettings | None", None)  # as long as nothing is assigned, nor groups changed
     _processes = ONE_PROCESS
     _lags = cast("dict[Any, catch_up.Lag]", MappingProxyType({}))  # by key, where rows wait for steps that they skipped
 
     def scalars(self, step: int) -> tuple[float, ...]:
-        """The scalars of the rule's formula at a step, counted from 1."""
+        """The scalars of the rule's formula at a step of a leaf, counted from 1."""
         raise NotImplementedError
 
     def ratio(self, one: float, other: float, size: int) -> float:
@@ -196,7 +138,8 @@ class Optimizer(Saving, AveragedWeights):
             float32 or float64 arrays of any shape and strides, both dtypes if you like, in a dict or in lists, tuples,
             dicts, namedtuples and dataclasses in one another. Plain numbers in dicts and lists work too: they are
             replaced. The same array under several keys is updated once per key. Arrays of other libraries in the
-            memory of the CPU (PyTorch's) are written in place.
+            memory of the CPU (PyTorch's) are written in place. A key that is new begins with fresh state and a step
+            count of its own; one that is gone keeps its state until `forget`.
         grads : alike, with at least the keys of `params`
             Gradients of the shapes of the parameters. Another real dtype or memory layout is converted first. None
             leaves a parameter, or all of a branch, as it is, and its state; `Rows` are the gradient of some rows alone.
@@ -213,7 +156,7 @@ class Optimizer(Saving, AveragedWeights):
         ValueError
             if shapes differ, a parameter is read-only, arrays that are written overlap, or a schedule leaves the range.
         KeyError
-            if a gradient is missing, or a parameter was not there at the first step.
+            if a gradient is missing, or one bare array comes where a dict was before.
         FloatingPointError
             if a gradient is NaN or infinite, or too large for a rule that squares it, and `on_nonfinite` is "raise".
 
@@ -292,31 +235,26 @@ class Optimizer(Saving, AveragedWeights):
         with self._not_stepping():
             catch_up.catch_up_all(self, params)
 
-    def _own_decay(self) -> float:
-        """The weight decay of a formula that has its own."""
-        return self.weight_decay if self.decoupled else 0.0
+    def _step_counts(self) -> StepCounts | None:
+        """Those of the leaves; None without state, where leaves are not known and count what `iter` does."""
+        if self._state is None and not self._start():
+            return None
+        return StepCounts(self._cohorts, self._counts, self._averages)
 
-    def _wanted_options(self) -> tuple[str, ...]:
-        """The options of `fastopt.kernels.transforms` that the settings call for."""
-        wanted = {
-            "scale": self.maximize
-            or self.gradient_scale != 1
-            or self.clip_norm != math.inf
-            or self.clip_array_norm != math.inf,
-            "clip": self.clip_value != math.inf,
-            "weight_decay": self.weight_decay != 0 and not self.decoupled,
-            "decoupled_weight_decay": self.weight_decay != 0 and self.decoupled and not self._decays_itself,
-        }
-        return tuple(option for option in OPTIONS if wanted.get(option))  # a plan sees to `centralize`
+    @property
+    def _averaged(self) -> int:
+        """How often averages of the weights moved."""
+        return max(self._averages, default=0)
 
     @property
     def iter(self) -> int:
-        """The number of steps taken."""
+        """The number of steps taken, which schedules see; assigned, it becomes the step count of every leaf too."""
         return self._steps
 
     @iter.setter
     def iter(self, value: int) -> None:
-        self._steps = checks.step_count(type(self).__name__, value)
+        steps = checks.step_count(type(self).__name__, value)
+        self.__dict__.update(_steps=steps, _counts=(steps,) * len(self._counts), _calls=())
 
     @property
     def skipped(self) -> int:
@@ -367,7 +305,7 @@ class Optimizer(Saving, AveragedWeights):
         elif name in self._rule.state or name in SLOTS.values():
             checks.state_value(owner.__name__, name, value)
             self._forget_plans()
-            self.__dict__.update(_state=None, _node=None, _averaged=0, _lags={})
+            self.__dict__.update(_state=None, _node=None, _lags={}, _cohorts={}, _counts=(), _averages=())
             return
         elif name != "iter":
             raise AttributeError(names.unknown_attribute(owner.__name__, name, *self._public_names()))
@@ -385,14 +323,16 @@ class Optimizer(Saving, AveragedWeights):
         """Something with the settings of a step as numbers, those of a part; see `settings`."""
         return self._step_settings().at(step, part, {} if asked is None else asked)
 
-    def _parts(self, plan: Plan, step: int, asked: Asked) -> tuple[list[Any], tuple[str, ...]]:
-        """The settings of a step for each part of a plan, and the options that some of them call for."""
+    def _parts(self, plan: Plan, step: int, asked: Asked, begins: bool = True) -> tuple[list[Any], tuple[str, ...]]:
+        """The settings of a step for each part of a plan, and the options that some of them call for.
+
+        begins : whether it is the plan's first step, at which the state of some leaves may begin
+        """
         settings = self._step_settings()
-        found = settings.of_plan(plan, step, asked)
-        if self._state is None and self._rule.state:
-            settings.at(step, NO_GROUPS, asked)
-            settings.refuse_another_start(plan)
-        return found
+        if begins and self._rule.state:
+            parts = {entry.groups for entry in plan.entries if entry.key in plan.begun}
+            settings.refuse_another_start(parts, step, asked)
+        return settings.of_plan(plan, step, asked)
 
     def _step_settings(self) -> StepSettings:
         settings = self._kept_settings
@@ -400,23 +340,10 @@ class Optimizer(Saving, AveragedWeights):
             settings = self.__dict__["_kept_settings"] = StepSettings(self)
         return settings
 
-    @classmethod
-    def _scheduled_names(cls, settings: dict[str, Any]) -> tuple[str, ...]:
-        """Which settings are functions of the step; remembered, so that a step without any does not look."""
-        return tuple(name for name in cls._hyperparameters() if callable(settings.get(name)))
-
-    @classmethod
-    def _hyperparameters(cls) -> list[str]:
-        return [field.name for field in sorted(fields(cls), key=lambda field: bool(field.kw_only))]  # shared ones last
-
     def _public_names(self) -> tuple[list[str], list[str]]:
         """Return the names that can be set, and those that can be called."""
         settings = [*self._hyperparameters(), *self._rule.state, *SLOTS.values(), "iter"]
         return settings, [name for name in dir(type(self)) if not name.startswith("_") and name not in settings]
-
-    def __repr__(self) -> str:
-        """The settings of the rule, and all others that are not the default."""
-        return representation.of(self)
 
     def __copy__(self) -> Optimizer:
         """Like `copy.deepcopy`: two optimizers never share state."""
@@ -445,5 +372,3 @@ class Optimizer(Saving, AveragedWeights):
 
 _FORGOTTEN = {"_plan": None, "_report_plan": None, "_others": (), "_calls": ()}
 _NOT_SAVED = {*_FORGOTTEN, "_kept_settings", "_tuners", "_processes", "_objects"}
-
-Optimizer._shared = frozenset(Optimizer._hyperparameters())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from fastopt import checks, hyperparameters
@@ -37,11 +38,11 @@ class StepSettings:
             plan.settings = PlanSettings(self, [self.part(part) for part in plan.parts])
         return plan.settings.at(step, asked)
 
-    def refuse_another_start(self, plan: Plan) -> None:
+    def refuse_another_start(self, parts: Iterable[Part], step: int, asked: Asked) -> None:
         """Raises ValueError where the state of a part would begin with other values than that of all."""
-        start = self.part(NO_GROUPS).values.start_values()
-        for part in plan.parts:
-            if self.part(part).values.start_values() != start:
+        start = self.at(step, NO_GROUPS, asked).start_values()
+        for part in parts:
+            if self.at(step, part, asked).start_values() != start:
                 raise ValueError(checks.read_at_the_start(self.owner.__name__, self.groups.settings_of(part)))
 
     def part(self, part: Part) -> PartSettings:

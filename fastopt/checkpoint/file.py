@@ -34,8 +34,8 @@ CODES = tuple(map(np.dtype, (np.uint16, np.int8, np.uint8)))
 """The dtypes of compact state."""
 
 FORMAT = 3
-"""The version of what the file holds: 1 where there are no parameters, 3 where there is compact state;
-one with a higher number is refused."""
+"""The version of what the file holds: 1 where there are no parameters, 3 where there is compact state
+or leaves have step counts of their own; one with a higher number is refused."""
 
 LONGEST_HEADER = 100_000_000
 """The most bytes that safetensors reads of a header; it writes longer ones."""
@@ -170,6 +170,11 @@ def _pack(owner: str, saved: dict[str, Any]) -> tuple[dict[str, Array], dict[str
         metadata["format"] = "2"
     if any(array.dtype in CODES for name, array in tensors.items()):
         metadata["format"] = "3"
+    if "counts" in saved:
+        counts = [
+            [None if key is BARE else _encoded(owner, key), *own.values()] for key, own in saved["counts"].items()
+        ]
+        metadata |= {"counts": json.dumps(counts), "format": "3"}
     if len(metadata["hyperparameters"]) > LONGEST:
         raise CheckpointError(
             f"{owner}: the groups or schedules of its hyperparameters are too long for a file; make them shorter"
@@ -203,6 +208,8 @@ def _unpack(optimizer: Any, tensors: dict[str, Array], metadata: Any, name: str)
     metadata.setdefault("rows", "[]")
     longest = {"keys": 16 + sum(map(len, tensors)) + 4 * len(tensors), "fortran": 16 + 12 * len(tensors)}
     longest["rows"] = longest["keys"] + 80 * len(tensors)
+    if "counts" in metadata:
+        longest["counts"] = longest["rows"]
     if "params" in metadata:
         longest["params"] = longest["keys"]
     metadata.setdefault("averaged", "0")
@@ -216,6 +223,10 @@ def _unpack(optimizer: Any, tensors: dict[str, Array], metadata: Any, name: str)
     rows = {
         BARE if row == "rows" else _decoded(json.loads(row[5:])): {"behind": tensors.pop(row), "rates": rates}
         for row, *rates in json.loads(metadata["rows"])
+    }
+    counts = {
+        BARE if keys is None else _decoded(key): {"steps": steps, "averages": moved}
+        for key, steps, moved in json.loads(metadata.get("counts", "[]"))
     }
     names = [""] if keys is None else [f"/{json.dumps(key)}" for key in keys]
     state: dict[str, Any] = {}
@@ -245,6 +256,7 @@ def _unpack(optimizer: Any, tensors: dict[str, Array], metadata: Any, name: str)
         "averaged": int(metadata["averaged"]),
         "state": state,
         "rows": rows,
+        "counts": counts,
         "params": params,
     }
 

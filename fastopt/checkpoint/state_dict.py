@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastopt import averages, checks, hyperparameters
+from fastopt import averages, checks, hyperparameters, leaves
 from fastopt.checkpoint import with_params
 from fastopt.checks import CheckpointError as CheckpointError
 from fastopt.engine import catch_up
@@ -49,6 +49,11 @@ def state_dict(optimizer: Any) -> dict[str, Any]:
             slots[slot] = copies[BARE] if list(copies) == [BARE] else copies
     settings = {name: _copied(getattr(optimizer, name)) for name in optimizer._hyperparameters()}
     rows = catch_up.saved(optimizer._lags)
+    whole = optimizer.iter, optimizer._averaged
+    # What joined late, or rested meanwhile; all others have the optimizer's.
+    counts = {
+        key: dict(zip(_COUNTS, own, strict=True)) for key, own in optimizer._leaf_counts().items() if own != whole
+    }
     return {
         "rule": optimizer.rule,
         "hyperparameters": settings,
@@ -57,6 +62,7 @@ def state_dict(optimizer: Any) -> dict[str, Any]:
         "averaged": optimizer._averaged,
         "state": slots,
         **({"rows": rows} if rows else {}),
+        **({"counts": counts} if counts else {}),
     }
 
 
@@ -82,6 +88,7 @@ def load_state_dict(
         step = checks.step_count(owner, saved["step"])
         skipped = checks.step_count(owner, saved.get("skipped", 0), "skipped")
         averaged = checks.step_count(owner, saved.get("averaged", 0), "averaged")
+        counts = _counts(owner, saved.get("counts", {}))
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{source}: {error}") from None
 
@@ -92,6 +99,8 @@ def load_state_dict(
         known_dtypes = {key: layout.dtype for key, layout in (current or {}).items()} or dtypes or {}
         state = with_params.cast_state(optimizer._rule, owner, source, state, known_dtypes, cast)
     layouts = {key: layout_of(array) for key, array in next(iter(state.values()), {}).items()}
+    for key in counts.keys() - layouts.keys():
+        raise CheckpointError(f"{owner}: counts in {source} have {key!r:.100}, of which there is no state")
     known = optimizer._hyperparameters()
     own = [field.name for field in fields(optimizer) if not field.kw_only]  # later versions may add shared ones
     differing = [name for name in settings if name not in known] + [name for name in own if name not in settings]
@@ -130,8 +139,12 @@ def load_state_dict(
             for key in layouts:
                 given = state[slot][key] if key in taken else optimizer._state.array_of(slot, key)
                 loaded.take(slot, key, given)
-    if loaded is None or SLOTS["averaging"] not in loaded.slots:
-        averaged = 0
+    own_counts = optimizer._leaf_counts()
+    begins_anew = loaded is None or SLOTS["averaging"] not in loaded.slots
+    by_leaf = {}
+    for key in loaded.layouts if loaded else ():
+        steps, moved = counts.get(key, (step, averaged)) if key in taken else own_counts[key]
+        by_leaf[key] = steps, 0 if begins_anew else moved
     try:
         lags = catch_up.loaded(owner, saved.get("rows", {}), loaded)
     except (KeyError, TypeError, ValueError) as error:
@@ -140,11 +153,25 @@ def load_state_dict(
     new = {name: _copied(value) for name, value in settings.items() if name in known}
     new = {name: value for name, value in new.items() if name not in SLOTS or value is not None}
     new["_scheduled"] = optimizer._scheduled_names(optimizer.__dict__ | new)
-    new |= {"_steps": step, "_skipped": skipped, "_averaged": averaged, "_state": loaded, "_lags": lags}
-    new |= {"_plan": None, "_report_plan": None, "_others": (), "_calls": (), "_options": None, "_kept_settings": None}
+    new |= {"_steps": step, "_skipped": skipped, "_state": loaded, "_lags": lags, **leaves.with_counts(by_leaf)}
+    new |= {"_options": None, "_kept_settings": None}
     optimizer.__dict__.update(new)  # all at once
     missing, unexpected, reshaped = ([None if key is BARE else key for key in keys] for keys in mismatch[:3])
     return Mismatch(missing, unexpected, reshaped, mismatch.settings)
+
+
+_COUNTS = "steps", "averages"
+
+
+def _counts(owner: str, found: Any) -> dict[Hashable, tuple[int, int]]:
+    """Steps and averages of the leaves that have others than the optimizer."""
+    if not isinstance(found, Mapping) or not all(isinstance(own, Mapping) for own in found.values()):
+        raise TypeError(f"{owner}: counts are {found!r:.100}, expected a dict of dicts with {' and '.join(_COUNTS)}")
+    counts = {}
+    for key, own in found.items():
+        steps, moved = (checks.step_count(owner, own.get(name), f"{name} of {key!r:.100}") for name in _COUNTS)
+        counts[key] = steps, moved
+    return counts
 
 
 _COPIED = (Schedule, Groups, *averages.KINDS["averaging"], *averages.KINDS["lookahead"])

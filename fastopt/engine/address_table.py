@@ -13,14 +13,15 @@ import numpy as np
 from numba import types
 from numpy.lib.array_utils import byte_bounds
 
-from fastopt import checks, rows
+from fastopt import array_checks, checks, rows
 from fastopt.engine import arguments, columns, containers
 from fastopt.engine.centralized_launch import CentralizedLaunch
 from fastopt.engine.containers import BARE, Buffers
 from fastopt.engine.launch import Entry, Launch
 from fastopt.engine.overlaps import Memory, share_memory
 from fastopt.engine.sparse_launch import RowsLaunch, Touched
-from fastopt.engine.state import Layout, State, layout_of, lies_in
+from fastopt.engine.state import Layout, State, lies_in, state_for
+from fastopt.engine.step_counts import CountedLeaves, StepCounts
 from fastopt.engine.stored_launch import StoredLaunch
 from fastopt.flat import Array
 from fastopt.groups import NO_GROUPS, Groups, Part, selects
@@ -44,6 +45,7 @@ class Table:
     by_array : whether each array has a row of scalars of its own, for norms by array
     centralize : whether gradients are centralized where no group says otherwise; None: nowhere, whatever groups say
     storage : how state is stored where no group says otherwise
+    counts : the step counts of the leaves; None where leaves are not known, and not counted
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Table:
         by_array: bool = False,
         centralize: bool | None = None,
         storage: str = FLOAT32,
+        counts: StepCounts | None = None,
     ) -> None:
         self.owner = owner
         self.rule = rule
@@ -72,28 +75,18 @@ class Table:
         self.keys = container.keys
         values = container.values(params)
         assert values is not None
-        arrays = [checks.parameter(owner, self._name(key), value) for key, value in zip(self.keys, values, strict=True)]
+        arrays = [
+            array_checks.parameter(owner, self._name(key), value) for key, value in zip(self.keys, values, strict=True)
+        ]
 
         copied = container.copied(owner, params, values)
         by_name = dict(zip(self.keys, arrays, strict=True))
+        if state is not None and by_name and (BARE in state.layouts) != (BARE in by_name):
+            raise KeyError(checks.array_or_dict(owner, self.keys[0], state.layouts))
         storages = columns.storages(owner, rule, by_name, container, grads, groups, centralize, storage)
-        if state is None:
-            layouts = {
-                key: layout_of(array)._replace(storage=storages.get(key, FLOAT32)) for key, array in by_name.items()
-            }
-            state = State(start_values, layouts, rule.nonnegative)
-            state.begin(by_name)
-        for key, array in zip(self.keys, arrays, strict=True):
-            if key not in state.layouts:
-                raise KeyError(checks.no_state(owner, key, state.layouts))
-            checks.replaced(owner, self._name(key), array, *state.layouts[key][:2])
-        more = {slot: value for slot, value in start_values.items() if slot not in state.slots}
-        if more:  # an average that is wanted from now on
-            missing = [key for key in state.layouts if key not in by_name]
-            if missing:
-                raise ValueError(checks.first_average(owner, missing))
-            state = state.with_slots(more, by_name)
-        self.state = state = state.stored_as(storages)
+        named = {key: (self._name(key), array) for key, array in by_name.items()}
+        state, self.begun = state_for(owner, rule, state, start_values, named, storages)
+        self.state = state
 
         self.entries = [
             Entry(key, value, array, state.layouts[key])
@@ -104,19 +97,21 @@ class Table:
             entry.copied = entry.key in copied
         numbers = [entry.key for entry in self.entries if not isinstance(entry.value, np.ndarray)]
         container.check_rebindable(owner, params, numbers)
-        if self.form == "buffers" and self.keys and not by_key and self._state_is_one_run():
+        is_one_run = self._state_is_one_run() and self._count_alike(counts)
+        if self.form == "buffers" and self.keys and not by_key and is_one_run:
             self.flat_layout, self.views = params.layout, values
             layout = Layout(params.buffer.shape, params.buffer.dtype, "C")
             self.entries = [Entry(BARE, params.buffer, params.buffer, layout)]
         else:
             self.container = container
 
-        self.parts: list[Part] = [NO_GROUPS]
         self._frozen: set[Hashable] = set()
         if self.divided or centralize:
-            self._divide(groups or Groups(object), by_array, centralize)
+            self._divide(groups or Groups(object), centralize)
         _, gradients = self.container.lists(params, grads, self._frozen) or self._missing(grads)
         active = [entry for entry, gradient in zip(self.entries, gradients, strict=True) if gradient is not None]
+        self._count(active, counts)
+        self._number_scalars(active, by_array)
         for entry, gradient in zip(self.entries, gradients, strict=True):
             if isinstance(gradient, Rows):
                 entry.touched = self._touched(entry)
@@ -130,20 +125,16 @@ class Table:
         self._gradients = gradients  # alive until the launch is over
         self._scan = compiled_scan() if array_scan.layout_is_known() else None
 
-    def _divide(self, groups: Groups, by_array: bool, centralize: bool | None) -> None:
-        """Finds the part that each parameter belongs to, which are frozen, and which are centralized."""
-        self.parts = [] if by_array else self.parts
+    def _divide(self, groups: Groups, centralize: bool | None) -> None:
+        """Finds the groups that each parameter belongs to, which are frozen, and which are centralized."""
         for entry in self.entries:
-            part = groups.part_of(None if entry.key is BARE else entry.key, entry.array)
-            own = groups.settings_of(part)
+            entry.groups = groups.part_of(None if entry.key is BARE else entry.key, entry.array)
+            own = groups.settings_of(entry.groups)
             if own.get("frozen"):
                 self._frozen.add(entry.key)
             if centralize is not None and entry.array.ndim > 1 and entry.array.size:
                 entry.centralized = own.get("centralize", centralize)
-            if by_array or part not in self.parts:
-                self.parts.append(part)
-            entry.part = len(self.parts) - 1 if by_array else self.parts.index(part)
-        used = {number for part in self.parts for number in part}
+        used = {number for part in {entry.groups for entry in self.entries} for number in part}
         for number, selector in enumerate(groups):
             if callable(selector):
                 continue
@@ -151,6 +142,27 @@ class Table:
                 groups.matched.add(selector)
             elif selector not in groups.matched and not self._is_of_old(selector):
                 raise ValueError(checks.empty_group(self.owner, selector, self.state.layouts))
+
+    def _count(self, active: list[Entry], counts: StepCounts | None) -> None:
+        """Finds the cohort of each leaf."""
+        flat = isinstance(self.container, containers.Buffers)
+        updated = self.keys if flat else [entry.key for entry in active]
+        there = set(updated)
+        self.leaves = CountedLeaves(counts, updated, [key for key in self.keys if key not in there])
+        for entry in self.entries:
+            entry.cohort = self.leaves.cohort_of[self.keys[0] if flat else entry.key]
+
+    def _count_alike(self, counts: StepCounts | None) -> bool:
+        return counts is None or len({counts.cohorts.get(key) for key in self.keys}) == 1
+
+    def _number_scalars(self, active: list[Entry], by_array: bool) -> None:
+        """Gives each array its row of scalars: one for each part and cohort, or array."""
+        rows: dict[tuple[Part, int, Hashable], int] = {}
+        for entry in active:
+            entry.part = rows.setdefault((entry.groups, entry.cohort, entry.key if by_array else None), len(rows))
+        # The part and the cohort of each row.
+        self.parts: list[Part] = [part for part, _, _ in rows] or [NO_GROUPS]
+        self.cohorts = [cohort for _, cohort, _ in rows] or [0]
 
     def _is_of_old(self, selector: Any) -> bool:
         """Whether a key or pattern selects an array that has state, which this step need not have."""
@@ -166,11 +178,7 @@ class Table:
 
     def _state_is_one_run(self) -> bool:
         """Whether the state of all keys lies in one piece, in the order of the keys, as the flat buffer does."""
-        layouts = self.state.layouts
-        return list(layouts) == self.keys and all(
-            layout.order == "C" and layout.dtype == self.entries[0].layout.dtype and layout.storage == FLOAT32
-            for layout in layouts.values()
-        )
+        return list(self.state.layouts) == self.keys and self.state.is_one_run
 
     def _touched(self, entry: Entry) -> Touched:
         name = self._name(entry.key)
@@ -189,7 +197,7 @@ class Table:
         memory = self._memory_of(active)
         if memory.overlapping:
             names = sorted(self._name(self._writing[number].key) for number in memory.overlapping)
-            raise ValueError(checks.overlapping(self.owner, *names))
+            raise ValueError(array_checks.overlapping(self.owner, *names))
         merged = [[block.start, block.end] for block in memory.blocks]
         for block in self.state.blocks:
             low, high = byte_bounds(block)
@@ -197,7 +205,7 @@ class Table:
             if number < len(memory.blocks) and merged[number][0] < high and low < high:
                 members = [self._writing[member] for member in memory.blocks[number].members]
                 entry = next(entry for entry in members if byte_bounds(entry.array)[0] < high)
-                raise ValueError(checks.overlapping_state(self.owner, self._name(entry.key)))
+                raise ValueError(array_checks.overlapping_state(self.owner, self._name(entry.key)))
         merged += [[low, high] for low, high in map(byte_bounds, self.state.blocks) if low < high]
         return np.array(sorted(merged), dtype=np.int64).reshape(-1, 2).T.copy()
 

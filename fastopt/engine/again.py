@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from fastopt.engine.norms import ONE_PROCESS, clipped, quick_clipped
 from fastopt.engine.plan import Plan
+from fastopt.engine.step_counts import counted
 from fastopt.engine.transform_scalars import AMOUNTS, NOTHING, unclipped
 from fastopt.groups import NO_GROUPS
 from fastopt.kernels.loops import TOTAL
@@ -43,18 +44,19 @@ class Again:
             return False
         step, asked = own["_steps"] + 1, cast("Asked", {})
         whole, rows = self._whole.at(step, asked), cast("list[tuple[float, ...]]", [])
-        for part, amounts in self._parts:
+        counts = own["_counts"]
+        for (part, amounts), cohort in zip(self._parts, plan.cohorts, strict=True):
             values = part.at(step, asked)
-            rows.append((*values.scalars(step), *[amount(values) for amount in amounts]))
+            rows.append((*values.scalars(counts[cohort] + 1), *[amount(values) for amount in amounts]))
         if self._scales:
             factor = self._factor(whole)
             rows = [(*row, factor) for row in rows]
-        plan.stepped = False
+        counts, plan.stepped = counted(counts, plan.leaves.stepping), False
         try:
             plan.run(params, rows, False, self.options)
         finally:
             if plan.stepped:
-                own["_steps"] = step
+                own["_steps"], own["_counts"] = step, counts
         return True
 
     def _factor(self, settings: Any) -> float:

@@ -6,13 +6,14 @@ With `Rows(..., exact=True)` a step leaves all other rows as they are, but count
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
+from operator import setitem
 from typing import Any
 
 import numpy as np
 
-from fastopt import checks, rows
+from fastopt import array_checks, rows
 from fastopt.engine import containers, mappings
 from fastopt.engine.containers import BARE, Container
 from fastopt.engine.launch import Launch
@@ -42,6 +43,11 @@ class Lag:
     def behind(self) -> Array:
         """int64[rows], the number of steps that each row has to catch up with."""
         return np.asarray(self.clock - self.last)
+
+
+def reindexed(lag: Lag, index: Array) -> Lag:
+    """Return the lag of other rows; new ones, of -1, are up to date."""
+    return Lag(np.where(index < 0, lag.clock, np.append(lag.last, 0)[index]), lag.rates, lag.clock)
 
 
 def rates_of(owner: str, settings: Any) -> Rates:
@@ -133,11 +139,11 @@ def _catch_up(
         raise KeyError(rows.behind_is_missing(owner, "one bare array" if key is BARE else name))
     array = shared(leaves[key])
     slots = [] if state is None else [views[key] for views in state.views.values()]
-    checked = checks.parameter(owner, name, array)
+    checked = array_checks.parameter(owner, name, array)
     if key in container.copied_keys(params, container.values(params) or []):
         raise TypeError(mappings.hands_out_copies(owner, params, key))
     if slots:
-        checks.replaced(owner, name, checked, slots[0].shape, slots[0].dtype)
+        array_checks.replaced(owner, name, checked, slots[0].shape, slots[0].dtype)
     return CatchUp(owner, optimizer._rule, name, array, slots, lag, wanted)
 
 
@@ -149,7 +155,6 @@ class Step:
         self.lags = dict(lags)
         """The lags after the step."""
         self._touched: list[tuple[Lag, Array]] = []
-        self._marked = 0
         self._catch_ups: list[CatchUp] = []
         resting = {entry.key for entry in plan.entries if entry.row < 0}
         for entry in plan.entries:
@@ -175,20 +180,15 @@ class Step:
         ]
 
     def before(self) -> None:
-        """Brings up to date what the step touches, and notes that it will be so after the step too.
-
-        Between the step and its count no call may come, lest Ctrl-C does.
-        """
+        """Brings up to date what the step touches, which does no harm if the step is not made."""
         for made in self._catch_ups:
             made.run()
-        for lag, touched in self._touched:
-            self._marked += 1
-            lag.last[touched] = lag.clock + 1
 
-    def undo(self) -> None:
-        """Takes the note back, where the step was not made."""
-        for lag, touched in self._touched[: self._marked]:
-            lag.last[touched] = lag.clock
+    def marks(self) -> Iterator[None]:
+        """Calls of C that note that the touched rows are up to date after the step."""
+        assign: Callable[..., None] = setitem
+        clocks = [lag.clock + 1 for lag, _ in self._touched]
+        return map(assign, [lag.last for lag, _ in self._touched], [touched for _, touched in self._touched], clocks)
 
 
 # -- checkpoints ------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from numba.core.errors import NumbaError
 from numpy.lib.array_utils import byte_bounds
 
 from fastopt import formula_checks
-from fastopt.checks import masked
+from fastopt.array_checks import masked
 from fastopt.engine.state import Layout, lies_in
 from fastopt.flat import Array
 from fastopt.kernels import loops
@@ -29,7 +29,9 @@ class Entry:
     array: Array  # as an array
     layout: Layout
     row: int = -1  # its row in the table, -1 if its gradient is None
-    part: int = 0  # its row of scalars
+    groups: tuple[int, ...] = ()  # the groups that it belongs to
+    cohort: int = 0  # by which its steps are counted
+    part: int = 0  # its row of scalars, if it is updated
     centralized: bool = False  # whether means are taken from its gradient
     staged: Array | None = None  # a contiguous copy to work on where the parameter itself cannot be
     touched: Any = None  # a `Touched` where the gradient is Rows
@@ -42,6 +44,11 @@ class Entry:
     def identity(self) -> tuple[Any, ...]:
         """Equal for the same memory seen in the same way; numbers are never the same."""
         return self.header if isinstance(self.value, np.ndarray) and not self.copied else (id(self),)
+
+    @property
+    def is_assigned(self) -> bool:
+        """Whether `params` is assigned the new value, which is no array, or of which it hands out copies."""
+        return self.copied or not isinstance(self.value, np.ndarray)
 
     @property
     def size(self) -> int:
@@ -125,17 +132,6 @@ class Launch:
 
     def check_rows(self, owner: str, blocks: list[Array]) -> None:
         """Raises if the address of a row is wrong, where arrays are rows."""
-
-    def put_back(self, leaves: Any) -> None:
-        """Copies the staged arrays to where they came from; doing it twice does no harm."""
-        for entry in self.staged:
-            assert entry.staged is not None
-            if entry.copied:
-                leaves[entry.key] = entry.staged.copy(order="K")
-            elif isinstance(entry.value, np.ndarray):
-                entry.value[...] = entry.staged
-            else:
-                leaves[entry.key] = as_number(entry.staged, entry.value)
 
 
 def header_of(array: Array) -> tuple[Any, ...]:

@@ -15,6 +15,7 @@ from numba.core import config
 from fastopt import tuning
 from fastopt.engine.containers import FLAT, Buffers, Container
 from fastopt.engine.plan import Plan
+from fastopt.engine.step_counts import Counts
 from fastopt.flat import Array, FlatDict
 from fastopt.kernels import array_scan, flags, one_call
 from fastopt.kernels.compile import compiled_for_c, form_address
@@ -28,8 +29,9 @@ MOST_BYTES = 1_000_000
 
 METH_FASTCALL = 0x80
 
-Call = Callable[[Any, Any, tuple[float, ...], dict[str, Any], int], int]
-"""`(params, grads, scalars, settings, step)`, see `fastopt.kernels.one_call`; 0 if the step was not made."""
+Call = tuple[Callable[[Any, Any, tuple[float, ...], dict[str, Any], int, Counts], int], tuple[int, ...]]
+"""`(params, grads, scalars, settings, step, counts)`, see `fastopt.kernels.one_call`, which returns 0 if the step was
+not made; and the cohorts whose step it is, one for each row of scalars."""
 
 
 def prepare(plan: Plan) -> None:
@@ -71,7 +73,10 @@ def prepare(plan: Plan) -> None:
         one_call.LENGTH: len(plan._table),
         one_call.SCALARS: plan._scalars.ctypes.data,
         one_call.SCALAR_COUNT: len(plan.rule.scalars),
+        one_call.SCALAR_ROWS: len(plan._scalars),
+        one_call.SCALAR_STRIDE: plan._scalars.shape[1],
         one_call.STEPS: id(STEPS),
+        one_call.COUNTS: id(COUNTS),
         one_call.DICT: id(dict),
         one_call.FLAT_DICT: id(FlatDict),
         one_call.NDARRAY: array_scan.NDARRAY,
@@ -118,12 +123,13 @@ def call_for(plan: Plan, options: tuple[str, ...]) -> Call | None:
                 address, form = kernel.args
                 plan.words[one_call.KERNEL], plan.words[one_call.FORM] = address, form
                 plan.words[one_call.STARTS] = launch.starts.ctypes.data
-                plan.call = plan.look if plan.tuner is None else _tuned(plan.look, plan.words, plan.tuner, launch.dtype)
+                method = plan.look if plan.tuner is None else _tuned(plan.look, plan.words, plan.tuner, launch.dtype)
+                plan.call = method, tuple(plan.cohorts)
     return plan.call  # type: ignore[no-any-return]
 
 
-STEPS = "_steps"
-"""The name under which an optimizer keeps its number of steps."""
+STEPS, COUNTS = "_steps", "_counts"
+"""The names under which an optimizer keeps its number of steps, and those of its leaves."""
 
 
 class Memory(np.ndarray[Any, Any]):

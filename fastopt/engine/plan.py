@@ -6,9 +6,9 @@ compiled look at both lists (`array_scan.scan`), which also takes up the gradien
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Hashable, Iterator, Mapping, MutableMapping
-from functools import cache, cached_property
+from functools import cached_property
+from itertools import chain
 from typing import Any, NoReturn
 
 import numpy as np
@@ -17,23 +17,23 @@ from fastopt import tuning
 from fastopt.engine import arguments, containers, norms
 from fastopt.engine.address_table import Table, arrangement
 from fastopt.engine.containers import BARE, Buffers
-from fastopt.engine.launch import Launch, check_addresses
+from fastopt.engine.execute import NOTHING, assignments, consume, fetch_values, kernels, packing
+from fastopt.engine.launch import check_addresses
 from fastopt.engine.norms import ONE_PROCESS, Norm, OneProcess
 from fastopt.engine.overlaps import moved_blocks
-from fastopt.engine.state import Layout
+from fastopt.engine.state import Layout, State
 from fastopt.flat import Array
 from fastopt.groups import Groups
 from fastopt.kernels import array_scan, flags
-from fastopt.kernels.loops import DOWN, FIELDS, NONFINITE, REST, SECOND_REST, SECOND_TOTAL, TOTAL, UP
+from fastopt.kernels.loops import COMPENSATION, DOWN, FIELDS, NONFINITE, SECOND_COMPENSATION, SECOND_TOTAL, TOTAL, UP
 from fastopt.kernels.rule import GRADIENT_MEASURE, NO_RULE, Rule
 from fastopt.report import Report
 from fastopt.rows import Rows
 from fastopt.settings import PlanSettings
 from fastopt.tuning import AS_THEY_COME, Tuner
 
-NONE_RESTING: Iterator[None] = iter(())
 # Of a tally of norms.
-SUMS, SECOND_SUMS = slice(TOTAL, REST + 1), slice(SECOND_TOTAL, SECOND_REST + 1)
+SUMS, SECOND_SUMS = slice(TOTAL, COMPENSATION + 1), slice(SECOND_TOTAL, SECOND_COMPENSATION + 1)
 
 
 class Plan(Table):
@@ -111,13 +111,18 @@ class Plan(Table):
     """Whether that look was enough for the arguments of the last step, as it then is for a call."""
 
     words: Array
-    """The memory of the look."""
     memory: Any = None
-    """The same, with what must live as long."""
+    """The memory of the look, and the same with what must live as long."""
 
     call: Any = None
     call_options: tuple[str, ...] | None = None
     """The result of `one_call.call_for`, and the options that it is for."""
+
+    def follows(self, cohorts: Any, state: State | None) -> bool:
+        """Whether the leaves are still counted as the plan has it, by the cohorts and with the state of today."""
+        if state is not None and self.leaves.are_known:
+            self.state = state  # more leaves may have some than before; those of the plan lie where they lay
+        return self.leaves.follow(cohorts)
 
     def takes_over(self, params: Any) -> bool:
         """Whether parameters are other arrays than before but alike, which the plan has then taken up."""
@@ -164,8 +169,8 @@ class Plan(Table):
     stepped = False
     tuner: Tuner | None = None
     """Where it may choose how steps run."""
-    amount: Array | None = None
-    """By which `averages.of_resting` moves averages of tables."""
+    amounts: Array | None = None
+    """By which `averages.of_resting` moves averages of tables, those of each cohort."""
 
     def finite(self, squared: bool = False) -> bool:
         """Whether all gradients are finite, or all their squares; writes nothing."""
@@ -338,16 +343,15 @@ class Plan(Table):
         scalars: list[tuple[float, ...]],
         report: bool,
         options: tuple[str, ...] = (),
-        resting: Iterator[None] = NONE_RESTING,
+        after: Iterator[None] = NOTHING,
     ) -> None:
         """Updates everything. Only the arrays that `accepts` or `__init__` checked are touched.
 
         scalars : for each part those of the formula, then the amounts of the options
-        resting : what `averages.of_resting` returned
+        after : calls of C that write what else there is
 
         `stepped`, which the caller has set to False, stays so as long as nothing was written. After that the step is
-        finished whatever comes: CPython raises KeyboardInterrupt after a call or at the start of a function, so never
-        between `done += 1` and the kernel.
+        finished whatever comes: see `fastopt.engine.execute`.
         """
         which = "report" if report else "step"
         self._write_scalars(scalars)
@@ -356,40 +360,27 @@ class Plan(Table):
             choice = AS_THEY_COME if self.tuner is None else self.tuner.choice
             tuner = None if report else self.tuner
         # Compiles before anything of the user's is written.
-        calls = [(launch, launch.call(self.rule, which, options, choice)) for launch in self._launches]
+        calls = [launch.call(self.rule, which, options, choice) for launch in self._launches]
         if flags.CHECK:
             check_addresses(self)
         begin = 0 if tuner is None else tuner.begin()
-        if len(calls) == 1 and not self._launches[0].staged and resting is NONE_RESTING:
-            self._run_one(*calls[0][1])
+        if len(calls) == 1 and not self._launches[0].staged and after is NOTHING:
+            self._run_one(*calls[0])
         else:
-            self._run_all(params, calls, resting)
+            self._run_all(params, calls, after)
         if begin and tuner is not None:
             tuner.end(begin)
 
-    def _run_all(self, params: Any, calls: list[tuple[Launch, Any]], resting: Iterator[None]) -> None:
-        """Calls the kernels of all launches, with arrays staged before and put back behind each."""
-        done, leaves = 0, self.container.leaves(params)
+    def _run_all(self, params: Any, calls: list[tuple[Any, ...]], after: Iterator[None]) -> None:
+        leaves = self.container.leaves(params)
+        fetch_values(self._launches, leaves)
+        work = chain(kernels(self._launches, calls), after, assignments(self._launches, leaves))
         try:
-            for launch, (kernel, table, starts, threads) in calls:
-                if launch.staged:
-                    launch.fetch(leaves)
-                done += 1
-                self.stepped = True
-                kernel(table, starts, threads)
-                if launch.staged:
-                    launch.put_back(leaves)
-            self.stepped = True
-            list(resting)
-        except BaseException:
-            if done:
-                self._launches[done - 1].put_back(leaves)
-                for launch, (kernel, table, starts, threads) in calls[done:]:
-                    launch.fetch(leaves)
-                    kernel(table, starts, threads)
-                    launch.put_back(leaves)
-            if self.stepped:
-                list(resting)
+            self.stepped = True  # between this and what is consumed no KeyboardInterrupt comes
+            consume(work)
+        except BaseException:  # of a mapping's own methods, or of kernels in pure Python
+            consume(work)
+            consume(assignments(self._launches, leaves))
             raise
         finally:
             self._gradients = []
@@ -416,14 +407,8 @@ class Plan(Table):
     def _write_scalars(self, scalars: list[tuple[float, ...]]) -> None:
         place = 0
         for values in scalars:
-            _pack(len(values))(self._scalars_memory, place, *values)
+            packing(len(values))(self._scalars_memory, place, *values)
             place += self._scalars_stride
-
-
-@cache
-def _pack(count: int) -> Callable[..., None]:
-    """Writes so many float64 numbers to a buffer, from an offset on."""
-    return struct.Struct(f"{count}d").pack_into
 
 
 def _gradient_pass(kind: str | None) -> tuple[Any, ...]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastopt import array_checks, checks
 from fastopt.engine.columns import Codes, Column, StoredSlot
 from fastopt.flat import Array, ViewDict
 from fastopt.kernels import array_scan, codecs
 from fastopt.kernels.averages import SLOTS
 from fastopt.kernels.codecs import FLOAT32
+from fastopt.kernels.rule import Rule
 
 AVERAGED = frozenset(SLOTS.values())
 """The slots of averages of the weights, which are never stored in fewer bits."""
@@ -50,35 +52,36 @@ PARAMETER = None
 """The start of a state slot that begins as the parameter itself."""
 
 
-class State:
-    """State for a set of parameters, allocated at the first step.
+Slots = Mapping[str, float | None]
+"""The value of each slot at the start, or PARAMETER."""
 
-    slots : {slot name: value at the start, or PARAMETER}
-    layouts : {key: Layout}, in the order of the parameters
-    nonnegative : the slots that are never negative
-    views : {slot name: ViewDict of arrays by key}, what users see as `optimizer.m`; a `StoredSlot` where some are
-        stored in fewer bits
-    blocks : the 1-D buffers behind the views, one per dtype and slot, arrays of one dtype one after the other
+
+class Piece:
+    """The state of leaves that began together.
+
+    arrays : {slot: {key: array, or its `Column`}}
+    blocks : the 1-D buffers behind them, one per dtype and slot, arrays of one dtype one after the other
     """
 
     def __init__(
         self,
-        slots: dict[str, float | None],
-        layouts: dict[Hashable, Layout],
-        nonnegative: tuple[str, ...] = (),
+        slots: Slots,
+        layouts: Mapping[Hashable, Layout],
+        nonnegative: tuple[str, ...],
+        parameters: Mapping[Hashable, Array] | None = None,
     ) -> None:
         self.slots = slots
         self.layouts = layouts
         self.nonnegative = nonnegative
         self.blocks: list[Array] = []
-        views: dict[str, dict[Hashable, Any]] = {slot: {} for slot in slots}
+        self.arrays: dict[str, dict[Hashable, Any]] = {slot: {} for slot in slots}
         for dtype, storage in dict.fromkeys((layout.dtype, layout.storage) for layout in layouts.values()):
             mine = {
                 key: layout for key, layout in layouts.items() if (layout.dtype, layout.storage) == (dtype, storage)
             }
             stored = [] if storage == FLOAT32 else [slot for slot in slots if slot not in AVERAGED]
             if stored:
-                self._store(stored, storage, mine, views)
+                self._store(stored, storage, mine)
             whole = [slot for slot in slots if slot not in stored]
             blocks = array_scan.arena(sum(layout.size for layout in mine.values()), dtype, len(whole)) if whole else []
             for slot, block in zip(whole, blocks, strict=True):
@@ -88,18 +91,12 @@ class State:
                 start = 0
                 for key, layout in mine.items():
                     view = block[start : start + layout.size]
-                    views[slot][key] = view.reshape(layout.shape, order=layout.order)
+                    self.arrays[slot][key] = view.reshape(layout.shape, order=layout.order)
                     start += layout.size
             self.blocks += blocks
-        self.views: dict[str, Any] = {}
-        for slot, arrays in views.items():
-            in_order = {key: arrays[key] for key in layouts}
-            is_stored = any(isinstance(array, Column) for array in arrays.values())
-            self.views[slot] = StoredSlot(in_order, slot) if is_stored else ViewDict(in_order)
+        self.begin(slots, parameters or {})
 
-    def _store(
-        self, slots: list[str], storage: str, layouts: dict[Hashable, Layout], views: dict[str, dict[Hashable, Any]]
-    ) -> None:
+    def _store(self, slots: list[str], storage: str, layouts: Mapping[Hashable, Layout]) -> None:
         """Makes the columns of slots that are stored in fewer bits."""
         sizes = {key: Column.bytes_for(storage, layout.size) for key, layout in layouts.items()}
         blocks = array_scan.arena(sum(sizes.values()), np.uint8, len(slots))
@@ -110,9 +107,65 @@ class State:
                 column = Column(storage, nonnegative, number, key, layout.shape, layout.order, run)
                 if start_value:
                     column.assign(start_value)
-                views[slot][key] = column
+                self.arrays[slot][key] = column
                 start += sizes[key]
         self.blocks += blocks
+
+    def begin(self, slots: Slots, parameters: Mapping[Hashable, Array]) -> None:
+        """Copies parameters to where state begins as they are."""
+        for slot, start_value in slots.items():
+            if start_value is PARAMETER:
+                for key, parameter in parameters.items():
+                    self.arrays[slot][key][...] = parameter
+
+
+class State:
+    """State for a set of parameters, allocated when they are first there.
+
+    slots : {slot name: value at the start, or PARAMETER}
+    layouts : {key: Layout}, in the order in which the parameters came
+    nonnegative : the slots that are never negative
+    views : {slot name: ViewDict of arrays by key}, what users see as `optimizer.m`; a `StoredSlot` where some are
+        stored in fewer bits
+    blocks : the 1-D buffers behind the views
+    """
+
+    def __init__(
+        self,
+        slots: Slots,
+        layouts: Mapping[Hashable, Layout],
+        nonnegative: tuple[str, ...] = (),
+        parameters: Mapping[Hashable, Array] | None = None,
+    ) -> None:
+        self._put_together(slots, nonnegative, [Piece(slots, layouts, nonnegative, parameters)], layouts)
+
+    def _put_together(
+        self, slots: Slots, nonnegative: tuple[str, ...], pieces: list[Piece], keys: Iterable[Hashable]
+    ) -> State:
+        layouts = {key: layout for piece in pieces for key, layout in piece.layouts.items()}
+        self.slots, self.nonnegative, self._pieces = slots, nonnegative, pieces
+        self.layouts = {key: layouts[key] for key in keys}
+        self.blocks = [block for piece in pieces for block in piece.blocks]
+        self.views: dict[str, Any] = {}
+        for slot in slots:
+            arrays = {key: array for piece in pieces for key, array in piece.arrays[slot].items()}
+            in_order = {key: arrays[key] for key in self.layouts}
+            is_stored = any(isinstance(array, Column) for array in arrays.values())
+            self.views[slot] = StoredSlot(in_order, slot) if is_stored else ViewDict(in_order)
+        return self
+
+    def _of(self, pieces: list[Piece], keys: Iterable[Hashable]) -> State:
+        """Another state with these slots."""
+        other: State = object.__new__(State)
+        return other._put_together(self.slots, self.nonnegative, pieces, keys)
+
+    @property
+    def is_one_run(self) -> bool:
+        """Whether each slot of all arrays lies in one piece, in the order of the keys, in C order and as float32 is."""
+        layouts = self.layouts.values()
+        return len(self._pieces) == len({layout.dtype for layout in layouts}) == 1 and all(
+            layout.order == "C" and layout.storage == FLOAT32 for layout in layouts
+        )
 
     def address_of(self, slot: str, key: Hashable) -> int:
         """Where an array of a slot begins, as it is stored; 0 where there is no such slot."""
@@ -132,21 +185,53 @@ class State:
         stored = layout is not None and layout.storage != FLOAT32
         return int(codecs.run_bytes(layout.storage, layout.size)) if layout is not None and stored else otherwise
 
-    def begin(self, parameters: dict[Hashable, Array]) -> None:
-        """Copies parameters to where state begins as they are."""
-        for slot, start_value in self.slots.items():
-            if start_value is PARAMETER:
-                for key, parameter in parameters.items():
-                    self.views[slot][key][...] = parameter
-
-    def with_slots(self, slots: dict[str, float | None], parameters: dict[Hashable, Array]) -> State:
-        """A copy with more slots."""
+    def with_slots(self, slots: Slots, parameters: Mapping[Hashable, Array]) -> State:
+        """Return a copy with more slots."""
         more = State({**self.slots, **slots}, self.layouts, self.nonnegative)
-        more.begin(parameters)
-        for slot in self.views:
-            for key in self.layouts:
-                more.take(slot, key, self.array_of(slot, key))
-        return more
+        more._pieces[0].begin(slots, parameters)
+        return more._with_arrays_of(self)
+
+    def with_leaves(
+        self, slots: Slots, layouts: Mapping[Hashable, Layout], parameters: Mapping[Hashable, Array]
+    ) -> State:
+        """Return a state with more parameters, which has the memory of this one for all others."""
+        starts = {slot: slots.get(slot, start_value) for slot, start_value in self.slots.items()}
+        piece = Piece(starts, layouts, self.nonnegative, parameters)
+        return self._of([*self._pieces, piece], [*self.layouts, *layouts])
+
+    def without(self, keys: Iterable[Hashable]) -> State:
+        """Return a state without some parameters, whose memory is free unless somebody holds an array of it."""
+        gone = set(keys)
+        kept = [key for key in self.layouts if key not in gone]
+        return self._of(self._pieces_without(gone), kept)
+
+    def _pieces_without(self, gone: set[Hashable]) -> list[Piece]:
+        pieces = []
+        for piece in self._pieces:
+            kept = {key: layout for key, layout in piece.layouts.items() if key not in gone}
+            if len(kept) == len(piece.layouts):
+                pieces.append(piece)
+            elif kept:
+                pieces += State(self.slots, kept, self.nonnegative)._with_arrays_of(self)._pieces
+        return pieces
+
+    def reindexed(self, key: Hashable, index: Array, slots: Slots, parameter: Array | None) -> State:
+        """Return a state in which one parameter has the rows `index` of its old ones; those of -1 begin.
+
+        slots : the values with which rows begin
+        parameter : the new one, with which averages begin
+        """
+        layout, kept = self.layouts[key], index >= 0
+        layout = layout._replace(shape=(len(index), *layout.shape[1:]))
+        starts = {slot: slots.get(slot, value) for slot, value in self.slots.items()}
+        other = self._of([*self._pieces_without({key}), Piece(starts, {key: layout}, self.nonnegative)], self.layouts)
+        for slot, views in other.views.items():
+            rows = np.array(views[key])
+            if parameter is not None and slot not in slots:
+                rows[...] = parameter
+            rows[kept] = self.views[slot][key][index[kept]]
+            other.take(slot, key, rows)
+        return other
 
     def take(self, slot: str, key: Hashable, array: Any) -> None:
         """Copies an array, a `Column` or `Codes` to one of a slot: as it is where both are stored alike."""
@@ -170,17 +255,57 @@ class State:
             key: layout._replace(storage=storages.get(key, layout.storage)) for key, layout in self.layouts.items()
         }
         other = State(self.slots, layouts, self.nonnegative)
-        for slot in self.views:
+        return other._with_arrays_of(self)
+
+    def _with_arrays_of(self, other: State) -> State:
+        """Itself, after it has taken what another has of its keys."""
+        for slot in other.views:
             for key in self.layouts:
-                other.take(slot, key, self.array_of(slot, key))
-        return other
+                self.take(slot, key, other.array_of(slot, key))
+        return self
 
     def __getstate__(self) -> Any:
-        return self.slots, self.layouts, self.nonnegative, self.blocks
+        whole = self
+        if len(self._pieces) > 1:
+            whole = State(self.slots, self.layouts, self.nonnegative)._with_arrays_of(self)
+        return dict(self.slots), self.layouts, self.nonnegative, whole.blocks
 
     def __setstate__(self, saved: Any) -> None:
-        """After pickle or deepcopy: an arena of its own, with the values copied in."""
+        """After pickle or deepcopy: buffers of its own, with the values copied in."""
         slots, layouts, nonnegative, blocks = saved
         self.__init__(slots, layouts, nonnegative)  # type: ignore[misc]
         for mine, copied in zip(self.blocks, blocks, strict=True):
             mine[...] = copied
+
+
+def state_for(
+    owner: str,
+    rule: Rule,
+    state: State | None,
+    slots: Slots,
+    named: Mapping[Hashable, tuple[str, Array]],
+    storages: dict[Hashable, str],
+) -> tuple[State, set[Hashable]]:
+    """Return the state with what begins at this step: all of it, that of new keys, or averages; and the new keys.
+
+    named : the parameters and their names in error texts
+    storages : how the state of each is to be stored
+    """
+    known: Mapping[Hashable, Layout] = {} if state is None else state.layouts
+    for key, (name, array) in named.items():
+        if key in known:
+            array_checks.replaced(owner, name, array, *known[key][:2])
+    arrays = {key: array for key, (_, array) in named.items()}
+    begun = {key: array for key, array in arrays.items() if key not in known}
+    layouts = {key: layout_of(array)._replace(storage=storages.get(key, FLOAT32)) for key, array in begun.items()}
+    if state is None:
+        return State(slots, layouts, rule.nonnegative, begun), set(begun)
+    more = {slot: value for slot, value in slots.items() if slot not in state.slots}
+    if more:  # an average that is wanted from now on
+        missing = [key for key in known if key not in arrays]
+        if missing and PARAMETER in more.values():
+            raise ValueError(checks.first_average(owner, missing))
+        state = state.with_slots(more, arrays)
+    if begun:
+        state = state.with_leaves(slots, layouts, begun)
+    return state.stored_as(storages), set(begun)

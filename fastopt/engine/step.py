@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 from fastopt import averages, checks, threads, tuning
 from fastopt.engine import catch_up, containers, one_call, transform_scalars
 from fastopt.engine.again import Again, again
-from fastopt.engine.plan import NONE_RESTING, Plan
+from fastopt.engine.execute import NOTHING
+from fastopt.engine.plan import Plan
+from fastopt.engine.step_counts import Counts, counted
 from fastopt.engine.transform_scalars import TooLarge
 from fastopt.groups import NO_GROUPS, Groups
 from fastopt.kernels.squares import squares
@@ -30,10 +33,14 @@ def in_one_call(optimizer: Any, own: dict[str, Any], params: Any, grads: Any) ->
         return first(own, params, grads)
     if own["groups"].data or threads._exactly is not None or tuning.is_forced:
         return False
-    step = own["_steps"] + 1
-    scalars = optimizer.scalars(step)
-    for call in own["_calls"]:
-        if call(params, grads, scalars, own, step):
+    step, counts = own["_steps"] + 1, own["_counts"]
+    for call, cohorts in own["_calls"]:
+        if len(counts) == 1:
+            after: Counts = (counts[0] + 1,)
+            scalars = optimizer.scalars(after[0])
+        else:
+            scalars, after = _in_a_row(optimizer, cohorts, counts), counted(counts, cohorts)
+        if call(params, grads, scalars, own, step, after):
             return True
     plan, calls = own["_plan"], own["_calls"]
     if plan.call not in calls:
@@ -44,80 +51,186 @@ def in_one_call(optimizer: Any, own: dict[str, Any], params: Any, grads: Any) ->
     if not has_taken_over:
         return False
     _let_go(own, plan)
-    return bool(plan.call(params, grads, scalars, own, step))
+    call, cohorts = plan.call
+    scalars, after = _in_a_row(optimizer, cohorts, counts), counted(counts, cohorts)
+    return bool(call(params, grads, scalars, own, step, after))
 
 
 def make(optimizer: Any, params: Any, grads: Any, report: bool) -> Report | None:
-    """Makes a step of any kind."""
-    own, step = optimizer.__dict__, optimizer._steps + 1
-    known_calls, own["_calls"] = own.get("_calls", ()), ()
-    asked: Asked = {}
-    settings = optimizer._at(step, NO_GROUPS, asked) if optimizer._scheduled else optimizer
-    groups = optimizer.groups if optimizer.groups.data else None
-    by_array = optimizer._rule.is_by_array or settings.clip_array_norm != math.inf
-    if groups is not None and not by_array:
-        by_array = groups.clips_arrays()
+    """Makes a step of any kind: its phases, in this order. Nothing of the user's is written before `run`."""
+    step = _Step(optimizer, params, grads, report)
+    step.ask_settings()
+    step.take_plan()
+    step.find_rule_scalars()
+    unfit = step.unfit_gradients()
+    if unfit is not None:
+        return _not_made(optimizer, step.plan, grads, report, unfit)
+    step.add_averages()
+    step.add_catch_up()
+    step.prepare_next()
+    step.run()
+    return step.plan.report() if report else None
 
-    plan, others, is_known = _plan_for(optimizer, settings, params, grads, report, groups, by_array)
 
-    parts, options = [settings], settings._options
-    if groups is not None or by_array:
-        parts, options = optimizer._parts(plan, step, asked)
-    elif options is None:
-        options = settings.__dict__["_options"] = settings._wanted_options()
-    scalars = [part.scalars(step) for part in parts]
-    squared = optimizer.on_nonfinite != "propagate" and squares(optimizer._rule)
-    all_fit = optimizer.on_nonfinite == "propagate" or plan.finite(squared)
-    if not all_fit and not (squared and plan.finite()):
-        return _not_made(optimizer, plan, grads, report)
-    try:
-        if squared and (not all_fit or settings.gradient_scale > 1):
-            transform_scalars.check_squares(settings, plan, grads, parts, options)
-        if options or by_array:
-            scalars = transform_scalars.added(settings, plan, params, parts, scalars, options)
-    except TooLarge as error:
-        return _not_made(optimizer, plan, grads, report, str(error))
-    if optimizer.on_nonfinite != "propagate":
-        own["_skips_in_a_row"] = 0
+class _Step:
+    """A step on its way: what a phase has found out for those after it."""
 
-    averaged, resting, after = optimizer._averaged, NONE_RESTING, options
-    averaging = optimizer.averaging is not None or optimizer.lookahead is not None
-    if averaging:
-        scalars, after, averaged, resting = _averages(optimizer, plan, params, step, scalars, options)
-    lagging = catch_up.Step(optimizer, plan, params, parts) if optimizer._lags or plan.rows_launches else None
+    __slots__ = (
+        *("optimizer", "own", "params", "grads", "wants_report", "number", "asked", "known_calls", "settings"),
+        *("groups", "by_array", "plan", "others", "is_known", "parts", "options", "all_options", "scalars"),
+        *("counts", "averages", "cohorts", "writes", "averaging", "lagging", "calls"),
+    )
 
-    calls: tuple[Any, ...] = ()
-    can_look = is_known and plan.looked
-    if report or averaging or lagging or by_array or optimizer.on_nonfinite != "propagate":
-        pass
-    elif groups or optimizer._scheduled or settings.clip_norm != math.inf:
-        next_one = again(plan, optimizer._step_settings(), options, step, asked) if can_look else None
-        calls = (next_one,) if next_one else ()
-    else:
-        if others:  # of which some may have calls of other settings
-            calls = tuple([other.call for other in others if other.call in known_calls])
-        call = one_call.call_for(plan, options) if can_look else None
-        calls = (call, *calls) if call else calls
-    for launch in plan.stored_launches:
-        launch.begin_step(optimizer.storage_seed, step)
-    plan.stepped, node = False, containers.joined(own.get("_node"), plan.container.node)
-    try:
-        if lagging:
-            lagging.before()
-        plan.run(params, scalars, report, after, resting)
-    finally:
-        if plan.stepped:  # also where Ctrl-C came during the step, which is then complete
-            # No calls, between which Ctrl-C could come.
-            own["_report_plan" if report else "_plan"], own["_steps"], own["_averaged"] = plan, step, averaged
-            own["_state"] = plan.state if plan.state.slots else None
-            own["_node"] = node
-            own["_lags"] = lagging.lags if lagging else {}
-            own["_calls"] = calls
-            if not report:
-                own["_others"] = others
-        elif lagging:
-            lagging.undo()
-    return plan.report() if report else None
+    def __init__(self, optimizer: Any, params: Any, grads: Any, report: bool) -> None:
+        self.optimizer, self.params, self.grads, self.wants_report = optimizer, params, grads, report
+        self.own: dict[str, Any] = optimizer.__dict__
+        self.number = optimizer._steps + 1
+        # Calls of the step before do not fit where this one ends halfway.
+        self.known_calls, self.own["_calls"] = self.own.get("_calls", ()), ()
+
+    def ask_settings(self) -> None:
+        """Asks schedules, and whether arrays must be told apart."""
+        optimizer = self.optimizer
+        self.asked: Asked = {}
+        self.settings = optimizer._at(self.number, NO_GROUPS, self.asked) if optimizer._scheduled else optimizer
+        self.groups: Groups | None = optimizer.groups if optimizer.groups.data else None
+        self.by_array = optimizer._rule.is_by_array or self.settings.clip_array_norm != math.inf
+        if self.groups is not None and not self.by_array:
+            self.by_array = self.groups.clips_arrays()
+
+    def take_plan(self) -> None:
+        """Finds the plan that fits the arguments, or makes one; then settings and step counts of its rows."""
+        optimizer, own, settings = self.optimizer, self.own, self.settings
+        self.plan, self.others, self.is_known = _plan_for(
+            optimizer, settings, self.params, self.grads, self.wants_report, self.groups, self.by_array
+        )
+        plan = self.plan
+        self.parts, self.options = [settings], settings._options
+        if self.groups is not None or self.by_array:
+            self.parts, self.options = optimizer._parts(plan, self.number, self.asked, begins=not self.is_known)
+        elif self.options is None:
+            self.options = settings.__dict__["_options"] = settings._wanted_options()
+        self.counts: Counts = own["_counts"] if self.is_known else plan.leaves.counts[1]
+        self.averages: Counts = own["_averages"] if self.is_known else plan.leaves.counts[2]
+        if not plan.leaves.are_known:
+            self.counts = (optimizer._steps,)
+        if len(self.parts) < len(plan.cohorts):
+            self.parts = self.parts * len(plan.cohorts)
+
+    def find_rule_scalars(self) -> None:
+        """Works out the scalars of the formula, for each row."""
+        self.scalars = _scalars(self.parts, self.plan.cohorts, self.counts)
+
+    def unfit_gradients(self) -> str | None:
+        """Looks at the gradients, where that is wanted, and adds the scalars of transforms and norms.
+
+        Returns None where the step can be made, else why not: an error text, empty where gradients are not finite.
+        """
+        optimizer, plan = self.optimizer, self.plan
+        checks_them = optimizer.on_nonfinite != "propagate"
+        squared = checks_them and squares(optimizer._rule)
+        all_fit = not checks_them or plan.finite(squared)
+        if not all_fit and not (squared and plan.finite()):
+            return ""
+        try:
+            if squared and (not all_fit or self.settings.gradient_scale > 1):
+                transform_scalars.check_squares(self.settings, plan, self.grads, self.parts, self.options)
+            if self.options or self.by_array:
+                self.scalars = transform_scalars.added(
+                    self.settings, plan, self.params, self.parts, self.scalars, self.options
+                )
+        except TooLarge as error:
+            return str(error)
+        if checks_them:
+            self.own["_skips_in_a_row"] = 0
+        return None
+
+    def add_averages(self) -> None:
+        """Adds the scalars of averages of the weights."""
+        optimizer = self.optimizer
+        self.writes, self.all_options = NOTHING, self.options
+        self.averaging = optimizer.averaging is not None or optimizer.lookahead is not None
+        if self.averaging:
+            self.scalars, self.all_options, self.averages, self.writes = _averages(
+                optimizer, self.plan, self.params, self.number, self.scalars, self.options, self.averages
+            )
+
+    def add_catch_up(self) -> None:
+        """Finds the steps that sparse rows have skipped; counts this one."""
+        optimizer, plan = self.optimizer, self.plan
+        self.lagging = (
+            catch_up.Step(optimizer, plan, self.params, self.parts) if optimizer._lags or plan.rows_launches else None
+        )
+        if self.lagging:
+            self.writes = chain(self.writes, self.lagging.marks())
+        self.counts, self.cohorts = counted(self.counts, plan.leaves.stepping), plan.leaves.counts.cohorts
+
+    def prepare_next(self) -> None:
+        """Decides whether the next step may be one call, or one like this again."""
+        optimizer, plan = self.optimizer, self.plan
+        self.calls: tuple[Any, ...] = ()
+        can_look = self.is_known and plan.looked
+        if (
+            self.wants_report
+            or self.averaging
+            or self.lagging
+            or self.by_array
+            or optimizer.on_nonfinite != "propagate"
+        ):
+            return
+        if self.groups or optimizer._scheduled or self.settings.clip_norm != math.inf:
+            if can_look:
+                next_one = again(plan, optimizer._step_settings(), self.options, self.number, self.asked)
+                self.calls = (next_one,) if next_one else ()
+            return
+        if self.others:  # of which some may have calls of other settings
+            known, cohorts = self.known_calls, self.cohorts
+            kept = [other.call for other in self.others if other.call in known and other.leaves.follow(cohorts)]
+            self.calls = tuple(kept)
+        call = one_call.call_for(plan, self.options) if can_look else None
+        if call:
+            self.calls = (call, *self.calls)
+
+    def run(self) -> None:
+        """Runs the kernels, and notes state and counts; both, or neither, also under Ctrl-C."""
+        own, plan, lagging = self.own, self.plan, self.lagging
+        for launch in plan.stored_launches:
+            launch.begin_step(self.optimizer.storage_seed, self.number)
+        plan.stepped, node = False, containers.joined(own.get("_node"), plan.container.node)
+        try:
+            if lagging:
+                lagging.before()
+            plan.run(self.params, self.scalars, self.wants_report, self.all_options, self.writes)
+        finally:
+            if plan.stepped:  # also where Ctrl-C came during the step, which is then complete
+                # No calls, between which Ctrl-C could come.
+                own["_report_plan" if self.wants_report else "_plan"], own["_steps"] = plan, self.number
+                own["_cohorts"], own["_counts"], own["_averages"] = self.cohorts, self.counts, self.averages
+                own["_state"] = plan.state if plan.state.slots else None
+                own["_node"] = node
+                own["_lags"] = lagging.lags if lagging else {}
+                own["_calls"] = self.calls
+                if not self.wants_report:
+                    own["_others"] = self.others
+
+
+def _in_a_row(optimizer: Any, cohorts: Counts, counts: Counts) -> tuple[float, ...]:
+    """The scalars of the next step of some cohorts, one after the other."""
+    return tuple([value for row in _scalars([optimizer] * len(cohorts), list(cohorts), counts) for value in row])
+
+
+def _scalars(parts: list[Any], cohorts: list[int], steps: Counts) -> list[tuple[float, ...]]:
+    """The scalars of the formula for each row: those of its part at the next step of its cohort."""
+    if len(parts) == 1:
+        return [parts[0].scalars(steps[cohorts[0]] + 1)]
+    known: dict[tuple[int, int], tuple[float, ...]] = {}
+    rows = []
+    for part, cohort in zip(parts, cohorts, strict=True):
+        at = id(part), steps[cohort] + 1
+        if at not in known:
+            known[at] = part.scalars(at[1])
+        rows.append(known[at])
+    return rows
 
 
 def _plan_for(
@@ -129,12 +242,12 @@ def _plan_for(
     first, others = (own.get("_report_plan"), ()) if report else (own.get("_plan"), own.get("_others", ()))
     plans = () if first is None else (first, *others)
     for plan in plans:
-        if plan.accepts(params, grads, groups, by_array):
+        if plan.accepts(params, grads, groups, by_array) and plan.follows(own["_cohorts"], own["_state"]):
             if not plan.is_prepared:
                 one_call.prepare(plan)
             moved = plan.moved
             if moved:
-                if plan.look is not None and plan.form == "buffers":
+                if plan.look is not None and isinstance(plan.container, containers.Buffers):
                     one_call.watch(plan)
                 _let_go(own, plan)
             if not report and (moved or plan is not first):
@@ -145,7 +258,9 @@ def _plan_for(
         own["_plan"] = own["_report_plan"] = None
         own["_others"] = ()
     here = type(optimizer).__name__, optimizer._rule, params, grads, settings._start(), optimizer._state
-    plan = Plan(*here, report, groups, by_array, optimizer.centralize, optimizer.state_storage)
+    plan = Plan(
+        *here, report, groups, by_array, optimizer.centralize, optimizer.state_storage, optimizer._step_counts()
+    )
     if optimizer._state is not None and plan.state is not optimizer._state:  # others have the state as it was
         own["_plan"] = own["_report_plan"] = None
         own["_others"] = plans = ()
@@ -195,16 +310,23 @@ def _not_made(optimizer: Any, plan: Plan, grads: Any, report: bool, too_large: s
 
 
 def _averages(
-    optimizer: Any, plan: Plan, params: Any, step: int, scalars: list[tuple[float, ...]], options: tuple[str, ...]
-) -> tuple[list[tuple[float, ...]], tuple[str, ...], int, Iterator[None]]:
+    optimizer: Any,
+    plan: Plan,
+    params: Any,
+    step: int,
+    scalars: list[tuple[float, ...]],
+    options: tuple[str, ...],
+    averaged: Counts,
+) -> tuple[list[tuple[float, ...]], tuple[str, ...], Counts, Iterator[None]]:
     """Scalars and options with those of averages of the weights, how many there are, and what moves resting ones."""
-    averaged, resting = optimizer._averaged, NONE_RESTING
+    writes = NOTHING
     if plan.rows_launches or optimizer._lags:
         averages.check_rows(optimizer, plan)
     after = averages.amounts(optimizer, step, averaged)
     if after:
-        scalars, options = [(*row, *after.values()) for row in scalars], (*options, *after)
+        rows = [tuple([own[cohort] for own in after.values()]) for cohort in plan.cohorts]
+        scalars, options = [own + more for own, more in zip(scalars, rows, strict=True)], (*options, *after)
     if "averaging" in after:
-        resting = averages.of_resting(plan, params, after["averaging"], averaged == 0)
-        averaged += 1
-    return scalars, options, averaged, resting
+        writes = averages.of_resting(plan, params, after["averaging"])
+        averaged = counted(averaged, (*plan.leaves.stepping, *plan.leaves.resting))
+    return scalars, options, averaged, writes

@@ -71,7 +71,7 @@ def check_squares(settings: Any, plan: Plan, grads: Any, parts: list[Any], optio
 
 def _check_squared_norms(plan: Plan, norms: dict[int, tuple[Norm, Norm, int]], squares: list[float]) -> None:
     text = None
-    for entry in plan.entries:
+    for entry in plan._active:
         dtype = entry.layout.dtype
         if text is None and entry.part in norms and not squares[entry.part] <= float(np.finfo(dtype).max):
             name, norm = plan._name(entry.key, "grads"), norms[entry.part][0]

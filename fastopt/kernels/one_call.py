@@ -42,16 +42,16 @@ MISFIT, DONE = 0, 1
     BARE, COUNT, ENTRIES, SHAPES, SIZES,  # whether params are one array; what is expected of each array
     WRITTEN, BLOCKS,  # the blocks that a step writes, and how many
     TABLE, COLUMNS, STARTS, LENGTH, KERNEL, FORM,  # the launch
-    SCALARS, SCALAR_COUNT,
-    STEPS,  # the name under which an optimizer keeps its number of steps
+    SCALARS, SCALAR_COUNT, SCALAR_ROWS, SCALAR_STRIDE,  # how many are in a row, and the words from one to the next
+    STEPS, COUNTS,  # the names under which an optimizer keeps its number of steps, and those of its leaves
     DICT, FLAT_DICT, NDARRAY, NONE, FLOAT, FLOAT64, STRING, TUPLE,  # addresses of objects
     PARAMETERS, GRADIENTS,  # room for the addresses of parameters and gradients
     POSITION, FOUND_KEY, FOUND,  # where `PyDict_Next` writes
     VIEWS, VIEW_COUNT,  # the addresses of arrays that must be writeable, the views of a FlatDict
     LIST, NODES, NODE_COUNT, CHILDREN, CHILD_COUNT,  # the containers of the arrays, see below
     PARAMETER_NODES, GRADIENT_NODES,  # room for their addresses
-) = range(38)  # fmt: skip
-WORDS = 38
+) = range(41)  # fmt: skip
+WORDS = 41
 
 # Columns of `nodes`, the table of containers, each behind the one that holds it.
 NODE_KIND = 0  # address of the type that one of parameters must have
@@ -70,11 +70,11 @@ NOTHING = -(2**40)
 """Where there is None."""
 
 
-def one_call(self, arguments, count):  # type: ignore[no-untyped-def]
-    """Makes a step: the method `(params, grads, scalars, settings, step) -> MISFIT or DONE`.
+def one_call(self, arguments, count):
+    """Makes a step: the method `(params, grads, scalars, settings, step, counts) -> MISFIT or DONE`.
 
-    scalars : a tuple of floats, those of the rule
-    settings : the optimizer's `__dict__`, where the number of steps becomes `step`
+    scalars : a tuple of floats, those of the rule, row after row
+    settings : the optimizer's `__dict__`, where the number of steps becomes `step`, and those of leaves `counts`
 
     `(params, grads)` only looks, and takes up the gradients' addresses. Where those are in containers it returns a list
     of them, which keeps them alive, in place of DONE.
@@ -115,12 +115,15 @@ def one_call(self, arguments, count):  # type: ignore[no-untyped-def]
             number = new_float(staged)
             if number == 0 or not _replace(plan, entries[entry, HOLDER], entries[entry, PLACE], number):
                 return 0  # MemoryError
-    if set_item(peek(arguments + 24), word(plan, STEPS), peek(arguments + 32)) != 0:
+    settings = peek(arguments + 24)
+    if set_item(settings, word(plan, STEPS), peek(arguments + 32)) != 0:
+        return 0
+    if set_item(settings, word(plan, COUNTS), peek(arguments + 40)) != 0:
         return 0
     return integer(DONE)
 
 
-def _collect(plan, arrays, items, held, exact):  # type: ignore[no-untyped-def]
+def _collect(plan, arrays, items, held, exact):
     """Writes the addresses of parameters or gradients to `items`; False if they are not held as those of the plan.
 
     held : room for the addresses of the containers
@@ -164,7 +167,7 @@ def _collect(plan, arrays, items, held, exact):  # type: ignore[no-untyped-def]
     return True
 
 
-def _collect_dict(plan, value, children, items, held):  # type: ignore[no-untyped-def]
+def _collect_dict(plan, value, children, items, held):
     position, found_key, found = plan + 8 * POSITION, plan + 8 * FOUND_KEY, plan + 8 * FOUND
     poke(position, 0)
     text = word(plan, STRING)
@@ -182,7 +185,7 @@ def _collect_dict(plan, value, children, items, held):  # type: ignore[no-untype
     return next_item(value, position, found_key, found) == 0
 
 
-def _hand_on(child, target, items, held, none):  # type: ignore[no-untyped-def]
+def _hand_on(child, target, items, held, none):
     """Writes the address of an array, or of a container, to where it is looked at."""
     if target >= 0:
         poke(items + 8 * target, child)
@@ -193,7 +196,7 @@ def _hand_on(child, target, items, held, none):  # type: ignore[no-untyped-def]
     return True
 
 
-def _replace(plan, holder, place, number):  # type: ignore[no-untyped-def]
+def _replace(plan, holder, place, number):
     """Puts a new number in the place of a parameter; False if there was no memory for that."""
     container = peek(word(plan, PARAMETER_NODES) + 8 * holder)
     nodes = array_at(word(plan, NODES), (word(plan, NODE_COUNT), NODE_FIELDS))
@@ -204,7 +207,7 @@ def _replace(plan, holder, place, number):  # type: ignore[no-untyped-def]
     return done
 
 
-def _list_of(items, count):  # type: ignore[no-untyped-def]
+def _list_of(items, count):
     """The address of a new list of objects; 0 if there is no memory for it."""
     found = new_list(count)
     if found != 0:
@@ -214,20 +217,21 @@ def _list_of(items, count):  # type: ignore[no-untyped-def]
     return found
 
 
-def _take_scalars(plan, scalars):  # type: ignore[no-untyped-def]
+def _take_scalars(plan, scalars):
     """Copies the scalars to where the kernel reads them."""
-    count = word(plan, SCALAR_COUNT)
-    if peek(scalars + TYPE) != word(plan, TUPLE) or peek(scalars + LENGTH_OF_TUPLE) != count:
+    count, rows = word(plan, SCALAR_COUNT), word(plan, SCALAR_ROWS)
+    if peek(scalars + TYPE) != word(plan, TUPLE) or peek(scalars + LENGTH_OF_TUPLE) != count * rows:
         return False
-    for number in range(count):
-        scalar = peek(scalars + TUPLE_ITEMS + 8 * number)
-        if peek(scalar + TYPE) != word(plan, FLOAT):
-            return False
-        poke(word(plan, SCALARS) + 8 * number, peek(scalar + VALUE))
+    for row in range(rows):
+        for number in range(count):
+            scalar = peek(scalars + TUPLE_ITEMS + 8 * (row * count + number))
+            if peek(scalar + TYPE) != word(plan, FLOAT):
+                return False
+            poke(word(plan, SCALARS) + 8 * (row * word(plan, SCALAR_STRIDE) + number), peek(scalar + VALUE))
     return True
 
 
-def _take_floats(plan, items, entries, entry, table):  # type: ignore[no-untyped-def]
+def _take_floats(plan, items, entries, entry, table):
     """Copies a parameter and its gradient to where the kernel works on them; False if they are no floats."""
     staged = entries[entry, STAGED]
     if staged == 0:

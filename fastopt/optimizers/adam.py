@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, cast
 
 from fastopt.optimizer import Optimizer
 from fastopt.typed import Number, number
 
 __all__ = ["AMSGrad", "Adam", "AdamW", "Adamax", "NAdam", "RAdam"]
+
+MOST_PRODUCTS = 1000
+"""How many products NAdam remembers; one for each step count is enough."""
 
 
 @dataclass(eq=False)
@@ -268,8 +271,8 @@ class NAdam(Optimizer):
     eps: Number = number(1e-8)
     momentum_decay: Number = number(0.004)
 
-    # beta1, momentum_decay, step and the product of mu at that step, to go on from
-    _product = (0.0, 0.0, 0, 1.0)
+    # beta1, momentum_decay and the products of mu by step, to go on from: each leaf counts its own steps.
+    _products = cast("tuple[float, float, dict[int, float]]", (math.nan, math.nan, {}))
 
     def scalars(self, step: int) -> tuple[float, ...]:
         root = math.sqrt(1.0 - self.beta2**step)
@@ -287,13 +290,18 @@ class NAdam(Optimizer):
 
     def _mu_product(self, step: int) -> float:
         """The product of mu from step 1 on: of the settings and the step alone, so no checkpoint need hold it."""
-        beta1, momentum_decay, known, product = self._product
-        if (beta1, momentum_decay) != (self.beta1, self.momentum_decay) or known > step:
-            known, product = 0, 1.0
+        beta1, momentum_decay, products = self._products
+        if (beta1, momentum_decay) != (self.beta1, self.momentum_decay):
+            products = {}
+            self._products = self.beta1, self.momentum_decay, products
+        known = step - 1 if step - 1 in products else max((other for other in products if other <= step), default=0)
+        product = products.get(known, 1.0)
         while known < step and product > 1e-20:  # below 1.1e-16 it is nothing beside 1, even if steps count from far
             known += 1
             product *= self._mu(known)
-        self._product = self.beta1, self.momentum_decay, step, product
+        products[step] = product
+        if len(products) > MOST_PRODUCTS:
+            del products[next(iter(products))]
         return product
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, is_dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -45,15 +46,26 @@ class Reference:
 
     # Not annotated, which would make settings of them.
     flush = True
-    iter = 0
-    averages = 0
+    _iter = 0
+    counts = cast("dict[Any, int]", None)
+    averages = cast("dict[Any, int]", None)
     weight_average = cast("dict[Any, Array] | None", None)
     slow_weights = cast("dict[Any, Array] | None", None)
 
     def __post_init__(self) -> None:
+        self.counts, self.averages = {}, {}
         for slot in self.slots:
             setattr(self, slot, None)
         self.runs: dict[tuple[str, Any], Array] = {}  # codes and scales of compact state, by slot and key
+
+    @property
+    def iter(self) -> int:
+        """The number of updates; in `step`, those of the array. Assigned, it is the count of every array."""
+        return self._iter
+
+    @iter.setter
+    def iter(self, value: int) -> None:
+        self._iter, self.counts = value, dict.fromkeys(self.counts, value)
 
     def step(self, p: Array, g: Array, *state: Array) -> None:
         raise NotImplementedError
@@ -85,7 +97,7 @@ class Reference:
                     holder[key] = arrays[name]
 
     def _update(self, params: dict[Any, Any], grads: dict[Any, Any]) -> None:
-        self.iter += 1
+        self._iter += 1
         self._begin(params)
         parts = {key: self._part(key, _array(p)) for key, p in params.items()}
         given = {
@@ -104,8 +116,9 @@ class Reference:
             if key in touched:
                 whole = [p, *state]
                 p, *state = (x[touched[key]] for x in whole)
-            g = parts[key]._processed(p, seen[key], scale)
-            parts[key].step(p, g, *state)
+            part = copy.copy(parts[key])
+            part._iter = self.counts[key] = self.counts[key] + 1
+            part.step(p, part._processed(p, seen[key], scale), *state)
             self._flush_state(state)
             if key not in touched:
                 self._store(key, p, state, parts[key], self.iter)
@@ -118,19 +131,22 @@ class Reference:
         self._average(params)
 
     def _begin(self, params: dict[Any, Any]) -> None:
-        """Makes the state, where there is none."""
+        """Makes the state of parameters that have none."""
+        for key in params:
+            self.counts.setdefault(key, 0)
+            self.averages.setdefault(key, 0)
         for slot in self.slots:
-            if getattr(self, slot) is None:
-                start = self.start_values().get(slot, 0.0)
-                setattr(self, slot, {key: np.full_like(_array(p), start) for key, p in params.items()})
-                for key, p in params.items() if start else ():
+            start = self.start_values().get(slot, 0.0)
+            known = getattr(self, slot) or {}
+            setattr(self, slot, _with_more(known, params, partial(np.full_like, fill_value=start)))
+            for key, p in params.items() if start else ():
+                if key not in known:
                     arrays = [getattr(self, slot)[key] if name == slot else None for name in self.slots]
                     self._store(key, _array(p), arrays, self._part(key, _array(p)), 0)
-
-        if self.lookahead is not None and self.slow_weights is None:
-            self.slow_weights = {key: _array(p).copy() for key, p in params.items()}
-        if self.averaging is not None and self.weight_average is None:
-            self.weight_average = {key: np.zeros_like(_array(p)) for key, p in params.items()}
+        if self.lookahead is not None:
+            self.slow_weights = _with_more(self.slow_weights, params, np.copy)
+        if self.averaging is not None:
+            self.weight_average = _with_more(self.weight_average, params, np.zeros_like)
 
     def _store(self, key: Any, p: Array, state: list[Any], part: Reference, step: int) -> None:
         """Encodes the state of an array where it is compact, and leaves in it what the codes mean."""
@@ -149,7 +165,7 @@ class Reference:
 
     def _look_ahead(self, p: Array, key: Any) -> None:
         """Every some steps the slow weights follow, and p goes on from them."""
-        amount = 0.0 if self.lookahead is None else self.lookahead.amount(self.iter, self.averages)
+        amount = 0.0 if self.lookahead is None else self.lookahead.amount(self.iter, 0)
         if amount:
             assert self.slow_weights is not None
             slow = self.slow_weights[key]
@@ -159,11 +175,11 @@ class Reference:
 
     def _average(self, params: dict[Any, Any]) -> None:
         """The average follows, that of parameters without a gradient too."""
-        amount = 0.0 if self.averaging is None else self.averaging.amount(self.iter, self.averages)
-        if amount:
-            assert self.weight_average is not None
-            self.averages += 1
-            for key, value in params.items():
+        for key, value in params.items() if self.averaging is not None else ():
+            amount = self.averaging.amount(self.iter, self.averages[key])
+            if amount:
+                assert self.weight_average is not None
+                self.averages[key] += 1
                 average = self.weight_average[key]
                 average += amount * (_array(value) - average)
                 self._flush(average)
@@ -218,6 +234,13 @@ class Reference:
         return g
 
 
+def _with_more(
+    slot: dict[Any, Array] | None, params: dict[Any, Any], start: Callable[[Array], Array]
+) -> dict[Any, Array]:
+    known = slot or {}
+    return known | {key: start(_array(p)) for key, p in params.items() if key not in known}
+
+
 def means(g: Array) -> Array:
     """The means to subtract: of a matrix over axis 0, of what has more dimensions over all axes but the first."""
     if g.ndim == 2:
@@ -228,9 +251,9 @@ def means(g: Array) -> Array:
 def mean(values: Array) -> float:
     """The number nearest to the sum, by the count; so their order does not matter. NaN or infinite where values are."""
     values = values.astype(np.float64)
-    strange = values[~np.isfinite(values)]
-    if strange.size:
-        return float(strange.sum())
+    nonfinite = values[~np.isfinite(values)]
+    if nonfinite.size:
+        return float(nonfinite.sum())
     try:
         return math.fsum(values.tolist()) / values.size
     except OverflowError:  # of a part of the sum

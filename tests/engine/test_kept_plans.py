@@ -121,7 +121,7 @@ def test_different_arrays_in_turns_need_a_plan_each(rng, monkeypatch):
                 pair.update(fast, plain, grads)
             halves = [{key: every[key] for key in some} for every in (fast, plain, grads)]
             pair.update(*halves)
-    assert len(made) <= 6
+    assert len(made) <= 7  # one each, and those of before the leaves were counted apart
     for key in fast:
         assert_same_bits(fast[key], plain[key])
     pair.assert_same_state()

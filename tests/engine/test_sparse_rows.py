@@ -337,7 +337,7 @@ def test_what_cannot_be_exact():
     table, rows = np.ones((5, 3)), Rows(np.array([0]), np.ones((1, 3)), exact=True)
     for optimizer in (fastopt.Adam(), fastopt.AdamW()):
         with pytest.raises(
-            TypeError, match=r"grads is Rows with exact=True, but no closed form .* sgd, momentum, adag"
+            TypeError, match=r"grads is Rows with exact=True, but no closed form .* adagrad, momentum, rmsprop, sgd"
         ):
             optimizer.update(table, rows)
     with pytest.raises(ValueError, match="Rows with exact=True need decoupled weight decay"):

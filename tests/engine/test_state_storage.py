@@ -286,3 +286,16 @@ def test_momentum_trains_alike():
     expected = loss("float32")
     for storage in COMPACT:
         assert loss(storage) == pytest.approx(expected, rel=0.1)
+
+
+def test_a_rule_of_ones_own_says_what_is_never_negative():
+    def own(p, g, v, lr, share, eps):
+        v = v + share * (g * g - v)
+        return p - lr * g / (np.sqrt(v) + eps), v
+
+    settings = {"lr": 0.01, "share": 0.1, "eps": 1e-8}
+    optimizer = fastopt.rule(own, state=("v",), nonnegative=("v",), **settings)(state_storage="int8")
+    trained(optimizer, 2)
+    assert optimizer._state.array_of("v", "W").parts()[0].dtype == np.uint8
+    with pytest.raises(TypeError, match="u"):
+        fastopt.rule(own, state=("v",), nonnegative=("u",), **settings)

@@ -82,7 +82,7 @@ def test_errors_come_before_anything_is_written():
     refused(RuntimeError, r"no average of the weights yet, after 1 steps with SWA\(start=3, every=1\); make more steps")
     for seed in (2, 3):
         optimizer.update(params, model(seed=seed))
-    refused(KeyError, r"params\['X'\] was not there", params | {"X": np.ones(2)})
+    refused(KeyError, r"params\['X'\] has no state", params | {"X": np.ones(2)})
     refused(ValueError, r"params\['W'\] has shape \(2,\)", params | {"W": np.ones(2, "float32")})
     refused(TypeError, r"params\['b'\] has dtype float64", params | {"b": np.ones(70)})
     fixed = params | {"b": params["b"].copy()}
@@ -178,22 +178,29 @@ def test_asked_for_later_and_no_more():
     assert pair.fast.weight_average is None and pair.fast.v is None and pair.fast._averaged == 0
 
 
-def test_averages_begin_with_all_parameters():
-    for averaging, steps in ((EMA(0.5), 0), (SWA(3), 1)):
-        params, optimizer = model(), fastopt.SGD(on_nonfinite="raise")
-        optimizer.lookahead = Lookahead()
-        optimizer.update(params, model(seed=1))
-        optimizer.averaging = averaging
-        for seed in range(steps):
-            optimizer.update(params, model(seed=seed))
-        some, before = {"b": params["b"]}, params["b"].copy()
-        with pytest.raises(
-            ValueError, match="averages of the weights begin with all parameters, but params has no 'W'"
-        ):
-            optimizer.update(some, model(seed=2))
-        assert_same_bits(params["b"], before)
-        optimizer.update(params, model(seed=2))
-        optimizer.update(some, model(seed=3))
+def test_averages_of_parameters_that_are_not_there_begin_later():
+    pair, params, plain = Pair("momentum"), model(), model()
+    pair.update(params, plain, model(seed=1))
+    pair.fast.averaging = pair.plain.averaging = SWA(2)
+    for seed, keys in enumerate([["b"], ["b"], list(params), ["W"], list(params)]):
+        some, others = ({key: arrays[key] for key in keys} for arrays in (params, plain))
+        pair.update(some, others, model(seed=seed))
+        if seed == 0:
+            with pytest.raises(RuntimeError, match=r"no average of params\['W'\] yet, after 2 steps with SWA"):
+                pair.fast.averaged(params)
+    assert_same_averages(pair)
+
+
+def test_slow_weights_begin_with_all_parameters():
+    params, optimizer = model(), fastopt.SGD(averaging=EMA(0.5))
+    optimizer.update(params, model(seed=1))
+    optimizer.lookahead = Lookahead()
+    some, before = {"b": params["b"]}, params["b"].copy()
+    with pytest.raises(ValueError, match=r"slow weights begin as the parameters, but params has no 'W'.*or `forget`"):
+        optimizer.update(some, model(seed=2))
+    assert_same_bits(params["b"], before)
+    optimizer.update(params, model(seed=2))
+    optimizer.update(some, model(seed=3))
 
 
 def test_a_rule_of_ones_own_and_sophia():

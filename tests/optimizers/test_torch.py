@@ -154,6 +154,20 @@ def test_torch_takes_the_same_path(rule, dtype, tolerance, rng, scalars_in_float
         np.testing.assert_allclose(getattr(ours, slot)["W"], expected, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize("rule", CASES)
+def test_a_parameter_without_gradients_for_a_while_takes_the_same_path(rule, rng, scalars_in_float64):
+    make_ours, make, _ = CASES[rule]
+    ours, start = make_ours(), rng.standard_normal((4, 3))
+    params, p = {"first": np.zeros(2), "late": start.copy()}, torch.nn.Parameter(torch.tensor(start))
+    theirs = make(p)
+    for step in range(30):
+        g = None if step < 12 or step % 5 == 0 else rng.standard_normal(start.shape)
+        ours.update(params, {"first": np.ones(2), "late": g})
+        p.grad = None if g is None else torch.tensor(g)
+        theirs.step()
+    np.testing.assert_allclose(params["late"], p.detach().numpy(), rtol=1e-13, atol=1e-13)
+
+
 def test_every_rule_is_covered():
     from fastopt.kernels import RULES
 

@@ -1,0 +1,76 @@
+"""The writes of a step with no Python between them: Ctrl-C comes before the first or after the last, however often.
+
+CPython raises KeyboardInterrupt between instructions of Python and never within a call of C. So all that a step writes
+is put into one iterator of calls of C, and another call of C goes through it. Python runs in between only where
+`params` is a mapping with methods of its own, or kernels are in pure Python.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import deque
+from collections.abc import Callable, Iterator
+from functools import cache
+from itertools import chain, repeat
+from operator import call, itemgetter, methodcaller, setitem
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from fastopt.engine.launch import Launch
+
+NOTHING: Iterator[None] = iter(())
+
+consume = deque[None](maxlen=0).extend
+"""Goes through an iterator in one call of C."""
+
+
+def writing(targets: list[Any], values: list[Any]) -> Iterator[None]:
+    """Copies arrays into others when it is consumed."""
+    assign: Callable[..., None] = setitem
+    return map(assign, targets, repeat(...), values)
+
+
+def kernels(launches: list[Launch], calls: list[tuple[Any, ...]]) -> Iterator[None]:
+    """Calls a kernel for each launch, with arrays staged before and put back behind it.
+
+    Of what is no array `fetch_values` has staged the value, and `assignments` puts it back.
+    """
+    work: list[Iterator[None]] = []
+    for launch, arguments in zip(launches, calls, strict=True):
+        arrays = [entry for entry in launch.staged if not entry.is_assigned]
+        staged, targets = [entry.staged for entry in arrays], [entry.array for entry in arrays]
+        work += writing(targets=staged, values=targets), map(call, *[[argument] for argument in arguments])
+        work += (writing(targets, staged),)
+    return chain.from_iterable(work)
+
+
+def fetch_values(launches: list[Launch], params: Any) -> None:
+    """Stages numbers, and arrays that `params` hands out copies of."""
+    for entry in _assigned(launches):
+        entry.staged[...] = params[entry.key]
+
+
+def assignments(launches: list[Launch], params: Any) -> Iterator[None]:
+    """Assigns what `fetch_values` staged to `params`; doing it twice does no harm."""
+    entries = _assigned(launches)
+    copied = [entry for entry in entries if entry.copied]
+    numbers = [entry for entry in entries if not entry.copied]
+    # Of the type that they had; an int becomes a float.
+    kinds = [type(entry.value) if isinstance(entry.value, np.floating) else float for entry in numbers]
+    values = chain(
+        map(call, kinds, map(itemgetter(()), [entry.staged for entry in numbers])),
+        map(methodcaller("copy", order="K"), [entry.staged for entry in copied]),
+    )
+    return map(setitem, repeat(params), [entry.key for entry in numbers + copied], values)
+
+
+def _assigned(launches: list[Launch]) -> list[Any]:
+    return [entry for launch in launches for entry in launch.staged if entry.is_assigned]
+
+
+@cache
+def packing(count: int) -> Callable[..., None]:
+    """Writes so many float64 numbers to a buffer, from an offset on."""
+    return struct.Struct(f"{count}d").pack_into

@@ -1,0 +1,217 @@
+"""Parameters that come, go and change their size: what an optimizer does about the state of each."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from typing import Any, cast
+
+import numpy as np
+
+from fastopt import array_checks, checks
+from fastopt.engine import catch_up, step_counts
+from fastopt.engine.containers import BARE
+from fastopt.engine.state import Layout
+from fastopt.engine.step_counts import StepCounts
+from fastopt.flat import Array
+from fastopt.kernels.averages import SLOTS
+
+
+class Leaves:
+    """The state of new, gone and resized parameters.
+
+    A key that is new in a step begins with fresh state and a step count of its own; one that is gone keeps its state
+    until `forget`.
+    """
+
+    def forget(self: Any, keys: Hashable | Iterable[Hashable]) -> None:
+        """Drops the state, averages and step counts of parameters; if one comes again, it begins anew.
+
+        A rule without state (SGD) has nothing to do.
+
+        Parameters
+        ----------
+        keys : a key, or an iterable of keys
+            A tuple that is a key is one; None is the one bare array.
+
+        Raises
+        ------
+        KeyError
+            if one has no state; nothing is forgotten then.
+        RuntimeError
+            in the middle of a step.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastopt import Momentum
+        >>> params, optimizer = {"a": np.zeros(2), "b": np.zeros(2)}, Momentum()
+        >>> optimizer.update(params, {"a": np.ones(2), "b": np.ones(2)})
+        >>> del params["b"]
+        >>> optimizer.update(params, {"a": np.ones(2)})
+        >>> list(optimizer.v)
+        ['a', 'b']
+        >>> optimizer.forget("b")
+        >>> list(optimizer.v)
+        ['a']
+        """
+        with self._not_stepping():
+            if self._state is None and not self._rule.state:
+                return
+            counts = self._leaf_counts()
+            is_one = isinstance(keys, str | bytes) or not isinstance(keys, Iterable)
+            if is_one or (isinstance(keys, tuple) and keys in counts):
+                keys = [cast("Hashable", keys)]
+            gone = {_known(self, key, counts) for key in cast("Iterable[Hashable]", keys)}
+            state = self._state and self._state.without(gone)
+            new = {
+                "_node": None,  # which has the leaves that are gone
+                "_state": state if state and state.layouts else None,
+                "_lags": {key: lag for key, lag in self._lags.items() if key not in gone},
+            }
+            counts = {key: count for key, count in counts.items() if key not in gone}
+            self.__dict__.update(new | with_counts(counts))
+
+    def reset(self: Any) -> None:
+        """Drops all state, averages and counts: as a new optimizer with the settings that it has now.
+
+        Settings stay, and so does what a schedule such as `ReduceOnPlateau` remembers.
+
+        Raises
+        ------
+        RuntimeError
+            in the middle of a step.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastopt import Adam
+        >>> params, optimizer = {"W": np.zeros(2)}, Adam(lr=0.1)
+        >>> optimizer.update(params, {"W": np.ones(2)})
+        >>> optimizer.reset()
+        >>> optimizer
+        Adam(lr=0.1, beta1=0.9, beta2=0.999, eps=1e-07, eps_root=0.0, form='textbook')
+        >>> optimizer.iter
+        0
+        """
+        with self._not_stepping():
+            new: dict[str, Any] = {
+                "_steps": 0,
+                "_skipped": 0,
+                "_skips_in_a_row": 0,
+                "_state": None,
+                "_node": None,
+                "_lags": {},
+            }
+            self.__dict__.update(new | with_counts({}))
+
+    def reindex(self: Any, key: Hashable, index: Any, parameter: Array | None = None) -> None:
+        """Gives a parameter's state other rows, as after its own were pruned, cloned, sorted or added.
+
+        Row i of each state slot, average and catch-up clock becomes the old row `index[i]`; where that is -1, it
+        begins. The next step expects a parameter of `len(index)` rows. Its step count stays, that of all its rows. A
+        rule without state (SGD) has nothing to do.
+
+        Parameters
+        ----------
+        key : the parameter's key, None for one bare array
+        index : int array of shape (new rows,)
+            For each new row the number of an old one, or -1; a row may be taken more than once.
+        parameter : array of shape (new rows, ...), optional
+            The new parameter, with which averages of the weights begin in new rows; needed only for that.
+
+        Raises
+        ------
+        KeyError
+            if the key has no state.
+        TypeError, ValueError
+            if `index` or `parameter` is not as above, or the parameter has no rows; the state is then as it was.
+        RuntimeError
+            in the middle of a step.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastopt import Momentum
+        >>> params, optimizer = {"xyz": np.zeros((3, 1))}, Momentum(lr=1.0)
+        >>> optimizer.update(params, {"xyz": np.array([[1.0], [2.0], [3.0]])})
+        >>> params["xyz"] = np.concatenate([params["xyz"][[2, 0]], [[0.5]]])
+        >>> optimizer.reindex("xyz", [2, 0, -1])
+        >>> optimizer.v["xyz"].ravel()
+        array([-3., -1.,  0.])
+        """
+        with self._not_stepping():
+            if self._state is None and not self._rule.state:
+                return
+            owner, key = type(self).__name__, _known(self, key, self._leaf_counts())
+            layout = self._state.layouts[key]
+            index = _row_index(owner, key, index, layout.shape)
+            averages = [slot for slot in self._state.slots if slot in SLOTS.values()]
+            if averages and (index < 0).any():
+                _check_resized(owner, key, parameter, layout._replace(shape=(len(index), *layout.shape[1:])), averages)
+            starts = self._at(self._steps + 1).start_values()
+            new = {"_state": self._state.reindexed(key, index, starts, parameter)}
+            if key in self._lags:
+                new["_lags"] = {**self._lags, key: catch_up.reindexed(self._lags[key], index)}
+            self.__dict__.update(new | _FORGOTTEN)
+
+    def _leaf_counts(self: Any) -> dict[Hashable, tuple[int, int]]:
+        """Steps and averages of each leaf that is known."""
+        counts = StepCounts(self._cohorts, self._counts, self._averages).by_leaf()
+        layouts = {} if self._state is None else self._state.layouts
+        # State may begin before the first step, as Sophia's does.
+        return {key: counts.get(key, (0, 0)) for key in {**layouts, **counts}}
+
+
+_FORGOTTEN: dict[str, Any] = {"_plan": None, "_report_plan": None, "_others": (), "_calls": ()}
+"""Nothing that was worked out for the steps before."""
+
+
+def with_counts(counts: dict[Hashable, tuple[int, int]]) -> dict[str, Any]:
+    """Attributes of an optimizer whose leaves have these steps and averages."""
+    cohorts, steps, averages = step_counts.of_leaves(counts)
+    return {"_cohorts": cohorts, "_counts": steps, "_averages": averages, **_FORGOTTEN}
+
+
+def _known(optimizer: Any, key: Hashable, known: dict[Hashable, Any]) -> Hashable:
+    if key is None and None not in known and BARE in known:
+        return BARE
+    if key not in known:
+        raise KeyError(checks.no_state(type(optimizer).__name__, key, known))
+    return key
+
+
+def _row_index(owner: str, key: Hashable, index: Any, shape: tuple[int, ...]) -> Array:
+    name = "the bare array" if key is BARE else f"params[{key!r}]"
+    if not shape:
+        raise ValueError(f"{owner}: {name} has no rows, being of shape (); `forget` it, and its state begins anew")
+    found = np.asarray(index)
+    if found.size == 0:
+        found = found.astype(np.int64)
+    if found.dtype.kind not in "iu" or found.ndim != 1:
+        raise TypeError(
+            f"{owner}: the index of rows of {name} is of dtype {found.dtype} and shape {found.shape}, expected whole "
+            "numbers of shape (new rows,); of a mask that says which rows stay it is np.flatnonzero(mask)"
+        )
+    found = found.astype(np.int64)
+    bad = np.flatnonzero((found < -1) | (found >= shape[0]))
+    if bad.size:
+        raise ValueError(
+            f"{owner}: index[{bad[0]}] is {found[bad[0]]}, but {name} had {shape[0]} rows at its last step; hand in 0 "
+            f"to {shape[0] - 1}, or -1 for a new row"
+        )
+    return found
+
+
+def _check_resized(owner: str, key: Hashable, parameter: Any, layout: Layout, slots: list[str]) -> None:
+    name = "the bare array" if key is BARE else f"params[{key!r}]"
+    if parameter is None:
+        raise ValueError(
+            f"{owner}: {' and '.join(slots)} of new rows of {name} begin as the parameter; hand it in, as it is with "
+            f"them: reindex({None if key is BARE else key!r}, index, parameter)"
+        )
+    found = array_checks.parameter(owner, name, parameter)
+    if found.shape != layout.shape or found.dtype != layout.dtype:
+        raise ValueError(
+            f"{owner}: {name} is {found.dtype} of shape {found.shape}, expected {layout.dtype} of shape "
+            f"{layout.shape}: a row for each number in the index"
+        )

@@ -1,0 +1,114 @@
+"""The settings that every optimizer has."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Literal, cast
+
+from fastopt import representation
+from fastopt.averages import EMA, SWA, Lookahead
+from fastopt.kernels.transforms import OPTIONS
+from fastopt.typed import GroupSettings, Number, number
+
+
+@dataclass(init=False, eq=False, repr=False)
+class SharedSettings:
+    """The hyperparameters that all optimizers share; a rule's class adds its own."""
+
+    on_nonfinite: Literal["propagate", "raise", "skip"] = field(default="propagate", kw_only=True, repr=False)
+    """The reaction to gradients that are NaN or infinite, or, in a rule that squares them, so large that their squares
+    are infinite (beyond 1.8e19 in float32, 1.3e154 in float64, after scale and clipping): "propagate" them into the
+    parameters, as the textbook; "raise" FloatingPointError before anything is written; "skip" the step, which then does
+    not count."""
+
+    max_skips: Number = field(default=number(math.inf), kw_only=True, repr=False)
+    """How many steps in a row `on_nonfinite="skip"` leaves out before FloatingPointError is raised."""
+
+    weight_decay: Number = field(default=number(0.0), kw_only=True, repr=False)
+    """The weight of the L2 penalty `weight_decay p^2 / 2`, whose gradient is added: `g = g + weight_decay p`."""
+
+    decoupled: bool = field(default=False, kw_only=True, repr=False)
+    """Whether weights decay beside the rule, `p = p - lr weight_decay p` before its step, and not by the gradient."""
+
+    maximize: bool = field(default=False, kw_only=True, repr=False)
+    """Whether to go uphill: `g = -g`."""
+
+    gradient_scale: Number = field(default=number(1.0), kw_only=True, repr=False)
+    """A factor of the gradient: 1/n where those of n micro-batches were added up, 1/s where the loss was times s."""
+
+    clip_value: Number = field(default=number(math.inf), kw_only=True, repr=False)
+    """The largest value of a gradient, `g = min(max(g, -clip_value), clip_value)`, after scale and clipping by norm."""
+
+    clip_norm: Number = field(default=number(math.inf), kw_only=True, repr=False)
+    """The largest norm of all gradients together, after scale: one larger is scaled down to it. Costs one read of the
+    gradients."""
+
+    clip_array_norm: Number = field(default=number(math.inf), kw_only=True, repr=False)
+    """The largest norm of the gradient of each array, after scale and `clip_norm`."""
+
+    centralize: bool = field(default=False, kw_only=True, repr=False)
+    """Whether the mean is taken from gradients after clipping (Yong et al., ECCV 2020, arXiv:2004.01461): from those of
+    a matrix (inputs, outputs) that over axis 0, of more dimensions (filters, ...) that over all axes but the first;
+    those of fewer are left alone. Costs one read of the gradients."""
+
+    groups: GroupSettings = field(default=number(None), kw_only=True, repr=False)
+    """Settings of a part of the parameters: `{"b*": {"lr_scale": 0.1}, "embedding": {"frozen": True}}`. See
+    `fastopt.Groups`, which this becomes; `optimizer.groups["b*"]["lr"] = 0.1` changes one between steps."""
+
+    averaging: EMA | SWA | None = field(default=None, kw_only=True, repr=False)
+    """The average of the weights that is kept beside them, `EMA` or `SWA`: state `weight_average`, by key."""
+
+    lookahead: Lookahead | None = field(default=None, kw_only=True, repr=False)
+    """`Lookahead`, by which steps go back part of the way every so often: state `slow_weights`, by key."""
+
+    state_storage: Literal["float32", "bfloat16", "int8"] = field(default="float32", kw_only=True, repr=False)
+    """How state is stored: "bfloat16" in 2 bytes an element of a slot, "int8" in 1.06, of float32 parameters. Arrays of
+    fewer than 4,096 elements, rules with norms by array, `Rows` and what is centralized stay float32. After an
+    assignment the next step stores state anew."""
+
+    storage_seed: int = field(default=0, kw_only=True, repr=False)
+    """The seed of the noise by which compact state is rounded: the same seed gives the same bits."""
+
+    _shared: ClassVar[frozenset[str]]
+    """The settings of every optimizer, which options follow from."""
+
+    _decays_itself: ClassVar[bool] = False
+    """Whether decoupled weight decay is in the formula, which `_own_decay` is for."""
+
+    # Not annotated, which would make hyperparameters of them.
+    _options = cast("tuple[str, ...] | None", None)  # what the settings call for; None: not worked out yet
+    _scheduled = cast("tuple[str, ...]", ())
+
+    def _own_decay(self) -> float:
+        """The weight decay of a formula that has its own."""
+        return self.weight_decay if self.decoupled else 0.0
+
+    def _wanted_options(self) -> tuple[str, ...]:
+        """The options of `fastopt.kernels.transforms` that the settings call for."""
+        wanted = {
+            "scale": self.maximize
+            or self.gradient_scale != 1
+            or self.clip_norm != math.inf
+            or self.clip_array_norm != math.inf,
+            "clip": self.clip_value != math.inf,
+            "weight_decay": self.weight_decay != 0 and not self.decoupled,
+            "decoupled_weight_decay": self.weight_decay != 0 and self.decoupled and not self._decays_itself,
+        }
+        return tuple(option for option in OPTIONS if wanted.get(option))  # a plan sees to `centralize`
+
+    @classmethod
+    def _scheduled_names(cls, settings: dict[str, Any]) -> tuple[str, ...]:
+        """Which settings are functions of the step; remembered, so that a step without any does not look."""
+        return tuple(name for name in cls._hyperparameters() if callable(settings.get(name)))
+
+    @classmethod
+    def _hyperparameters(cls) -> list[str]:
+        return [field.name for field in sorted(fields(cls), key=lambda field: bool(field.kw_only))]  # shared ones last
+
+    def __repr__(self) -> str:
+        """The settings of the rule, and all others that are not the default."""
+        return representation.of(self)
+
+
+SharedSettings._shared = frozenset(SharedSettings._hyperparameters())
