@@ -256,6 +256,14 @@ def check_gradients_that_are_none():
         sharded.update(params, gradients[RANK])
         plain.update(reference, total)
     assert_alike(sharded, plain, params, reference)
+    # Counts of leaves go through a file.
+    path = os.path.join(COMM.bcast(tempfile.mkdtemp() if RANK == 0 else None), "counts")
+    sharded.save(path, params)
+    again, taken = Sharded(fastopt.Adam()), arrays(5)
+    again.load(path, taken)
+    again.update(taken, arrays(9))
+    plain.update(reference, added_up([arrays(9)] * SIZE))
+    assert_alike(again, plain, taken, reference)
 
 
 def check_flat_and_bare():
