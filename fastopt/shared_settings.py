@@ -48,8 +48,8 @@ class SharedSettings:
     """The largest norm of the gradient of each array, after scale and `clip_norm`."""
 
     centralize: bool = field(default=False, kw_only=True, repr=False)
-    """Whether the mean is taken from gradients after clipping (Yong et al., ECCV 2020, arXiv:2004.01461): from those of
-    a matrix (inputs, outputs) that over axis 0, of more dimensions (filters, ...) that over all axes but the first;
+    """Whether to subtract the mean from gradients after clipping (Yong et al., ECCV 2020, arXiv:2004.01461): in those
+    of a matrix (inputs, outputs) that over axis 0, of more dimensions (filters, ...) that over all axes but the first;
     those of fewer are left alone. Costs one read of the gradients."""
 
     groups: GroupSettings = field(default=number(None), kw_only=True, repr=False)

@@ -12,7 +12,7 @@ from fastopt.schedules.base import Schedule
 
 @dataclass(frozen=True)
 class Step(Schedule):
-    """Multiplied by gamma every so many steps: `start gamma^floor(t / every)`. PyTorch's StepLR.
+    """Step decay: multiplies by gamma every `every` steps, `start gamma^floor(t / every)`. PyTorch's StepLR.
 
     >>> schedule = Step(1.0, every=2, gamma=0.5)
     >>> [schedule(step) for step in range(1, 6)]
@@ -29,7 +29,7 @@ class Step(Schedule):
 
 @dataclass(frozen=True)
 class Milestones(Schedule):
-    """Multiplied by gamma after each of the given numbers of steps: `start gamma^n`, n of them being at most t.
+    """Step decay at given steps: multiplies by gamma at each milestone, `start gamma^n`, n of them being at most t.
 
     He et al., Deep residual learning for image recognition, arXiv:1512.03385, section 3.4. PyTorch's MultiStepLR.
 
@@ -53,7 +53,7 @@ class Milestones(Schedule):
 
 @dataclass(frozen=True)
 class Exponential(Schedule):
-    """Multiplied by gamma at every step: `start gamma^t`. PyTorch's ExponentialLR.
+    """Exponential decay: multiplies by gamma at every step, `start gamma^t`. PyTorch's ExponentialLR.
 
     >>> Exponential(1.0, gamma=0.5)(4)
     0.125
@@ -68,7 +68,7 @@ class Exponential(Schedule):
 
 @dataclass(frozen=True)
 class InverseTime(Schedule):
-    """Down as one over the number of steps: `start / (1 + decay t)`.
+    """Inverse time decay: `start / (1 + decay t)`.
 
     Robbins and Monro's rate; Keras's InverseTimeDecay, and what `lr_decay` of `AdaGrad` does.
 
@@ -86,7 +86,7 @@ class InverseTime(Schedule):
 
 @dataclass(frozen=True)
 class Linear(Schedule):
-    """A straight line from start to end: `start + (end - start) t / steps`.
+    """Linear change from start to end: `start + (end - start) t / steps`.
 
     `end` is reached when `steps` are over. PyTorch's LinearLR.
 
@@ -105,7 +105,7 @@ class Linear(Schedule):
 
 @dataclass(frozen=True)
 class Polynomial(Schedule):
-    """Down as a power of the share of steps that are left: `end + (start - end) (1 - t / steps)^power`.
+    """Polynomial decay: `end + (start - end) (1 - t / steps)^power`.
 
     Chen et al., DeepLab, arXiv:1606.00915, section 4.1.2, with power 0.9. PyTorch's PolynomialLR.
 
@@ -126,7 +126,7 @@ class Polynomial(Schedule):
 
 @dataclass(frozen=True)
 class Warmup(Schedule):
-    """Up to the peak in equal parts: `peak k / steps` at step k, so that the first step is not wasted on a value of 0.
+    """Linear warm-up: `peak k / steps` at step k, so that the first step is not wasted on a value of 0.
 
     Goyal et al., Accurate, large minibatch SGD, arXiv:1706.02677, section 2.2.
 
@@ -144,7 +144,7 @@ class Warmup(Schedule):
 
 @dataclass(frozen=True)
 class Cosine(Schedule):
-    """Down in half a cosine wave: `end + (peak - end) (1 + cos(pi (t - warmup) / (steps - warmup))) / 2`.
+    """Cosine decay: `end + (peak - end) (1 + cos(pi (t - warmup) / (steps - warmup))) / 2`.
 
     Before it stand `warmup` steps as in `Warmup`; `steps` counts both. Loshchilov and Hutter, SGDR, arXiv:1608.03983,
     equation 5, without restarts. PyTorch's CosineAnnealingLR, which goes up again when `steps` are over.
@@ -172,7 +172,7 @@ class Cosine(Schedule):
 
 @dataclass(frozen=True)
 class CosineRestarts(Schedule):
-    """Down in half cosine waves, again and again from the peak.
+    """Repeated cosine decay (warm restarts).
 
     The first wave has `period` steps, each other `growth` times as many as the one before, with the formula of
     `Cosine`. Before them stand `warmup` steps as in `Warmup`. Loshchilov and Hutter, SGDR, arXiv:1608.03983,
@@ -203,7 +203,7 @@ class CosineRestarts(Schedule):
 
 @dataclass(frozen=True)
 class OneCycle(Schedule):
-    """Up to the peak, then down to next to nothing.
+    """One-cycle policy: rises to the peak, then decays to almost zero.
 
     From `peak / start_divisor` up in the first `rise` (a share) of all steps, then down to `1 / end_divisor` of that
     start at the last step: with x from 0 to 1 on the way from a to b `b + (a - b) (1 + cos(pi x)) / 2`, or with shape
@@ -238,7 +238,7 @@ class OneCycle(Schedule):
 
 @dataclass(frozen=True)
 class WSD(Schedule):
-    """Warm-up, stable, decay.
+    """Warm-up, stable, decay (WSD): linear warm-up, a constant, then decay.
 
     `warmup` steps as in `Warmup`, then the peak, and in the last `decay` of all `steps` down to `end`:
     `end + (peak - end) y`, where x is the share of the decay that is over and y is `1 - x` (shape "linear"),
@@ -274,8 +274,9 @@ class WSD(Schedule):
 
 @dataclass(frozen=True)
 class InverseSquareRoot(Schedule):
-    """Up to the peak at step `warmup`, then down for ever: `peak min(k / warmup, sqrt(warmup / k))` at step k.
+    """Inverse square root decay: rises to the peak at step `warmup`, then decays as 1/sqrt(step).
 
+    At step k it is `peak min(k / warmup, sqrt(warmup / k))`.
     Vaswani et al., Attention is all you need, arXiv:1706.03762, equation 3, whose peak is 1 / sqrt(d_model warmup).
 
     >>> schedule = InverseSquareRoot(1.0, warmup=4)
@@ -303,7 +304,7 @@ def _power(base: float, exponent: int) -> float:
 
 
 def _between(start: float, end: float, share: float, shape: str) -> float:
-    """The value on the way from start to end of which a share is over."""
+    """Return the value at a share of the way from start to end."""
     if share >= 1:
         return end
     if shape == "cosine":
