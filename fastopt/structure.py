@@ -165,6 +165,22 @@ def merged(one: Any, other: Any) -> Any:
     return Node(one.kind, tuple(together), tuple(together.values()))
 
 
+def without(node: Node, names: set[Hashable]) -> Node:
+    """A structure without the leaves of some names: mappings lose the key, all else has nothing there."""
+    return _without(node, {leaf.path for leaf in leaves_of(node) if leaf.name in names}, ())
+
+
+def _without(node: Node, gone: set[Any], path: tuple[Any, ...]) -> Node:
+    children = {}
+    for (reader, key, _), held in zip(steps(node), node.children, strict=True):
+        here = (*path, (reader, key))
+        if here not in gone:
+            children[key] = _without(held, gone, here) if isinstance(held, Node) else held
+        elif not is_mapping(node.kind):
+            children[key] = NOTHING
+    return Node(node.kind, tuple(children), tuple(children.values()))
+
+
 def like(node: Any, template: Any, values: Iterator[Any]) -> Any:
     """A container like another one, with the next of some values at each leaf, and what is no array shared."""
     if node is LEAF:

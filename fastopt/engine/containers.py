@@ -7,7 +7,7 @@ text calls it. All else asks for leaves by name: state, reports, groups and chec
 from __future__ import annotations
 
 from collections import OrderedDict, defaultdict
-from collections.abc import Hashable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, MutableMapping
 from dataclasses import is_dataclass
 from enum import Enum
 from typing import Any, ClassVar
@@ -343,11 +343,17 @@ def joined(one: Node | None, other: Node | None) -> Node | None:
     return one if other is None or other is one else other if one is None else structure.merged(one, other)
 
 
+def naming(node: Node | None) -> Callable[[Hashable], str]:
+    """How error texts call leaves that may be gone: as Python writes the path where the structure has them."""
+    places = {} if node is None else {leaf.name: leaf.place for leaf in structure.leaves_of(node)}
+    return lambda key: f"params{places[key]}" if key in places else checks.name_of(key)
+
+
 def presented(views: Mapping[Hashable, Any], node: Node | None) -> Any:
     """State as users see it: one array, arrays by key, or in the structure of the parameters."""
     if list(views) == [BARE]:
         return views[BARE]
-    if node is None or any(leaf.name not in views for leaf in structure.leaves_of(node)):
+    if node is None or {leaf.name for leaf in structure.leaves_of(node)} != set(views):
         return views
     return _views(node, iter([views[leaf.name] for leaf in structure.leaves_of(node)]))
 
