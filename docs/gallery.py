@@ -45,6 +45,7 @@ def write() -> None:
         raise RuntimeError("an experiment of the gallery failed; its error stands above")
     for path, text in {"gallery/index.md": _index(), **{f"gallery/{name}.md": _page(name) for name in NAMES}}.items():
         target = SOURCE / path
+        target.parent.mkdir(parents=True, exist_ok=True)  # a new checkout has no such folder
         if not target.exists() or target.read_text(encoding="utf-8") != text:
             target.write_text(text, encoding="utf-8")
 

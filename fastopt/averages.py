@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from fastopt import checks, hyperparameters, rows
+from fastopt import array_checks, checks, hyperparameters, rows
 from fastopt.engine import containers, objects
 from fastopt.engine.execute import writing
 from fastopt.engine.launch import Launch, as_number
@@ -231,8 +231,8 @@ def of_resting(plan: Plan, params: Any, amounts: list[float]) -> Iterator[None]:
     for entry in plan.entries:
         if entry.row < 0:
             name, value = plan._name(entry.key), leaves[entry.key]
-            array = checks.parameter(plan.owner, name, value)
-            checks.replaced(plan.owner, name, array, *entry.layout[:2])
+            array = array_checks.parameter(plan.owner, name, value)
+            array_checks.replaced(plan.owner, name, array, *entry.layout[:2])
             average = plan.state.views[SLOTS["averaging"]][entry.key]
             with np.errstate(all="ignore"):
                 new = np.asarray(average + amounts[entry.cohort] * (array - average))
@@ -273,11 +273,11 @@ def copies(owner: str, state: State | None, params: Any, look_up: Callable[[Hash
     container = containers.container_of(owner, params)
 
     def of(key: Hashable, name: str, value: Any) -> Any:
-        array = checks.parameter(owner, name, value)
+        array = array_checks.parameter(owner, name, value)
         if state is not None:
             if key not in state.layouts:
                 raise KeyError(checks.no_state(owner, key, state.layouts, containers.naming(container.node)))
-            checks.replaced(owner, name, array, *state.layouts[key][:2])
+            array_checks.replaced(owner, name, array, *state.layouts[key][:2])
         new = np.array(look_up(key, array))
         return new if isinstance(value, np.ndarray) else as_number(new, value)
 

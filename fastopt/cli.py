@@ -10,20 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import fastopt
-from fastopt import machine, names, threads
+from fastopt import names, threads
+from fastopt.commands import run
+from fastopt.commands.run import FORMATS, UserError
 from fastopt.experiments import NAMES as EXPERIMENTS
 from fastopt.optimizers import OPTIMIZERS
 
-FORMATS = ("png", "svg", "pdf")
-MOST_STEPS = 1_000_000
-"""Of a picture of a schedule, which takes half a second then."""
-
-
 DATA = "folder with the four MNIST files (default: that of FASTOPT_MNIST_DIR, the cache, a download, or the subset)"
-
-
-class UserError(Exception):
-    """Something the user can mend; the text is one line."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -111,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
         help="train one network on all processes of `mpiexec -n 2 fastopt train --mpi`, without a comparison",
     )
     train.add_argument("--format", choices=FORMATS, default="png", help="file format of the picture")
-    train.set_defaults(run=_train, parser=train)
+    train.set_defaults(run=run.run_train, parser=train)
 
     profile = commands.add_parser(
         "profile",
@@ -131,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     profile.add_argument("--no-blas", action="store_true", help="leave the number of BLAS threads alone")
     profile.add_argument("script", type=Path, metavar="SCRIPT", help="the Python script")
     profile.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="arguments of the script")
-    profile.set_defaults(run=_profile, parser=profile)
+    profile.set_defaults(run=run.run_profile, parser=profile)
 
     verify = commands.add_parser(
         "verify",
@@ -143,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     every = "1,2,3" if threads.layer() else "1"
     verify.add_argument("--threads", type=_sizes, default=every, metavar="N,N,...", help="numbers of threads")
     verify.add_argument("--steps", type=_count, default=20, metavar="N", help="steps per case")
-    verify.set_defaults(run=_verify, parser=verify)
+    verify.set_defaults(run=run.run_verify, parser=verify)
     info = commands.add_parser(
         "info",
         help="show threading layer, threads, cache folder and versions, and how a model would be stepped",
@@ -153,7 +146,7 @@ def _parser() -> argparse.ArgumentParser:
     info.add_argument("--parameters", type=_count, default=1_000_000, metavar="N", help="size of the model")
     info.add_argument("--optimizer", type=_optimizer, default="adam", metavar="NAME", help=", ".join(OPTIMIZERS))
     info.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="parameter dtype")
-    info.set_defaults(run=_info, parser=info)
+    info.set_defaults(run=run.run_info, parser=info)
 
     explain = commands.add_parser(
         "explain",
@@ -168,7 +161,7 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument(
         "--set", type=_setting, action="append", default=[], metavar="NAME=VALUE", help="a setting; may be repeated"
     )
-    explain.set_defaults(run=_explain, parser=explain)
+    explain.set_defaults(run=run.run_explain, parser=explain)
 
     warmup = commands.add_parser(
         "warmup",
@@ -187,7 +180,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     warmup.add_argument("--averaging", action="store_true", help="also with an average of the weights")
     warmup.add_argument("--lookahead", action="store_true", help="also with Lookahead")
-    warmup.set_defaults(run=_warmup, parser=warmup)
+    warmup.set_defaults(run=run.run_warmup, parser=warmup)
 
     experiment = commands.add_parser(
         "experiment",
@@ -208,7 +201,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     experiment.add_argument("--refine", action="store_true", help="hyperparameters: search again in narrowed ranges")
     experiment.add_argument("--format", choices=FORMATS, default="png", help="file format of the picture")
-    experiment.set_defaults(run=_experiment, parser=experiment)
+    experiment.set_defaults(run=run.run_experiment, parser=experiment)
 
     schedule = commands.add_parser(
         "schedule",
@@ -227,7 +220,7 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, metavar="FILE", help="where the picture goes (default: results/schedule-NAME.FORMAT)"
     )
     schedule.add_argument("--format", choices=FORMATS, default="png", help="file format of the picture without --out")
-    schedule.set_defaults(run=_schedule, parser=schedule)
+    schedule.set_defaults(run=run.run_schedule, parser=schedule)
     return parser
 
 
@@ -271,197 +264,6 @@ def _setting(text: str) -> tuple[str, Any]:
         return name, {"True": True, "False": False}[value] if value in ("True", "False") else float(value)
     except ValueError:
         return name, value
-
-
-def _train(options: argparse.Namespace) -> int:
-    try:
-        from fastopt.commands import train
-        from fastopt.experiments.experiment import check_writable
-    except ImportError as error:
-        raise _missing("train", error) from None
-    from fastopt.nn import checks
-    from fastopt.nn.mnist import read_mnist
-
-    settings = dict(options.set) | ({} if options.lr is None else {"lr": options.lr})
-    made = _made(options.optimizer, list(settings.items()))
-    settings = {name: getattr(made, name) for name in settings}
-    if options.mpi:
-        return _train_mpi(options, settings)
-    needed = train.bytes_needed(options.optimizer, options.hidden, options.batch, options.steps, options.dtype)
-    there = machine.memory()
-    if needed > there:
-        raise UserError(
-            f"this training needs {needed / 1e9:,.0f} GB of memory, and the machine has {there / 1e9:,.0f}; choose "
-            "smaller --hidden, --batch or --steps"
-        )
-    try:
-        data = read_mnist(options.data)
-        check_writable(train.picture(options.out, options.optimizer, options.format))
-        checks.batch_size(options.batch, len(data.train[0]))
-    except (ValueError, OSError) as error:
-        raise UserError(str(error)) from None
-    sizes = options.hidden, options.batch, options.steps, options.dtype, options.seed
-    try:
-        result = train.main(data, options.optimizer, *sizes, options.out, settings, options.format)
-    except ValueError as error:
-        if ":" not in options.optimizer:
-            raise
-        raise UserError(
-            f"{options.optimizer}: the formula has no form on whole arrays, to compare with: {error}"
-        ) from None
-    except MemoryError as error:
-        raise UserError(f"{error}; choose smaller --hidden, --batch or --steps") from None
-    return 0 if result.identical else 1
-
-
-def _train_mpi(options: argparse.Namespace, settings: dict[str, Any]) -> int:
-    try:
-        from fastopt.commands import train_mpi
-    except ImportError as error:
-        raise UserError(str(error)) from None
-    sizes = options.hidden, options.batch, options.steps, options.dtype, options.seed
-    try:
-        train_mpi.main(train_mpi.read(options.data), options.optimizer, *sizes, settings)
-    except (ValueError, OSError) as error:
-        raise UserError(str(error)) from None
-    return 0
-
-
-def _experiment(options: argparse.Namespace) -> int:
-    try:
-        from fastopt.experiments import report
-        from fastopt.experiments.experiment import experiment
-    except ImportError as error:
-        raise _missing("experiment", error) from None
-    from fastopt.nn.mnist import DataError
-
-    if options.list:
-        for name in EXPERIMENTS:
-            print(f"{name:20}{experiment(name).summary}")
-        return 0
-    wanted = names.find(options.name, (*EXPERIMENTS, "all"))
-    if wanted is None:
-        found = "no experiment was named" if options.name is None else f"unknown experiment {options.name!r}"
-        raise UserError(f"{found}{names.one_of(options.name, EXPERIMENTS)}, and all")
-    chosen = EXPERIMENTS if wanted == "all" else (wanted,)
-    switches = {"as_printed": options.as_printed, "refine": options.refine}
-    for switch, given in switches.items():
-        if given and not any(switch in experiment(name).options for name in chosen):
-            raise UserError(f"{wanted} has no --{switch.replace('_', '-')}")
-    settings = {name: getattr(options, name) for name in ("seed", "quick", "backend", "data")}
-    try:
-        complete = report.main(chosen, options.out, wanted == "all", settings, switches, options.format)
-    except (DataError, OSError, RuntimeError) as error:
-        raise UserError(str(error)) from None
-    return 0 if complete else 130
-
-
-def _schedule(options: argparse.Namespace) -> int:
-    try:
-        from fastopt.commands import schedule
-    except ImportError as error:
-        raise _missing("schedule", error) from None
-    known = schedule.names()
-    if options.list:
-        for each in known:
-            print(f"{each:20}{schedule.summary(each)}")
-        return 0
-    name = names.find(options.name, known)
-    if name is None:
-        found = "no schedule was named" if options.name is None else f"unknown schedule {options.name!r}"
-        raise UserError(f"{found}{names.one_of(options.name, known)}")
-    if options.steps > MOST_STEPS:
-        raise UserError(f"--steps: a picture has at most {MOST_STEPS:,} steps, got {options.steps:,}")
-    out = Path("results", f"schedule-{name}.{options.format}") if options.out is None else options.out
-    if out.suffix.lower().removeprefix(".") not in FORMATS:
-        raise UserError(f"--out: expected a name that ends in .png, .svg or .pdf, such as {name}.png, got {str(out)!r}")
-    try:
-        schedule.main(name, options.steps, out, dict(options.set))
-    except (TypeError, ValueError, OSError) as error:
-        raise UserError(str(error)) from None
-    return 0
-
-
-def _profile(options: argparse.Namespace) -> int:
-    from fastopt.commands import profile
-    from fastopt.profiling import Profile
-
-    if not options.script.is_file():
-        raise UserError(f"no such script: {str(options.script)!r}")
-    found = Profile(try_blas=not options.no_blas, stop_after=options.steps, replace_by=options.optimizer)
-    try:
-        profile.run(options.script, options.arguments, found)
-    except Exception as error:
-        raise UserError(f"{options.script}: {type(error).__name__}: {error}") from error
-    except SystemExit as end:
-        if end.code not in (None, 0):
-            raise UserError(f"{options.script}: the script ended itself with status {end.code}") from None
-    if len(found.steps) < 2:
-        raise UserError(
-            f"{options.script}: saw {len(found.steps)} optimizer steps, need 2 or more: calls of a method "
-            "`update(params, grads)` with dicts, lists or arrays"
-        )
-    print(f"\n{found}")
-    return 0
-
-
-def _verify(options: argparse.Namespace) -> int:
-    try:
-        from fastopt.commands import verify
-    except ImportError as error:
-        raise _missing("verify", error) from None
-    try:
-        return 0 if verify.main(options.threads, options.steps) else 1
-    except RuntimeError as error:
-        raise UserError(str(error)) from None
-
-
-def _info(options: argparse.Namespace) -> int:
-    from fastopt.commands import info
-
-    rank, of_job = info.processes()
-    if rank:
-        return 0  # one process of a job says it all
-    for name, value in (of_job | info.facts(options.parameters, options.optimizer, options.dtype)).items():
-        print(f"{name + ':':28}{value}")
-    return 0
-
-
-def _explain(options: argparse.Namespace) -> int:
-    from fastopt.commands import explain
-
-    print(explain.explain(_made(options.name, options.set), options.step))
-    return 0
-
-
-def _made(name: str, given: list[tuple[str, Any]]) -> Any:
-    """The optimizer of a name, or of `module:Name`, with settings."""
-    from fastopt.commands import explain
-
-    settings = dict(given)
-    try:
-        optimizer = explain.find(name)
-        known = optimizer._hyperparameters()
-        for setting in settings:
-            if setting not in known:
-                raise ValueError(names.unknown_setting(optimizer.__name__, setting, known))
-        return optimizer(**settings)
-    except (ImportError, TypeError, ValueError) as error:
-        raise UserError(str(error)) from None
-
-
-def _warmup(options: argparse.Namespace) -> int:
-    try:
-        from fastopt.commands import warmup
-    except ImportError as error:
-        raise _missing("warmup", error) from None
-    averages = [name for name in ("averaging", "lookahead") if getattr(options, name)]
-    warmup.main([_made(name, options.set) for name in options.names or OPTIMIZERS], averages)
-    return 0
-
-
-def _missing(command: str, error: ImportError) -> UserError:
-    return UserError(f"`fastopt {command}` needs {str(error.name).split('.')[0]}: pip install 'fastopt[experiments]'")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from fastopt import checks, flat_nested, structure
+from fastopt import array_checks, checks, flat_nested, structure
 from fastopt.foreign import shared
 from fastopt.views import ViewDict as ViewDict
 from fastopt.views import aligned, copy_to
@@ -156,13 +156,13 @@ def flattenable(
     values: dict[Any, Array] = {}
     for key, given in arrays.items():
         value = shared(given)
-        if not (checks.is_number(value) or (isinstance(value, np.ndarray) and value.dtype in checks.DTYPES)):
+        if not (array_checks.is_number(value) or (isinstance(value, np.ndarray) and value.dtype in checks.DTYPES)):
             found = f"dtype {value.dtype}" if isinstance(value, np.ndarray) else f"type {type(value).__name__}"
             raise TypeError(f"flatten: arrays{place(key)} has {found}, expected a float32 or float64 array; convert it")
-        if checks.masked(value):
+        if array_checks.masked(value):
             raise TypeError(f"flatten: arrays{place(key)} is a masked array, expected a plain one; hand in its .data")
         values[key] = (
-            np.asarray(value) if isinstance(value, np.ndarray) else checks.parameter("flatten", repr(key), value)
+            np.asarray(value) if isinstance(value, np.ndarray) else array_checks.parameter("flatten", repr(key), value)
         )
     found_dtypes = {value.dtype for value in values.values()}
     if dtype is not None:

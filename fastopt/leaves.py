@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from fastopt import checks, structure
+from fastopt import array_checks, checks, structure
 from fastopt.engine import catch_up, step_counts
 from fastopt.engine.containers import BARE, naming
 from fastopt.engine.state import Layout
@@ -211,7 +211,7 @@ def _check_resized(owner: str, key: Hashable, name: str, parameter: Any, layout:
             f"{owner}: {' and '.join(slots)} of new rows of {name} begin as the parameter; hand it in, as it is with "
             f"them: reindex({None if key is BARE else key!r}, index, parameter)"
         )
-    found = checks.parameter(owner, name, parameter)
+    found = array_checks.parameter(owner, name, parameter)
     if found.shape != layout.shape or found.dtype != layout.dtype:
         raise ValueError(
             f"{owner}: {name} is {found.dtype} of shape {found.shape}, expected {layout.dtype} of shape "

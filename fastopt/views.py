@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastopt import checks
+from fastopt import array_checks, checks
 
 Array = npt.NDArray[Any]
 
@@ -108,7 +108,7 @@ def assignable(name: str, value: Any, target: Any) -> Any:
     """A value that may be copied into a view: broadcastable real numbers."""
     if not isinstance(target, np.ndarray):
         raise TypeError(f"{name} holds several arrays, which are views of memory that stays; assign to each of them")
-    if isinstance(value, np.ndarray) and checks.masked(value):
+    if isinstance(value, np.ndarray) and array_checks.masked(value):
         raise TypeError(f"{name} is a plain array, got a masked one; assign its .data or .filled(0)")
     found = np.asarray(value)
     if not np.can_cast(found.dtype, target.dtype, casting="same_kind"):

@@ -90,7 +90,7 @@ def test_explain(rule):
     optimizer = OPTIMIZERS[rule](lr=0.25)
     text = explain(optimizer, 3)
     assert text.startswith(f"{OPTIMIZERS[rule].__name__}: ") and re.search(
-        rf"^def {optimizer._rule.name}\(\s*p, g", text, re.M
+        rf"^def {optimizer._rule.name}\(\s*p,\s*g", text, re.M
     )
     assert "type: ignore" not in text and f"Scalars at step 3 of {optimizer!r}:" in text
     values = optimizer.scalars(3)

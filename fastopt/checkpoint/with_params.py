@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastopt import checks
+from fastopt import array_checks, checks
 from fastopt.checks import CheckpointError
 from fastopt.engine import containers
 from fastopt.engine.columns import Codes
@@ -47,7 +47,7 @@ def arrays_of(owner: str, params: Any) -> dict[Hashable, Array]:
     """Parameters as arrays by key; raises as a step would where they are none."""
     container = containers.container_of(owner, params)
     leaves = dict(zip(container.keys, container.values(params) or [], strict=True))
-    arrays = {key: checks.parameter(owner, container.name(key), value) for key, value in leaves.items()}
+    arrays = {key: array_checks.parameter(owner, container.name(key), value) for key, value in leaves.items()}
     container.check_rebindable(
         owner, params, [key for key, value in leaves.items() if not isinstance(value, np.ndarray)]
     )

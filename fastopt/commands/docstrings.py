@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import Any
 
 from fastopt.optimizer import Optimizer
+from fastopt.shared_settings import SharedSettings
 
 
 def sections(optimizer: type[Optimizer]) -> dict[str, str]:
@@ -49,14 +50,14 @@ def entries(text: str) -> list[tuple[str, str]]:
 
 def shared_settings() -> list[tuple[str, Any, str]]:
     """Name, default and description of each setting that every optimizer has, from the lines where they are defined."""
-    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(Optimizer))).body
+    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(SharedSettings))).body
     assert isinstance(tree, ast.ClassDef)
     written = {}
     for pair in pairwise(tree.body):
         match pair:
             case ast.AnnAssign(target=name), ast.Expr(value=ast.Constant(value=str(text))):
                 written[ast.unparse(name)] = one_line(text)
-    return [(field.name, field.default, written[field.name]) for field in fields(Optimizer)]
+    return [(field.name, field.default, written[field.name]) for field in fields(SharedSettings)]
 
 
 def source(optimizer: type[Optimizer]) -> str:

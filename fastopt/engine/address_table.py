@@ -13,7 +13,7 @@ import numpy as np
 from numba import types
 from numpy.lib.array_utils import byte_bounds
 
-from fastopt import checks, rows
+from fastopt import array_checks, checks, rows
 from fastopt.engine import arguments, columns, containers
 from fastopt.engine.centralized_launch import CentralizedLaunch
 from fastopt.engine.containers import BARE, Buffers
@@ -75,7 +75,9 @@ class Table:
         self.keys = container.keys
         values = container.values(params)
         assert values is not None
-        arrays = [checks.parameter(owner, self._name(key), value) for key, value in zip(self.keys, values, strict=True)]
+        arrays = [
+            array_checks.parameter(owner, self._name(key), value) for key, value in zip(self.keys, values, strict=True)
+        ]
 
         copied = container.copied(owner, params, values)
         by_name = dict(zip(self.keys, arrays, strict=True))
@@ -195,7 +197,7 @@ class Table:
         memory = self._memory_of(active)
         if memory.overlapping:
             names = sorted(self._name(self._writing[number].key) for number in memory.overlapping)
-            raise ValueError(checks.overlapping(self.owner, *names))
+            raise ValueError(array_checks.overlapping(self.owner, *names))
         merged = [[block.start, block.end] for block in memory.blocks]
         for block in self.state.blocks:
             low, high = byte_bounds(block)
@@ -203,7 +205,7 @@ class Table:
             if number < len(memory.blocks) and merged[number][0] < high and low < high:
                 members = [self._writing[member] for member in memory.blocks[number].members]
                 entry = next(entry for entry in members if byte_bounds(entry.array)[0] < high)
-                raise ValueError(checks.overlapping_state(self.owner, self._name(entry.key)))
+                raise ValueError(array_checks.overlapping_state(self.owner, self._name(entry.key)))
         merged += [[low, high] for low, high in map(byte_bounds, self.state.blocks) if low < high]
         return np.array(sorted(merged), dtype=np.int64).reshape(-1, 2).T.copy()
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fastopt.checks import conversion, is_number, masked, real_part
+from fastopt.array_checks import conversion, is_number, masked, real_part
 from fastopt.flat import Array
 
 

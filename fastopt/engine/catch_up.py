@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from fastopt import checks, rows
+from fastopt import array_checks, rows
 from fastopt.engine import containers, mappings
 from fastopt.engine.containers import BARE, Container
 from fastopt.engine.launch import Launch
@@ -139,11 +139,11 @@ def _catch_up(
         raise KeyError(rows.behind_is_missing(owner, "one bare array" if key is BARE else name))
     array = shared(leaves[key])
     slots = [] if state is None else [views[key] for views in state.views.values()]
-    checked = checks.parameter(owner, name, array)
+    checked = array_checks.parameter(owner, name, array)
     if key in container.copied_keys(params, container.values(params) or []):
         raise TypeError(mappings.hands_out_copies(owner, params, key))
     if slots:
-        checks.replaced(owner, name, checked, slots[0].shape, slots[0].dtype)
+        array_checks.replaced(owner, name, checked, slots[0].shape, slots[0].dtype)
     return CatchUp(owner, optimizer._rule, name, array, slots, lag, wanted)
 
 

@@ -84,7 +84,11 @@ def moved_bytes(storage: str, itemsize: int, slots: int, averages: int = 0) -> f
 
 
 def key_of(key: Hashable) -> int:
-    """The hash of the name of an array; where parameters are one array its key is an enum member, as it has none."""
+    """The hash of the name of an array; where parameters are one array its key is an enum member, as it has none.
+
+    Where processes share arrays out, a key says which part of a leaf it is (`fastopt.mpi`), and the leaf has the name.
+    """
+    key = getattr(key, "path", key)
     return codecs.name_key(None if isinstance(key, Enum) else key)
 
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fastopt import checks, structure
+from fastopt import array_checks, checks, structure
 from fastopt.engine import mappings
 from fastopt.flat import FlatDict, ViewDict
 from fastopt.flat_nested import FlatNested, FlatTree
@@ -316,7 +316,7 @@ def form_of(params: Any, grads: Any) -> str | None:
     if type(params) is dict and type(grads) is dict:  # what it is nearly always; the rest is slower to tell
         return "leaves"
     if isinstance(params, np.ndarray):
-        ok = isinstance(grads, np.ndarray | Rows) or checks.is_number(grads) or is_array(grads)
+        ok = isinstance(grads, np.ndarray | Rows) or array_checks.is_number(grads) or is_array(grads)
         return "arrays" if ok else None
     if isinstance(params, FLAT) and isinstance(grads, FLAT) and grads.layout is params.layout:
         return "buffers"

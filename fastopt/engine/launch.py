@@ -11,7 +11,7 @@ from numba.core.errors import NumbaError
 from numpy.lib.array_utils import byte_bounds
 
 from fastopt import formula_checks
-from fastopt.checks import masked
+from fastopt.array_checks import masked
 from fastopt.engine.state import Layout, lies_in
 from fastopt.flat import Array
 from fastopt.kernels import loops

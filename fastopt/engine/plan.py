@@ -25,7 +25,7 @@ from fastopt.engine.state import Layout, State
 from fastopt.flat import Array
 from fastopt.groups import Groups
 from fastopt.kernels import array_scan, flags
-from fastopt.kernels.loops import DOWN, FIELDS, NONFINITE, REST, SECOND_REST, SECOND_TOTAL, TOTAL, UP
+from fastopt.kernels.loops import COMPENSATION, DOWN, FIELDS, NONFINITE, SECOND_COMPENSATION, SECOND_TOTAL, TOTAL, UP
 from fastopt.kernels.rule import GRADIENT_MEASURE, NO_RULE, Rule
 from fastopt.report import Report
 from fastopt.rows import Rows
@@ -33,7 +33,7 @@ from fastopt.settings import PlanSettings
 from fastopt.tuning import AS_THEY_COME, Tuner
 
 # Of a tally of norms.
-SUMS, SECOND_SUMS = slice(TOTAL, REST + 1), slice(SECOND_TOTAL, SECOND_REST + 1)
+SUMS, SECOND_SUMS = slice(TOTAL, COMPENSATION + 1), slice(SECOND_TOTAL, SECOND_COMPENSATION + 1)
 
 
 class Plan(Table):

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastopt import checks
+from fastopt import array_checks, checks
 from fastopt.engine.columns import Codes, Column, StoredSlot
 from fastopt.flat import Array, ViewDict
 from fastopt.kernels import array_scan, codecs
@@ -294,7 +294,7 @@ def state_for(
     known: Mapping[Hashable, Layout] = {} if state is None else state.layouts
     for key, (name, array) in named.items():
         if key in known:
-            checks.replaced(owner, name, array, *known[key][:2])
+            array_checks.replaced(owner, name, array, *known[key][:2])
     arrays = {key: array for key, (_, array) in named.items()}
     begun = {key: array for key, array in arrays.items() if key not in known}
     layouts = {key: layout_of(array)._replace(storage=storages.get(key, FLOAT32)) for key, array in begun.items()}

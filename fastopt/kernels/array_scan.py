@@ -51,7 +51,7 @@ NDARRAY = id(np.ndarray)
 NONE = id(None)
 
 
-def scan(parameters, gradients, first, ndarray, none, entries, shapes, written, table):  # type: ignore[no-untyped-def]
+def scan(parameters, gradients, first, ndarray, none, entries, shapes, written, table):
     """Checks a step's arrays against the plan and refreshes the gradients' addresses.
 
     parameters, gradients : addresses of two lists with an object per entry
@@ -69,7 +69,7 @@ def scan(parameters, gradients, first, ndarray, none, entries, shapes, written, 
     return scan_items(*items, first, ndarray, none, entries, shapes, written, table)
 
 
-def scan_items(parameters, gradients, first, ndarray, none, entries, shapes, written, table):  # type: ignore[no-untyped-def]
+def scan_items(parameters, gradients, first, ndarray, none, entries, shapes, written, table):
     """`scan`, with two addresses at which those of the arrays stand, one behind the other."""
     for entry in range(first, len(entries)):
         row = entries[entry, ROW]
@@ -98,7 +98,7 @@ def scan_items(parameters, gradients, first, ndarray, none, entries, shapes, wri
     return len(entries)
 
 
-def matches(array, entries, entry, shapes, flags):  # type: ignore[no-untyped-def]
+def matches(array, entries, entry, shapes, flags):
     """Whether an array has the expected dtype, shape and flags."""
     if peek(peek(array + DESCR) + DTYPE_WORD) & DTYPE_MASK != entries[entry, DTYPE]:
         return False

@@ -10,18 +10,18 @@ from collections.abc import Callable
 from typing import Any
 
 
-def lookahead(p, slow, amount):  # type: ignore[no-untyped-def]
+def lookahead(p, slow, amount):
     """Slow weights go part of the way to the fast ones, which start from there (Zhang et al., arXiv:1907.08610)."""
     slow = slow + amount * (p - slow)
     return slow, slow
 
 
-def averaging(p, average, amount):  # type: ignore[no-untyped-def]
+def averaging(p, average, amount):
     """The average goes part of the way to the new weights; with amount 1, an average of zero becomes the weights."""
     return p, average + amount * (p - average)
 
 
-def unchanged(p, g):  # type: ignore[no-untyped-def]
+def unchanged(p, g):
     """Stands for a formula where only an average moves."""
     return (p,)
 

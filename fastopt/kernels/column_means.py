@@ -26,7 +26,7 @@ OFFSET = 2  # its first element
 STRIDE = 3  # from one run of elements to the next
 RUNS = 4  # how many there are
 WIDTH = 5  # elements in a run; one or more rows of the matrix, or a part of one
-REST = 6  # elements in one more run at the end, which is shorter
+COMPENSATION = 6  # elements in one more run at the end, which is shorter
 KEPT = 7  # columns; WIDTH is that times a power of two
 OUT = 8  # where their sums begin in `sums`
 JOB_FIELDS = 9
@@ -48,7 +48,7 @@ BLOCK, LANES = 1024, 128
 JOB = 1 << 18
 
 
-def find_means(jobs, matrices, table, scalars, places, sums, means, doubtful, threads):  # type: ignore[no-untyped-def]
+def find_means(jobs, matrices, table, scalars, places, sums, means, doubtful, threads):
     """Means of the columns of matrices of gradients, after scale and clipping.
 
     jobs : int64[jobs, JOB_FIELDS]
@@ -75,7 +75,7 @@ def find_means(jobs, matrices, table, scalars, places, sums, means, doubtful, th
     return count
 
 
-def add_columns(job, table, scalars, places, cells, sums, like):  # type: ignore[no-untyped-def]
+def add_columns(job, table, scalars, places, cells, sums, like):
     """Adds up the columns of a part of a matrix; `cells` is a thread's own memory, `like` of the arrays' dtype."""
     address, stride, width, kept = table[job[JOB_ROW], 1], job[STRIDE], job[WIDTH], job[KEPT]
     factor = like.dtype.type(1.0 if places[0] < 0 else scalars[job[JOB_PART], places[0]])
@@ -95,7 +95,7 @@ def add_columns(job, table, scalars, places, cells, sums, like):  # type: ignore
             total[k], rest[k], lost[k] = plus_four((total[k], rest[k], lost[k]), one, two, three, four, like.dtype)
         first += 4 * stride
     while first <= end:
-        for k in range(width if first < end else job[REST]):
+        for k in range(width if first < end else job[COMPENSATION]):
             cell = total[k], rest[k], lost[k]
             value = processed(address, first + k, factor, most, like.dtype)
             total[k], rest[k], lost[k] = plus(cell, value, like.dtype)
@@ -110,14 +110,14 @@ def add_columns(job, table, scalars, places, cells, sums, like):  # type: ignore
         sums[0, job[OUT] + k], sums[1, job[OUT] + k], sums[2, job[OUT] + k] = total[k], rest[k], lost[k]
 
 
-def processed(address, index, factor, most, dtype):  # type: ignore[no-untyped-def]
+def processed(address, index, factor, most, dtype):
     """An element of a gradient after scale and clipping, which do nothing by 1 and infinity."""
     g = load((address,), index, dtype)[0]
     g = scale(g, g, factor)[1]
     return np.float64(clip(g, g, most)[1])
 
 
-def plus(cell, value, dtype):  # type: ignore[no-untyped-def]
+def plus(cell, value, dtype):
     """A sum of elements with one more."""
     if np.finfo(dtype).bits == 32:  # decided when it is compiled
         total, rest, lost = cell
@@ -125,7 +125,7 @@ def plus(cell, value, dtype):  # type: ignore[no-untyped-def]
     return plus_exactly(cell, value)
 
 
-def plus_four(cell, one, two, three, four, dtype):  # type: ignore[no-untyped-def]
+def plus_four(cell, one, two, three, four, dtype):
     """A sum of elements with four more; together first, so that fewer are added one after the other."""
     if np.finfo(dtype).bits == 32:
         total, rest, lost = cell
@@ -134,7 +134,7 @@ def plus_four(cell, one, two, three, four, dtype):  # type: ignore[no-untyped-de
     return plus_exactly(plus_exactly(plus_exactly(plus_exactly(cell, one), two), three), four)
 
 
-def plus_exactly(cell, value):  # type: ignore[no-untyped-def]
+def plus_exactly(cell, value):
     """A sum with one number more, and with what rounding takes from it."""
     total, rest, lost = cell
     new = total + value
@@ -143,13 +143,13 @@ def plus_exactly(cell, value):  # type: ignore[no-untyped-def]
     return new, rest + error, lost + abs(error)
 
 
-def together(one, other):  # type: ignore[no-untyped-def]
+def together(one, other):
     """The sum of two sums."""
     total, rest, lost = plus_exactly(one, other[0])
     return total, rest + other[1], lost + other[2]
 
 
-def divide(number, matrix, sums, means, doubtful, count):  # type: ignore[no-untyped-def]
+def divide(number, matrix, sums, means, doubtful, count):
     """Writes the means of a matrix; notes those that are not certain behind the `count` that there are, and counts."""
     columns, rows, first, at = matrix[COLUMNS], matrix[COUNT], matrix[FIRST], matrix[MEANS]
     total, rest, lost = sums[0], sums[1], sums[2]
@@ -194,9 +194,9 @@ def write_exactly(matrix: Any, column: int, table: Any, scalars: Any, places: An
 
 def exact_mean(values: Any) -> float:
     """The float64 nearest to the sum, by the count; infinite or NaN where values are."""
-    strange = values[~np.isfinite(values)]
-    if len(strange):
-        return float(strange.sum())
+    nonfinite = values[~np.isfinite(values)]
+    if len(nonfinite):
+        return float(nonfinite.sum())
     try:
         total = math.fsum(values)
     except OverflowError:  # of a partial sum

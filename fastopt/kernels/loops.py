@@ -56,8 +56,8 @@ SUMMED = 1024
 GRADIENTS, PARAMETERS, CHANGES, ZEROS, NONFINITE = range(5)
 LARGE, SMALL_ONES = 5, 8
 FIELDS = 11
-TOTAL, REST = 0, 1  # those of a norm: a sum of squares, and what rounding took from it
-SECOND_TOTAL, SECOND_REST = 2, 3  # and of another one
+TOTAL, COMPENSATION = 0, 1  # those of a norm: a sum of squares, and what rounding took from it
+SECOND_TOTAL, SECOND_COMPENSATION = 2, 3  # and of another one
 
 # Squares of float64 numbers overflow from 1e154 on and vanish below 1e-162. These factors bring such numbers to where
 # they do neither; powers of two, so that sums of squares in range are the same to the bit.
@@ -84,26 +84,26 @@ SCALED: Any = None  # the dtype of measures times FACTOR
 FACTOR: Any = None
 
 
-def with_option(p, g, *rest):  # type: ignore[no-untyped-def]
+def with_option(p, g, *rest):
     """A rule with an option before it, whose amount stands behind the rule's scalars."""
     p, g = option(p, g, rest[-1])
     return rule(p, g, *rest[:-1])
 
 
-def with_average(p, g, average, *rest):  # type: ignore[no-untyped-def]
+def with_average(p, g, average, *rest):
     """A rule with an average after it, whose slot stands before the rule's and whose amount stands last."""
     new = rule(p, g, *rest[:-1])
     p, average = option(new[0], average, rest[-1])
     return p, average, *new[1:]
 
 
-def with_mean(p, g, mean, *rest):  # type: ignore[no-untyped-def]
+def with_mean(p, g, mean, *rest):
     """A rule with an option before it that takes an element of an array, which stands before the state slots."""
     p, g = option(p, g, mean)
     return rule(p, g, *rest)
 
 
-def span(row, scalars, parameter, tally, form, first, last):  # type: ignore[no-untyped-def]
+def span(row, scalars, parameter, tally, form, first, last):
     """Applies the rule to elements `first` to `last` of an array; the loop that is compiled for each rule.
 
     row : the address of the array's row in the table
@@ -118,7 +118,7 @@ def span(row, scalars, parameter, tally, form, first, last):  # type: ignore[no-
         store((parameter, *written[1:]), element, values, SMALL, DTYPE)
 
 
-def tallied_span(row, scalars, parameter, tally, form, first, last):  # type: ignore[no-untyped-def]
+def tallied_span(row, scalars, parameter, tally, form, first, last):
     """`span` over a piece of an array, which also adds up what a report of the step needs.
 
     tally : the address of the piece's row in the tally
@@ -131,7 +131,7 @@ def tallied_span(row, scalars, parameter, tally, form, first, last):  # type: ig
     gradients = parameters = changes = 0.0
     large_gradients = large_parameters = large_changes = 0.0
     small_gradients = small_parameters = small_changes = 0.0
-    zeros, strange = zero, 0
+    zeros, nonfinite = zero, 0
     index = first
     while index < last:
         until = min(last, index + SUMMED)
@@ -172,7 +172,7 @@ def tallied_span(row, scalars, parameter, tally, form, first, last):  # type: ig
         index = until
     if not gradients < np.inf:
         for element in range(first, last):
-            strange += not abs(load(where, element, DTYPE)[1]) < np.inf
+            nonfinite += not abs(load(where, element, DTYPE)[1]) < np.inf
     if SIZE == 4:  # sums of these are in range; what is not finite must not be lost beside sums of float64
         large_gradients, large_parameters = gradients * DOWN * DOWN, parameters * DOWN * DOWN
         large_changes = changes * DOWN * DOWN
@@ -180,7 +180,7 @@ def tallied_span(row, scalars, parameter, tally, form, first, last):  # type: ig
     put(tally, PARAMETERS, parameters)
     put(tally, CHANGES, changes)
     put(tally, ZEROS, np.float64(zeros))
-    put(tally, NONFINITE, np.float64(strange))
+    put(tally, NONFINITE, np.float64(nonfinite))
     put(tally, LARGE + GRADIENTS, large_gradients)
     put(tally, LARGE + PARAMETERS, large_parameters)
     put(tally, LARGE + CHANGES, large_changes)
@@ -191,7 +191,7 @@ def tallied_span(row, scalars, parameter, tally, form, first, last):  # type: ig
         fence()
 
 
-def gradient_span(row, scalars, parameter, tally, form, first, last):  # type: ignore[no-untyped-def]
+def gradient_span(row, scalars, parameter, tally, form, first, last):
     """Writes to the tally whether there is a gradient that is not finite, and nothing else."""
     zero = total = DTYPE(0)
     gradient = addresses(row, (1,))
@@ -200,7 +200,7 @@ def gradient_span(row, scalars, parameter, tally, form, first, last):  # type: i
     put(tally, NONFINITE, np.float64(total != zero))
 
 
-def square_span(row, scalars, parameter, tally, form, first, last):  # type: ignore[no-untyped-def]
+def square_span(row, scalars, parameter, tally, form, first, last):
     """Writes to the tally whether there is a gradient whose square is not finite in DTYPE, and nothing else."""
     zero = total = DTYPE(0)
     gradient = addresses(row, (1,))
@@ -210,15 +210,15 @@ def square_span(row, scalars, parameter, tally, form, first, last):  # type: ign
     put(tally, NONFINITE, np.float64(total != zero))
 
 
-def norm_span(row, scalars, parameter, tally, form, first, last):  # type: ignore[no-untyped-def]
+def norm_span(row, scalars, parameter, tally, form, first, last):
     """Writes to the tally the sum of squares of the gradients and what rounding took from it, and nothing else."""
     (gradient,) = addresses(row, (1,))
     total, rest = add_squares(0.0, 0.0, gradient, first, last, DTYPE)
     put(tally, TOTAL, total)
-    put(tally, REST, rest)
+    put(tally, COMPENSATION, rest)
 
 
-def quick_norm_span(row, scalars, parameter, tally, form, first, last):  # type: ignore[no-untyped-def]
+def quick_norm_span(row, scalars, parameter, tally, form, first, last):
     """`norm_span` by a plain float64 sum, as if rounding had taken nothing from it.
 
     LLVM adds it up in whatever order it likes: `norms.QUICK_ERROR` is right for all of them.
@@ -228,10 +228,10 @@ def quick_norm_span(row, scalars, parameter, tally, form, first, last):  # type:
     for index in range(first, last):
         total = plus_square(total, np.float64(load(gradient, index, DTYPE)[0]))
     put(tally, TOTAL, total)
-    put(tally, REST, 0.0)
+    put(tally, COMPENSATION, 0.0)
 
 
-def measured_span(row, scalars, parameter, tally, form, first, last):  # type: ignore[no-untyped-def]
+def measured_span(row, scalars, parameter, tally, form, first, last):
     """Writes to the tally the sums of squares of the two results of the formula, as `norm_span`, and nothing else.
 
     Of these results times FACTOR, as SCALED.
@@ -250,12 +250,12 @@ def measured_span(row, scalars, parameter, tally, form, first, last):  # type: i
         total, rest = add_squares(total, rest, one, 0, size, SCALED)
         second_total, second_rest = add_squares(second_total, second_rest, other, 0, size, SCALED)
     put(tally, TOTAL, total)
-    put(tally, REST, rest)
+    put(tally, COMPENSATION, rest)
     put(tally, SECOND_TOTAL, second_total)
-    put(tally, SECOND_REST, second_rest)
+    put(tally, SECOND_COMPENSATION, second_rest)
 
 
-def prepared_span(row, scalars, parameter, tally, form, first, last):  # type: ignore[no-untyped-def]
+def prepared_span(row, scalars, parameter, tally, form, first, last):
     """Writes the result of the formula to the last state slot, and nothing else."""
     where = addresses(row, COLUMNS)
     constants = numbers(scalars, SCALARS, DTYPE)
@@ -263,7 +263,7 @@ def prepared_span(row, scalars, parameter, tally, form, first, last):  # type: i
         store((where[-1], where[1]), index, (rule(*(load(where, index, DTYPE) + constants)),), (), DTYPE)
 
 
-def walk(kernel, form, table, starts, first, last):  # type: ignore[no-untyped-def]
+def walk(kernel, form, table, starts, first, last):
     """Has a kernel work on elements `first` to `last` of all arrays, counted through as if they were one.
 
     It gets them by array, and by block where the form works on blocks. Not part of the kernels: one that is the loop
@@ -292,7 +292,7 @@ def walk(kernel, form, table, starts, first, last):  # type: ignore[no-untyped-d
         fence()
 
 
-def walk_pieces(kernel, form, table, starts, first, last):  # type: ignore[no-untyped-def]
+def walk_pieces(kernel, form, table, starts, first, last):
     """`walk` for a kernel that fills a row of the tally per array and piece.
 
     The table's last row holds the address of the tally. Sums over a piece are added up in one order, however many
@@ -310,7 +310,7 @@ def walk_pieces(kernel, form, table, starts, first, last):  # type: ignore[no-un
             array += 1
 
 
-def walk_stored(kernel, form, table, starts, first, last):  # type: ignore[no-untyped-def]
+def walk_stored(kernel, form, table, starts, first, last):
     """`walk` or `walk_pieces` for a kernel of a rule whose state is stored in fewer bits.
 
     A block of each slot is decoded to the stack, which the kernel finds in a copy of the table's row. Blocks begin
@@ -362,7 +362,7 @@ def walk_stored(kernel, form, table, starts, first, last):  # type: ignore[no-un
         fence()
 
 
-def run(kernel, form, table, starts, first, last):  # type: ignore[no-untyped-def]
+def run(kernel, form, table, starts, first, last):
     """`walk`, `walk_pieces` or `walk_stored`, as the form says."""
     if peek(form + 8 * SLOTS):
         walk_stored(kernel, form, table, starts, first, last)
@@ -372,7 +372,7 @@ def run(kernel, form, table, starts, first, last):  # type: ignore[no-untyped-de
         walk(kernel, form, table, starts, first, last)
 
 
-def serial(address, form, table, starts, threads):  # type: ignore[no-untyped-def]
+def serial(address, form, table, starts, threads):
     """Applies a rule to every element of every array.
 
     address : of the rule's compiled `span`: this function and `parallel` are compiled once for all rules
@@ -387,7 +387,7 @@ def serial(address, form, table, starts, threads):  # type: ignore[no-untyped-de
     run(address, form, table, starts, 0, starts[-1])
 
 
-def parallel(address, form, table, starts, threads):  # type: ignore[no-untyped-def]
+def parallel(address, form, table, starts, threads):
     """The same on several threads.
 
     The elements are cut into as many equal shares as threads. A thread works through its own share, the same at every

@@ -70,7 +70,7 @@ NOTHING = -(2**40)
 """Where there is None."""
 
 
-def one_call(self, arguments, count):  # type: ignore[no-untyped-def]
+def one_call(self, arguments, count):
     """Makes a step: the method `(params, grads, scalars, settings, step, counts) -> MISFIT or DONE`.
 
     scalars : a tuple of floats, those of the rule, row after row
@@ -123,7 +123,7 @@ def one_call(self, arguments, count):  # type: ignore[no-untyped-def]
     return integer(DONE)
 
 
-def _collect(plan, arrays, items, held, exact):  # type: ignore[no-untyped-def]
+def _collect(plan, arrays, items, held, exact):
     """Writes the addresses of parameters or gradients to `items`; False if they are not held as those of the plan.
 
     held : room for the addresses of the containers
@@ -167,7 +167,7 @@ def _collect(plan, arrays, items, held, exact):  # type: ignore[no-untyped-def]
     return True
 
 
-def _collect_dict(plan, value, children, items, held):  # type: ignore[no-untyped-def]
+def _collect_dict(plan, value, children, items, held):
     position, found_key, found = plan + 8 * POSITION, plan + 8 * FOUND_KEY, plan + 8 * FOUND
     poke(position, 0)
     text = word(plan, STRING)
@@ -185,7 +185,7 @@ def _collect_dict(plan, value, children, items, held):  # type: ignore[no-untype
     return next_item(value, position, found_key, found) == 0
 
 
-def _hand_on(child, target, items, held, none):  # type: ignore[no-untyped-def]
+def _hand_on(child, target, items, held, none):
     """Writes the address of an array, or of a container, to where it is looked at."""
     if target >= 0:
         poke(items + 8 * target, child)
@@ -196,7 +196,7 @@ def _hand_on(child, target, items, held, none):  # type: ignore[no-untyped-def]
     return True
 
 
-def _replace(plan, holder, place, number):  # type: ignore[no-untyped-def]
+def _replace(plan, holder, place, number):
     """Puts a new number in the place of a parameter; False if there was no memory for that."""
     container = peek(word(plan, PARAMETER_NODES) + 8 * holder)
     nodes = array_at(word(plan, NODES), (word(plan, NODE_COUNT), NODE_FIELDS))
@@ -207,7 +207,7 @@ def _replace(plan, holder, place, number):  # type: ignore[no-untyped-def]
     return done
 
 
-def _list_of(items, count):  # type: ignore[no-untyped-def]
+def _list_of(items, count):
     """The address of a new list of objects; 0 if there is no memory for it."""
     found = new_list(count)
     if found != 0:
@@ -217,7 +217,7 @@ def _list_of(items, count):  # type: ignore[no-untyped-def]
     return found
 
 
-def _take_scalars(plan, scalars):  # type: ignore[no-untyped-def]
+def _take_scalars(plan, scalars):
     """Copies the scalars to where the kernel reads them."""
     count, rows = word(plan, SCALAR_COUNT), word(plan, SCALAR_ROWS)
     if peek(scalars + TYPE) != word(plan, TUPLE) or peek(scalars + LENGTH_OF_TUPLE) != count * rows:
@@ -231,7 +231,7 @@ def _take_scalars(plan, scalars):  # type: ignore[no-untyped-def]
     return True
 
 
-def _take_floats(plan, items, entries, entry, table):  # type: ignore[no-untyped-def]
+def _take_floats(plan, items, entries, entry, table):
     """Copies a parameter and its gradient to where the kernel works on them; False if they are no floats."""
     staged = entries[entry, STAGED]
     if staged == 0:

@@ -14,7 +14,17 @@ import numpy as np
 from fastopt.kernels import codecs
 from fastopt.kernels.compose import clone, composed
 from fastopt.kernels.intrinsics import KEPT, SIGN_KEPT, smallest_state
-from fastopt.kernels.loops import DOWN, FACTORS, FIELDS, PIECE, REST, SECOND_REST, SECOND_TOTAL, TOTAL, UP
+from fastopt.kernels.loops import (
+    COMPENSATION,
+    DOWN,
+    FACTORS,
+    FIELDS,
+    PIECE,
+    SECOND_COMPENSATION,
+    SECOND_TOTAL,
+    TOTAL,
+    UP,
+)
 from fastopt.kernels.rule import Rule
 from fastopt.kernels.transforms import with_amounts
 
@@ -85,14 +95,14 @@ def interpreted(rule: Rule, dtype: str, which: str, options: tuple[str, ...] = (
             cells = (ctypes.c_double * FIELDS).from_address(int(table[-1, 0]) + 8 * FIELDS * row)
             parameter, gradient = (array.astype(np.float64) for array in arrays[:2])
             if which == "norm":
-                cells[TOTAL], cells[REST] = _squares(gradient)
+                cells[TOTAL], cells[COMPENSATION] = _squares(gradient)
             elif which == "quick_norm":
-                cells[TOTAL], cells[REST] = np.square(gradient).sum(), 0.0
+                cells[TOTAL], cells[COMPENSATION] = np.square(gradient).sum(), 0.0
             elif which == "measure" or which in FACTORS:
                 measures = [formula(*(array[index] for array in arrays), *constants) for index in range(size)]
                 one, other = FACTORS.get(which, 1.0) * np.array(measures, np.float64).reshape(-1, 2).T
-                cells[TOTAL], cells[REST] = _squares(one)
-                cells[SECOND_TOTAL], cells[SECOND_REST] = _squares(other)
+                cells[TOTAL], cells[COMPENSATION] = _squares(one)
+                cells[SECOND_TOTAL], cells[SECOND_COMPENSATION] = _squares(other)
             else:
                 seen = arrays[1] * arrays[1] if which == "look_at_squares" else gradient
                 plain, large, small = (

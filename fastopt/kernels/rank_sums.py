@@ -18,7 +18,7 @@ BLOCK = 2048
 """Elements that are added up at a time, so that the sum stays in the first-level cache."""
 
 
-def add_ranks(parts, total, factor):  # type: ignore[no-untyped-def]
+def add_ranks(parts, total, factor):
     """Writes `((parts[0] + parts[1]) + parts[2] ...) * factor` to `total`.
 
     parts : float[ranks, n]
@@ -38,7 +38,7 @@ def add_ranks(parts, total, factor):  # type: ignore[no-untyped-def]
             block[i] *= factor
 
 
-def add_ranks_of_bfloat16(parts, total, factor):  # type: ignore[no-untyped-def]
+def add_ranks_of_bfloat16(parts, total, factor):
     """`add_ranks` of numbers that travelled as bfloat16, the upper halves of float32.
 
     parts : uint16[ranks, n]
@@ -63,7 +63,7 @@ def add_ranks_of_bfloat16(parts, total, factor):  # type: ignore[no-untyped-def]
             block[i] *= factor
 
 
-def round_to_bfloat16(numbers, words, residual):  # type: ignore[no-untyped-def]
+def round_to_bfloat16(numbers, words, residual):
     """Writes `numbers + residual` to `words`, rounded to bfloat16 (nearest, ties to even), and the rest to `residual`.
 
     A rest that is NaN or infinite, as of a gradient that is, is forgotten.

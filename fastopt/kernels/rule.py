@@ -88,7 +88,7 @@ class Rule:
         return (*(FLUSHED for option in options if option in AVERAGES), *kinds)
 
 
-def no_formula(p, g):  # type: ignore[no-untyped-def]
+def no_formula(p, g):
     """Stands for a formula where none is applied."""
 
 
@@ -96,7 +96,7 @@ NO_RULE = Rule(no_formula)
 """For the kernels that only look at gradients, which are the same for all rules."""
 
 
-def gradient_measure(p, g):  # type: ignore[no-untyped-def]
+def gradient_measure(p, g):
     """The gradient as a measure."""
     return g, g
 

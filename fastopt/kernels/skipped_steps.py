@@ -10,17 +10,17 @@ The scalars: kept = f^k, share = r^k, and moved, the sum in brackets. A formula 
 """
 
 
-def sgd_idle(p, g, kept):  # type: ignore[no-untyped-def]
+def sgd_idle(p, g, kept):
     return (kept * p,)
 
 
-def momentum_idle(p, g, v, kept, share, moved):  # type: ignore[no-untyped-def]
+def momentum_idle(p, g, v, kept, share, moved):
     return kept * p + moved * v, share * v
 
 
-def adagrad_idle(p, g, h, kept):  # type: ignore[no-untyped-def]
+def adagrad_idle(p, g, h, kept):
     return kept * p, h
 
 
-def rmsprop_idle(p, g, h, kept, share):  # type: ignore[no-untyped-def]
+def rmsprop_idle(p, g, h, kept, share):
     return kept * p, share * h

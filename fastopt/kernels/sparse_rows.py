@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-def add_up(indices, values, slots, distinct, sums):  # type: ignore[no-untyped-def]
+def add_up(indices, values, slots, distinct, sums):
     """Sums the values of each distinct index, in the order given and starting at zero, as `np.add.at` does.
 
     indices : int64[n]
@@ -33,7 +33,7 @@ def add_up(indices, values, slots, distinct, sums):  # type: ignore[no-untyped-d
     return count
 
 
-def spread(whole, distinct, count, width, width_bytes, first, table, starts):  # type: ignore[no-untyped-def]
+def spread(whole, distinct, count, width, width_bytes, first, table, starts):
     """Writes into a launch's table, from row `first` on, the addresses of each touched row of one parameter.
 
     whole : int64[3 + state slots], the addresses of parameter, sums and state, and of the scalars

@@ -79,7 +79,7 @@ SPECIAL_SIGNED_SQUARE, SPECIAL_SIGNED_SHARE = np.float32(126**2), np.float32(1 /
 SPECIAL_SQUARE, SPECIAL_SHARE = np.float32(253**2), np.float32(1 / 253**2)
 
 
-def decode(kind, codes, size, target, index, end, key):  # type: ignore[no-untyped-def]
+def decode(kind, codes, size, target, index, end, key):
     """Writes elements `index` to `end` of an array of a slot to `target`, as float32.
 
     kind : `BFLOAT16`, `SIGNED` or `NONNEGATIVE`
@@ -98,7 +98,7 @@ def decode(kind, codes, size, target, index, end, key):  # type: ignore[no-untyp
     return 0
 
 
-def encode(kind, codes, size, source, index, end, key):  # type: ignore[no-untyped-def]
+def encode(kind, codes, size, source, index, end, key):
     """Writes what `decode` reads, from float32 at `source`; `key` is that of the slot, see `codecs.slot_key`."""
     if kind == BFLOAT16:
         encode_bfloat16(source, codes + 2 * index, index, end - index, key)
@@ -111,30 +111,30 @@ def encode(kind, codes, size, source, index, end, key):  # type: ignore[no-untyp
     return 0
 
 
-def mixed(value):  # type: ignore[no-untyped-def]
+def mixed(value):
     """As in `codecs`, of a uint64."""
     value = (value ^ (value >> np.uint64(30))) * FIRST
     value = (value ^ (value >> np.uint64(27))) * SECOND
     return value ^ (value >> np.uint64(31))
 
 
-def group_key(key, group):  # type: ignore[no-untyped-def]
+def group_key(key, group):
     """The key of a group, from that of its slot."""
     return uint32(mixed(uint64(key) + uint64(group) * GOLDEN) >> np.uint64(32))
 
 
-def noise(key, place):  # type: ignore[no-untyped-def]
+def noise(key, place):
     """The random bits of an element of a group."""
     value = uint32(NOISE[place] + key)
     return uint32(uint32(value ^ (value >> ONE_BELOW)) * MIX)
 
 
-def decode_bfloat16(codes, target, count):  # type: ignore[no-untyped-def]
+def decode_bfloat16(codes, target, count):
     for element in range((count + GROUP - 1) // GROUP * GROUP):
         put(target, element, float_of(uint32(uint32(get(codes, element, UINT16)) << ONE_BELOW)))
 
 
-def encode_bfloat16(source, codes, index, count, key):  # type: ignore[no-untyped-def]
+def encode_bfloat16(source, codes, index, count, key):
     for group in range((count + GROUP - 1) // GROUP):
         random = group_key(key, index // GROUP + group)
         for place in range(GROUP):
@@ -145,7 +145,7 @@ def encode_bfloat16(source, codes, index, count, key):  # type: ignore[no-untype
             put(codes, group * GROUP + place, UINT16(rounded >> ONE_BELOW))
 
 
-def decode_signed(codes, scales, target, count):  # type: ignore[no-untyped-def]
+def decode_signed(codes, scales, target, count):
     for group in range((count + GROUP - 1) // GROUP):
         scale = get(scales, group, FLOAT32)
         if bits_of(scale) > MAGNITUDE:
@@ -160,7 +160,7 @@ def decode_signed(codes, scales, target, count):  # type: ignore[no-untyped-def]
             put(target, group * GROUP + place, float32(int32(code * int32(abs(code)))) * SIGNED_SHARE * scale)
 
 
-def decode_nonnegative(codes, scales, target, count):  # type: ignore[no-untyped-def]
+def decode_nonnegative(codes, scales, target, count):
     for group in range((count + GROUP - 1) // GROUP):
         scale = get(scales, group, FLOAT32)
         if bits_of(scale) > MAGNITUDE:
@@ -175,7 +175,7 @@ def decode_nonnegative(codes, scales, target, count):  # type: ignore[no-untyped
             put(target, group * GROUP + place, float32(int32(code * code)) * SHARE * scale)
 
 
-def largest_bits(source, group, mask):  # type: ignore[no-untyped-def]
+def largest_bits(source, group, mask):
     """The largest of the bits of a group, as those of magnitudes are ordered; NaN and what is negative come last."""
     most = np.uint32(0)
     for place in range(GROUP):
@@ -183,7 +183,7 @@ def largest_bits(source, group, mask):  # type: ignore[no-untyped-def]
     return uint32(most)
 
 
-def largest_regular(source, group, nonnegative):  # type: ignore[no-untyped-def]
+def largest_regular(source, group, nonnegative):
     """The largest magnitude in a group besides those that have codes of their own."""
     most = np.uint32(0)
     for place in range(GROUP):
@@ -192,13 +192,13 @@ def largest_regular(source, group, nonnegative):  # type: ignore[no-untyped-def]
     return uint32(most)
 
 
-def is_regular(bits, nonnegative):  # type: ignore[no-untyped-def]
+def is_regular(bits, nonnegative):
     """Whether a value has a code by its magnitude: it is finite, and not negative where that cannot be."""
     magnitude = uint32(bits & MAGNITUDE)
     return magnitude < INFINITE and (not nonnegative or bits <= MAGNITUDE or magnitude == np.uint32(0))
 
 
-def write_scales(source, scales, count, nonnegative):  # type: ignore[no-untyped-def]
+def write_scales(source, scales, count, nonnegative):
     """Finds the scale of each group, in a loop of its own: what one group waits for need not delay the next."""
     for group in range((count + GROUP - 1) // GROUP):
         most = largest_bits(source, group, np.uint32(0xFFFFFFFF) if nonnegative else MAGNITUDE)
@@ -210,12 +210,12 @@ def write_scales(source, scales, count, nonnegative):  # type: ignore[no-untyped
         put(scales, group, -scale if special else scale)
 
 
-def factor_of(scale, square):  # type: ignore[no-untyped-def]
+def factor_of(scale, square):
     """Return the factor that takes values to squares of codes."""
     return square / scale * BELOW_ONE if scale > ZERO else ZERO
 
 
-def code_of(square, random):  # type: ignore[no-untyped-def]
+def code_of(square, random):
     """The code whose square is the number given, in the mean."""
     lower = int32(np.sqrt(square))
     root = float32(lower)
@@ -223,7 +223,7 @@ def code_of(square, random):  # type: ignore[no-untyped-def]
     return int32(lower + int32(is_above))
 
 
-def encode_signed(source, codes, scales, index, count, key):  # type: ignore[no-untyped-def]
+def encode_signed(source, codes, scales, index, count, key):
     write_scales(source, scales, count, False)
     for group in range((count + GROUP - 1) // GROUP):
         scale = get(scales, group, FLOAT32)
@@ -244,7 +244,7 @@ def encode_signed(source, codes, scales, index, count, key):  # type: ignore[no-
             put(codes, group * GROUP + place, INT8(int32(-code) if value < ZERO else code))
 
 
-def encode_nonnegative(source, codes, scales, index, count, key):  # type: ignore[no-untyped-def]
+def encode_nonnegative(source, codes, scales, index, count, key):
     write_scales(source, scales, count, True)
     for group in range((count + GROUP - 1) // GROUP):
         scale = get(scales, group, FLOAT32)

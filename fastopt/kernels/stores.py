@@ -48,7 +48,7 @@ FIELDS = 11
 _INT64, _BYTE = ir.IntType(64), ir.IntType(8)
 
 
-def open_block(form, stack, parameter, size, index, end, last):  # type: ignore[no-untyped-def]
+def open_block(form, stack, parameter, size, index, end, last):
     """Begins a block; returns where element 0 of the parameter would lie, were it all where the step is to work on it.
 
     stack : what `stack_block` returned
@@ -64,7 +64,7 @@ def open_block(form, stack, parameter, size, index, end, last):  # type: ignore[
     return place - index * size
 
 
-def close_block(form, stack, parameter, size, index, end, last):  # type: ignore[no-untyped-def]
+def close_block(form, stack, parameter, size, index, end, last):
     """Copies a block back to where it came from, and returns its home."""
     begin, behind = parameter + index * size, parameter + end * size
     if form == BURST:

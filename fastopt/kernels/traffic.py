@@ -10,11 +10,11 @@ from functools import cache
 from fastopt.kernels.rule import Rule
 
 
-def traffic0(p, g):  # type: ignore[no-untyped-def]
+def traffic0(p, g):
     return (p + g,)
 
 
-def traffic(p, g, *state):  # type: ignore[no-untyped-def]
+def traffic(p, g, *state):
     return *state, p + g  # each slot is written with what stood in another place
 
 

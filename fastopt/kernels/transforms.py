@@ -11,27 +11,27 @@ from collections.abc import Callable
 from typing import Any
 
 
-def scale(p, g, amount):  # type: ignore[no-untyped-def]
+def scale(p, g, amount):
     """Gradient scale, -1 to maximize, and clipping by norm, whose factor is the same for all elements."""
     return p, g * amount
 
 
-def clip(p, g, amount):  # type: ignore[no-untyped-def]
+def clip(p, g, amount):
     """Clipping by value, to [-amount, amount]; NaN goes through."""
     return p, -amount if g < -amount else amount if g > amount else g
 
 
-def centralize(p, g, mean):  # type: ignore[no-untyped-def]
+def centralize(p, g, mean):
     """Gradient centralization (Yong et al., arXiv:2004.01461)."""
     return p, g - mean
 
 
-def weight_decay(p, g, amount):  # type: ignore[no-untyped-def]
+def weight_decay(p, g, amount):
     """Weight decay as the gradient of an L2 penalty; without any the gradient is left alone, to the sign of a zero."""
     return p, g + amount * p if amount else g
 
 
-def decoupled_weight_decay(p, g, amount):  # type: ignore[no-untyped-def]
+def decoupled_weight_decay(p, g, amount):
     """Weight decay beside the rule (Loshchilov and Hutter, arXiv:1711.05101); amount = 1 - lr weight_decay."""
     return p * amount, g
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastopt import checks
+from fastopt import array_checks
 from fastopt.minimization.bounds import is_within, limits_of, project
 from fastopt.minimization.descent import Descent
 from fastopt.minimization.objective import Objective
@@ -119,7 +119,7 @@ def minimize(
     if constraints is not None and (not hasattr(constraints, "__len__") or len(constraints)):
         raise ValueError("minimize: constraints are not supported; hand in bounds, or add a penalty to fun")
     chosen = Options.of({**(options or {}), **method_options}, method, tol)
-    form = Form("minimize", np.atleast_1d(x0) if isinstance(x0, np.ndarray) or checks.is_number(x0) else x0)
+    form = Form("minimize", np.atleast_1d(x0) if isinstance(x0, np.ndarray) or array_checks.is_number(x0) else x0)
     x = form.start()
     limits = limits_of(bounds, form, x)
     objective = Objective(fun, jac, args, form, limits, chosen.rng, chosen.batches)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fastopt import checks
+from fastopt import array_checks, checks
 from fastopt.engine.containers import container_of
 from fastopt.flat import Array
 
@@ -89,7 +89,7 @@ def _is_vector(x0: Any) -> bool:
     """Whether x0 is one number or a list of numbers, which is one array to SciPy."""
     if type(x0) in (list, tuple):
         return all(map(_is_vector, x0))
-    return checks.is_number(x0) or isinstance(x0, np.bool_ | bool | str)  # the last are errors
+    return array_checks.is_number(x0) or isinstance(x0, np.bool_ | bool | str)  # the last are errors
 
 
 def _float(owner: str, value: Any, name: str) -> Array:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fastopt import checks
+from fastopt import array_checks
 from fastopt.engine import containers, mappings
 from fastopt.engine.containers import BARE
 from fastopt.engine.launch import as_number
@@ -38,7 +38,9 @@ class Binding:
         self.container = containers.container_of(owner, params)
         self.params, keys = params, self.container.keys
         self.values = dict(zip(keys, self.container.values(params) or [], strict=True))
-        self.arrays = {path: checks.parameter(owner, self.name(path), value) for path, value in self.values.items()}
+        self.arrays = {
+            path: array_checks.parameter(owner, self.name(path), value) for path, value in self.values.items()
+        }
         for path in self.container.copied_keys(params, list(self.values.values())):
             raise TypeError(mappings.hands_out_copies(owner, params, path))
         numbers = [path for path, value in self.values.items() if not isinstance(value, np.ndarray)]

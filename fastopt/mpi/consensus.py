@@ -6,7 +6,7 @@ from collections.abc import Hashable
 from operator import is_
 from typing import Any
 
-from fastopt import checks, rows
+from fastopt import array_checks, checks, rows
 from fastopt.kernels import RULES
 from fastopt.mpi.agreement import digest_of
 from fastopt.mpi.binding import Binding, name_of
@@ -161,7 +161,7 @@ def _check_leaves(owner: str, binding: Binding, shares: Shares) -> None:
     for path, array in binding.arrays.items():
         if path not in shares.leaves:
             raise KeyError(checks.no_state(owner, path, shares.leaves, binding.name))
-        checks.replaced(owner, binding.name(path), array, *shares.leaves[path][:2])
+        array_checks.replaced(owner, binding.name(path), array, *shares.leaves[path][:2])
         if binding.leaves[path].order != shares.leaves[path].order:
             raise ValueError(
                 f"{owner}: {binding.name(path)} lies in {binding.leaves[path].order} order and lay in "

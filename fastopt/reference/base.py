@@ -251,9 +251,9 @@ def means(g: Array) -> Array:
 def mean(values: Array) -> float:
     """The number nearest to the sum, by the count; so their order does not matter. NaN or infinite where values are."""
     values = values.astype(np.float64)
-    strange = values[~np.isfinite(values)]
-    if strange.size:
-        return float(strange.sum())
+    nonfinite = values[~np.isfinite(values)]
+    if nonfinite.size:
+        return float(nonfinite.sum())
     try:
         return math.fsum(values.tolist()) / values.size
     except OverflowError:  # of a part of the sum

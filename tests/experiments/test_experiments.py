@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastopt import cli
+from fastopt.commands import run
 from fastopt.experiments import NAMES
 from fastopt.experiments.experiment import Experiment, Settings, experiment
 from fastopt.nn import DataError, mnist
@@ -153,7 +153,7 @@ def test_a_folder_with_brackets(capsys, tmp_path):
 
 
 def test_files_that_cannot_be_written_are_found_first(capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr(cli, "EXPERIMENTS", ("ravine", "activations"))
+    monkeypatch.setattr(run, "EXPERIMENTS", ("ravine", "activations"))
     for name in ("activations.csv", "index.html"):
         (tmp_path / name).mkdir()
         status, out, err = command(capsys, "experiment", "all", "--quick", "--out", str(tmp_path))
@@ -162,7 +162,7 @@ def test_files_that_cannot_be_written_are_found_first(capsys, monkeypatch, tmp_p
 
 
 def test_all_writes_an_index(capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr(cli, "EXPERIMENTS", ("ravine", "activations"))
+    monkeypatch.setattr(run, "EXPERIMENTS", ("ravine", "activations"))
     status, out, _ = command(capsys, "experiment", "all", "--quick", "--out", "here")
     assert status == 0 and "all pictures: here/index.html" in out
     page = (tmp_path / "here" / "index.html").read_text(encoding="utf-8")

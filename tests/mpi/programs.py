@@ -125,6 +125,26 @@ def check_whole_matrices():
     compare(lambda: fastopt.SGD(lr=0.1, centralize=True))
 
 
+def check_compact_state():
+    for storage in ("bfloat16", "int8"):
+        params, reference = ({name: np.ones((70, 70), np.float32) for name in "abc"} for _ in range(2))
+        sharded, plain = (fastopt.Adam(state_storage=storage) for _ in range(2))
+        sharded = Sharded(sharded)
+        for step in range(3):
+            draws = [np.random.default_rng(10 * step + rank).standard_normal((70, 70)) for rank in range(SIZE)]
+            gradients = [{name: draw.astype(np.float32) for name in "abc"} for draw in draws]
+            sharded.update(params, gradients[RANK])
+            plain.update(reference, added_up(gradients))
+        for name in "abc":
+            assert_same_bits(params[name], reference[name])
+        assert sum(piece.stop for piece in sharded.m) <= -(-3 // SIZE) * 4900
+    with raises(ValueError, "compact state"):
+        cut = Sharded(fastopt.Adam())
+        cut.update(params, params)
+        cut.state_storage = "int8"
+        cut.update(params, params)
+
+
 def check_clipping():
     def large(step, gradients):
         for gradient in gradients:
@@ -236,6 +256,14 @@ def check_gradients_that_are_none():
         sharded.update(params, gradients[RANK])
         plain.update(reference, total)
     assert_alike(sharded, plain, params, reference)
+    # Counts of leaves go through a file.
+    path = os.path.join(COMM.bcast(tempfile.mkdtemp() if RANK == 0 else None), "counts")
+    sharded.save(path, params)
+    again, taken = Sharded(fastopt.Adam()), arrays(5)
+    again.load(path, taken)
+    again.update(taken, arrays(9))
+    plain.update(reference, added_up([arrays(9)] * SIZE))
+    assert_alike(again, plain, taken, reference)
 
 
 def check_flat_and_bare():

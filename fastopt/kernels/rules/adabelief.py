@@ -14,11 +14,11 @@ import math
 from fastopt.kernels.rule import Rule
 
 
-def adabelief(p, g, m, s, step_size, gradient_share, square_share, eps, eps_root):  # type: ignore[no-untyped-def]
-    m = m + gradient_share * (g - m)  # m_t; gradient_share = 1 - beta1
+def adabelief(p, g, m, s, step_size, one_minus_beta1, one_minus_beta2, eps, eps_root):
+    m = m + one_minus_beta1 * (g - m)  # m_t
     surprise = g - m
-    s = s + square_share * (surprise * surprise - s)
-    s = s + eps_root  # s_t; square_share = 1 - beta2
+    s = s + one_minus_beta2 * (surprise * surprise - s)
+    s = s + eps_root  # s_t
     p = p - step_size * m / (math.sqrt(s) + eps)  # p_t
     return p, m, s
 

@@ -13,12 +13,12 @@ import math
 from fastopt.kernels.rule import Rule
 
 
-def adadelta(p, g, h, d, lr, decay_rate, new_share, eps):  # type: ignore[no-untyped-def]
+def adadelta(p, g, h, d, lr, decay_rate, one_minus_decay_rate, eps):
     h = decay_rate * h
-    h = h + new_share * g * g  # h_t; new_share = 1 - decay_rate
+    h = h + one_minus_decay_rate * g * g  # h_t
     x = math.sqrt(d + eps) * g / math.sqrt(h + eps)  # x_t
     d = decay_rate * d
-    d = d + new_share * x * x  # d_t
+    d = d + one_minus_decay_rate * x * x  # d_t
     p = p - lr * x  # p_t
     return p, h, d
 

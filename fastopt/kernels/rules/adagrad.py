@@ -12,7 +12,7 @@ from fastopt.kernels.rule import Rule
 from fastopt.kernels.skipped_steps import adagrad_idle
 
 
-def adagrad(p, g, h, lr, eps, eps_root):  # type: ignore[no-untyped-def]
+def adagrad(p, g, h, lr, eps, eps_root):
     h = h + g * g  # h_t
     p = p - lr * g / (math.sqrt(h + eps_root) + eps)  # p_t
     return p, h

@@ -10,8 +10,8 @@ State: m, the running mean of the gradient, and u, its decaying largest magnitud
 from fastopt.kernels.rule import Rule
 
 
-def adamax(p, g, m, u, step_size, gradient_share, beta2, eps):  # type: ignore[no-untyped-def]
-    m = m + gradient_share * (g - m)  # m_t; gradient_share = 1 - beta1
+def adamax(p, g, m, u, step_size, one_minus_beta1, beta2, eps):
+    m = m + one_minus_beta1 * (g - m)  # m_t
     kept = beta2 * u
     largest = abs(g) + eps
     # u_t; a NaN on either side compares false and stays, as in np.maximum

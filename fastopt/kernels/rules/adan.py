@@ -16,14 +16,28 @@ import math
 from fastopt.kernels.rule import Rule
 
 
-def adan(  # type: ignore[no-untyped-def]
-    p, g, m, v, n, previous, mean_step, change_step, mean_share, change_share, square_share, beta2, eps, started, zero
+def adan(
+    p,
+    g,
+    m,
+    v,
+    n,
+    previous,
+    mean_step,
+    change_step,
+    one_minus_beta1,
+    one_minus_beta2,
+    one_minus_beta3,
+    beta2,
+    eps,
+    started,
+    zero,
 ):
     change = g - previous if started > zero else zero  # y_t
-    m = m + mean_share * (g - m)  # m_t; mean_share = 1 - beta1
-    v = v + change_share * (change - v)  # v_t; change_share = 1 - beta2
+    m = m + one_minus_beta1 * (g - m)  # m_t
+    v = v + one_minus_beta2 * (change - v)  # v_t
     ahead = g + beta2 * change
-    n = n + square_share * (ahead * ahead - n)  # n_t; square_share = 1 - beta3
+    n = n + one_minus_beta3 * (ahead * ahead - n)  # n_t
     p = p - (mean_step * m + change_step * v) / (math.sqrt(n) + eps)  # p_t
     return p, m, v, n, g
 

@@ -15,10 +15,10 @@ import math
 from fastopt.kernels.rule import Rule
 
 
-def ademamix(p, g, m, slow, v, fast_step, slow_step, fast_share, slow_share, square_share, eps):  # type: ignore[no-untyped-def]
-    m = m + fast_share * (g - m)  # m_t; fast_share = 1 - beta1
-    slow = slow + slow_share * (g - slow)  # slow_t; slow_share = 1 - beta3_t
-    v = v + square_share * (g * g - v)  # v_t; square_share = 1 - beta2
+def ademamix(p, g, m, slow, v, fast_step, slow_step, one_minus_beta1, one_minus_beta3_t, one_minus_beta2, eps):
+    m = m + one_minus_beta1 * (g - m)  # m_t
+    slow = slow + one_minus_beta3_t * (g - slow)  # slow_t
+    v = v + one_minus_beta2 * (g * g - v)  # v_t
     p = p - (fast_step * m + slow_step * slow) / (math.sqrt(v) + eps)  # p_t
     return p, m, slow, v
 

@@ -14,9 +14,9 @@ import math
 from fastopt.kernels.rule import Rule
 
 
-def amsgrad(p, g, m, v, v_max, step_size, gradient_share, square_share, eps):  # type: ignore[no-untyped-def]
-    m = m + gradient_share * (g - m)  # m_t; gradient_share = 1 - beta1
-    v = v + square_share * (g * g - v)  # v_t; square_share = 1 - beta2
+def amsgrad(p, g, m, v, v_max, step_size, one_minus_beta1, one_minus_beta2, eps):
+    m = m + one_minus_beta1 * (g - m)  # m_t
+    v = v + one_minus_beta2 * (g * g - v)  # v_t
     # v_max_t; a NaN on either side compares false and stays, as in np.maximum
     v_max = v_max if v_max >= v else (v if v_max == v_max else v_max)
     p = p - step_size * m / (math.sqrt(v_max) + eps)  # p_t

@@ -10,7 +10,7 @@ State: the average of the parameters from step t0 + 2 on; until then mu is 1 and
 from fastopt.kernels.rule import Rule
 
 
-def asgd(p, g, average, lr, kept, average_share, one):  # type: ignore[no-untyped-def]
+def asgd(p, g, average, lr, kept, average_share, one):
     p = kept * p  # kept = 1 - lambd lr_t
     p = p - lr * g  # p_t; lr = lr_t
     # average_t; a + 1 (p - a) would not be p to the last bit

@@ -15,12 +15,10 @@ import math
 from fastopt.kernels.rule import Rule
 
 
-def centred_rmsprop(  # type: ignore[no-untyped-def]
-    p, g, h, m, v, lr, decay_rate, gradient_share, eps, eps_root, momentum, zero
-):
+def centred_rmsprop(p, g, h, m, v, lr, decay_rate, one_minus_decay_rate, eps, eps_root, momentum, zero):
     h = decay_rate * h
-    h = h + gradient_share * g * g  # h_t; gradient_share = 1 - decay_rate
-    m = m + gradient_share * (g - m)  # m_t
+    h = h + one_minus_decay_rate * g * g  # h_t
+    m = m + one_minus_decay_rate * (g - m)  # m_t
     variance = h - m * m
     variance = zero if variance < zero else variance  # NaN compares false and stays
     v = momentum * v + g / (math.sqrt(variance + eps_root) + eps)  # v_t

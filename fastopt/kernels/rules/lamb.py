@@ -16,19 +16,19 @@ import math
 from fastopt.kernels.rule import Rule
 
 
-def direction(p, g, m, v, mean_share, square_share, correction, eps, weight_decay):  # type: ignore[no-untyped-def]
-    m = m + mean_share * (g - m)  # m_t; mean_share = 1 - beta1
-    v = v + square_share * (g * g - v)  # v_t; square_share = 1 - beta2
+def direction(p, g, m, v, one_minus_beta1, one_minus_beta2, correction, eps, weight_decay):
+    m = m + one_minus_beta1 * (g - m)  # m_t
+    v = v + one_minus_beta2 * (g * g - v)  # v_t
     return correction * m / (math.sqrt(v) + eps) + weight_decay * p, m, v  # u_t
 
 
-def lamb_measure(p, g, m, v, mean_share, square_share, correction, eps, weight_decay):  # type: ignore[no-untyped-def]
-    u, m, v = direction(p, g, m, v, mean_share, square_share, correction, eps, weight_decay)
+def lamb_measure(p, g, m, v, one_minus_beta1, one_minus_beta2, correction, eps, weight_decay):
+    u, m, v = direction(p, g, m, v, one_minus_beta1, one_minus_beta2, correction, eps, weight_decay)
     return p, u
 
 
-def lamb(p, g, m, v, mean_share, square_share, correction, eps, weight_decay, ratio):  # type: ignore[no-untyped-def]
-    u, m, v = direction(p, g, m, v, mean_share, square_share, correction, eps, weight_decay)
+def lamb(p, g, m, v, one_minus_beta1, one_minus_beta2, correction, eps, weight_decay, ratio):
+    u, m, v = direction(p, g, m, v, one_minus_beta1, one_minus_beta2, correction, eps, weight_decay)
     return p - ratio * u, m, v
 
 

@@ -14,9 +14,9 @@ import math
 from fastopt.kernels.rule import Rule
 
 
-def laprop(p, g, m, v, scale, gradient_share, square_share, correction, eps):  # type: ignore[no-untyped-def]
-    v = v + square_share * (g * g - v)  # v_t; square_share = 1 - beta2
-    m = m + gradient_share * (scale * g / (math.sqrt(v) + eps) - m)  # m_t; gradient_share = 1 - beta1
+def laprop(p, g, m, v, scale, one_minus_beta1, one_minus_beta2, correction, eps):
+    v = v + one_minus_beta2 * (g * g - v)  # v_t
+    m = m + one_minus_beta1 * (scale * g / (math.sqrt(v) + eps) - m)  # m_t
     p = p - correction * m  # p_t
     return p, m, v
 

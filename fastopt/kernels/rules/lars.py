@@ -12,11 +12,11 @@ State: v.
 from fastopt.kernels.rule import Rule
 
 
-def lars_measure(p, g, v, momentum):  # type: ignore[no-untyped-def]
+def lars_measure(p, g, v, momentum):
     return p, g
 
 
-def lars(p, g, v, momentum, ratio):  # type: ignore[no-untyped-def]
+def lars(p, g, v, momentum, ratio):
     v = momentum * v + ratio * g
     return p - v, v
 

@@ -10,11 +10,11 @@ State: m, the running mean of the gradient; the sign is taken of another mean, c
 from fastopt.kernels.rule import Rule
 
 
-def lion(p, g, m, lr, direction_share, gradient_share, zero):  # type: ignore[no-untyped-def]
-    c = m + direction_share * (g - m)  # c_t; direction_share = 1 - beta1
+def lion(p, g, m, lr, one_minus_beta1, one_minus_beta2, zero):
+    c = m + one_minus_beta1 * (g - m)  # c_t
     # p_t; c - c is 0 for zeros of both signs and NaN for NaN
     p = p - (lr if c > zero else (-lr if c < zero else c - c))
-    m = m + gradient_share * (g - m)  # m_t; gradient_share = 1 - beta2
+    m = m + one_minus_beta2 * (g - m)  # m_t
     return p, m
 
 

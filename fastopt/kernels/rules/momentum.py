@@ -11,7 +11,7 @@ from fastopt.kernels.rule import Rule
 from fastopt.kernels.skipped_steps import momentum_idle
 
 
-def momentum(p, g, v, lr, momentum):  # type: ignore[no-untyped-def]
+def momentum(p, g, v, lr, momentum):
     v = momentum * v - lr * g  # v_t
     p = p + v  # p_t
     return p, v

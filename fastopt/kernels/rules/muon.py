@@ -24,11 +24,11 @@ SMALLEST_NORM = 1e-7
 DOWN = 2.0**-600  # of numbers whose squares overflow
 
 
-def muon_direction(p, g, m, o, momentum, step_size):  # type: ignore[no-untyped-def]
+def muon_direction(p, g, m, o, momentum, step_size):
     return g + momentum * (momentum * m + g)  # u_t
 
 
-def muon(p, g, m, o, momentum, step_size):  # type: ignore[no-untyped-def]
+def muon(p, g, m, o, momentum, step_size):
     return p - step_size * o, momentum * m + g, o
 
 

@@ -15,9 +15,9 @@ import math
 from fastopt.kernels.rule import Rule
 
 
-def nadam(p, g, m, v, gradient_step, mean_step, gradient_share, square_share, eps):  # type: ignore[no-untyped-def]
-    m = m + gradient_share * (g - m)  # m_t; gradient_share = 1 - beta1
-    v = v + square_share * (g * g - v)  # v_t; square_share = 1 - beta2
+def nadam(p, g, m, v, gradient_step, mean_step, one_minus_beta1, one_minus_beta2, eps):
+    m = m + one_minus_beta1 * (g - m)  # m_t
+    v = v + one_minus_beta2 * (g * g - v)  # v_t
     p = p - (gradient_step * g + mean_step * m) / (math.sqrt(v) + eps)  # p_t
     return p, m, v
 

@@ -11,7 +11,7 @@ not Nesterov's method.
 from fastopt.kernels.rule import Rule
 
 
-def nesterov(p, g, v, momentum_squared, gradient_step, momentum, lr):  # type: ignore[no-untyped-def]
+def nesterov(p, g, v, momentum_squared, gradient_step, momentum, lr):
     p = p + momentum_squared * v
     p = p - gradient_step * g  # p_t; gradient_step = (1 + momentum) lr
     v = momentum * v

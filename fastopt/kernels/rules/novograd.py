@@ -12,12 +12,12 @@ import math
 from fastopt.kernels.rule import Rule
 
 
-def novograd_measure(p, g, m, v, beta1, square_share, eps, weight_decay, lr):  # type: ignore[no-untyped-def]
+def novograd_measure(p, g, m, v, beta1, one_minus_beta2, eps, weight_decay, lr):
     return g, g
 
 
-def novograd(p, g, m, v, beta1, square_share, eps, weight_decay, lr, squared_norm):  # type: ignore[no-untyped-def]
-    v = v + square_share * (squared_norm - v)  # v_t; square_share = 1 - beta2, at first 1
+def novograd(p, g, m, v, beta1, one_minus_beta2, eps, weight_decay, lr, squared_norm):
+    v = v + one_minus_beta2 * (squared_norm - v)  # v_t, at first 1
     m = beta1 * m + (g / (math.sqrt(v) + eps) + weight_decay * p)  # m_t
     return p - lr * m, m, v
 

@@ -14,9 +14,9 @@ import math
 from fastopt.kernels.rule import Rule
 
 
-def radam(p, g, m, v, step_size, gradient_share, square_share, eps, rectified, zero, one):  # type: ignore[no-untyped-def]
-    m = m + gradient_share * (g - m)  # m_t; gradient_share = 1 - beta1
-    v = v + square_share * (g * g - v)  # v_t; square_share = 1 - beta2
+def radam(p, g, m, v, step_size, one_minus_beta1, one_minus_beta2, eps, rectified, zero, one):
+    m = m + one_minus_beta1 * (g - m)  # m_t
+    v = v + one_minus_beta2 * (g * g - v)  # v_t
     root = math.sqrt(v) + eps
     p = p - step_size * m / (root if rectified > zero else one)  # p_t
     return p, m, v

@@ -13,9 +13,9 @@ from fastopt.kernels.rule import Rule
 from fastopt.kernels.skipped_steps import rmsprop_idle
 
 
-def rmsprop(p, g, h, lr, decay_rate, gradient_share, eps, eps_root):  # type: ignore[no-untyped-def]
+def rmsprop(p, g, h, lr, decay_rate, one_minus_decay_rate, eps, eps_root):
     h = decay_rate * h
-    h = h + gradient_share * g * g  # h_t; gradient_share = 1 - decay_rate
+    h = h + one_minus_decay_rate * g * g  # h_t
     p = p - lr * g / (math.sqrt(h + eps_root) + eps)  # p_t
     return p, h
 

@@ -15,9 +15,9 @@ import math
 from fastopt.kernels.rule import Rule
 
 
-def rmsprop_momentum(p, g, h, v, rate, decay_rate, gradient_share, eps, eps_root, momentum, gain):  # type: ignore[no-untyped-def]
+def rmsprop_momentum(p, g, h, v, rate, decay_rate, one_minus_decay_rate, eps, eps_root, momentum, gain):
     h = decay_rate * h
-    h = h + gradient_share * g * g  # h_t; gradient_share = 1 - decay_rate
+    h = h + one_minus_decay_rate * g * g  # h_t
     v = momentum * v + gain * g / (math.sqrt(h + eps_root) + eps)  # v_t
     p = p - rate * v  # p_t
     return p, h, v

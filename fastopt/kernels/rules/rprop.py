@@ -10,7 +10,7 @@ and the step size.
 from fastopt.kernels.rule import Rule
 
 
-def rprop(p, g, previous, step_size, eta_minus, eta_plus, smallest, largest, zero, one):  # type: ignore[no-untyped-def]
+def rprop(p, g, previous, step_size, eta_minus, eta_plus, smallest, largest, zero, one):
     product = g * previous
     step_size = step_size * (eta_plus if product > zero else (eta_minus if product < zero else one))
     step_size = smallest if step_size < smallest else step_size

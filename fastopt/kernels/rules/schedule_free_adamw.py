@@ -15,10 +15,10 @@ import math
 from fastopt.kernels.rule import Rule
 
 
-def schedule_free_adamw(  # type: ignore[no-untyped-def]
-    p, g, v, offset, square_share, correction, eps, weight_decay, pull, gradient_step, kept, offset_step
+def schedule_free_adamw(
+    p, g, v, offset, one_minus_beta2, correction, eps, weight_decay, pull, gradient_step, kept, offset_step
 ):
-    v = v + square_share * (g * g - v)  # v_t; square_share = 1 - beta2
+    v = v + one_minus_beta2 * (g * g - v)  # v_t
     direction = correction * g / (math.sqrt(v) + eps) + weight_decay * p  # d_t
     p = p - (pull * offset + gradient_step * direction)  # p_t
     offset = kept * (offset + offset_step * direction)  # x_t - p_t

@@ -13,7 +13,7 @@ these the equations above become those of the code: pull = c_t beta1 / (1 - beta
 from fastopt.kernels.rule import Rule
 
 
-def schedule_free_sgd(p, g, offset, pull, gradient_step, kept, offset_step):  # type: ignore[no-untyped-def]
+def schedule_free_sgd(p, g, offset, pull, gradient_step, kept, offset_step):
     p = p - (pull * offset + gradient_step * g)  # p_t
     offset = kept * (offset + offset_step * g)  # x_t - p_t
     return p, offset

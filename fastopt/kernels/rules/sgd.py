@@ -9,7 +9,7 @@ from fastopt.kernels.rule import Rule
 from fastopt.kernels.skipped_steps import sgd_idle
 
 
-def sgd(p, g, lr):  # type: ignore[no-untyped-def]
+def sgd(p, g, lr):
     p = p - lr * g  # p_t
     return (p,)
 

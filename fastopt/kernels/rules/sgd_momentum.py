@@ -10,8 +10,8 @@ added with the old one goes on.
 from fastopt.kernels.rule import Rule
 
 
-def sgd_momentum(p, g, v, lr, momentum, gradient_share):  # type: ignore[no-untyped-def]
-    v = momentum * v + gradient_share * g  # v_t; gradient_share = 1 - dampening
+def sgd_momentum(p, g, v, lr, momentum, one_minus_dampening):
+    v = momentum * v + one_minus_dampening * g  # v_t
     p = p - lr * v  # p_t
     return p, v
 

@@ -9,7 +9,7 @@ p is the look-ahead position, at which the gradient is taken. State: v, the sum 
 from fastopt.kernels.rule import Rule
 
 
-def sgd_nesterov(p, g, v, lr, momentum):  # type: ignore[no-untyped-def]
+def sgd_nesterov(p, g, v, lr, momentum):
     v = momentum * v + g  # v_t
     p = p - lr * (g + momentum * v)  # p_t
     return p, v

@@ -9,8 +9,8 @@ State: m, the running mean of the gradient.
 from fastopt.kernels.rule import Rule
 
 
-def signum(p, g, m, lr, gradient_share, zero):  # type: ignore[no-untyped-def]
-    m = m + gradient_share * (g - m)  # m_t; gradient_share = 1 - beta1
+def signum(p, g, m, lr, one_minus_beta1, zero):
+    m = m + one_minus_beta1 * (g - m)  # m_t
     # p_t; m - m is 0 for zeros of both signs and NaN for NaN
     p = p - (lr if m > zero else (-lr if m < zero else m - m))
     return p, m

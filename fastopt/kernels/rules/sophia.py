@@ -11,16 +11,16 @@ their start at zero. Estimates come once in some steps, so their mean is a formu
 from fastopt.kernels.rule import Rule
 
 
-def sophia(p, g, m, h, lr, gradient_share, gamma, eps, one):  # type: ignore[no-untyped-def]
-    m = m + gradient_share * (g - m)  # m_t; gradient_share = 1 - beta1
+def sophia(p, g, m, h, lr, one_minus_beta1, gamma, eps, one):
+    m = m + one_minus_beta1 * (g - m)  # m_t
     curvature = gamma * h
     ratio = m / (eps if curvature <= eps else curvature)
     p = p - lr * (one if ratio > one else (-one if ratio < -one else ratio))  # p_t; NaN compares false and stays
     return p, m, h
 
 
-def sophia_hessian(p, estimate, m, h, estimate_share):  # type: ignore[no-untyped-def]
-    h = h + estimate_share * (estimate - h)  # h_t; estimate_share = 1 - beta2
+def sophia_hessian(p, estimate, m, h, one_minus_beta2):
+    h = h + one_minus_beta2 * (estimate - h)  # h_t
     return p, m, h
 
 

@@ -17,19 +17,15 @@ import math
 from fastopt.kernels.rule import Rule
 
 
-def stable_adamw_measure(  # type: ignore[no-untyped-def]
-    p, g, m, v, mean_share, square_share, correction, root, eps, weight_decay
-):
-    v = v + square_share * (g * g - v)
+def stable_adamw_measure(p, g, m, v, one_minus_beta1, one_minus_beta2, correction, root, eps, weight_decay):
+    v = v + one_minus_beta2 * (g * g - v)
     spread = math.sqrt(v)
     return root * g / (spread if spread > eps else eps), p
 
 
-def stable_adamw(  # type: ignore[no-untyped-def]
-    p, g, m, v, mean_share, square_share, correction, root, eps, weight_decay, ratio
-):
-    m = m + mean_share * (g - m)  # m_t; mean_share = 1 - beta1
-    v = v + square_share * (g * g - v)  # v_t; square_share = 1 - beta2
+def stable_adamw(p, g, m, v, one_minus_beta1, one_minus_beta2, correction, root, eps, weight_decay, ratio):
+    m = m + one_minus_beta1 * (g - m)  # m_t
+    v = v + one_minus_beta2 * (g * g - v)  # v_t
     return p - ratio * (correction * m / (math.sqrt(v) + eps) + weight_decay * p), m, v
 
 

@@ -14,10 +14,10 @@ import math
 from fastopt.kernels.rule import Rule
 
 
-def yogi(p, g, m, v, step_size, gradient_share, square_share, eps):  # type: ignore[no-untyped-def]
-    m = m + gradient_share * (g - m)  # m_t; gradient_share = 1 - beta1
+def yogi(p, g, m, v, step_size, one_minus_beta1, one_minus_beta2, eps):
+    m = m + one_minus_beta1 * (g - m)  # m_t
     square = g * g
-    change = square_share * square  # square_share = 1 - beta2
+    change = one_minus_beta2 * square
     # v_t; what is neither more nor less is equal, or NaN, or both infinite, whose difference is NaN
     v = v - change if v > square else (v + change if v < square else v + (v - square))
     p = p - step_size * m / (math.sqrt(v) + eps)  # p_t
