@@ -7,7 +7,7 @@ directly has its key as its name, of whatever type.
 from __future__ import annotations
 
 import copy
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, MutableMapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from typing import Any, NamedTuple
@@ -131,6 +131,35 @@ def _leaves(node: Node, path: tuple[tuple[Any, Hashable], ...], place: str) -> I
             yield Leaf(key if whole else ".".join(str(key) for _, key in here), here, place + text)
         elif held is not NOTHING:
             yield from _leaves(held, here, place + text)
+
+
+class ByName(MutableMapping[Hashable, Any]):
+    """The leaves of nested containers by name."""
+
+    def __init__(self, leaves: dict[Hashable, Leaf], params: Any) -> None:
+        self._leaves, self._params = leaves, params
+
+    def _inside(self, path: Any) -> Any:
+        value = self._params
+        for reader, key in path:
+            value = getattr(value, key) if reader is FIELD else value[key]
+        return value
+
+    def __getitem__(self, name: Hashable) -> Any:
+        return self._inside(self._leaves[name].path)
+
+    def __setitem__(self, name: Hashable, value: Any) -> None:
+        *path, (_, key) = self._leaves[name].path
+        self._inside(path)[key] = value
+
+    def __delitem__(self, name: Hashable) -> None:
+        raise TypeError("leaves of parameters are not removed")
+
+    def __iter__(self) -> Iterator[Hashable]:
+        return iter(self._leaves)
+
+    def __len__(self) -> int:
+        return len(self._leaves)
 
 
 def values_of(node: Node, value: Any, values: list[Any]) -> bool:

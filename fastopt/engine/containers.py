@@ -20,7 +20,7 @@ from fastopt.flat import FlatDict, ViewDict
 from fastopt.flat_nested import FlatNested, FlatTree
 from fastopt.foreign import is_array, shared
 from fastopt.rows import Rows
-from fastopt.structure import FIELD, LEAF, Node
+from fastopt.structure import LEAF, Node
 from fastopt.views import ViewFields, ViewList
 
 
@@ -229,7 +229,7 @@ class Nested(Container):
         return which + self._leaves[key].place if key in self._leaves else f"{which}[{key!r}]"
 
     def leaves(self, params: Any) -> Any:
-        return Leaves(self._leaves, params)
+        return structure.ByName(self._leaves, params)
 
     def like(self, params: Any, values: list[Any]) -> Any:
         return structure.like(self.node, params, iter(values))
@@ -259,35 +259,6 @@ class Nested(Container):
 
     def walk(self) -> Node | None:
         return self.node if self._keeps_arrays else None
-
-
-class Leaves(MutableMapping[Hashable, Any]):
-    """The leaves of nested containers by name."""
-
-    def __init__(self, leaves: dict[Hashable, structure.Leaf], params: Any) -> None:
-        self._leaves, self._params = leaves, params
-
-    def _inside(self, path: Any) -> Any:
-        value = self._params
-        for reader, key in path:
-            value = getattr(value, key) if reader is FIELD else value[key]
-        return value
-
-    def __getitem__(self, name: Hashable) -> Any:
-        return self._inside(self._leaves[name].path)
-
-    def __setitem__(self, name: Hashable, value: Any) -> None:
-        *path, (_, key) = self._leaves[name].path
-        self._inside(path)[key] = value
-
-    def __delitem__(self, name: Hashable) -> None:
-        raise TypeError("leaves of parameters are not removed")
-
-    def __iter__(self) -> Iterator[Hashable]:
-        return iter(self._leaves)
-
-    def __len__(self) -> int:
-        return len(self._leaves)
 
 
 ONE_ARRAY = OneArray()
