@@ -263,6 +263,8 @@ class Sides:
         if len(keys) < 2 or self.params[keys[0]].dtype != self.params[keys[1]].dtype:
             return
         kept, (one, other) = self.params, (self.params[key] for key in keys[:2])
+        if one.size == other.size == 1:  # would be one array under two keys
+            return
         block = np.zeros(one.size + other.size - 1, one.dtype)
         shared = {keys[0]: block[: one.size].reshape(one.shape), keys[1]: block[one.size - 1 :].reshape(other.shape)}
         self.params = {**kept, **shared}

@@ -89,6 +89,10 @@ def test_later_groups_win_and_schedules_run_in_groups():
     assert found == [(0.5 * n, sum(schedule(step) for step in range(1, n + 1))) for n in (1, 2, 3)]
 
 
+def test_vectors_are_what_has_fewer_than_two_dimensions():
+    assert [is_vector("p", np.zeros((2,) * dimensions)) for dimensions in range(4)] == [True, True, False, False]
+
+
 def test_one_launch_for_each_dtype():
     optimizer = fastopt.Adam(groups={"b*": {"lr": 0.1}, "W1": {"weight_decay": 0.1}})
     params = model()
