@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from fastopt import array_checks, checks, hyperparameters, rows
-from fastopt.engine import containers
+from fastopt.engine import containers, objects
 from fastopt.engine.execute import writing
 from fastopt.engine.launch import Launch, as_number
 from fastopt.engine.plan import Plan
@@ -270,17 +270,17 @@ def check_rows(optimizer: Any, plan: Plan) -> None:
 
 def copies(owner: str, state: State | None, params: Any, look_up: Callable[[Hashable, Array], Array]) -> Any:
     """New values for parameters: arrays that `look_up` finds by key and parameter, in the form of `params`."""
+    container = containers.container_of(owner, params)
 
     def of(key: Hashable, name: str, value: Any) -> Any:
         array = array_checks.parameter(owner, name, value)
         if state is not None:
             if key not in state.layouts:
-                raise KeyError(checks.no_state(owner, key, state.layouts))
+                raise KeyError(checks.no_state(owner, key, state.layouts, containers.naming(container.node)))
             array_checks.replaced(owner, name, array, *state.layouts[key][:2])
         new = np.array(look_up(key, array))
         return new if isinstance(value, np.ndarray) else as_number(new, value)
 
-    container = containers.container_of(owner, params)
     leaves = zip(container.keys, container.values(params) or [], strict=True)
     return container.like(params, [of(key, container.name(key), value) for key, value in leaves])
 
@@ -317,12 +317,13 @@ class AveragedWeights:
 
         Parameters
         ----------
-        params : dict of arrays, or one array
-            The parameters that are trained, or some of them.
+        params : as in `update`
+            The parameters that are trained, or some of them: containers, a model, or objects with `.data`.
 
         Returns
         -------
-        dict of arrays, or one array
+        as `params`
+            Of a model or objects, a dict of arrays by name.
 
         Raises
         ------
@@ -332,7 +333,7 @@ class AveragedWeights:
             if there is no average yet; in the middle of a step.
         """
         with self._not_stepping():
-            return self._copies_of_average(params)
+            return self._copies_of_average(objects.by_name(self, params)[0])
 
     @contextmanager
     def averaged_weights(self: Any, params: Any) -> Iterator[Any]:
@@ -344,8 +345,8 @@ class AveragedWeights:
 
         Parameters
         ----------
-        params : dict of arrays, FlatDict, or one array
-            The parameters that are trained, or some of them.
+        params : as in `update`
+            The parameters that are trained, or some of them: containers, a model, or objects with `.data`.
 
         Raises
         ------
@@ -366,7 +367,8 @@ class AveragedWeights:
         array([2.])
         """
         with self._not_stepping(checks.SWAPPED):
-            with _swapped(type(self).__name__, params, self._copies_of_average(params)):
+            arrays, _ = objects.by_name(self, params)
+            with _swapped(type(self).__name__, arrays, self._copies_of_average(arrays)):
                 yield params
 
     def _copies_of_average(self: Any, params: Any) -> Any:
@@ -376,7 +378,8 @@ class AveragedWeights:
 
         def average(key: Hashable, _: Array) -> Array:
             if not self._averages[self._cohorts[key]]:
-                raise RuntimeError(checks.nothing_averaged(owner, self.averaging, self._steps, key))
+                name = containers.naming(self._node)(key)
+                raise RuntimeError(checks.nothing_averaged(owner, self.averaging, self._steps, name))
             found: Array = state.views[slot][key]
             return found
 

@@ -7,7 +7,7 @@ value, a shape or a layout, KeyError for names.
 from __future__ import annotations
 
 import numbers
-from collections.abc import Hashable, ItemsView, Iterable, Iterator, KeysView, Mapping, Set, ValuesView
+from collections.abc import Callable, Hashable, ItemsView, Iterable, Iterator, KeysView, Mapping, Set, ValuesView
 from dataclasses import is_dataclass
 from enum import Enum
 from typing import Any
@@ -188,8 +188,7 @@ def first_average(owner: str, missing: Iterable[Hashable]) -> str:
     )
 
 
-def nothing_averaged(owner: str, averaging: Any, step: int, key: Hashable = Ellipsis) -> str:
-    of = "the weights" if key is Ellipsis else _name(key)
+def nothing_averaged(owner: str, averaging: Any, step: int, of: str = "the weights") -> str:
     if averaging is None:
         return f"{owner}: there is no average of {of}; ask for one: averaging=EMA(decay=0.999)"
     return f"{owner}: there is no average of {of} yet, after {step} steps with {averaging}; make more steps"
@@ -250,6 +249,13 @@ def no_objects(owner: str, given: Any, thing: Any = None) -> str:
     return (
         f"{text}{found}; expected update(params, grads), or objects that have .data and .grad, or what returns them by "
         ".params() or .parameters()"
+    )
+
+
+def step_on_copies(owner: str) -> str:
+    return (
+        f"{owner}: updated() makes new arrays, and an object keeps its state by being the same object; write to the "
+        "objects by update(model), or hand in arrays by name: updated(params, grads)"
     )
 
 
@@ -332,17 +338,20 @@ def missing_gradient(owner: str, key: Hashable, grads: Iterable[Hashable]) -> st
     )
 
 
-def no_state(owner: str, key: Hashable, known: Iterable[Hashable]) -> str:
+def no_state(
+    owner: str, key: Hashable, known: Iterable[Hashable], naming: Callable[[Hashable], str] | None = None
+) -> str:
+    naming = naming or name_of
     return (
-        f"{owner}: {_name(key)} has no state, which begins at its first step; there is that of "
-        f"{', '.join(_name(name) for name in list(known)[:8])}"
+        f"{owner}: {naming(key)} has no state, which begins at its first step; there is that of "
+        f"{', '.join(map(naming, list(known)[:8]))}"
     )
 
 
 def array_or_dict(owner: str, key: Hashable, known: Iterable[Hashable]) -> str:
     return (
-        f"{owner}: {_name(key)} was not there at the first step, there were "
-        f"{', '.join(_name(name) for name in list(known)[:8])}. An optimizer is of one bare array or of a dict of "
+        f"{owner}: {name_of(key)} was not there at the first step, there were "
+        f"{', '.join(name_of(name) for name in list(known)[:8])}. An optimizer is of one bare array or of a dict of "
         "arrays: use a new one for the other"
     )
 
@@ -355,7 +364,7 @@ def fixed_keys(kind: str) -> str:
     return f"the keys of a {kind} are fixed, its values being views of one buffer; make a plain dict of it: dict(...)"
 
 
-def _name(key: Hashable) -> str:
+def name_of(key: Hashable) -> str:
     return "one bare array" if isinstance(key, Enum) else f"params[{key!r}]"
 
 

@@ -113,7 +113,7 @@ def _of(node: Any, bare: Any, views: Iterator[Array]) -> Any:
 
 @cache
 def _copying(kind: type) -> type:
-    """A dataclass in which assigning to an array copies into it."""
+    """A dataclass in which assigning to an array copies into it; copied and pickled it is the plain one."""
 
     def assign(self: Any, name: str, value: Any) -> None:
         held = getattr(self, name, None)
@@ -122,5 +122,11 @@ def _copying(kind: type) -> type:
         else:
             set_plainly(self, name, value)
 
+    def reduce(self: Any, protocol: Any) -> Any:
+        make, arguments, *rest = plain.__reduce_ex__(self, protocol)
+        return make, tuple([kind if found is type(self) else found for found in arguments]), *rest
+
+    plain: Any = kind
     set_plainly: Callable[..., None] = kind.__setattr__
-    return type(kind.__name__, (kind,), {"__setattr__": assign, "__module__": kind.__module__, "__slots__": ()})
+    own = {"__setattr__": assign, "__reduce_ex__": reduce, "__module__": kind.__module__, "__slots__": ()}
+    return type(kind.__name__, (kind,), own)

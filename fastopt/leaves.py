@@ -7,13 +7,14 @@ from typing import Any, cast
 
 import numpy as np
 
-from fastopt import array_checks, checks
+from fastopt import array_checks, checks, structure
 from fastopt.engine import catch_up, step_counts
-from fastopt.engine.containers import BARE
+from fastopt.engine.containers import BARE, naming
 from fastopt.engine.state import Layout
 from fastopt.engine.step_counts import StepCounts
 from fastopt.flat import Array
 from fastopt.kernels.averages import SLOTS
+from fastopt.structure import Node
 
 
 class Leaves:
@@ -62,9 +63,10 @@ class Leaves:
             if is_one or (isinstance(keys, tuple) and keys in counts):
                 keys = [cast("Hashable", keys)]
             gone = {_known(self, key, counts) for key in cast("Iterable[Hashable]", keys)}
+            node: Node | None = self._node
             state = self._state and self._state.without(gone)
             new = {
-                "_node": None,  # which has the leaves that are gone
+                "_node": node and structure.without(node, gone),
                 "_state": state if state and state.layouts else None,
                 "_lags": {key: lag for key, lag in self._lags.items() if key not in gone},
             }
@@ -144,10 +146,12 @@ class Leaves:
                 return
             owner, key = type(self).__name__, _known(self, key, self._leaf_counts())
             layout = self._state.layouts[key]
-            index = _row_index(owner, key, index, layout.shape)
+            name = "the bare array" if key is BARE else naming(self._node)(key)
+            index = _row_index(owner, name, index, layout.shape)
             averages = [slot for slot in self._state.slots if slot in SLOTS.values()]
             if averages and (index < 0).any():
-                _check_resized(owner, key, parameter, layout._replace(shape=(len(index), *layout.shape[1:])), averages)
+                wanted = layout._replace(shape=(len(index), *layout.shape[1:]))
+                _check_resized(owner, key, name, parameter, wanted, averages)
             starts = self._at(self._steps + 1).start_values()
             new = {"_state": self._state.reindexed(key, index, starts, parameter)}
             if key in self._lags:
@@ -176,12 +180,11 @@ def _known(optimizer: Any, key: Hashable, known: dict[Hashable, Any]) -> Hashabl
     if key is None and None not in known and BARE in known:
         return BARE
     if key not in known:
-        raise KeyError(checks.no_state(type(optimizer).__name__, key, known))
+        raise KeyError(checks.no_state(type(optimizer).__name__, key, known, naming(optimizer._node)))
     return key
 
 
-def _row_index(owner: str, key: Hashable, index: Any, shape: tuple[int, ...]) -> Array:
-    name = "the bare array" if key is BARE else f"params[{key!r}]"
+def _row_index(owner: str, name: str, index: Any, shape: tuple[int, ...]) -> Array:
     if not shape:
         raise ValueError(f"{owner}: {name} has no rows, being of shape (); `forget` it, and its state begins anew")
     found = np.asarray(index)
@@ -202,8 +205,7 @@ def _row_index(owner: str, key: Hashable, index: Any, shape: tuple[int, ...]) ->
     return found
 
 
-def _check_resized(owner: str, key: Hashable, parameter: Any, layout: Layout, slots: list[str]) -> None:
-    name = "the bare array" if key is BARE else f"params[{key!r}]"
+def _check_resized(owner: str, key: Hashable, name: str, parameter: Any, layout: Layout, slots: list[str]) -> None:
     if parameter is None:
         raise ValueError(
             f"{owner}: {' and '.join(slots)} of new rows of {name} begin as the parameter; hand it in, as it is with "

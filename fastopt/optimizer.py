@@ -177,7 +177,7 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves):
         finally:
             del own["_stepping"]
 
-    def updated(self, params: Params, grads: Any) -> Params:
+    def updated(self, params: Params, grads: Any = OWN) -> Params:
         """Makes one step and returns the new parameters; leaves `params` as they are, which may be read-only.
 
         The state is the optimizer's and goes on, as with `update`. Costs the memory of `params` and a copy of them.
@@ -185,7 +185,7 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves):
         Parameters
         ----------
         params, grads
-            As in `update`.
+            As in `update`, but not objects with `.data` and `.grad`.
 
         Returns
         -------
@@ -206,6 +206,8 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves):
         >>> old["W"], new["W"]
         (array([1.]), array([0.5]))
         """
+        if grads is OWN or objects.by_name(self, params)[1]:
+            raise TypeError(checks.step_on_copies(type(self).__name__))
         new = copy.deepcopy(params)
         self.update(new, grads)
         return new
@@ -233,7 +235,7 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves):
         array([-1.75, -2.5 ])
         """
         with self._not_stepping():
-            catch_up.catch_up_all(self, params)
+            catch_up.catch_up_all(self, objects.by_name(self, params)[0])
 
     def _step_counts(self) -> StepCounts | None:
         """Those of the leaves; None without state, where leaves are not known and count what `iter` does."""

@@ -7,7 +7,7 @@ directly has its key as its name, of whatever type.
 from __future__ import annotations
 
 import copy
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, MutableMapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from typing import Any, NamedTuple
@@ -133,6 +133,35 @@ def _leaves(node: Node, path: tuple[tuple[Any, Hashable], ...], place: str) -> I
             yield from _leaves(held, here, place + text)
 
 
+class ByName(MutableMapping[Hashable, Any]):
+    """The leaves of nested containers by name."""
+
+    def __init__(self, leaves: dict[Hashable, Leaf], params: Any) -> None:
+        self._leaves, self._params = leaves, params
+
+    def _inside(self, path: Any) -> Any:
+        value = self._params
+        for reader, key in path:
+            value = getattr(value, key) if reader is FIELD else value[key]
+        return value
+
+    def __getitem__(self, name: Hashable) -> Any:
+        return self._inside(self._leaves[name].path)
+
+    def __setitem__(self, name: Hashable, value: Any) -> None:
+        *path, (_, key) = self._leaves[name].path
+        self._inside(path)[key] = value
+
+    def __delitem__(self, name: Hashable) -> None:
+        raise TypeError("leaves of parameters are not removed")
+
+    def __iter__(self) -> Iterator[Hashable]:
+        return iter(self._leaves)
+
+    def __len__(self) -> int:
+        return len(self._leaves)
+
+
 def values_of(node: Node, value: Any, values: list[Any]) -> bool:
     """Appends the leaves of a container to a list; whether it has the structure of a node."""
     if type(value) is not node.kind:
@@ -163,6 +192,22 @@ def merged(one: Any, other: Any) -> Any:
     held, new = (dict(zip(node.keys, node.children, strict=True)) for node in (one, other))
     together = {key: merged(held.get(key, NOTHING), new.get(key, NOTHING)) for key in {**held, **new}}
     return Node(one.kind, tuple(together), tuple(together.values()))
+
+
+def without(node: Node, names: set[Hashable]) -> Node:
+    """A structure without the leaves of some names: mappings lose the key, all else has nothing there."""
+    return _without(node, {leaf.path for leaf in leaves_of(node) if leaf.name in names}, ())
+
+
+def _without(node: Node, gone: set[Any], path: tuple[Any, ...]) -> Node:
+    children = {}
+    for (reader, key, _), held in zip(steps(node), node.children, strict=True):
+        here = (*path, (reader, key))
+        if here not in gone:
+            children[key] = _without(held, gone, here) if isinstance(held, Node) else held
+        elif not is_mapping(node.kind):
+            children[key] = NOTHING
+    return Node(node.kind, tuple(children), tuple(children.values()))
 
 
 def like(node: Any, template: Any, values: Iterator[Any]) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 
 from fastopt.checkpoint import file, with_params
 from fastopt.checkpoint.state_dict import Mismatch, load_state_dict, state_dict
+from fastopt.engine import objects
 
 
 class Saving:
@@ -61,7 +62,8 @@ class Saving:
     def save(self: Any, path: str | os.PathLike[str], params: Any = None) -> None:
         """Writes what `state_dict` returns, and `params` where they are given, to one file, which holds no code.
 
-        With the parameters in it, state and parameters are of one step whenever the process is killed.
+        `params` may be all that `update` takes, a model too. With the parameters in it, state and parameters are of one
+        step whenever the process is killed.
 
         It is written beside, as `.NAME.XXXX.fastopt-tmp`, synced to the disk and renamed: whenever the process is
         killed or the disk is full, `path` is the old file or the new one, and never half of one. Of threads and
@@ -95,7 +97,7 @@ class Saving:
         with self._not_stepping():
             saved = state_dict(self)
             if params is not None:
-                saved["params"] = with_params.copies(type(self).__name__, params)
+                saved["params"] = with_params.copies(type(self).__name__, objects.by_name(self, params)[0])
         file.save(saved, type(self).__name__, path)
 
     def load(
@@ -103,7 +105,8 @@ class Saving:
     ) -> Mismatch:
         """Takes settings, step count and state from a file that `save` wrote, as `load_state_dict` does.
 
-        The file's parameters are written to `params` in place, where they are given; names, shapes and dtypes must be
+        The file's parameters are written to `params` (containers, a model, or objects with `.data`) in place, where
+        they are given; names, shapes and dtypes must be
         theirs. With `cast=True` parameters and state of another precision are converted to that of `params`.
 
         A file from a stranger cannot run code, nor take memory out of proportion to its own size.
@@ -121,4 +124,8 @@ class Saving:
             in the middle of a step.
         """
         with self._not_stepping():
-            return file.load(self, path, params, strict, cast)
+            arrays, names = objects.by_name(self, params)
+            mismatch = file.load(self, path, arrays, strict, cast)
+            if names:
+                self.__dict__["_objects"] = names
+            return mismatch

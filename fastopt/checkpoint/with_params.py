@@ -14,7 +14,7 @@ from fastopt import array_checks, checks
 from fastopt.checks import CheckpointError
 from fastopt.engine import containers
 from fastopt.engine.columns import Codes
-from fastopt.engine.containers import BARE
+from fastopt.engine.containers import BARE, Container
 from fastopt.engine.execute import writing
 from fastopt.engine.launch import as_number
 from fastopt.flat import Array
@@ -87,19 +87,21 @@ def loading(owner: str, source: str, found: Any, params: Any, strict: bool, cast
             f"{owner}: {source} holds no parameters; save(path, params) puts them into the file, and load(path) takes "
             "the state alone"
         )
+    container = containers.container_of(owner, params)
+    naming = _naming(container)
     fitting = Loading(
-        containers.container_of(owner, params).leaves(params),
+        container.leaves(params),
         {},
         [key for key in arrays if key not in found],
         [key for key in found if key not in arrays],
         [key for key in arrays if key in found and not _fits(found[key], arrays[key], cast)],
     )
     if strict and any(fitting[2:]):
-        raise CheckpointError(_text(owner, source, fitting, found, arrays))
+        raise CheckpointError(_text(owner, source, fitting, found, arrays, naming))
     left_out = {*fitting.missing, *fitting.reshaped}
     for key, array in arrays.items():
         if key not in left_out:
-            fitting.values[key] = converted(owner, source, _name(key), found[key], array.dtype)
+            fitting.values[key] = converted(owner, source, naming(key), found[key], array.dtype)
     return fitting
 
 
@@ -180,14 +182,19 @@ def _name(key: Hashable) -> str:
     return "params" if key is BARE else f"params[{key!r}]"
 
 
-def _text(owner: str, source: str, loading: Loading, found: Any, arrays: Any) -> str:
+def _naming(container: Container) -> Callable[[Hashable], str]:
+    """How error texts call leaves, also those that only the file has."""
+    return lambda key: "params" if key is BARE else container.name(key)
+
+
+def _text(owner: str, source: str, loading: Loading, found: Any, arrays: Any, naming: Callable[[Hashable], str]) -> str:
     parts = []
     if loading.missing:
-        parts.append(f"it has no {', '.join(map(_name, loading.missing[:8]))}")
+        parts.append(f"it has no {', '.join(map(naming, loading.missing[:8]))}")
     if loading.unexpected:
-        parts.append(f"it has {', '.join(map(_name, loading.unexpected[:8]))} besides")
+        parts.append(f"it has {', '.join(map(naming, loading.unexpected[:8]))} besides")
     parts += [
-        f"{_name(key)} is {found[key].dtype} of shape {found[key].shape} in it and {arrays[key].dtype} of shape "
+        f"{naming(key)} is {found[key].dtype} of shape {found[key].shape} in it and {arrays[key].dtype} of shape "
         f"{arrays[key].shape} here"
         for key in loading.reshaped[:8]
     ]

@@ -7,7 +7,7 @@ text calls it. All else asks for leaves by name: state, reports, groups and chec
 from __future__ import annotations
 
 from collections import OrderedDict, defaultdict
-from collections.abc import Hashable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, MutableMapping
 from dataclasses import is_dataclass
 from enum import Enum
 from typing import Any, ClassVar
@@ -20,7 +20,7 @@ from fastopt.flat import FlatDict, ViewDict
 from fastopt.flat_nested import FlatNested, FlatTree
 from fastopt.foreign import is_array, shared
 from fastopt.rows import Rows
-from fastopt.structure import FIELD, LEAF, Node
+from fastopt.structure import LEAF, Node
 from fastopt.views import ViewFields, ViewList
 
 
@@ -229,7 +229,7 @@ class Nested(Container):
         return which + self._leaves[key].place if key in self._leaves else f"{which}[{key!r}]"
 
     def leaves(self, params: Any) -> Any:
-        return Leaves(self._leaves, params)
+        return structure.ByName(self._leaves, params)
 
     def like(self, params: Any, values: list[Any]) -> Any:
         return structure.like(self.node, params, iter(values))
@@ -259,35 +259,6 @@ class Nested(Container):
 
     def walk(self) -> Node | None:
         return self.node if self._keeps_arrays else None
-
-
-class Leaves(MutableMapping[Hashable, Any]):
-    """The leaves of nested containers by name."""
-
-    def __init__(self, leaves: dict[Hashable, structure.Leaf], params: Any) -> None:
-        self._leaves, self._params = leaves, params
-
-    def _inside(self, path: Any) -> Any:
-        value = self._params
-        for reader, key in path:
-            value = getattr(value, key) if reader is FIELD else value[key]
-        return value
-
-    def __getitem__(self, name: Hashable) -> Any:
-        return self._inside(self._leaves[name].path)
-
-    def __setitem__(self, name: Hashable, value: Any) -> None:
-        *path, (_, key) = self._leaves[name].path
-        self._inside(path)[key] = value
-
-    def __delitem__(self, name: Hashable) -> None:
-        raise TypeError("leaves of parameters are not removed")
-
-    def __iter__(self) -> Iterator[Hashable]:
-        return iter(self._leaves)
-
-    def __len__(self) -> int:
-        return len(self._leaves)
 
 
 ONE_ARRAY = OneArray()
@@ -343,11 +314,17 @@ def joined(one: Node | None, other: Node | None) -> Node | None:
     return one if other is None or other is one else other if one is None else structure.merged(one, other)
 
 
+def naming(node: Node | None) -> Callable[[Hashable], str]:
+    """How error texts call leaves that may be gone: as Python writes the path where the structure has them."""
+    places = {} if node is None else {leaf.name: leaf.place for leaf in structure.leaves_of(node)}
+    return lambda key: f"params{places[key]}" if key in places else checks.name_of(key)
+
+
 def presented(views: Mapping[Hashable, Any], node: Node | None) -> Any:
     """State as users see it: one array, arrays by key, or in the structure of the parameters."""
     if list(views) == [BARE]:
         return views[BARE]
-    if node is None or any(leaf.name not in views for leaf in structure.leaves_of(node)):
+    if node is None or {leaf.name for leaf in structure.leaves_of(node)} != set(views):
         return views
     return _views(node, iter([views[leaf.name] for leaf in structure.leaves_of(node)]))
 

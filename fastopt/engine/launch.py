@@ -162,7 +162,7 @@ def check_addresses(plan: Any) -> None:
                 continue
             if size and not any(low <= address and address + most <= high for low, high in places):
                 raise RuntimeError(
-                    f"{plan.owner}: the address {address:#x} in column {column} of params[{entry.key!r}] is not that "
+                    f"{plan.owner}: the address {address:#x} in column {column} of {plan._name(entry.key)} is not that "
                     f"of {most} bytes of a live array; please report this error"
                 )
     for launch in plan._launches:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Set
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -10,6 +10,10 @@ import numpy as np
 
 from fastopt import checks
 from fastopt.foreign import is_array
+from fastopt.structure import is_container
+
+METHODS = ("named_parameters", "params", "parameters")
+"""What a model may call the method that returns its parameters."""
 
 OWN: Any = object()
 """Stands for gradients that the parameters have themselves."""
@@ -40,6 +44,35 @@ def arrays_of(owner: str, given: Any, names: Names) -> tuple[dict[Hashable, Any]
     return params, grads
 
 
+def by_name(optimizer: Any, given: Any) -> tuple[Any, Names]:
+    """Objects as arrays by name, and the names that they then have; anything else as it is, and none.
+
+    Arrays of a library that have `.data` and `.grad` are objects to an optimizer that stepped objects before.
+    """
+    names: Names = dict(optimizer.__dict__.get("_objects", {}))
+    if isinstance(given, Iterator) and not isinstance(given, zip):
+        things = list(given)
+        given = things if _are_objects(things, bool(names)) else given
+    if not _are_objects(given, bool(names)):
+        return given, {}
+    owner = type(optimizer).__name__
+    if not any(id(thing) in names for _, thing in _named(owner, given)):
+        names = {}  # those of another model, as of one that a checkpoint is loaded into
+    return arrays_of(owner, given, names)[0], names
+
+
+def _are_objects(given: Any, stepped: bool) -> bool:
+    if isinstance(given, np.ndarray) or given is None:
+        return False
+    if is_parameter(given):
+        return stepped or not is_array(given)
+    if isinstance(given, list | tuple | Mapping | Set):
+        held = list(given.values() if isinstance(given, Mapping) else given)
+        return bool(held) and all(is_parameter(thing) and (stepped or not is_array(thing)) for thing in held)
+    has_them = any(callable(getattr(given, name, None)) for name in METHODS)
+    return has_them and (stepped or not is_container(given))
+
+
 def _free(name: Hashable, names: Names) -> Hashable:
     """A name, or the first number where another object has it."""
     taken = {known for _, known in names.values()}
@@ -49,7 +82,7 @@ def _free(name: Hashable, names: Names) -> Hashable:
 def _named(owner: str, given: Any) -> Iterator[tuple[Hashable, Any]]:
     """Objects with the key of a dict, or the name that their model has for them, or their number."""
     things = [given] if is_parameter(given) else given
-    for method in ("named_parameters", "params", "parameters"):
+    for method in METHODS:
         if callable(getattr(things, method, None)):
             things = getattr(things, method)()
             things = dict(things) if method == "named_parameters" else things

@@ -38,7 +38,9 @@ class Binding:
         self.container = containers.container_of(owner, params)
         self.params, keys = params, self.container.keys
         self.values = dict(zip(keys, self.container.values(params) or [], strict=True))
-        self.arrays = {path: array_checks.parameter(owner, name_of(path), value) for path, value in self.values.items()}
+        self.arrays = {
+            path: array_checks.parameter(owner, self.name(path), value) for path, value in self.values.items()
+        }
         for path in self.container.copied_keys(params, list(self.values.values())):
             raise TypeError(mappings.hands_out_copies(owner, params, path))
         numbers = [path for path, value in self.values.items() if not isinstance(value, np.ndarray)]
@@ -46,7 +48,7 @@ class Binding:
         overlapping = Memory([array for array in self.arrays.values() if array.size]).overlapping
         if overlapping:
             paths = [path for path, array in self.arrays.items() if array.size]
-            names = sorted(name_of(paths[number]) for number in overlapping)
+            names = sorted(self.name(paths[number]) for number in overlapping)
             raise ValueError(
                 f"{owner}: {names[0]} and {names[1]} share memory, so that two processes would step it; hand in a "
                 "copy of one, or leave one out"
@@ -54,6 +56,10 @@ class Binding:
         self.leaves: dict[Hashable, Layout] = {path: layout_of(array) for path, array in self.arrays.items()}
         self.flats: dict[Hashable, Array] = {}
         self.pieces: dict[Piece, Array] = {}
+
+    def name(self, path: Hashable, which: str = "params") -> str:
+        """How an array is called in an error text: as Python writes its path."""
+        return self.container.name(path, which) if path in self.values else name_of(path, which)
 
     def fits(self, params: Any) -> bool:
         """Whether the parameters of another step are the same arrays."""
@@ -106,7 +112,7 @@ class Binding:
     def as_text(self) -> dict[str, str]:
         """The leaves in words."""
         leaves = {
-            name_of(path): f"{leaf.dtype} of shape {leaf.shape} in {leaf.order} order"
+            self.name(path): f"{leaf.dtype} of shape {leaf.shape} in {leaf.order} order"
             for path, leaf in self.leaves.items()
         }
         return leaves | {"the order of params": ", ".join(map(repr, self.values))}

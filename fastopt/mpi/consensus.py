@@ -160,11 +160,11 @@ def _check_leaves(owner: str, binding: Binding, shares: Shares) -> None:
     """Raises where parameters are not those of the first step."""
     for path, array in binding.arrays.items():
         if path not in shares.leaves:
-            raise KeyError(checks.no_state(owner, path, shares.leaves))
-        array_checks.replaced(owner, name_of(path), array, *shares.leaves[path][:2])
+            raise KeyError(checks.no_state(owner, path, shares.leaves, binding.name))
+        array_checks.replaced(owner, binding.name(path), array, *shares.leaves[path][:2])
         if binding.leaves[path].order != shares.leaves[path].order:
             raise ValueError(
-                f"{owner}: {name_of(path)} lies in {binding.leaves[path].order} order and lay in "
+                f"{owner}: {binding.name(path)} lies in {binding.leaves[path].order} order and lay in "
                 f"{shares.leaves[path].order} order at the first step, by which it was shared out; keep its order"
             )
     for path in shares.leaves:

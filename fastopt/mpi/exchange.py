@@ -109,7 +109,7 @@ class Exchange:
         for path in paths:
             if path not in given:
                 raise KeyError(checks.missing_gradient(self.owner, path, given))
-            value, array, name = given[path], binding.arrays[path], name_of(path, "grads")
+            value, array, name = given[path], binding.arrays[path], binding.name(path, "grads")
             if value is None:
                 found[path] = None
                 continue
@@ -121,7 +121,7 @@ class Exchange:
                     "one kind of gradient between two steps"
                 )
             found[path] = (
-                arguments.gradient(self.owner, name, value, name_of(path), array)
+                arguments.gradient(self.owner, name, value, binding.name(path), array)
                 if kind == ARRAY
                 else self._checked_rows(path, value, array)
             )

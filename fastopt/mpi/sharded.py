@@ -15,7 +15,7 @@ from fastopt import checks
 from fastopt.flat import Array
 from fastopt.mpi.agreement import Agreement
 from fastopt.mpi.averaging import SharedAverages
-from fastopt.mpi.binding import Binding, name_of
+from fastopt.mpi.binding import Binding
 from fastopt.mpi.consensus import Consensus
 from fastopt.mpi.cores import share_cores
 from fastopt.mpi.leaf_groups import LeafGroups
@@ -274,8 +274,8 @@ class Sharded(Consensus, SharedAverages, SharedSaving):
             paths = list(binding.flats)
             for rank, column in np.argwhere(of_all != of_all[0]).tolist():
                 raise RuntimeError(
-                    f"{self._owner}: {name_of(paths[column])} of rank {rank} has other bits than that of rank 0; call "
-                    "broadcast(params) once before the first step, and write to parameters on all processes alike"
+                    f"{self._owner}: {binding.name(paths[column])} of rank {rank} has other bits than that of rank 0; "
+                    "call broadcast(params) once before the first step, and write to parameters on all processes alike"
                 )
 
     def _on_all(self, call: Callable[[], Any]) -> Any:

@@ -23,12 +23,13 @@ class _ScheduleFree(Optimizer):
 
         Parameters
         ----------
-        params : dict of arrays, or one array
-            The parameters that are trained.
+        params : as in `update`
+            The parameters that are trained: containers, a model, or objects with `.data`.
 
         Returns
         -------
-        dict of arrays, or one array
+        as `params`
+            Of a model or objects, a dict of arrays by name.
 
         Raises
         ------

@@ -10,7 +10,7 @@ import pytest
 from numba.core import config
 
 import fastopt
-from fastopt import Adam, Rows
+from fastopt import Adam, Rows, structure
 from fastopt.engine import step
 from fastopt.kernels import RULES
 from fastopt.kernels.flags import CHECK
@@ -402,3 +402,99 @@ def test_a_namedtuple_with_other_fields_is_refused():
         for _ in range(3):
             fastopt.SGD(lr=1.0).update(params, grads)
         assert params.W.tolist() == [-2.0, -2.0]
+
+
+def growing(draw):
+    """Containers of four steps: a list that grows, a nested one, later fewer; all of arrays that live on."""
+    first, second, third, fourth = draw(3), draw(2, 2), draw(4), draw(1)
+    return [
+        [first],
+        [first, {"W": second}],
+        [first, {"W": second, "b": (third, [fourth])}],
+        [first, {"b": (third, [])}],
+    ]
+
+
+@pytest.mark.parametrize("rule", ["adam", "lamb", "sgd"])
+def test_lists_whose_length_changes_begin_and_keep_state_by_path(rule, rng):
+    pair = Pair(rule)
+    params = growing(lambda *shape: rng.standard_normal(shape))
+    params += params[2:1:-1]
+    plain = copy.deepcopy(params)  # in one call, so that arrays live on there too
+    for fast, slow in zip(params, plain, strict=True):
+        for _ in range(2):
+            pair.update(fast, slow, like(fast, rng))
+    for fast, slow in zip(structure_leaves(params[2]), structure_leaves(plain[2]), strict=True):
+        assert_same_bits(fast, slow)
+    if rule == "sgd":
+        return
+    names = ["0", "1.W", "1.b.0", "1.b.1.0"]
+    assert pair.fast._leaf_counts() == dict(zip(names, [(10, 0), (6, 0), (6, 0), (4, 0)], strict=True))
+    for slot in pair.plain.slots:
+        state = getattr(pair.plain, slot)
+        for name, shown in zip(names, structure_leaves(getattr(pair.fast, slot)), strict=True):
+            assert_same_bits(shown, state[name])
+
+
+def like(params, rng):
+    node = structure.node_of(params)
+    return structure.like(node, params, iter([rng.standard_normal(leaf.shape) for leaf in structure_leaves(params)]))
+
+
+def structure_leaves(params):
+    if isinstance(params, dict):
+        params = list(params.values())
+    return (
+        [leaf for held in params for leaf in structure_leaves(held)] if isinstance(params, list | tuple) else [params]
+    )
+
+
+def test_a_path_that_is_forgotten_begins_anew_and_the_others_stay_in_place():
+    params, optimizer = [np.ones(2), {"W": np.ones((3, 2)), "b": np.ones(2)}, (np.ones(1),)], Adam()
+    grads = copy.deepcopy(params)
+    optimizer.update(params, grads)
+    optimizer.forget(["1.W", "2.0"])
+    assert list(optimizer.m[1]) == ["b"] and optimizer.m[2] == (None,)
+    optimizer.update(params[:1], grads[:1])
+    assert optimizer.m[1]["b"].shape == (2,)
+    params[1]["W"], grads[1]["W"] = np.ones((1, 2)), np.ones((1, 2))
+    optimizer.update(params, grads)
+    assert optimizer._leaf_counts() == {"0": (3, 0), "1.b": (2, 0), "1.W": (1, 0), "2.0": (1, 0)}
+    assert optimizer.m[1]["W"].shape == (1, 2) and optimizer.m[2][0].shape == (1,)
+    optimizer.reindex("1.W", [0, -1])
+    assert optimizer.m[1]["W"].shape == (2, 2)
+
+
+def test_errors_about_leaves_name_the_path_as_python_writes_it(tmp_path):
+    params, optimizer = [np.ones(2), {"W": np.ones((3, 2))}], Adam(averaging=fastopt.EMA())
+    optimizer.update(params, copy.deepcopy(params))
+    optimizer.save(tmp_path / "state", params)
+    other = [np.ones(2), {"W": np.ones((4, 2)), "V": np.ones(1)}]
+    wrong = [
+        (KeyError, r"params\['1\.V'\] has no state.* params\[0\], params\[1\]\['W'\]", lambda: optimizer.forget("1.V")),
+        (ValueError, r"params\[1\]\['W'\] had 3 rows", lambda: optimizer.reindex("1.W", [3])),
+        (TypeError, r"rows of params\[1\]\['W'\] is of dtype float64", lambda: optimizer.reindex("1.W", [0.5])),
+        (ValueError, r"new rows of params\[1\]\['W'\] begin as the", lambda: optimizer.reindex("1.W", [-1])),
+        (ValueError, r"params\[1\]\['W'\] has shape \(4, 2\)", lambda: optimizer.update(other, copy.deepcopy(other))),
+        (KeyError, r"params\[1\]\['V'\] has no state", lambda: optimizer.averaged([params[0], {"V": np.ones(1)}])),
+        (
+            ValueError,
+            r"it has no params\[1\]\['V'\]; params\[1\]\['W'\] is",
+            lambda: optimizer.load(tmp_path / "state", other),
+        ),
+    ]
+    for kind, words, call in wrong:
+        with pytest.raises(kind, match=words):
+            call()
+    assert optimizer.iter == 1 and list(optimizer._leaf_counts()) == ["0", "1.W"]
+
+
+def test_a_container_that_averages_built_of_a_flattened_dataclass_can_be_pickled():
+    params, optimizer = fastopt.flatten([Block(np.ones(2), [np.ones(1)])]), Adam(averaging=fastopt.EMA())
+    for _ in range(2):
+        optimizer.update(params, fastopt.flatten([Block(np.ones(2), [np.ones(1)])]))
+    averaged = optimizer.averaged(params)
+    again = pickle.loads(pickle.dumps(averaged))
+    for held in (again, copy.deepcopy(averaged)):
+        assert type(held[0]) is Block
+        assert held[0].heads[0].tolist() == optimizer.weight_average[0].heads[0].tolist() and held[0].W.shape == (2,)

@@ -168,3 +168,82 @@ def test_arrays_of_arrow_are_gradients_without_a_copy():
     params = {"W": np.ones(2)}
     fastopt.SGD(lr=0.5).update(params, {"W": arrow.array([1.0, 2.0])})
     assert params["W"].tolist() == [0.5, 0.0]
+
+
+def test_a_parameter_that_comes_late_begins_and_one_that_goes_keeps_its_state(rng):
+    model, optimizer, plain, params = Model(rng), Adam(lr=0.1), fastopt.reference.Adam(lr=0.1), {}
+    for number in range(8):
+        filled(model, rng)
+        if number == 2:
+            model.rest.append(Linear(rng))
+            model.params = lambda: [model.l1.W, model.l1.b, model.rest[-1].W]
+        if number > 1:
+            model.rest[-1].W.grad = Variable(rng.standard_normal(model.rest[-1].W.data.shape))
+        if number > 5:
+            model.params = lambda: [model.l1.W, model.rest[0].W]
+        held = {
+            id(model.l1.W): "l1.W",
+            id(model.l1.b): "l1.b",
+            id(model.rest[0].W): "rest.0.W",
+            id(model.rest[0].b): "rest.0.b",
+            id(model.rest[-1].W) if number > 1 else 0: "rest.2.W",
+        }
+        stepped = {held[id(thing)]: thing for thing in model.params() if thing.data is not None}
+        for name, thing in stepped.items():
+            params.setdefault(name, thing.data.copy())
+        plain.update(
+            {name: params[name] for name in stepped}, {name: thing.grad.data for name, thing in stepped.items()}
+        )
+        optimizer.update(model)
+        for name, thing in stepped.items():
+            assert_same_bits(thing.data, params[name])
+    counts = {name: steps for name, (steps, _) in optimizer._leaf_counts().items()}
+    assert counts == {"l1.W": 8, "l1.b": 6, "rest.0.W": 4, "rest.0.b": 2, "rest.2.W": 4}
+
+
+def variables(model):
+    return [model.l1.W, model.l1.b, model.rest[0].W, model.rest[0].b]
+
+
+@pytest.mark.parametrize(
+    "given", [lambda m: m, variables, lambda m: iter(variables(m)), lambda m: set(variables(m))], ids="mlis"
+)
+def test_every_method_takes_a_model_and_its_parameters(given, rng, tmp_path):
+    model, optimizer = Model(rng), Adam(lr=0.1, averaging=fastopt.EMA(decay=0.5))
+    for _ in range(3):
+        filled(model, rng)
+        optimizer.update(model)
+    names, before = ["l1.W", "l1.b", "rest.0.W", "rest.0.b"], [thing.data.copy() for thing in variables(model)]
+    averaged = optimizer.averaged(given(model))
+    assert set(averaged) == set(names)
+    with optimizer.averaged_weights(given(model)):
+        for name, thing in zip(names, variables(model), strict=True):
+            assert_same_bits(thing.data, averaged[name])
+    optimizer.catch_up(given(model))
+    optimizer.save(tmp_path / "state", given(model))
+    for thing in variables(model):
+        thing.data += 1.0
+    optimizer.load(tmp_path / "state", given(model))
+    for thing, old in zip(variables(model), before, strict=True):
+        assert_same_bits(thing.data, old)
+    with pytest.raises(
+        TypeError, match=r"Adam: updated\(\) makes new arrays.* update\(model\).* updated\(params, grads\)"
+    ):
+        optimizer.updated(given(model))
+    assert optimizer.iter == 3
+
+
+def test_a_file_goes_on_in_another_model_with_either_optimizer(rng, tmp_path):
+    model, optimizer = Model(rng), Adam(lr=0.1)
+    filled(model, rng)
+    optimizer.update(model)
+    optimizer.save(tmp_path / "state", model)
+    for resumed in (optimizer, Adam()):
+        other = Model(rng)
+        assert not any(resumed.load(tmp_path / "state", other))
+        assert_same_bits(other.rest[0].W.data, model.rest[0].W.data)
+        filled(other, rng)
+        resumed.update(other)
+        assert resumed.iter == 2 and set(resumed.m) == {"l1.W", "l1.b", "rest.0.W", "rest.0.b"}
+        with pytest.raises(TypeError, match=r"updated\(\) makes new arrays"):
+            resumed.updated(other, [np.ones(2)])

@@ -150,7 +150,7 @@ def test_averaged_refuses_what_a_step_would():
         ({"W": np.ones(4)}, ValueError, r"params\['W'\] has shape \(4,\), but at the first step it had \(3,\)"),
         ({"W": np.ones(3, np.float32)}, TypeError, r"params\['W'\] has dtype float32, but at the first step"),
         ({"V": np.ones(3)}, KeyError, r"params\['V'\] has no state, which begins at"),
-        ({"W": [1.0]}, KeyError, r"params\[.W.0.\] has no state"),
+        ({"W": [1.0]}, KeyError, r"params\['W'\]\[0\] has no state"),
         (np.ones(3), KeyError, "one bare array has no state"),
     ):
         with pytest.raises(error, match=words):

@@ -17,22 +17,9 @@ from fastopt.kernels.rule import Rule
 
 
 def adan(
-    p,
-    g,
-    m,
-    v,
-    n,
-    previous,
-    mean_step,
-    change_step,
-    one_minus_beta1,
-    one_minus_beta2,
-    one_minus_beta3,
-    beta2,
-    eps,
-    started,
-    zero,
-):
+    p, g, m, v, n, previous, mean_step, change_step, one_minus_beta1, one_minus_beta2, one_minus_beta3, beta2,
+    eps, started, zero
+):  # fmt: skip
     change = g - previous if started > zero else zero  # y_t
     m = m + one_minus_beta1 * (g - m)  # m_t
     v = v + one_minus_beta2 * (change - v)  # v_t
