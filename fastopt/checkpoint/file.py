@@ -104,8 +104,7 @@ def load(optimizer: Any, path: str | os.PathLike[str], params: Any, strict: bool
     owner = type(optimizer).__name__
     loading = with_params.loading(owner, name, saved.get("params"), params, strict, cast)
     dtypes = {key: array.dtype for key, array in with_params.arrays_of(owner, params).items()}
-    mismatch = load_state_dict(optimizer, saved, strict, name, cast, dtypes)
-    loading.write()
+    mismatch = load_state_dict(optimizer, saved, strict, name, cast, dtypes, loading.writes())
     node = containers.container_of(owner, params).node
     optimizer.__dict__["_node"] = containers.joined(optimizer._node, node)
     for known, more in (

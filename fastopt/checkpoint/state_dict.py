@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import fields
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from fastopt.checks import CheckpointError as CheckpointError
 from fastopt.engine import catch_up
 from fastopt.engine.columns import Codes, Column
 from fastopt.engine.containers import BARE
+from fastopt.engine.execute import NOTHING, consume
 from fastopt.engine.state import Layout, State, layout_of
 from fastopt.groups import Groups
 from fastopt.kernels.averages import SLOTS
@@ -73,8 +75,14 @@ def load_state_dict(
     source: str = "state_dict",
     cast: Any = False,
     dtypes: Mapping[Hashable, np.dtype[Any]] | None = None,
+    writes: Iterator[None] = NOTHING,
 ) -> Mismatch:
-    """Load a `state_dict`; `source` is its name in error texts, `dtypes` are those of the parameters."""
+    """Load a `state_dict`.
+
+    source : its name in error texts
+    dtypes : those of the parameters
+    writes : calls of C that write the parameters; Ctrl-C comes before them, or after them and the state
+    """
     owner = type(optimizer).__name__
     if not isinstance(saved, Mapping) or not {"rule", "hyperparameters", "step", "state"} <= set(saved):
         raise CheckpointError(
@@ -155,7 +163,7 @@ def load_state_dict(
     new["_scheduled"] = optimizer._scheduled_names(optimizer.__dict__ | new)
     new |= {"_steps": step, "_skipped": skipped, "_state": loaded, "_lags": lags, **leaves.with_counts(by_leaf)}
     new |= {"_options": None, "_kept_settings": None}
-    optimizer.__dict__.update(new)  # all at once
+    consume(chain(writes, map(optimizer.__dict__.update, [new])))  # all at once
     missing, unexpected, reshaped = ([None if key is BARE else key for key in keys] for keys in mismatch[:3])
     return Mismatch(missing, unexpected, reshaped, mismatch.settings)
 

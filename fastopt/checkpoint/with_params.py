@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from itertools import chain, repeat
+from operator import setitem
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +15,7 @@ from fastopt.checks import CheckpointError
 from fastopt.engine import containers
 from fastopt.engine.columns import Codes
 from fastopt.engine.containers import BARE, Container
+from fastopt.engine.execute import writing
 from fastopt.engine.launch import as_number
 from fastopt.flat import Array
 from fastopt.foreign import shared
@@ -33,14 +36,14 @@ class Loading(NamedTuple):
     unexpected: list[Hashable]
     reshaped: list[Hashable]
 
-    def write(self) -> None:
-        """Writes to the arrays in place, and new numbers in the place of numbers."""
-        for key, value in self.values.items():
-            place = shared(self.leaves[key])
-            if isinstance(place, np.ndarray):
-                place[...] = value
-            else:
-                self.leaves[key] = as_number(value, place)
+    def writes(self) -> Iterator[None]:
+        """Calls of C that write to the arrays in place, and put new numbers in the place of numbers."""
+        places = {key: shared(self.leaves[key]) for key in self.values}
+        arrays = [key for key, place in places.items() if isinstance(place, np.ndarray)]
+        numbers = [key for key in places if not isinstance(places[key], np.ndarray)]
+        new = [as_number(self.values[key], places[key]) for key in numbers]
+        in_place = writing([places[key] for key in arrays], [self.values[key] for key in arrays])
+        return chain(in_place, map(setitem, repeat(self.leaves), numbers, new))
 
 
 def arrays_of(owner: str, params: Any) -> dict[Hashable, Array]:

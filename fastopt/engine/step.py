@@ -39,7 +39,7 @@ def in_one_call(optimizer: Any, own: dict[str, Any], params: Any, grads: Any) ->
             after: Counts = (counts[0] + 1,)
             scalars = optimizer.scalars(after[0])
         else:
-            scalars, after = _in_a_row(optimizer, cohorts, counts), counted(counts, cohorts)
+            scalars, after = _next(optimizer, cohorts, counts)
         if call(params, grads, scalars, own, step, after):
             return True
     plan, calls = own["_plan"], own["_calls"]
@@ -52,7 +52,8 @@ def in_one_call(optimizer: Any, own: dict[str, Any], params: Any, grads: Any) ->
         return False
     _let_go(own, plan)
     call, cohorts = plan.call
-    scalars, after = _in_a_row(optimizer, cohorts, counts), counted(counts, cohorts)
+    if len(calls) > 1:  # otherwise they are at hand
+        scalars, after = _next(optimizer, cohorts, counts)
     return bool(call(params, grads, scalars, own, step, after))
 
 
@@ -214,9 +215,14 @@ class _Step:
                     own["_others"] = self.others
 
 
-def _in_a_row(optimizer: Any, cohorts: Counts, counts: Counts) -> tuple[float, ...]:
-    """The scalars of the next step of some cohorts, one after the other."""
-    return tuple([value for row in _scalars([optimizer] * len(cohorts), list(cohorts), counts) for value in row])
+def _next(optimizer: Any, cohorts: Counts, counts: Counts) -> tuple[tuple[float, ...], Counts]:
+    """The scalars of the next step of some cohorts, one after the other, and the counts after it."""
+    if len(cohorts) == 1:
+        (cohort,) = cohorts
+        count = counts[cohort] + 1
+        return optimizer.scalars(count), (*counts[:cohort], count, *counts[cohort + 1 :])
+    rows = _scalars([optimizer] * len(cohorts), list(cohorts), counts)
+    return tuple([value for row in rows for value in row]), counted(counts, cohorts)
 
 
 def _scalars(parts: list[Any], cohorts: list[int], steps: Counts) -> list[tuple[float, ...]]:

@@ -16,7 +16,7 @@ from fastopt import CheckpointError
 from fastopt.kernels.intrinsics import smallest_state
 from fastopt.optimizers import OPTIMIZERS
 from tests.checkpoint.test_state_dict import gradients, model
-from tests.conftest import assert_same_bits
+from tests.conftest import assert_same_bits, python
 
 
 def states(optimizer):
@@ -256,3 +256,40 @@ def test_cast_needs_a_precision(tmp_path):
     with pytest.raises(ValueError, match=r"from params or from an optimizer that has stepped, .* cast='float32'"):
         fastopt.Adam().load(tmp_path / "state", cast=True)
     fastopt.Adam().load_state_dict(fastopt.Adam().state_dict(), cast=True)  # nothing to convert
+
+
+INTERRUPTED_LOAD = """
+import random, signal, sys, time
+import numpy as np, fastopt
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+signal.signal(signal.SIGALRM, interrupt)
+random.seed(0)
+params = {**{f"p{n}": np.zeros(50) for n in range(40)}, "x": 0.0}
+optimizer, files = fastopt.Momentum(), [sys.argv[1] + name for name in "ab"]
+for path in files:
+    optimizer.update(params, {key: np.ones(np.shape(value)) for key, value in params.items()})
+    optimizer.save(path, params)
+start = time.perf_counter()
+for _ in range(5):
+    optimizer.load(files[1], params)
+spent = (time.perf_counter() - start) / 5
+met = 0
+for turn in range(400):
+    try:
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(0.3, 1.1) * spent)
+        optimizer.load(files[turn % 2], params)
+        time.sleep(2 * spent)
+    except KeyboardInterrupt:
+        met += 1
+    found = {optimizer.iter: {round(float(np.ravel(p)[0]), 6) for p in params.values()}}
+    assert found in ({1: {-0.01}}, {2: {-0.029}}), found
+print(met)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no interval timers")
+def test_ctrl_c_leaves_parameters_and_state_of_one_step(tmp_path):
+    assert int(python(INTERRUPTED_LOAD, str(tmp_path / "state")).stdout) > 100
