@@ -184,7 +184,7 @@ def _name(key: Hashable) -> str:
 
 def _naming(container: Container) -> Callable[[Hashable], str]:
     """How error texts call leaves, also those that only the file has."""
-    return lambda key: "params" if key is BARE else container.name(key)
+    return lambda key: container.name(key) if key in container.keys else _name(key)
 
 
 def _text(owner: str, source: str, loading: Loading, found: Any, arrays: Any, naming: Callable[[Hashable], str]) -> str:
