@@ -15,3 +15,4 @@ collect_ignore = [
 ]
 # MPI is begun by the import, once for the life of a process: tests/mpi runs the examples in processes of their own.
 collect_ignore_glob = ["fastopt/mpi/*"]
+collect_ignore = ["fastopt/__pyinstaller/hook-fastopt.py"]  # which PyInstaller runs
