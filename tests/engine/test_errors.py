@@ -286,7 +286,7 @@ def test_every_hyperparameter_is_checked():
             *hyperparameters.CHOICES,
             *hyperparameters.SWITCHES,
             "groups",  # whose own settings are these
-            "storage_seed",  # in test_state_storage.py
+            *hyperparameters.WHOLE_NUMBERS,
             *averages.KINDS,
         }
 
