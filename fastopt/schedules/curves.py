@@ -172,7 +172,7 @@ class Cosine(Schedule):
 
 @dataclass(frozen=True)
 class CosineRestarts(Schedule):
-    """Repeated cosine decay (warm restarts).
+    """Repeated cosine decay, with warm restarts.
 
     The first wave has `period` steps, each other `growth` times as many as the one before, with the formula of
     `Cosine`. Before them stand `warmup` steps as in `Warmup`. Loshchilov and Hutter, SGDR, arXiv:1608.03983,
