@@ -71,7 +71,7 @@ class Row:
 
 
 def bounds(name: str) -> Bounds:
-    """What a case must reach."""
+    """The figures that a case must reach."""
     return NEVER_SLOWER | next((must for start, must in MUST.items() if name.startswith(start)), {})
 
 

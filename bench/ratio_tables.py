@@ -84,7 +84,7 @@ def kernels(cases: Parts) -> Iterator[str]:
 
 
 def dead(cases: Parts) -> Iterator[str]:
-    """What the flush of small state is for."""
+    """The cost of dead gradients, which the flush of small state saves."""
     yield "## Once gradients die"
     yield ""
     yield "State that decays becomes subnormal. The worst 25 steps, relative to living ones; steps above 1.5 times."

@@ -30,7 +30,7 @@ MODULES = (
 
 
 def public_names() -> set[str]:
-    """What users import: each name of `__all__` of each module."""
+    """Names that users import: each name of `__all__` of each module."""
     found = set()
     for module in MODULES:
         names: Iterable[str] = getattr(importlib.import_module(module), "__all__", ())

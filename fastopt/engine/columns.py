@@ -123,7 +123,7 @@ class Codes:
         return self.codes.flags
 
     def error(self, nonnegative: bool) -> str:
-        """What is wrong with it as an array of a slot, empty if nothing is."""
+        """Return what is wrong with it as an array of a slot, empty if nothing is."""
         kind = np.uint16 if self.storage == BFLOAT16 else np.uint8 if nonnegative else np.int8
         if self.codes.dtype != kind:
             return f"codes of dtype {self.codes.dtype}, expected {np.dtype(kind)}"
