@@ -18,7 +18,7 @@ def selected(
 
 
 def by_part(words: str, name: str) -> bool:
-    """Whether what is asked for is a part of the name, in any case."""
+    """Whether the request is a part of the name, in any case."""
     return words.lower() in name.lower()
 
 

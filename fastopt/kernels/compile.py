@@ -136,7 +136,7 @@ def _form(form: int, dtype: str, in_pieces: bool) -> Any:
 
 
 def stored_form(form: int, in_pieces: bool, kinds: Any, keys: Any) -> Any:
-    """What `loops.walk_stored` gets.
+    """Return the numbers for `loops.walk_stored`.
 
     kinds : int64[slots], the forms of `storage.py`
     keys : uint64[arrays, slots], see `codecs.slot_key`

@@ -112,7 +112,7 @@ class Descent:
 
 
 def _averages(optimizer: Optimizer) -> bool:
-    """Whether what is to be used in the end is an average."""
+    """Whether the result is an average."""
     return bool(optimizer._averaged) or isinstance(optimizer, ScheduleFreeSGD | ScheduleFreeAdamW)
 
 
