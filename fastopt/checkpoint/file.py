@@ -10,15 +10,15 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Hashable, Mapping
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import numpy as safetensors
 
-from fastopt import averages
+from fastopt import averages, checks
 from fastopt.checkpoint import atomic_file, with_params
 from fastopt.checkpoint.state_dict import CheckpointError, Mismatch, load_state_dict, one_line, same_rule
 from fastopt.engine import containers
@@ -38,7 +38,7 @@ FORMAT = 3
 or leaves have step counts of their own; one with a higher number is refused."""
 
 LONGEST_HEADER = 100_000_000
-"""The most bytes that safetensors reads of a header; it writes longer ones."""
+"""The most bytes that a header may have, for safetensors too."""
 
 LONGEST = 100_000
 """The most characters that the settings in a file may have."""
@@ -76,12 +76,52 @@ def _header(tensors: dict[str, Array], metadata: dict[str, str]) -> tuple[bytes,
     places, place = {}, 0
     for name, array in sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])):
         places[name], stop = place, place + math.prod(array.shape) * array.dtype.itemsize
-        kind = f"{array.dtype.kind.upper()}{8 * array.dtype.itemsize}"
-        described[name] = {"dtype": kind, "shape": list(array.shape), "data_offsets": [place, stop]}
+        described[name] = {"dtype": _kind(array.dtype), "shape": list(array.shape), "data_offsets": [place, stop]}
         place = stop
     text = json.dumps(described, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # so that arrays are aligned
     return len(text).to_bytes(8, "little") + text, places
+
+
+@cache
+def _kind(dtype: np.dtype[Any]) -> str:
+    """The name that safetensors has for a dtype."""
+    return f"{dtype.kind.upper()}{8 * dtype.itemsize}"
+
+
+_KNOWN: tuple[np.dtype[Any], ...] = (*checks.DTYPES, np.dtype(np.int64), *CODES)
+_DTYPES = {_kind(dtype).encode(): dtype for dtype in _KNOWN}
+
+# What safetensors and `_header` write, in the order of the offsets; any JSON could take many times as much memory.
+_TEXT = rb'"(?:[^"\\]++|\\.)*+"'
+_METADATA = re.compile(rb'"__metadata__":(\{(?:%s:%s,?+)*+\})[,}]' % (_TEXT, _TEXT), re.DOTALL)
+_ARRAY = re.compile(
+    rb'(%s):\{"dtype":"(\w++)","shape":\[([\d,]*+)\],"data_offsets":\[(\d++),(\d++)\]\}[,}]' % _TEXT, re.DOTALL
+)
+
+
+def _parsed(content: bytes) -> tuple[dict[str, Array], Any]:
+    """The arrays of a safetensors file, which are views of its content, and its metadata.
+
+    Raises some error where that is not one: where an array is of an unknown dtype, is not of the size that its shape
+    says, or does not begin where the one before it ends, so that all together have the bytes that are there.
+    """
+    start = begin = 8 + int.from_bytes(content[:8], "little")
+    tensors: dict[str, Array] = {}
+    metadata, place = {}, 9
+    if found := _METADATA.match(content, place, begin):
+        metadata, place = json.loads(found[1]), found.end()
+    while found := _ARRAY.match(content, place, begin):
+        name, dtype, first, last = json.loads(found[1].decode()), _DTYPES[found[2]], int(found[4]), int(found[5])
+        shape = tuple(map(int, found[3].split(b","))) if found[3] else ()
+        size = math.prod(shape)
+        if begin + first != start or last - first != size * dtype.itemsize:
+            raise ValueError(f"{name} does not lie between the bytes {first} and {last}")
+        tensors[name] = np.frombuffer(content, dtype, size, start).reshape(shape) if size else np.empty(shape, dtype)
+        start, place = begin + last, found.end()
+    if start != len(content) or content[8:9] != b"{" or content[place - 1 : begin].strip(b" ") != b"}":
+        raise ValueError("its header is not that of its content")
+    return tensors, metadata
 
 
 def load(optimizer: Any, path: str | os.PathLike[str], params: Any, strict: bool, cast: Any) -> Mismatch:
@@ -89,8 +129,7 @@ def load(optimizer: Any, path: str | os.PathLike[str], params: Any, strict: bool
     content = Path(path).read_bytes()  # not mapped into memory: a file that shrinks meanwhile would end the process
     name = os.fspath(path)
     try:
-        tensors = safetensors.load(content)
-        metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {})
+        tensors, metadata = _parsed(content)
     except Exception as error:
         raise CheckpointError(f"{name} is damaged, or no checkpoint of fastopt ({one_line(error)})") from None
     try:
@@ -321,8 +360,15 @@ def _digest_of(metadata: dict[str, str]) -> Any:
 
 
 def _add(digest: Any, name: str, array: Array) -> None:
-    digest.update(json.dumps([name, array.dtype.name, array.shape]).encode())
-    digest.update(np.ascontiguousarray(array).data if array.size else b"")
+    digest.update(f"[{json.dumps(name)}, {_form(array.dtype, array.shape)}]".encode())
+    if array.size:
+        digest.update(np.ascontiguousarray(array).data)
+
+
+@cache
+def _form(dtype: np.dtype[Any], shape: tuple[int, ...]) -> str:
+    """Dtype and shape in JSON; there are few of them."""
+    return json.dumps([dtype.name, shape])[1:-1]
 
 
 def _encoded(owner: str, key: Hashable) -> Any:

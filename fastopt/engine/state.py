@@ -208,10 +208,9 @@ class State:
     def _pieces_without(self, gone: set[Hashable]) -> list[Piece]:
         pieces = []
         for piece in self._pieces:
-            kept = {key: layout for key, layout in piece.layouts.items() if key not in gone}
-            if len(kept) == len(piece.layouts):
+            if piece.layouts.keys().isdisjoint(gone):
                 pieces.append(piece)
-            elif kept:
+            elif kept := {key: layout for key, layout in piece.layouts.items() if key not in gone}:
                 pieces += State(self.slots, kept, self.nonnegative)._with_arrays_of(self)._pieces
         return pieces
 

@@ -118,7 +118,9 @@ class Reference:
                 p, *state = (x[touched[key]] for x in whole)
             part = copy.copy(parts[key])
             part._iter = self.counts[key] = self.counts[key] + 1
-            part.step(p, part._processed(p, seen[key], scale), *state)
+            # NumPy makes scalars of arrays without dimensions; the power of a scalar is not always that of an array.
+            p_1d, g_1d, *state_1d = np.atleast_1d(p, seen[key], *state)
+            part.step(p_1d, part._processed(p_1d, g_1d, scale), *state_1d)
             self._flush_state(state)
             if key not in touched:
                 self._store(key, p, state, parts[key], self.iter)
