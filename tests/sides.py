@@ -248,7 +248,8 @@ class Sides:
             self.regroup({key: settings for key, settings in self.groups.items() if key != gone})
 
     def regroup(self, groups):
-        """Assigned, or changed in place."""
+        """Assigned, or changed in place; without those of leaves that nobody knows, which are errors."""
+        groups = {key: own for key, own in groups.items() if key in self.params or key in self.slow.counts}
         self.groups = self.slow.groups = groups
         if self.data.draw(flags):
             self.fast.groups = groups
@@ -322,6 +323,8 @@ class Sides:
             key = self.draw(self.params)
             self.specs[key] = self.params[key].shape, self.params[key].dtype.name
             del self.params[key], self.plain[key]
+            if key not in self.slow.counts:
+                self.regroup(self.groups)
 
     def forget(self):
         keys = [key for key in self.slow.counts if self.data.draw(flags)]
@@ -340,6 +343,7 @@ class Sides:
         self.slow.__post_init__()
         self.slow.weight_average = self.slow.slow_weights = None
         self.slow.iter = self.skipped = 0
+        self.regroup(self.groups)
         self.assert_same()
 
     def reindex(self):
