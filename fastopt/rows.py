@@ -38,8 +38,8 @@ class Rows:
         are next updated, all steps that they skipped at once, in closed form, and up to rounding. Until then they
         are out of date: call `optimizer.catch_up(params)` before using or saving parameters. Momentum's velocity goes
         on as a geometric series, RMSProp's mean decays, and decoupled weight decay acts; SGD and AdaGrad have nothing
-        to do but that. Adam and AdamW have no closed form (their p moves by a sum of m / (sqrt(v) + eps)) and refuse it, as do
-        rules of one's own, of which none is known, and weight decay that is not decoupled.
+        to do but that. Adam and AdamW have no closed form (their p moves by a sum of m / (sqrt(v) + eps)) and
+        refuse it, as do rules of one's own, of which none is known, and weight decay that is not decoupled.
 
     Neither is read before a step, nor ever written.
 

@@ -354,7 +354,7 @@ def _averages(
     transforms: tuple[str, ...],
     averaged: Counts,
 ) -> tuple[list[tuple[float, ...]], tuple[str, ...], Counts, Iterator[None]]:
-    """Scalars and transforms with those of averages, how many there are, and calls that move those of leaves left out."""
+    """Scalars and transforms with those of averages, how many there are, and calls that move the other averages."""
     writes = NOTHING
     if plan.rows_launches or optimizer._skipped_rows:
         averages.check_rows(optimizer, plan)
