@@ -8,7 +8,7 @@ from itertools import chain
 from typing import Any
 
 from fastopt import averages, checks, threads, tuning
-from fastopt.engine import catch_up, containers, one_call, transform_scalars
+from fastopt.engine import catch_up, containers, gradient_sums, one_call, transform_scalars
 from fastopt.engine.again import Again, again
 from fastopt.engine.execute import NOTHING
 from fastopt.engine.plan import Plan
@@ -57,9 +57,14 @@ def in_one_call(optimizer: Any, own: dict[str, Any], params: Any, grads: Any) ->
     return bool(call(params, grads, scalars, own, step, after))
 
 
-def make(optimizer: Any, params: Any, grads: Any, report: bool) -> Report | None:
-    """Makes a step of any kind: its phases, in this order. Nothing of the user's is written before `run`."""
-    step = _Step(optimizer, params, grads, report)
+def make(optimizer: Any, params: Any, grads: Any, report: bool, summed: int = 0) -> Report | None:
+    """Makes a step of any kind: its phases, in this order. Nothing of the user's is written before `run`.
+
+    summed : of how many gradients `grads` are the sums that were accumulated; 0 of gradients that are handed in
+    """
+    if optimizer._accumulated and not summed:
+        raise RuntimeError(gradient_sums.with_gradients(type(optimizer).__name__, optimizer._accumulated))
+    step = _Step(optimizer, params, grads, report, summed)
     step.ask_settings()
     step.take_plan()
     step.find_rule_scalars()
@@ -79,11 +84,12 @@ class _Step:
     __slots__ = (
         *("optimizer", "own", "params", "grads", "wants_report", "number", "asked", "known_calls", "settings"),
         *("groups", "by_array", "plan", "others", "is_known", "parts", "options", "all_options", "scalars"),
-        *("counts", "averages", "cohorts", "writes", "averaging", "lagging", "calls"),
+        *("counts", "averages", "cohorts", "writes", "averaging", "lagging", "calls", "summed"),
     )
 
-    def __init__(self, optimizer: Any, params: Any, grads: Any, report: bool) -> None:
+    def __init__(self, optimizer: Any, params: Any, grads: Any, report: bool, summed: int) -> None:
         self.optimizer, self.params, self.grads, self.wants_report = optimizer, params, grads, report
+        self.summed = summed
         self.own: dict[str, Any] = optimizer.__dict__
         self.number = optimizer._steps + 1
         # Calls of the step before do not fit where this one ends halfway.
@@ -111,6 +117,9 @@ class _Step:
             self.parts, self.options = optimizer._parts(plan, self.number, self.asked, begins=not self.is_known)
         elif self.options is None:
             self.options = settings.__dict__["_options"] = settings._wanted_options()
+        plan.summed = self.summed or 1
+        if self.summed > 1 and "scale" not in self.options:
+            self.options = ("scale", *self.options)
         self.counts: Counts = own["_counts"] if self.is_known else plan.leaves.counts[1]
         self.averages: Counts = own["_averages"] if self.is_known else plan.leaves.counts[2]
         if not plan.leaves.are_known:
@@ -173,6 +182,7 @@ class _Step:
         can_look = self.is_known and plan.looked
         if (
             self.wants_report
+            or self.summed
             or self.averaging
             or self.lagging
             or self.by_array
@@ -210,7 +220,7 @@ class _Step:
                 own["_state"] = plan.state if plan.state.slots else None
                 own["_node"] = node
                 own["_lags"] = lagging.lags if lagging else {}
-                own["_calls"] = self.calls
+                own["_calls"], own["_accumulated"] = self.calls, 0
                 if not self.wants_report:
                     own["_others"] = self.others
 
@@ -311,7 +321,7 @@ def _not_made(optimizer: Any, plan: Plan, grads: Any, report: bool, too_large: s
     nothing = plan.report_of_nothing() if report else None
     plan.forget_gradients()
     optimizer.__dict__["_skipped"] = optimizer._skipped + 1
-    optimizer.__dict__["_skips_in_a_row"] = optimizer._skips_in_a_row + 1
+    optimizer.__dict__.update(_skips_in_a_row=optimizer._skips_in_a_row + 1, _accumulated=0)
     return nothing
 
 
