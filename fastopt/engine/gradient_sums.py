@@ -91,7 +91,7 @@ class GradientSums:
         plan = self._plan
         if plan is None or not plan.accepts(sums, arrays, None, True):
             plan = Plan(owner, GRADIENT_SUM, sums, arrays, {}, None, by_array=True)
-        scalars = {entry.part: (float(entry.key in begun),) for entry in plan.entries if entry.row >= 0}
+        scalars = {leaf.scalar_row: (float(leaf.key in begun),) for leaf in plan.leaves if leaf.row >= 0}
         self._plan, plan.stepped = plan, False
         try:
             plan.run(sums, [scalars[part] for part in range(len(scalars))], False)
