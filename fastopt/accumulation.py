@@ -62,9 +62,9 @@ class Accumulation:
             count = self._accumulated
             sums = self._sums or GradientSums()
             # What a step in one call would not see is told to `step.make`.
-            own = self.__dict__
-            own["_calls"] = ()
-            sums.add(owner, grads, not count, lambda after: own.update(_sums=after, _accumulated=count + 1))
+            attributes = self.__dict__
+            attributes["_calls"] = ()
+            sums.add(owner, grads, not count, lambda after: attributes.update(_sums=after, _accumulated=count + 1))
 
     def discard_accumulated(self: Any) -> None:
         """Drops what `accumulate` was given since the last step.

@@ -378,9 +378,9 @@ def serial(address, form, table, starts, threads):
     address : of the rule's compiled `step_loop`: this function and `parallel` are compiled once for all rules
     form : how parameters are stored: an address that `stores.py` explains
     table : int64[arrays + 1, 5 + state slots], the addresses of parameter, gradient, state, averages (0 where there are
-        none) and the array's scalars: float64, those of the rule in the order of the formula, then the amounts of the
-        transforms. Of the last row the first element is the address of the statistics, if there is one. With `centralize` the
-        means of gradients have a column more, before the scalars
+        none) and the array's scalars: float64, those of the rule in the order of the formula, then those of the
+        transforms. Of the last row the first element is the address of the statistics, if there are any. With
+        `centralize` the means of gradients have a column more, before the scalars
     starts : int64[arrays + 1], the running sum of the array sizes
     threads : 1
     """
