@@ -15,7 +15,7 @@ from fastopt.engine.plan import Plan
 from fastopt.engine.step_counts import counted
 from fastopt.engine.transform_scalars import NEUTRAL, SCALARS, unclipped
 from fastopt.groups import NO_GROUPS
-from fastopt.kernels.loops import TOTAL
+from fastopt.kernels.passes import TOTAL
 from fastopt.kernels.rule import NO_RULE
 from fastopt.settings import Asked, StepSettings
 

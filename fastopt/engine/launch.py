@@ -14,7 +14,7 @@ from fastopt import formula_checks
 from fastopt.array_checks import masked
 from fastopt.engine.state import Layout, lies_in
 from fastopt.flat import Array
-from fastopt.kernels import loops
+from fastopt.kernels import loops, passes
 from fastopt.kernels.compile import kernel as kernel_of
 from fastopt.kernels.rule import Rule
 from fastopt.tuning import AS_THEY_COME, Choice
@@ -121,7 +121,7 @@ class Launch:
             except NumbaError as error:
                 raise TypeError(formula_checks.not_compiled(rule.formula, rule.state, error)) from error
         if which not in ("step", "prepare") and self.statistics is None:
-            statistics = np.zeros((self.starts[-1] // loops.PIECE + len(self.starts), loops.FIELDS))
+            statistics = np.zeros((self.starts[-1] // loops.PIECE + len(self.starts), passes.FIELDS))
             self.table[-1, 0] = statistics.ctypes.data
             self.statistics = statistics  # last: Ctrl-C may come before, and the next call then does it all again
         return kernel, self.table, self.starts, threads

@@ -25,7 +25,7 @@ from fastopt.engine.state import Layout, State
 from fastopt.flat import Array
 from fastopt.groups import Groups
 from fastopt.kernels import array_scan, flags
-from fastopt.kernels.loops import COMPENSATION, DOWN, FIELDS, NONFINITE, SECOND_COMPENSATION, SECOND_TOTAL, TOTAL, UP
+from fastopt.kernels.passes import COMPENSATION, DOWN, FIELDS, NONFINITE, SECOND_COMPENSATION, SECOND_TOTAL, TOTAL, UP
 from fastopt.kernels.rule import GRADIENT_MEASURE, NO_RULE, Rule
 from fastopt.report import Report
 from fastopt.rows import Rows

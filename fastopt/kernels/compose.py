@@ -8,8 +8,30 @@ from collections.abc import Callable
 from typing import Any
 
 from fastopt.kernels.averages import AVERAGES
-from fastopt.kernels.loops import with_average, with_mean, with_transform
 from fastopt.kernels.transforms import TRANSFORMS
+
+# What the functions below find under these names in their globals; every clone of them has its own.
+rule: Any = None  # a formula, or one of these functions about it
+transform: Any = None  # a function of transforms.py or averages.py
+
+
+def with_transform(p, g, *values):
+    """A rule with a transform before it, whose scalar stands behind the rule's."""
+    p, g = transform(p, g, values[-1])
+    return rule(p, g, *values[:-1])
+
+
+def with_average(p, g, average, *values):
+    """A rule with an average after it, whose slot stands before the rule's and whose scalar stands last."""
+    new = rule(p, g, *values[:-1])
+    p, average = transform(new[0], average, values[-1])
+    return p, average, *new[1:]
+
+
+def with_mean(p, g, mean, *values):
+    """A rule with a transform before it that takes an element of an array, which stands before the state slots."""
+    p, g = transform(p, g, mean)
+    return rule(p, g, *values)
 
 
 def clone(function: Any, name: str, names: dict[str, Any]) -> types.FunctionType:

@@ -181,7 +181,7 @@ def test_kernels_are_cached_by_their_formula(tmp_path):
         )
         cache = {"NUMBA_CACHE_DIR": str(tmp_path / "cache"), "NUMBA_DEBUG_CACHE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
         out = python(SHELL, str(tmp_path), **cache).stdout
-        kernel = [line for line in out.splitlines() if "loops.shrink" in line]
+        kernel = [line for line in out.splitlines() if "passes.shrink" in line]
         return any("data loaded" in line for line in kernel), out.split("RESULT")[1].strip()
 
     assert step("p - lr * g") == (False, "0.5")
