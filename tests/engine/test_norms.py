@@ -71,7 +71,7 @@ def _norm_by_clipping(gradient):
     optimizer, params = fastopt.SGD(clip_norm=1.0), np.zeros(gradient.shape)
     optimizer.update(params, gradient)
     optimizer._plan.accepts(params, gradient)
-    return optimizer._plan.gradient_norm()
+    return optimizer._plan.passes.gradient_norm()
 
 
 def test_lars_takes_tiny_arrays_by_their_norm():
