@@ -77,6 +77,8 @@ def _scalars(optimizer: Optimizer, step: int) -> list[tuple[str, str]]:
     for option in (name for name in OPTIONS if name in wanted):
         if option == "centralize":
             value: Any = "the means of gradients, where an array has two dimensions or more"
+        elif option == "cautious":
+            value = "one over the share of elements whose step goes against the gradient"
         elif option != "scale":
             value = AMOUNTS[option](settings)
         elif math.inf == settings.clip_norm == settings.clip_array_norm:

@@ -11,16 +11,22 @@ import numpy as np
 from fastopt.engine.arguments import nonfinite_squared_norm, nonfinite_squares
 from fastopt.engine.norms import Norm, clipped, quick_clipped
 from fastopt.engine.plan import Plan
+from fastopt.kernels.caution import scale_of_share
 from fastopt.kernels.squares import largest
 
 AMOUNTS: dict[str, Callable[[Any], float]] = {
     "clip": lambda settings: settings.clip_value,
     "weight_decay": lambda settings: settings.weight_decay,
     "decoupled_weight_decay": lambda settings: 1 - _lr(settings) * settings.weight_decay,
+    "cautious_decay": lambda settings: _lr(settings) * settings.weight_decay,
+    "cautious": lambda settings: 0.0,  # until aligned elements are counted
 }
 """Of the settings of a part; "scale" needs norms."""
 
-NOTHING = {"clip": math.inf, "weight_decay": 0.0, "decoupled_weight_decay": 1.0}
+NOTHING = {
+    **{"clip": math.inf, "weight_decay": 0.0, "decoupled_weight_decay": 1.0},
+    **{"cautious_decay": 0.0, "cautious": 0.0},
+}
 """With what an option does nothing, for a part that does not call for it where another does."""
 
 
@@ -38,12 +44,26 @@ def added(
     if plan.rule.prepare:
         plan.prepare(params, rows, options, parts)
     if plan.rule.measure is None:
-        return rows
+        return _with_caution(plan, params, parts, rows, options)
     norms = plan.measures(params, rows, options)
     ratios = [part.ratio(*norms[row]) if row in norms else 0.0 for row, part in enumerate(parts)]
     if plan.rule.squares_norms and settings.on_nonfinite != "propagate":
         _check_squared_norms(plan, norms, ratios)
-    return [(*own, ratio, *more) for own, ratio, more in zip(scalars, ratios, amounts, strict=True)]
+    rows = [(*own, ratio, *more) for own, ratio, more in zip(scalars, ratios, amounts, strict=True)]
+    return _with_caution(plan, params, parts, rows, options)
+
+
+def _with_caution(
+    plan: Plan, params: Any, parts: list[Any], rows: list[tuple[float, ...]], options: tuple[str, ...]
+) -> list[tuple[float, ...]]:
+    """The same with the amount of `cautious`, for which aligned elements are counted in a pass before the step."""
+    if "cautious" not in options:
+        return rows
+    before, counts = len(plan.rule.scalars), plan.aligned(params, rows, options)  # it is the last of `OPTIONS`
+    amounts = {
+        row: scale_of_share(*count) if parts[row].cautious else NOTHING["cautious"] for row, count in counts.items()
+    }
+    return [(*row[:before], amounts.get(number, 0.0), *row[before + 1 :]) for number, row in enumerate(rows)]
 
 
 class TooLarge(ArithmeticError):

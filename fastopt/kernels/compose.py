@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from fastopt.kernels.averages import AVERAGES
-from fastopt.kernels.loops import with_average, with_mean, with_option
+from fastopt.kernels.caution import CAUTION, aligned
+from fastopt.kernels.loops import of_step, with_average, with_mean, with_option, with_step, without
 from fastopt.kernels.transforms import OPTIONS
 
 
@@ -20,17 +21,30 @@ def clone(function: Any, name: str, names: dict[str, Any]) -> types.FunctionType
     return copied
 
 
-def composed(formula: Any, options: tuple[str, ...], name: str, compile: Callable[[Any], Any]) -> Any:
-    """The formula with the options before and after it; what `name` is for, see `compile.callback`."""
+def composed(
+    formula: Any, options: tuple[str, ...], name: str, compile: Callable[[Any], Any], which: str = "step"
+) -> Any:
+    """The formula with the options before and after it; what `name` is for, see `compile.callback`.
+
+    which : as in `compile.kernel`; in a pass before the step there is no caution
+    """
     inner = compile(clone(formula, f"rule_{name}", helpers(formula, name, compile)))
-    for which in reversed([option for option in options if option in OPTIONS]):  # the last one applied lies innermost
-        names = {"rule": inner, "option": compile(clone(OPTIONS[which], f"{which}_{name}", {}))}
-        around = with_mean if which == "centralize" else with_option
-        inner = compile(clone(around, f"with_{which}_{name}", names))
-    for which in [option for option in options if option in AVERAGES]:
-        names = {"rule": inner, "option": compile(clone(AVERAGES[which], f"{which}_{name}", {}))}
-        inner = compile(clone(with_average, f"with_{which}_{name}", names))
+    for option in reversed([option for option in options if option in OPTIONS]):  # the last one lies innermost
+        function, around = _around(option, which)
+        names = {"rule": inner, "option": compile(clone(function, f"{option}_{name}", {}))}
+        inner = compile(clone(around, f"with_{option}_{name}", names))
+    for option in [option for option in options if option in AVERAGES]:
+        names = {"rule": inner, "option": compile(clone(AVERAGES[option], f"{option}_{name}", {}))}
+        inner = compile(clone(with_average, f"with_{option}_{name}", names))
     return inner
+
+
+def _around(option: str, which: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The function of an option, and how it is put around a rule."""
+    if option in CAUTION and which not in ("step", "report"):
+        return (aligned, of_step) if which == "aligned" and option == "cautious" else (OPTIONS[option], without)
+    around = with_step if option in CAUTION else with_mean if option == "centralize" else with_option
+    return OPTIONS[option], around
 
 
 def helpers(function: Any, name: str, compile: Callable[[Any], Any]) -> dict[str, Any]:

@@ -103,6 +103,22 @@ def with_mean(p, g, mean, *rest):
     return rule(p, g, *rest)
 
 
+def with_step(p, g, *rest):
+    """A rule with an option after it that takes the step, whose amount stands behind the rule's scalars."""
+    new = rule(p, g, *rest[:-1])
+    return option(p, g, new[0], rest[-1]), *new[1:]
+
+
+def of_step(p, g, *rest):
+    """What an option finds of the step of a rule, whose amount stands behind the rule's scalars."""
+    return option(p, g, rule(p, g, *rest[:-1])[0], rest[-1])
+
+
+def without(p, g, *rest):
+    """A rule without an option whose amount stands behind the rule's scalars."""
+    return rule(p, g, *rest[:-1])
+
+
 def span(row, scalars, parameter, tally, form, first, last):
     """Applies the rule to elements `first` to `last` of an array; the loop that is compiled for each rule.
 
@@ -255,6 +271,16 @@ def measured_span(row, scalars, parameter, tally, form, first, last):
     put(tally, SECOND_COMPENSATION, second_rest)
 
 
+def aligned_span(row, scalars, parameter, tally, form, first, last):
+    """Writes to the tally for how many elements the formula, of which all others are the same, says yes."""
+    where, count = addresses(row, COLUMNS), 0
+    constants = numbers(scalars, SCALARS, DTYPE)
+    for element in range(first, last):
+        count += rule(*(load(where, element, DTYPE) + constants))
+    put(tally, TOTAL, np.float64(count))
+    put(tally, COMPENSATION, 0.0)
+
+
 def prepared_span(row, scalars, parameter, tally, form, first, last):
     """Writes the result of the formula to the last state slot, and nothing else."""
     where = addresses(row, COLUMNS)
@@ -352,7 +378,8 @@ def walk_stored(kernel, form, table, starts, first, last):
                     peek(peek(form + 8 * KINDS) + 8 * slot),
                     peek(peek(form + 8 * KEYS) + 8 * (array * slots + slot)),
                 )
-                invoke(peek(form + 8 * ENCODE), kind, codes, size, place, (index, until, key))
+                if peek(form + 8 * ENCODE):
+                    invoke(peek(form + 8 * ENCODE), kind, codes, size, place, (index, until, key))
             index = until
             is_last = index >= stop
         first = end
