@@ -69,24 +69,17 @@ class Consensus:
             binding = Binding(self._owner, params)
             exchange = self._exchange
             if exchange is None:
-                shares = Shares(binding.leaves, self.comm.size, self._needs_whole_arrays())
+                shares = Shares(binding.leaves, self.comm.size, needs_whole_arrays(self.optimizer))
                 exchange = Exchange(self._owner, shares, self.comm, self.transport is not None, self.reduce == "mean")
             _check_leaves(self._owner, binding, exchange.shares)
             binding.cut(exchange.shares, self.comm.rank)
-        if self._needs_whole_arrays() and not exchange.shares.whole:
+        if needs_whole_arrays(self.optimizer) and not exchange.shares.whole:
             raise ValueError(
                 f"Sharded {self._owner}: centralize and compact state need whole arrays, which were cut at the "
                 "first step; set it before"
             )
         self.optimizer.groups.look_at(binding.arrays)
         return binding, exchange
-
-    def _needs_whole_arrays(self: Any) -> bool:
-        optimizer = self.optimizer
-        settings = [vars(optimizer), *optimizer.groups.values()]
-        centralize = any(own.get("centralize") for own in settings)
-        compact = any(own.get("state_storage", "float32") != "float32" for own in settings)  # in groups of elements
-        return bool(centralize or compact or optimizer._rule.prepare)
 
     def _check_kinds(self: Any, kinds: dict[Hashable, str]) -> None:
         """Raises where gradients are Rows that this optimizer cannot step, which later one process alone would find."""
@@ -154,6 +147,14 @@ class Consensus:
         for selector, group in optimizer.groups.items():
             texts |= {f"groups[{_as_text(selector)}][{name!r}]": _as_text(value) for name, value in group.items()}
         return {"rule": optimizer.rule, **texts}
+
+
+def needs_whole_arrays(optimizer: Any) -> bool:
+    """Whether a rule, or a setting of all or of a group, steps arrays that must not be cut."""
+    settings = [vars(optimizer), *optimizer.groups.values()]
+    centralize = any(own.get("centralize") for own in settings)
+    compact = any(own.get("state_storage", "float32") != "float32" for own in settings)  # in groups of elements
+    return bool(centralize or compact or optimizer._rule.prepare)
 
 
 def _check_leaves(owner: str, binding: Binding, shares: Shares) -> None:

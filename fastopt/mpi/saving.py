@@ -7,28 +7,46 @@ import os
 import pickle
 from collections.abc import Callable, Hashable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastopt.checkpoint import file, with_params
 from fastopt.checkpoint.state_dict import CheckpointError, Mismatch, load_state_dict
 from fastopt.checkpoint.state_dict import state_dict as state_dict_of
+from fastopt.engine.columns import Codes
 from fastopt.engine.containers import BARE
 from fastopt.engine.state import Layout, layout_of
 from fastopt.flat import Array
 from fastopt.mpi.binding import Binding, name_of
-from fastopt.mpi.layout import Piece, flat
+from fastopt.mpi.consensus import needs_whole_arrays
+from fastopt.mpi.layout import Piece, Shares, flat
 
 BY_KEY = ("rows", "counts")
 """The entries of a checkpoint that are by key, besides the state."""
+
+
+VALUES, CODES, SCALES = "values", "codes", "scales"
+"""What is gathered of an array of the state: itself, or the two arrays of a compact one."""
+
+
+class Storage(NamedTuple):
+    """How a compact array is stored, which all processes must know of one that lies elsewhere."""
+
+    storage: str
+    codes: Layout
+    scales: Layout
+
+    @staticmethod
+    def of(array: Codes) -> Storage:
+        return Storage(array.storage, layout_of(array.codes), layout_of(array.scales))
 
 
 class SharedLeaf:
     """An array of the state whose parts lie on all processes; it is gathered where it is read."""
 
     def __init__(self, leaf: Layout, read: Callable[[], Array]) -> None:
-        self.shape, self.dtype, self._read = leaf.shape, leaf.dtype, read
+        self.shape, self.dtype, self.size, self._read = leaf.shape, leaf.dtype, leaf.size, read
         self.flags = SimpleNamespace(f_contiguous=leaf.order == "F", c_contiguous=leaf.order == "C")
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> Array:
@@ -55,13 +73,13 @@ class SharedSaving:
             else:
                 self._bind("save", params)
             mine = state_dict_of(self.optimizer)
-            by_key = self._by_leaf(mine)
+            by_key, storages = self._by_leaf(mine), self._storages(mine)
 
-            def write(read: Callable[[str, Hashable], Array]) -> None:
-                def leaf_of(slot: str, path: Hashable, leaf: Layout) -> Any:
-                    return SharedLeaf(leaf, lambda: read(slot, path))
+            def write(read: Callable[..., Array]) -> None:
+                def array_of(slot: str, path: Hashable, kind: str, layout: Layout) -> Any:
+                    return SharedLeaf(layout, lambda: read(slot, path, kind, layout))
 
-                saved = self._merged(mine, by_key, leaf_of)
+                saved = self._merged(mine, by_key, storages, array_of)
                 if params is not None:
                     saved["params"] = with_params.copies(self._owner, params)
                 file.save(saved, self._owner, path)
@@ -93,9 +111,9 @@ class SharedSaving:
         with self._alone():
             self._agree("state_dict", None)
             mine = state_dict_of(self.optimizer)
-            by_leaf = self._by_leaf(mine)
+            by_leaf, storages = self._by_leaf(mine), self._storages(mine)
             whole: dict[str, Any] = self._merged(
-                mine, by_leaf, lambda slot, path, _: self._gathered(mine, slot, path, to_all=True)
+                mine, by_leaf, storages, lambda *array: self._gathered(mine, *array, to_all=True)
             )
             return whole
 
@@ -116,15 +134,36 @@ class SharedSaving:
     # -- out ----------------------------------------------------------------------------------------------------------
 
     def _merged(
-        self: Any, mine: dict[str, Any], by_key: dict[str, Any], whole: Callable[[str, Hashable, Layout], Any]
+        self: Any,
+        mine: dict[str, Any],
+        by_key: dict[str, Any],
+        storages: dict[tuple[str, Hashable], Storage],
+        array_of: Callable[[str, Hashable, str, Layout], Any],
     ) -> dict[str, Any]:
-        """As `state_dict` of one process, with `whole` applied to each array of the state."""
+        """As `state_dict` of one process, with what `array_of` makes of each array of the state."""
+
+        def leaf_of(slot: str, path: Hashable, leaf: Layout) -> Any:
+            if (slot, path) not in storages:
+                return array_of(slot, path, VALUES, leaf)
+            storage, codes, scales = storages[slot, path]
+            return Codes(storage, array_of(slot, path, CODES, codes), array_of(slot, path, SCALES, scales))
+
         state: dict[str, Any] = {}
         for slot, parts in mine["state"].items():
             leaves = {} if parts is None else self._exchange.shares.leaves
-            arrays = {path: whole(slot, path, leaf) for path, leaf in leaves.items()}
+            arrays = {path: leaf_of(slot, path, leaf) for path, leaf in leaves.items()}
             state[slot] = None if parts is None else arrays.get(BARE, arrays)
         return {**{name: value for name, value in mine.items() if name not in BY_KEY}, "state": state, **by_key}
+
+    def _storages(self: Any, mine: dict[str, Any]) -> dict[tuple[str, Hashable], Storage]:
+        """How the compact arrays of all processes are stored; each lies whole on one of them."""
+        own = {
+            (slot, piece.path): Storage.of(array)
+            for slot, parts in mine["state"].items()
+            for piece, array in (parts or {}).items()
+            if isinstance(array, Codes)
+        }
+        return {name: storage for of_rank in self.comm.allgather(own) for name, storage in of_rank.items()}
 
     def _by_leaf(self: Any, mine: dict[str, Any]) -> dict[str, Any]:
         """Steps that rows wait for and counts of leaves, of all processes' pieces, by leaf."""
@@ -140,29 +179,31 @@ class SharedSaving:
                         leaf["behind"][first:last] = value["behind"]
         return merged
 
-    def _gathered(self: Any, mine: dict[str, Any], slot: str, path: Hashable, to_all: bool = False) -> Array:
+    def _gathered(
+        self: Any, mine: dict[str, Any], slot: str, path: Hashable, kind: str, layout: Layout, to_all: bool = False
+    ) -> Array:
         """An array of the state, whole, on rank 0 or on all processes; elsewhere nothing that counts."""
-        shares = self._exchange.shares
-        leaf = shares.leaves[path]
-        parts = [flat(part, layout_of(part).order) for piece, part in mine["state"][slot].items() if piece.path == path]
-        part = np.concatenate([np.empty(0, leaf.dtype), *parts])
-        has_it = to_all or self.comm.rank == 0
-        whole = np.empty(leaf.size if has_it else 0, leaf.dtype)
-        starts, counts = shares.ranges(path)
+        arrays = [array for piece, array in mine["state"][slot].items() if piece.path == path]
+        arrays = [array if kind == VALUES else getattr(array, kind) for array in arrays]
+        part = np.concatenate([np.empty(0, layout.dtype), *(flat(array, layout_of(array).order) for array in arrays)])
+        whole = layout.empty() if to_all or self.comm.rank == 0 else np.empty(0, layout.dtype)
+        starts, counts = self._exchange.shares.ranges(path)
+        if kind != VALUES:
+            starts, counts = np.zeros_like(starts), np.where(counts > 0, layout.size, 0)
         if to_all:
-            self.comm.Allgatherv(part, [whole, (counts, starts)])
+            self.comm.Allgatherv(part, [flat(whole, layout.order), (counts, starts)])
         else:
-            self.comm.Gatherv(part, [whole, (counts, starts)] if has_it else None)
-        return whole.reshape(leaf.shape, order=leaf.order) if has_it else whole
+            self.comm.Gatherv(part, [flat(whole, layout.order), (counts, starts)] if self.comm.rank == 0 else None)
+        return whole
 
-    def _on_root(self: Any, mine: dict[str, Any], call: Callable[[Callable[[str, Hashable], Array]], None]) -> None:
+    def _on_root(self: Any, mine: dict[str, Any], call: Callable[[Callable[..., Array]], None]) -> None:
         """A call on rank 0, which asks for arrays of the state; the other processes send their parts as it does."""
         error: Exception | None = None
         if self.comm.rank == 0:
 
-            def read(slot: str, path: Hashable) -> Array:
-                self.comm.bcast((slot, path))
-                whole: Array = self._gathered(mine, slot, path)
+            def read(*array: Any) -> Array:
+                self.comm.bcast(array)
+                whole: Array = self._gathered(mine, *array)
                 return whole
 
             try:
@@ -196,16 +237,16 @@ class SharedSaving:
                 return None, None, None
             plain, values = self._plain(), None if params is None else copy.deepcopy(params)
             mismatch = load(plain, values)
-            _check_loaded(self._owner, plain, shares.leaves)
+            _check_loaded(self._owner, plain, shares)
             return state_dict_of(plain), values, mismatch
 
         whole, values, mismatch = self._on_all(load_on_root)
         sent = None if whole is None else ({**whole, **_without_arrays(whole)}, mismatch)
         saved, mismatch = self.comm.bcast(sent)
-        for slot, is_there in saved["state"].items():
-            arrays = whole["state"][slot] if whole is not None and is_there else {}
-            by_path = {BARE: arrays} if isinstance(arrays, np.ndarray) else arrays
-            saved["state"][slot] = self._scattered(by_path) if is_there else None
+        for slot, storages in saved["state"].items():
+            if storages is not None:
+                arrays = {} if whole is None else _by_path(whole["state"][slot])
+                saved["state"][slot] = self._scattered(arrays, storages)
         for name in BY_KEY:
             if name in saved:
                 saved[name] = self._by_piece(saved[name])
@@ -222,19 +263,36 @@ class SharedSaving:
         found: Mismatch = mismatch
         return found
 
-    def _scattered(self: Any, arrays: dict[Hashable, Array]) -> dict[Piece, Array]:
+    def _scattered(
+        self: Any, arrays: dict[Hashable, Any], storages: dict[Hashable, Storage]
+    ) -> dict[Piece, Array | Codes]:
         """Return this process's pieces of the arrays of a slot, which rank 0 has."""
         shares, rank = self._exchange.shares, self.comm.rank
-        pieces: dict[Piece, Array] = {}
+        pieces: dict[Piece, Array | Codes] = {}
         for path, leaf in shares.leaves.items():
             starts, counts = shares.ranges(path)
+            own = [piece for piece in shares.pieces(rank) if piece.path == path]
+            if path in storages:  # whole, on one process
+                storage, codes, scales = storages[path]
+                owner = int(np.argmax(counts))
+                sent = (arrays[path].codes, arrays[path].scales) if rank == 0 else (None, None)
+                found = Codes(storage, self._sent(sent[0], codes, owner), self._sent(sent[1], scales, owner))
+                pieces |= dict.fromkeys(own, found)
+                continue
             part = np.empty(counts[rank], leaf.dtype)
             whole = flat(np.asarray(arrays[path], order=leaf.order), leaf.order) if rank == 0 else None
             self.comm.Scatterv(None if whole is None else [whole, (counts, starts)], part)
-            for piece in shares.pieces(rank):
-                if piece.path == path:
-                    pieces[piece] = shares.shaped(piece, part[piece.start - starts[rank] : piece.stop - starts[rank]])
+            for piece in own:
+                pieces[piece] = shares.shaped(piece, part[piece.start - starts[rank] : piece.stop - starts[rank]])
         return pieces
+
+    def _sent(self: Any, array: Array | None, layout: Layout, owner: int) -> Array:
+        """An array of rank 0 on the process that owns it; elsewhere nothing that counts."""
+        counts = np.where(np.arange(self.comm.size) == owner, layout.size, 0)
+        part = layout.empty() if self.comm.rank == owner else np.empty(0, layout.dtype)
+        whole = None if array is None else [flat(array, layout.order), (counts, np.zeros_like(counts))]
+        self.comm.Scatterv(whole, flat(part, layout.order))
+        return part
 
     def _by_piece(self: Any, by_leaf: dict[Hashable, Any]) -> dict[Piece, Any]:
         """The entries by leaf, for this process's pieces."""
@@ -256,11 +314,11 @@ class SharedSaving:
 
 
 def _without_arrays(whole: dict[str, Any]) -> dict[str, Any]:
-    """The part of a `state_dict` that is sent to all: which slots there are, and settings that can be sent."""
+    """The part of a `state_dict` that is sent to all: slots, how they are stored, and settings that can be sent."""
     settings = dict(whole["hyperparameters"])
     settings["groups"] = {selector: dict(group) for selector, group in settings["groups"].items()}
     return {
-        "state": {slot: arrays is not None for slot, arrays in whole["state"].items()},
+        "state": {slot: None if arrays is None else _storages(arrays) for slot, arrays in whole["state"].items()},
         # A function that cannot be sent does not come from a file; each process has its own.
         "hyperparameters": {name: value for name, value in settings.items() if _can_be_sent(value)},
     }
@@ -274,8 +332,25 @@ def _can_be_sent(value: Any) -> bool:
     return True
 
 
-def _check_loaded(owner: str, plain: Any, leaves: dict[Hashable, Layout]) -> None:
-    """Raises where a checkpoint has state of other arrays than the parameters."""
+def _by_path(arrays: Any) -> dict[Hashable, Any]:
+    """The arrays of a slot of a `state_dict`."""
+    return {BARE: arrays} if isinstance(arrays, np.ndarray | Codes) else arrays
+
+
+def _storages(arrays: Any) -> dict[Hashable, Storage]:
+    """How the compact ones of them are stored."""
+    return {path: Storage.of(array) for path, array in _by_path(arrays).items() if isinstance(array, Codes)}
+
+
+def _check_loaded(owner: str, plain: Any, shares: Shares) -> None:
+    """Raises where a checkpoint has state of other arrays than the parameters, or of whole ones where they are cut."""
+    if needs_whole_arrays(plain) and not shares.whole:
+        raise CheckpointError(
+            f"{owner}: the checkpoint has centralize or compact state (state_storage={plain.state_storage!r}), which "
+            "need whole arrays, and the arrays here were cut when the parameters became known; make the optimizer with "
+            "the settings of the checkpoint"
+        )
+    leaves = shares.leaves
     found = None if plain._state is None else plain._state.layouts
     if found is None or {path: leaf[:2] for path, leaf in found.items()} == {
         path: leaf[:2] for path, leaf in leaves.items()

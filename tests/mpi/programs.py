@@ -145,6 +145,61 @@ def check_compact_state():
         cut.update(params, params)
 
 
+def check_checkpoints_of_compact_state():
+    path = os.path.join(COMM.bcast(tempfile.mkdtemp() if RANK == 0 else None), "compact.safetensors")
+
+    def draw(seed):
+        rng = np.random.default_rng(seed)
+        found = {name: rng.standard_normal((70, 70)).astype(np.float32) for name in "ab"}
+        found["transposed"] = np.asfortranarray(rng.standard_normal((65, 66)).astype(np.float32))
+        return found | {"small": np.ones(3, np.float32), "float32": rng.standard_normal(5000).astype(np.float32)}
+
+    for storage in ("bfloat16", "int8"):
+
+        def make(storage=storage):
+            groups = {"float32": {"state_storage": "float32"}}
+            return fastopt.Adam(state_storage=storage, groups=groups, averaging=fastopt.EMA(decay=0.5))
+
+        params, reference = draw(0), draw(0)
+        sharded, plain = Sharded(make()), make()
+        for step in range(2):
+            sharded.update(params, draw(step + 1))
+            plain.update(reference, added_up([draw(step + 1)] * SIZE))
+        sharded.save(path, params)
+        alone, loaded = make(), draw(7)
+        alone.load(path, loaded)
+        again, taken = Sharded(make()), draw(8)
+        again.load(path, taken)
+        from_dict, there = Sharded(make()), {key: array.copy(order="K") for key, array in params.items()}
+        from_dict.broadcast(there)
+        from_dict.load_state_dict(sharded.state_dict())
+        for optimizer, found in ((sharded, params), (again, taken), (from_dict, there)):
+            optimizer.update(found, draw(9))
+        for optimizer, found in ((alone, loaded), (plain, reference)):
+            optimizer.update(found, added_up([draw(9)] * SIZE))
+        for found, key in itertools.product((params, taken, there, loaded), reference):
+            assert_same_bits(found[key], reference[key])
+        for optimizer in (sharded, again, from_dict):
+            assert_alike(optimizer, plain, params, reference)
+        COMM.Barrier()
+        before = {key: array.copy() for key, array in taken.items()}
+        with raises(CheckpointError, "need whole arrays", "with the settings of the checkpoint"):
+            Sharded(fastopt.Adam()).load(path, taken)
+        for key, array in before.items():
+            assert_same_bits(taken[key], array)
+        from_float32, expected, values = Sharded(make()), make(), draw(0)
+        alone.state_storage = "float32"
+        if RANK == 0:
+            alone.save(path)
+        COMM.Barrier()
+        expected.load(path, cast=storage)
+        from_float32.broadcast(values)
+        from_float32.load(path, cast=storage)
+        for piece, decoded in from_float32.v.items():
+            assert_same_bits(decoded, expected.v[piece.path].reshape(decoded.shape))
+        COMM.Barrier()
+
+
 def check_clipping():
     def large(step, gradients):
         for gradient in gradients:
