@@ -9,8 +9,8 @@ from typing import Any
 
 from fastopt.kernels.averages import AVERAGES
 from fastopt.kernels.caution import CAUTION, aligned
-from fastopt.kernels.loops import of_step, with_average, with_mean, with_option, with_step, without
-from fastopt.kernels.transforms import OPTIONS
+from fastopt.kernels.loops import of_step, with_average, with_mean, with_step, with_transform, without
+from fastopt.kernels.transforms import TRANSFORMS
 
 
 def clone(function: Any, name: str, names: dict[str, Any]) -> types.FunctionType:
@@ -22,29 +22,33 @@ def clone(function: Any, name: str, names: dict[str, Any]) -> types.FunctionType
 
 
 def composed(
-    formula: Any, options: tuple[str, ...], name: str, compile: Callable[[Any], Any], which: str = "step"
+    formula: Any, transforms: tuple[str, ...], name: str, compile: Callable[[Any], Any], which: str = "step"
 ) -> Any:
-    """The formula with the options before and after it; what `name` is for, see `compile.callback`.
+    """The formula with the transforms before and after it; what `name` is for, see `compile.callback`.
 
     which : as in `compile.kernel`; in a pass before the step there is no caution
     """
     inner = compile(clone(formula, f"rule_{name}", helpers(formula, name, compile)))
-    for option in reversed([option for option in options if option in OPTIONS]):  # the last one lies innermost
-        function, around = _around(option, which)
-        names = {"rule": inner, "option": compile(clone(function, f"{option}_{name}", {}))}
-        inner = compile(clone(around, f"with_{option}_{name}", names))
-    for option in [option for option in options if option in AVERAGES]:
-        names = {"rule": inner, "option": compile(clone(AVERAGES[option], f"{option}_{name}", {}))}
-        inner = compile(clone(with_average, f"with_{option}_{name}", names))
+    for transform in reversed(
+        [transform for transform in transforms if transform in TRANSFORMS]
+    ):  # the last one lies innermost
+        function, around = _around(transform, which)
+        names = {"rule": inner, "transform": compile(clone(function, f"{transform}_{name}", {}))}
+        inner = compile(clone(around, f"with_{transform}_{name}", names))
+    for transform in [transform for transform in transforms if transform in AVERAGES]:
+        names = {"rule": inner, "transform": compile(clone(AVERAGES[transform], f"{transform}_{name}", {}))}
+        inner = compile(clone(with_average, f"with_{transform}_{name}", names))
     return inner
 
 
-def _around(option: str, which: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """The function of an option, and how it is put around a rule."""
-    if option in CAUTION and which not in ("step", "report"):
-        return (aligned, of_step) if which == "aligned" and option == "cautious" else (OPTIONS[option], without)
-    around = with_step if option in CAUTION else with_mean if option == "centralize" else with_option
-    return OPTIONS[option], around
+def _around(transform: str, which: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The function of a transform, and how it is put around a rule."""
+    if transform in CAUTION and which not in ("step", "report"):
+        return (
+            (aligned, of_step) if which == "aligned" and transform == "cautious" else (TRANSFORMS[transform], without)
+        )
+    around = with_step if transform in CAUTION else with_mean if transform == "centralize" else with_transform
+    return TRANSFORMS[transform], around
 
 
 def helpers(function: Any, name: str, compile: Callable[[Any], Any]) -> dict[str, Any]:
