@@ -24,7 +24,7 @@ from fastopt.kernels.compose import clone, composed, helpers
 from fastopt.kernels.flags import FLAGS, INNER, compiles
 from fastopt.kernels.loops import (
     FACTORS,
-    aligned_span,
+    aligned_loop,
     finite_loop,
     finite_squares_loop,
     measure_loop,
@@ -59,7 +59,7 @@ LOOPS = {
     "finite_squares": finite_squares_loop,
     "norm": norm_loop,
     "quick_norm": quick_norm_loop,
-    "aligned": aligned_span,
+    "aligned": aligned_loop,
 }
 
 

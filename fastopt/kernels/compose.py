@@ -29,9 +29,8 @@ def composed(
     which : as in `compile.kernel`; in a pass before the step there is no caution
     """
     inner = compile(clone(formula, f"rule_{name}", helpers(formula, name, compile)))
-    for transform in reversed(
-        [transform for transform in transforms if transform in TRANSFORMS]
-    ):  # the last one lies innermost
+    before = [transform for transform in transforms if transform in TRANSFORMS]
+    for transform in reversed(before):  # the last one lies innermost
         function, around = _around(transform, which)
         names = {"rule": inner, "transform": compile(clone(function, f"{transform}_{name}", {}))}
         inner = compile(clone(around, f"with_{transform}_{name}", names))

@@ -109,12 +109,12 @@ def with_step(p, g, *values):
     return transform(p, g, new[0], values[-1]), *new[1:]
 
 
-def of_step(p, g, *compensation):
+def of_step(p, g, *values):
     """What a transform finds of the step of a rule, whose amount stands behind the rule's scalars."""
     return transform(p, g, rule(p, g, *values[:-1])[0], values[-1])
 
 
-def without(p, g, *compensation):
+def without(p, g, *values):
     """A rule without a transform whose amount stands behind the rule's scalars."""
     return rule(p, g, *values[:-1])
 
@@ -271,7 +271,7 @@ def measure_loop(row, scalars, parameter, statistics, form, first, last):
     put(statistics, SECOND_COMPENSATION, second_compensation)
 
 
-def aligned_span(row, scalars, parameter, statistics, form, first, last):
+def aligned_loop(row, scalars, parameter, statistics, form, first, last):
     """Writes to the statistics for how many elements the formula, of which all others are the same, says yes."""
     where, count = addresses(row, COLUMNS), 0
     constants = numbers(scalars, SCALARS, DTYPE)
@@ -405,9 +405,9 @@ def serial(address, form, table, starts, threads):
     address : of the rule's compiled `step_loop`: this function and `parallel` are compiled once for all rules
     form : how parameters are stored: an address that `stores.py` explains
     table : int64[arrays + 1, 5 + state slots], the addresses of parameter, gradient, state, averages (0 where there are
-        none) and the array's scalars: float64, those of the rule in the order of the formula, then the amounts of the
-        transforms. Of the last row the first element is the address of the statistics, if there is one. With `centralize` the
-        means of gradients have a column more, before the scalars
+        none) and the array's scalars: float64, those of the rule in the order of the formula, then those of the
+        transforms. Of the last row the first element is the address of the statistics, if there are any. With
+        `centralize` the means of gradients have a column more, before the scalars
     starts : int64[arrays + 1], the running sum of the array sizes
     threads : 1
     """

@@ -78,7 +78,7 @@ class Rule:
         return tuple(inspect.signature(self.formula).parameters)[2 + len(self.state) :]
 
     def columns(self, transforms: tuple[str, ...] = ()) -> tuple[int, ...]:
-        """The columns of the table that the formula with transforms takes: averages and means stand behind the state."""
+        """The columns of the table that the formula with transforms takes: averages and means come after the state."""
         last = 2 + len(self.state)
         slots = [last + number for number, name in enumerate(AVERAGES) if name in transforms]
         means = [last + len(AVERAGES)] if "centralize" in transforms else []
