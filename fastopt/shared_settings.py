@@ -62,7 +62,7 @@ class SharedSettings:
     arXiv:2510.12402); it then comes after the step, `p = p - lr weight_decay p_before`."""
 
     groups: GroupSettings = field(default=number(None), kw_only=True, repr=False)
-    """Settings of a part of the parameters: `{"b*": {"lr_scale": 0.1}, "embedding": {"frozen": True}}`. See
+    """Settings of some of the parameters: `{"b*": {"lr_scale": 0.1}, "embedding": {"frozen": True}}`. See
     `fastopt.Groups`, which this becomes; `optimizer.groups["b*"]["lr"] = 0.1` changes one between steps."""
 
     averaging: EMA | SWA | None = field(default=None, kw_only=True, repr=False)

@@ -8,7 +8,7 @@ from itertools import chain
 from typing import Any
 
 from fastopt import averages, checks, threads, tuning
-from fastopt.engine import catch_up, containers, one_call, transform_scalars
+from fastopt.engine import catch_up, containers, gradient_sums, one_call, transform_scalars
 from fastopt.engine.again import Again, again
 from fastopt.engine.execute import NOTHING
 from fastopt.engine.plan import Plan
@@ -26,7 +26,7 @@ MOST_PLANS = 4
 def in_one_call(optimizer: Any, attributes: dict[str, Any], params: Any, grads: Any) -> bool:
     """Makes a step like those before in one call of C, or writes nothing and returns False.
 
-    own : the optimizer's `__dict__`, whose `_calls` are there as long as nothing was assigned to it
+    attributes : the optimizer's `__dict__`, whose `_calls` are there as long as nothing was assigned to it
     """
     first = attributes["_calls"][0]
     if type(first) is Again:
@@ -57,9 +57,14 @@ def in_one_call(optimizer: Any, attributes: dict[str, Any], params: Any, grads: 
     return bool(call(params, grads, scalars, attributes, step, after))
 
 
-def make(optimizer: Any, params: Any, grads: Any, report: bool) -> Report | None:
-    """Makes a step of any kind: its phases, in this order. Nothing of the user's is written before `run`."""
-    step = _Step(optimizer, params, grads, report)
+def make(optimizer: Any, params: Any, grads: Any, report: bool, summed: int = 0) -> Report | None:
+    """Makes a step of any kind: its phases, in this order. Nothing of the user's is written before `run`.
+
+    summed : of how many gradients `grads` are the sums that were accumulated; 0 of gradients that are handed in
+    """
+    if optimizer._accumulated and not summed:
+        raise RuntimeError(gradient_sums.with_gradients(type(optimizer).__name__, optimizer._accumulated))
+    step = _Step(optimizer, params, grads, report, summed)
     step.ask_settings()
     step.take_plan()
     step.find_rule_scalars()
@@ -99,11 +104,12 @@ class _Step:
             "all_transforms",
             "scalars",
         ),
-        *("counts", "averages", "cohorts", "writes", "averaging", "sparse_step", "calls"),
+        *("counts", "averages", "cohorts", "writes", "averaging", "sparse_step", "calls", "summed"),
     )
 
-    def __init__(self, optimizer: Any, params: Any, grads: Any, report: bool) -> None:
+    def __init__(self, optimizer: Any, params: Any, grads: Any, report: bool, summed: int) -> None:
         self.optimizer, self.params, self.grads, self.wants_report = optimizer, params, grads, report
+        self.summed = summed
         self.attributes: dict[str, Any] = optimizer.__dict__
         self.number = optimizer._steps + 1
         # Calls of the step before do not fit where this one ends halfway.
@@ -134,6 +140,9 @@ class _Step:
             )
         elif self.transforms is None:
             self.transforms = settings.__dict__["_transforms"] = settings._needed_transforms()
+        plan.summed = self.summed or 1
+        if self.summed > 1 and "scale" not in self.transforms:
+            self.transforms = ("scale", *self.transforms)
         self.counts: Counts = attributes["_counts"] if self.is_reused else plan.counted.counts[1]
         self.averages: Counts = attributes["_averages"] if self.is_reused else plan.counted.counts[2]
         if not plan.counted.are_counted:
@@ -146,7 +155,7 @@ class _Step:
         self.scalars = _scalars(self.settings_by_row, self.plan.cohorts, self.counts)
 
     def unfit_gradients(self) -> str | None:
-        """Looks at the gradients, where that is wanted, and adds the scalars of transforms and norms.
+        """Checks the gradients, where that is asked for, and adds the scalars of transforms and norms.
 
         Returns None where the step can be made, else why not: an error text, empty where gradients are not finite.
         """
@@ -198,6 +207,7 @@ class _Step:
         can_check = self.is_reused and plan.checked
         if (
             self.wants_report
+            or self.summed
             or self.averaging
             or self.sparse_step
             or self.by_array
@@ -239,7 +249,7 @@ class _Step:
                 attributes["_state"] = plan.state if plan.state.slots else None
                 attributes["_node"] = node
                 attributes["_skipped_rows"] = sparse_step.skipped_steps if sparse_step else {}
-                attributes["_calls"] = self.calls
+                attributes["_calls"], attributes["_accumulated"] = self.calls, 0
                 if not self.wants_report:
                     attributes["_others"] = self.others
 
@@ -255,7 +265,7 @@ def _next(optimizer: Any, cohorts: Counts, counts: Counts) -> tuple[tuple[float,
 
 
 def _scalars(settings_by_row: list[Any], cohorts: list[int], steps: Counts) -> list[tuple[float, ...]]:
-    """The scalars of the formula for each row: those of its part at the next step of its cohort."""
+    """The scalars of the formula for each row: those of its settings at the next step of its cohort."""
     if len(settings_by_row) == 1:
         return [settings_by_row[0].scalars(steps[cohorts[0]] + 1)]
     scalars_at: dict[tuple[int, int], tuple[float, ...]] = {}
@@ -342,7 +352,7 @@ def _skip_or_raise(optimizer: Any, plan: Plan, grads: Any, report: bool, too_lar
     nothing = plan.report_of_nothing() if report else None
     plan.forget_gradients()
     optimizer.__dict__["_skipped"] = optimizer._skipped + 1
-    optimizer.__dict__["_skips_in_a_row"] = optimizer._skips_in_a_row + 1
+    optimizer.__dict__.update(_skips_in_a_row=optimizer._skips_in_a_row + 1, _accumulated=0)
     return nothing
 
 
@@ -355,7 +365,7 @@ def _averages(
     transforms: tuple[str, ...],
     averaged: Counts,
 ) -> tuple[list[tuple[float, ...]], tuple[str, ...], Counts, Iterator[None]]:
-    """Scalars and transforms with those of averages of the weights, how many there are, and what moves resting ones."""
+    """Scalars and transforms with those of averages, how many there are, and calls that move the other averages."""
     writes = NOTHING
     if plan.rows_launches or optimizer._skipped_rows:
         averages.check_rows(optimizer, plan)

@@ -21,13 +21,13 @@ SCALARS: dict[str, Callable[[Any], float]] = {
     "cautious_decay": lambda settings: _lr(settings) * settings.weight_decay,
     "cautious": lambda settings: 0.0,  # until aligned elements are counted
 }
-"""Of the settings of a part; "scale" needs norms."""
+"""From settings; "scale" needs norms."""
 
 NEUTRAL = {
     **{"clip": math.inf, "weight_decay": 0.0, "decoupled_weight_decay": 1.0},
     **{"cautious_decay": 0.0, "cautious": 0.0},
 }
-"""With what a transform does nothing, for a part that does not call for it where another does."""
+"""The scalar with which a transform does nothing, for rows that do not call for it where another does."""
 
 
 def added(
@@ -38,7 +38,7 @@ def added(
     scalars: list[tuple[float, ...]],
     transforms: tuple[str, ...],
 ) -> list[tuple[float, ...]]:
-    """The scalars of each part of a plan with the ratio of its norms, where the rule has measures, and its amounts."""
+    """The scalars of each row: of the rule, the trust ratio where it has measures, and of the transforms."""
     of_transforms = _scalars_of_transforms(settings, plan, settings_by_row, transforms)
     rows = [of_rule + more for of_rule, more in zip(scalars, of_transforms, strict=True)]
     if plan.rule.prepare:
@@ -59,7 +59,7 @@ def added(
 def _with_caution(
     plan: Plan, params: Any, settings_by_row: list[Any], rows: list[tuple[float, ...]], transforms: tuple[str, ...]
 ) -> list[tuple[float, ...]]:
-    """The same with the amount of `cautious`, for which aligned elements are counted in a pass before the step."""
+    """The same with the scalar of `cautious`, for which aligned elements are counted in a pass before the step."""
     if "cautious" not in transforms:
         return rows
     before, counts = len(plan.rule.scalars), plan.aligned(params, rows, transforms)  # it is the last of `TRANSFORMS`
@@ -79,7 +79,7 @@ def check_squares(
 ) -> None:
     """Raises `TooLarge` where a gradient, after scale and clipping, has no finite square.
 
-    A look at all squares has found that of one without these; so this is rare, and in NumPy.
+    A pass over all squares has found that of one without these; so this is rare, and in NumPy.
     """
     named = [
         dict(zip(reversed(transforms), row, strict=True))
@@ -113,7 +113,7 @@ def _scalars_of_transforms(
     settings: Any, plan: Plan, settings_by_row: list[Any], transforms: tuple[str, ...]
 ) -> list[tuple[float, ...]]:
     """That of the last transform first."""
-    if len(settings_by_row) == 1 and "scale" not in transforms:  # which may be a group's part, with settings of its own
+    if len(settings_by_row) == 1 and "scale" not in transforms:  # one that a group may have settings for
         return [tuple([SCALARS[transform](settings_by_row[0]) for transform in reversed(transforms)])]
     if "scale" in transforms:  # which is the first of them
         by_array = plan.by_array and any(
@@ -139,7 +139,7 @@ def _scalars_of_transforms(
 
 def _factor(settings: Any, plan: Plan) -> float:
     """The factor of all gradients, of which kernels see no more than a float of their dtype."""
-    factor = unclipped(settings)
+    factor = unclipped(settings) / plan.summed
     if settings.clip_norm == math.inf:
         return factor
     sums = plan.quick_sums()
@@ -149,7 +149,7 @@ def _factor(settings: Any, plan: Plan) -> float:
 
 def _factors(settings: Any, plan: Plan, settings_by_row: list[Any]) -> list[float]:
     """The factor of the gradient of each array, where some have a largest norm of their own."""
-    factor = unclipped(settings)
+    factor = unclipped(settings) / plan.summed
     if settings.clip_norm < math.inf:
         factor = clipped(factor, plan.gradient_norm(), settings.clip_norm)
     factors = [factor] * len(settings_by_row)

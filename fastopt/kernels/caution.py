@@ -1,6 +1,6 @@
 """Caution: scalar functions after the rule that compare its step with the gradient or the parameter, in the same pass.
 
-Each is a function `(p, g, new, amount) -> new` of the parameter and gradient that the rule was given and the new
+Each is a function `(p, g, new, scalar) -> new` of the parameter and gradient that the rule was given and the new
 parameter that it gave; bound when a kernel is built. A step against the gradient is one of `new < p` where `g > 0` and
 the other way round. Comparisons are such that NaN goes through.
 """
@@ -11,28 +11,28 @@ from collections.abc import Callable
 from typing import Any
 
 
-def cautious_decay(p, g, new, amount):
-    """Decoupled weight decay of elements that the step brings nearer to zero; amount = lr weight_decay.
+def cautious_decay(p, g, new, scalar):
+    """Decoupled weight decay of elements that the step brings nearer to zero; scalar = lr weight_decay.
 
     Of Chen et al., arXiv:2510.12402; a step or parameter of zero does not disagree.
     """
-    zero = amount - amount  # of their dtype, which a literal would not have
-    return new - amount * p if (new <= p and p >= zero) or (new >= p and p <= zero) else new
+    zero = scalar - scalar  # of their dtype, which a literal would not have
+    return new - scalar * p if (new <= p and p >= zero) or (new >= p and p <= zero) else new
 
 
-def cautious(p, g, new, amount):
-    """The step where it goes against the gradient, times amount; no step elsewhere (Liang et al., arXiv:2411.16085).
+def cautious(p, g, new, scalar):
+    """The step where it goes against the gradient, times scalar; no step elsewhere (Liang et al., arXiv:2411.16085).
 
-    Amount 0, which no share comes to, leaves all steps as they are.
+    Scalar 0, which no share comes to, leaves all steps as they are.
     """
-    zero = amount - amount
+    zero = scalar - scalar
     stays = (new >= p and g >= zero) or (new <= p and g <= zero)
-    return (p if stays else p + amount * (new - p)) if amount else new
+    return (p if stays else p + scalar * (new - p)) if scalar else new
 
 
-def aligned(p, g, new, amount):
+def aligned(p, g, new, scalar):
     """Whether a step goes against the gradient; in the place of `cautious` in the pass that counts such elements."""
-    zero = amount - amount
+    zero = scalar - scalar
     return not ((new >= p and g >= zero) or (new <= p and g <= zero))
 
 
@@ -43,5 +43,5 @@ LEAST_SHARE = 1e-3
 
 
 def scale_of_share(count: int, size: int) -> float:
-    """The amount of `cautious` for an array of `size` elements, of which `count` are aligned."""
+    """The scalar of `cautious` for an array of `size` elements, of which `count` are aligned."""
     return 0.0 if count == size else 1 / max(count / size, LEAST_SHARE)
