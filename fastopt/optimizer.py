@@ -113,7 +113,7 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, T
         raise NotImplementedError
 
     def kept_share(self) -> float:
-        """The share of its state that a step without a gradient keeps, in a rule with a closed form of such steps."""
+        """The fraction of its state that a step without a gradient keeps, where the rule has a closed form of those."""
         return 1.0
 
     def prepared(self, direction: Array) -> None:
@@ -335,13 +335,13 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, T
         __getattr__, __setattr__ = _attribute, _assign
 
     def _at(self, step: int, groups: GroupNumbers = NO_GROUPS, asked: Asked | None = None) -> Any:
-        """Something with the settings of a step as numbers, those of a part; see `settings`."""
+        """Something with the settings of a step as numbers, those of some groups; see `settings`."""
         return self._step_settings().at(step, groups, {} if asked is None else asked)
 
     def _settings_by_row(
         self, plan: Plan, step: int, asked: Asked, begins: bool = True
     ) -> tuple[list[Any], tuple[str, ...]]:
-        """The settings of a step for each part of a plan, and the transforms that some of them call for.
+        """The settings of a step for each row of scalars of a plan, and the transforms that some of them call for.
 
         begins : whether it is the plan's first step, at which the state of some leaves may begin
         """
