@@ -105,7 +105,7 @@ class Groups(UserDict[Any, Group]):
         self.owner, self.changes = owner, 0
         self.matched: set[Any] = set()
         """The keys and patterns that have selected an array at some step."""
-        self._seen, self._arrangement, self._clips_arrays = 0, cast("tuple[Any, ...]", ()), False
+        self._seen, self._arrangement, self._by_array = 0, cast("tuple[Any, ...]", ()), False
         if groups is not None and not isinstance(groups, Mapping):
             raise TypeError(checks.groups(owner.__name__, groups))
         super().__init__(groups)
@@ -138,10 +138,10 @@ class Groups(UserDict[Any, Group]):
         self._refresh()
         return self._arrangement
 
-    def clips_arrays(self) -> bool:
-        """Whether a group has a largest norm for each array."""
+    def are_by_array(self) -> bool:
+        """Whether a group has a setting for which each array has scalars of its own."""
         self._refresh()
-        return self._clips_arrays
+        return self._by_array
 
     def _refresh(self) -> None:
         if self._seen != self.changes:
@@ -150,7 +150,7 @@ class Groups(UserDict[Any, Group]):
                 for name, group in self.data.items()
             ]
             self._arrangement = tuple(found)
-            self._clips_arrays = any("clip_array_norm" in group.data for group in self.data.values())
+            self._by_array = any(group.data.keys() & {"clip_array_norm", "cautious"} for group in self.data.values())
             self._seen = self.changes
 
 

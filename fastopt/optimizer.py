@@ -31,6 +31,7 @@ from fastopt.report import Report
 from fastopt.settings import Asked, StepSettings
 from fastopt.shared_settings import SharedSettings
 from fastopt.structure import Node
+from fastopt.trial import Trials
 from fastopt.tuning import AS_THEY_COME, Tuning
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ Params = TypeVar("Params")
 
 
 @dataclass(init=False, eq=False, repr=False)
-class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation):
+class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, Trials):
     """The base class of optimizers; a subclass names its rule, its hyperparameters and how they become scalars.
 
     Hyperparameters are attributes and may be changed between steps. One that is a number may also be a schedule
@@ -387,4 +388,4 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation):
 
 
 _FORGOTTEN = {"_plan": None, "_report_plan": None, "_others": (), "_calls": ()}
-_NOT_SAVED = {*_FORGOTTEN, "_kept_settings", "_tuners", "_processes", "_objects"}
+_NOT_SAVED = {*_FORGOTTEN, "_trial", "_in_trial", "_kept_settings", "_tuners", "_processes", "_objects"}

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal, cast
 
-from fastopt import representation
+from fastopt import checks, representation
 from fastopt.averages import EMA, SWA, Lookahead
 from fastopt.kernels.transforms import TRANSFORMS
 from fastopt.typed import GroupSettings, Number, number
@@ -52,6 +52,15 @@ class SharedSettings:
     of a matrix (inputs, outputs) that over axis 0, of more dimensions (filters, ...) that over all axes but the first;
     those of fewer are left alone. Costs one read of the gradients."""
 
+    cautious: bool = field(default=False, kw_only=True, repr=False)
+    """Whether elements that a step would move along their gradient, as momentum may, stay (Liang et al.,
+    arXiv:2411.16085). The steps of the others in an array are divided by their share of it, of which 0.001 is the least
+    that counts; the gradient is the one that the rule sees. Costs one read of what the step reads."""
+
+    cautious_decay: bool = field(default=False, kw_only=True, repr=False)
+    """Whether decoupled weight decay leaves out elements that the step moves away from zero (Chen et al.,
+    arXiv:2510.12402); it then comes after the step, `p = p - lr weight_decay p_before`."""
+
     groups: GroupSettings = field(default=number(None), kw_only=True, repr=False)
     """Settings of some of the parameters: `{"b*": {"lr_scale": 0.1}, "embedding": {"frozen": True}}`. See
     `fastopt.Groups`, which this becomes; `optimizer.groups["b*"]["lr"] = 0.1` changes one between steps."""
@@ -86,6 +95,11 @@ class SharedSettings:
 
     def _needed_transforms(self) -> tuple[str, ...]:
         """The transforms of `fastopt.kernels.transforms` that the settings call for."""
+        decays = self.weight_decay != 0 and self.decoupled and not self._decays_itself
+        if self.cautious and self._rule.follows:  # type: ignore[attr-defined]  # of an optimizer
+            raise ValueError(checks.no_caution(type(self).__name__, self._rule.follows[0]))  # type: ignore[attr-defined]
+        if self.cautious_decay and self.weight_decay != 0 and not decays:
+            raise ValueError(checks.no_cautious_decay(type(self).__name__, self._decays_itself))
         needed = {
             "scale": self.maximize
             or self.gradient_scale != 1
@@ -93,7 +107,9 @@ class SharedSettings:
             or self.clip_array_norm != math.inf,
             "clip": self.clip_value != math.inf,
             "weight_decay": self.weight_decay != 0 and not self.decoupled,
-            "decoupled_weight_decay": self.weight_decay != 0 and self.decoupled and not self._decays_itself,
+            "decoupled_weight_decay": decays and not self.cautious_decay,
+            "cautious_decay": decays and self.cautious_decay,
+            "cautious": self.cautious,
         }
         return tuple(transform for transform in TRANSFORMS if needed.get(transform))  # a plan sees to `centralize`
 

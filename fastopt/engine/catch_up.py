@@ -56,6 +56,8 @@ def rates_of(owner: str, settings: Any) -> Rates:
     """The rates at some settings, or an error where steps without a gradient have no closed form."""
     if settings.weight_decay and not settings.decoupled:
         raise ValueError(rows.coupled_decay(owner))
+    if settings.cautious or (settings.cautious_decay and settings.weight_decay):
+        raise ValueError(rows.cautious(owner, "cautious" if settings.cautious else "cautious_decay"))
     return SCALARS["decoupled_weight_decay"](settings), settings.kept_share()
 
 

@@ -111,9 +111,10 @@ class _Step:
         self.asked: Asked = {}
         self.settings = optimizer._at(self.number, NO_GROUPS, self.asked) if optimizer._scheduled else optimizer
         self.groups: Groups | None = optimizer.groups if optimizer.groups.data else None
-        self.by_array = optimizer._rule.is_by_array or self.settings.clip_array_norm != math.inf
+        settings = self.settings
+        self.by_array = optimizer._rule.is_by_array or settings.clip_array_norm != math.inf or settings.cautious
         if self.groups is not None and not self.by_array:
-            self.by_array = self.groups.clips_arrays()
+            self.by_array = self.groups.are_by_array()
 
     def take_plan(self) -> None:
         """Finds the plan that fits the arguments, or makes one; then settings and step counts of its rows."""

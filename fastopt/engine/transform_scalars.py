@@ -12,16 +12,22 @@ from fastopt.engine.arguments import nonfinite_squared_norm, nonfinite_squares
 from fastopt.engine.gradients import first_bad
 from fastopt.engine.norms import Norm, clipped, quick_clipped
 from fastopt.engine.plan import Plan
+from fastopt.kernels.caution import scale_of_share
 from fastopt.kernels.squares import largest
 
 SCALARS: dict[str, Callable[[Any], float]] = {
     "clip": lambda settings: settings.clip_value,
     "weight_decay": lambda settings: settings.weight_decay,
     "decoupled_weight_decay": lambda settings: 1 - _lr(settings) * settings.weight_decay,
+    "cautious_decay": lambda settings: _lr(settings) * settings.weight_decay,
+    "cautious": lambda settings: 0.0,  # until aligned elements are counted
 }
 """From settings; "scale" needs norms."""
 
-NEUTRAL = {"clip": math.inf, "weight_decay": 0.0, "decoupled_weight_decay": 1.0}
+NEUTRAL = {
+    **{"clip": math.inf, "weight_decay": 0.0, "decoupled_weight_decay": 1.0},
+    **{"cautious_decay": 0.0, "cautious": 0.0},
+}
 """The scalar with which a transform does nothing, for rows that do not call for it where another does."""
 
 
@@ -39,7 +45,7 @@ def added(
     if plan.table.rule.prepare:
         plan.passes.prepare(params, rows, transforms, settings_by_row)
     if plan.table.rule.measure is None:
-        return rows
+        return _with_caution(plan, params, settings_by_row, rows, transforms)
     norms = plan.passes.measures(params, rows, transforms)
     ratios = [
         settings_of_row.trust_ratio(*norms[row]) if row in norms else 0.0
@@ -47,7 +53,25 @@ def added(
     ]
     if plan.table.rule.squares_norms and settings.on_nonfinite != "propagate":
         _check_squared_norms(plan, norms, ratios)
-    return [(*of_rule, ratio, *more) for of_rule, ratio, more in zip(scalars, ratios, of_transforms, strict=True)]
+    rows = [(*of_rule, ratio, *more) for of_rule, ratio, more in zip(scalars, ratios, of_transforms, strict=True)]
+    return _with_caution(plan, params, settings_by_row, rows, transforms)
+
+
+def _with_caution(
+    plan: Plan, params: Any, settings_by_row: list[Any], rows: list[tuple[float, ...]], transforms: tuple[str, ...]
+) -> list[tuple[float, ...]]:
+    """The same with the scalar of `cautious`, for which aligned elements are counted in a pass before the step."""
+    if "cautious" not in transforms:
+        return rows
+    before, counts = (
+        len(plan.table.rule.scalars),
+        plan.passes.aligned(params, rows, transforms),
+    )  # it is the last of `TRANSFORMS`
+    of_transforms = {
+        row: scale_of_share(*count) if settings_by_row[row].cautious else NEUTRAL["cautious"]
+        for row, count in counts.items()
+    }
+    return [(*row[:before], of_transforms.get(number, 0.0), *row[before + 1 :]) for number, row in enumerate(rows)]
 
 
 class TooLarge(ArithmeticError):

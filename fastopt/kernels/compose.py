@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fastopt.kernels.averages import AVERAGES
+from fastopt.kernels.caution import CAUTION, aligned
 from fastopt.kernels.transforms import TRANSFORMS
 
 # What the functions below find under these names in their globals; every clone of them has its own.
@@ -34,6 +35,22 @@ def with_mean(p, g, mean, *values):
     return rule(p, g, *values)
 
 
+def with_step(p, g, *values):
+    """A rule with a transform after it that takes the step, whose scalar comes after the rule's scalars."""
+    new = rule(p, g, *values[:-1])
+    return transform(p, g, new[0], values[-1]), *new[1:]
+
+
+def of_step(p, g, *values):
+    """What a transform finds of the step of a rule; its scalar comes after the rule's."""
+    return transform(p, g, rule(p, g, *values[:-1])[0], values[-1])
+
+
+def without(p, g, *values):
+    """A rule without a transform whose scalar comes after the rule's."""
+    return rule(p, g, *values[:-1])
+
+
 def clone(function: Any, name: str, names: dict[str, Any]) -> types.FunctionType:
     """A copy of a function that finds `names` in its globals."""
     names = {**function.__globals__, **names}
@@ -42,19 +59,33 @@ def clone(function: Any, name: str, names: dict[str, Any]) -> types.FunctionType
     return copied
 
 
-def composed(formula: Any, transforms: tuple[str, ...], name: str, compile: Callable[[Any], Any]) -> Any:
-    """The formula with the transforms before and after it; what `name` is for, see `compile.callback`."""
+def composed(
+    formula: Any, transforms: tuple[str, ...], name: str, compile: Callable[[Any], Any], which: str = "step"
+) -> Any:
+    """The formula with the transforms before and after it; what `name` is for, see `compile.callback`.
+
+    which : as in `compile.kernel`; in a pass before the step there is no caution
+    """
     inner = compile(clone(formula, f"rule_{name}", helpers(formula, name, compile)))
-    for which in reversed(
-        [transform for transform in transforms if transform in TRANSFORMS]
-    ):  # the last one applied lies innermost
-        names = {"rule": inner, "transform": compile(clone(TRANSFORMS[which], f"{which}_{name}", {}))}
-        around = with_mean if which == "centralize" else with_transform
-        inner = compile(clone(around, f"with_{which}_{name}", names))
-    for which in [transform for transform in transforms if transform in AVERAGES]:
-        names = {"rule": inner, "transform": compile(clone(AVERAGES[which], f"{which}_{name}", {}))}
-        inner = compile(clone(with_average, f"with_{which}_{name}", names))
+    before = [transform for transform in transforms if transform in TRANSFORMS]
+    for transform in reversed(before):  # the last one lies innermost
+        function, around = _around(transform, which)
+        names = {"rule": inner, "transform": compile(clone(function, f"{transform}_{name}", {}))}
+        inner = compile(clone(around, f"with_{transform}_{name}", names))
+    for transform in [transform for transform in transforms if transform in AVERAGES]:
+        names = {"rule": inner, "transform": compile(clone(AVERAGES[transform], f"{transform}_{name}", {}))}
+        inner = compile(clone(with_average, f"with_{transform}_{name}", names))
     return inner
+
+
+def _around(transform: str, which: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The function of a transform, and how it is put around a rule."""
+    if transform in CAUTION and which not in ("step", "report"):
+        return (
+            (aligned, of_step) if which == "aligned" and transform == "cautious" else (TRANSFORMS[transform], without)
+        )
+    around = with_step if transform in CAUTION else with_mean if transform == "centralize" else with_transform
+    return TRANSFORMS[transform], around
 
 
 def helpers(function: Any, name: str, compile: Callable[[Any], Any]) -> dict[str, Any]:

@@ -127,7 +127,8 @@ def walk_stored(kernel, form, table, starts, first, last):
                     peek(peek(form + 8 * KINDS) + 8 * slot),
                     peek(peek(form + 8 * KEYS) + 8 * (array * slots + slot)),
                 )
-                invoke(peek(form + 8 * ENCODE), kind, codes, size, place, (index, until, key))
+                if peek(form + 8 * ENCODE):
+                    invoke(peek(form + 8 * ENCODE), kind, codes, size, place, (index, until, key))
             index = until
             is_last = index >= stop
         first = end

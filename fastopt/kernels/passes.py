@@ -196,6 +196,16 @@ def measure_loop(row, scalars, parameter, statistics, form, first, last):
     put(statistics, SECOND_COMPENSATION, second_compensation)
 
 
+def aligned_loop(row, scalars, parameter, statistics, form, first, last):
+    """Writes to the statistics for how many elements the formula, of which all others are the same, says yes."""
+    where, count = addresses(row, COLUMNS), 0
+    constants = numbers(scalars, SCALARS, DTYPE)
+    for element in range(first, last):
+        count += rule(*(load(where, element, DTYPE) + constants))
+    put(statistics, TOTAL, np.float64(count))
+    put(statistics, COMPENSATION, 0.0)
+
+
 def prepare_loop(row, scalars, parameter, statistics, form, first, last):
     """Writes the result of the formula to the last state slot, and nothing else."""
     where = addresses(row, COLUMNS)

@@ -29,6 +29,7 @@ class Rule:
     signed : those whose sign decides one, which small values keep
     nonnegative : those that are never negative, which 8 bits then hold without a sign
     squares_norms : whether the trust ratio of its measures is the square of a norm
+    follows : the slots that follow the new parameters, so that nothing may change these after the formula
     prepare : for a rule that needs whole arrays: a formula that takes the same and returns one number, which goes to
         the last state slot before the step; the optimizer's `prepared` then has each array of that slot.
     """
@@ -43,6 +44,7 @@ class Rule:
     signed: tuple[str, ...] = ()
     nonnegative: tuple[str, ...] = ()
     squares_norms: bool = False
+    follows: tuple[str, ...] = ()
 
     @cached_property
     def is_by_array(self) -> bool:

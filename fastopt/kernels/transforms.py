@@ -2,13 +2,15 @@
 
 Each is a function `(p, g, scalar) -> (p, g)` of scalars, bound when a kernel is built; what is not bound costs nothing.
 They are applied in the order of `TRANSFORMS`. What `centralize` takes is no scalar but an element of an array, as the
-gradient is.
+gradient is. Those of `caution.py` come after the rule and look at its step.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+
+from fastopt.kernels.caution import CAUTION
 
 
 def scale(p, g, factor):
@@ -38,7 +40,7 @@ def decoupled_weight_decay(p, g, kept):
 
 TRANSFORMS: dict[str, Callable[..., Any]] = {
     function.__name__: function for function in (scale, clip, centralize, weight_decay, decoupled_weight_decay)
-}
+} | CAUTION
 
 
 def with_scalars(transforms: tuple[str, ...]) -> tuple[str, ...]:
