@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from fastopt import checks, hyperparameters
+from fastopt import checks, combinations, hyperparameters
 from fastopt.groups import NO_GROUPS, Part
+from fastopt.kernels.constraints import CONSTRAINTS
 from fastopt.kernels.transforms import OPTIONS
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class StepSettings:
         found = self._by_part.get(part)
         if found is None:
             settings = {**self._own, **self.groups.settings_of(part)}
+            combinations.check(self.owner, settings)
             found = self._by_part[part] = PartSettings(self.owner, settings, "lr_scale" in self._own)
         return found
 
@@ -102,5 +104,5 @@ class PlanSettings:
             part.at(step, asked)
         if self._options is None or self._options_vary:
             wanted = {option for part in self._distinct for option in part.values._options or ()}
-            self._options = tuple([option for option in OPTIONS if option in wanted])
+            self._options = tuple([option for option in (*OPTIONS, *CONSTRAINTS) if option in wanted])
         return self._parts, self._options

@@ -6,10 +6,13 @@ import math
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal, cast
 
-from fastopt import representation
+import numpy as np
+
+from fastopt import constraints, representation
 from fastopt.averages import EMA, SWA, Lookahead
+from fastopt.kernels.constraints import CONSTRAINTS
 from fastopt.kernels.transforms import OPTIONS
-from fastopt.typed import GroupSettings, Number, number
+from fastopt.typed import BoundsSetting, GroupSettings, MaskSetting, Number, number
 
 
 @dataclass(init=False, eq=False, repr=False)
@@ -51,6 +54,18 @@ class SharedSettings:
     """Whether to subtract the mean from gradients after clipping (Yong et al., ECCV 2020, arXiv:2004.01461): in those
     of a matrix (inputs, outputs) that over axis 0, of more dimensions (filters, ...) that over all axes but the first;
     those of fewer are left alone. Costs one read of the gradients."""
+
+    bounds: BoundsSetting = field(default=number(None), kw_only=True, repr=False)
+    """The least and the largest value of a parameter, `(low, high)`: each step ends with `np.clip(p, low, high)`, in
+    the same pass. Numbers, arrays that broadcast to the parameter (in groups, one for each), or None for no bound."""
+
+    nonnegative: bool = field(default=False, kw_only=True, repr=False)
+    """Whether negative parameters become 0 at the end of a step, as with `bounds=(0, None)`."""
+
+    mask: MaskSetting = field(default=number(None), kw_only=True, repr=False)
+    """Arrays of booleans by key, True where elements are updated: `{"W": W != 0}`, or one array where the parameters
+    are one. Elsewhere value and state stay as they are, whatever decay, momentum and averages do. State of arrays with
+    a mask is not stored in fewer bits."""
 
     groups: GroupSettings = field(default=number(None), kw_only=True, repr=False)
     """Settings of a part of the parameters: `{"b*": {"lr_scale": 0.1}, "embedding": {"frozen": True}}`. See
@@ -95,7 +110,12 @@ class SharedSettings:
             "weight_decay": self.weight_decay != 0 and not self.decoupled,
             "decoupled_weight_decay": self.weight_decay != 0 and self.decoupled and not self._decays_itself,
         }
-        return tuple(option for option in OPTIONS if wanted.get(option))  # a plan sees to `centralize`
+        if self.nonnegative or self.bounds is not None:
+            low, high = constraints.lowest(self), constraints.highest(self)
+            wanted["lower"] = not isinstance(low, np.ndarray) and low > -math.inf
+            wanted["upper"] = not isinstance(high, np.ndarray) and high < math.inf
+        # A plan sees to `centralize`, and to what comes from arrays.
+        return tuple(option for option in (*OPTIONS, *CONSTRAINTS) if wanted.get(option))
 
     @classmethod
     def _scheduled_names(cls, settings: dict[str, Any]) -> tuple[str, ...]:

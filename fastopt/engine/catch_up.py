@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from fastopt import array_checks, rows
+from fastopt import array_checks, combinations, rows
 from fastopt.engine import containers, mappings
 from fastopt.engine.containers import BARE, Container
 from fastopt.engine.launch import Launch
@@ -162,6 +162,8 @@ class Step:
                 continue
             key, wanted, lag = entry.key, entry.touched.distinct, lags.get(entry.key)
             if entry.touched.exact:
+                bounded = parts[entry.part].bounds is not None or parts[entry.part].nonnegative
+                combinations.check_step(plan.owner, {"Rows(..., exact=True)": True, "bounds": bounded})
                 if any(other is not entry and other.identity == entry.identity for other in plan.entries):
                     raise ValueError(rows.tied(plan.owner, plan._name(key)))
                 rates = rates_of(plan.owner, parts[entry.part])

@@ -15,6 +15,7 @@ from fastopt.flat import Array
 from fastopt.kernels import column_means, flags, loops
 from fastopt.kernels.averages import AVERAGES
 from fastopt.kernels.compile import compiled
+from fastopt.kernels.constraints import CONSTRAINTS
 from fastopt.kernels.rule import GRADIENT_MEASURE, NO_RULE, Rule
 from fastopt.kernels.transforms import OPTIONS
 from fastopt.tuning import AS_THEY_COME, Choice
@@ -84,7 +85,7 @@ class CentralizedLaunch(Launch):
             return super().call(rule, which, options, choice)
         call = super().call(rule, which, centralized(options), choice)
         if not rule.is_by_array:  # otherwise they were found for the pass before the step
-            behind = [option for option in options if option in OPTIONS]
+            behind = [option for option in options if option in OPTIONS or option in CONSTRAINTS]
             last = len(rule.scalars) + len(behind) - 1
             places = [last - behind.index(option) if option in behind else -1 for option in ("scale", "clip")]
             self._find_means(np.array(places), call[-1])
@@ -154,7 +155,7 @@ def cut(stacks: int, size: int, run: int, means_at: int) -> tuple[Array, Array, 
 @cache
 def centralized(options: tuple[str, ...]) -> tuple[str, ...]:
     """The options with `centralize`, in their order."""
-    return tuple(option for option in OPTIONS | AVERAGES if option in options or option == "centralize")
+    return tuple(name for name in OPTIONS | CONSTRAINTS | AVERAGES if name in options or name == "centralize")
 
 
 @cache

@@ -110,7 +110,8 @@ class RowsLaunch(Launch):
         for entry in self._entries:
             touched = entry.touched
             assert touched is not None
-            arrays = [[entry.array], [touched._sums]] + [blocks] * (self.table.shape[1] - 3)
+            others = [*blocks, *entry.columns.values()]
+            arrays = [[entry.array], [touched._sums]] + [others] * (self.table.shape[1] - 3)
             for row in self.table[first : first + touched.count].tolist():
                 for column, (address, owners) in enumerate(zip(row[:-1], arrays, strict=True)):
                     places = map(byte_bounds, owners)

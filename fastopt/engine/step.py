@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Any
 
-from fastopt import averages, checks, threads, tuning
+from fastopt import averages, checks, combinations, constraints, threads, tuning
 from fastopt.engine import catch_up, containers, one_call, transform_scalars
 from fastopt.engine.again import Again, again
 from fastopt.engine.execute import NOTHING
+from fastopt.engine.norms import ONE_PROCESS
 from fastopt.engine.plan import Plan
 from fastopt.engine.step_counts import Counts, counted
 from fastopt.engine.transform_scalars import TooLarge
@@ -263,9 +264,20 @@ def _plan_for(
     if plans:  # arrays of the past should not be kept alive
         own["_plan"] = own["_report_plan"] = None
         own["_others"] = ()
+    columns = constraints.columns_for(optimizer)
+    if columns is not None and optimizer._processes is not ONE_PROCESS:
+        there = {"mask": bool(columns.mask), "bounds that are arrays": True, "Sharded": True}
+        combinations.check_step(type(optimizer).__name__, there)
     here = type(optimizer).__name__, optimizer._rule, params, grads, settings._start(), optimizer._state
     plan = Plan(
-        *here, report, groups, by_array, optimizer.centralize, optimizer.state_storage, optimizer._step_counts()
+        *here,
+        report,
+        groups,
+        by_array,
+        optimizer.centralize,
+        optimizer.state_storage,
+        optimizer._step_counts(),
+        columns,
     )
     if optimizer._state is not None and plan.state is not optimizer._state:  # others have the state as it was
         own["_plan"] = own["_report_plan"] = None

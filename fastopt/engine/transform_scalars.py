@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from fastopt import constraints
 from fastopt.engine.arguments import nonfinite_squared_norm, nonfinite_squares
 from fastopt.engine.norms import Norm, clipped, quick_clipped
 from fastopt.engine.plan import Plan
@@ -17,10 +18,18 @@ AMOUNTS: dict[str, Callable[[Any], float]] = {
     "clip": lambda settings: settings.clip_value,
     "weight_decay": lambda settings: settings.weight_decay,
     "decoupled_weight_decay": lambda settings: 1 - _lr(settings) * settings.weight_decay,
+    "lower": lambda settings: _number(constraints.lowest(settings), -math.inf),
+    "upper": lambda settings: _number(constraints.highest(settings), math.inf),
 }
 """Of the settings of a part; "scale" needs norms."""
 
-NOTHING = {"clip": math.inf, "weight_decay": 0.0, "decoupled_weight_decay": 1.0}
+NOTHING = {
+    "clip": math.inf,
+    "weight_decay": 0.0,
+    "decoupled_weight_decay": 1.0,
+    "lower": -math.inf,
+    "upper": math.inf,
+}
 """With what an option does nothing, for a part that does not call for it where another does."""
 
 
@@ -121,6 +130,11 @@ def _factors(settings: Any, plan: Plan, parts: list[Any]) -> list[float]:
 def unclipped(settings: Any) -> float:
     """Scale and direction."""
     return float(-settings.gradient_scale if settings.maximize else settings.gradient_scale)
+
+
+def _number(bound: Any, otherwise: float) -> float:
+    """A bound that is a number; one that is an array has a column of the table."""
+    return otherwise if isinstance(bound, np.ndarray) else float(bound)
 
 
 def _lr(settings: Any) -> float:

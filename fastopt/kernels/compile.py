@@ -20,6 +20,7 @@ from fastopt.kernels import storage, stores
 from fastopt.kernels.averages import AVERAGES
 from fastopt.kernels.cache import digest_of, through_cache
 from fastopt.kernels.compose import clone, composed, helpers
+from fastopt.kernels.constraints import BOUND_COLUMNS, CONSTRAINTS
 from fastopt.kernels.flags import FLAGS, INNER, compiles
 from fastopt.kernels.loops import (
     FACTORS,
@@ -60,6 +61,10 @@ SPANS = {
 }
 
 
+FUNCTIONS = OPTIONS | CONSTRAINTS | BOUND_COLUMNS | AVERAGES
+"""The functions of options by name; a mask has none."""
+
+
 def kernel(
     rule: Rule,
     dtype: str,
@@ -75,9 +80,9 @@ def kernel(
         preparing rule "prepare", which only writes the last state slot; for `NO_RULE` "look", which only finds out
         whether all gradients are finite, "look_at_squares", whether their squares are, or "norm" and
         "quick_norm", which only add these up
-    options : the names of the functions of `gradients.OPTIONS` that go before the rule, in that order, and then
-        of those of `averages.AVERAGES` that go after it. Their amounts stand behind the scalars: of those before
-        the rule the last one's first, of those after it the first one's
+    options : the names of the functions of `transforms.OPTIONS` that go before the rule, in that order, then of those
+        of `constraints.CONSTRAINTS` and at last of `averages.AVERAGES` that go after it, and of columns anywhere. The
+        amounts stand behind the scalars: that of the last constraint or transform first, of averages the first one's
     form : how new parameters are stored, see `stores.py`; the same machine code and bits for each
 
     Compiled, or loaded from numba's disk cache, at the first call and kept for the life of the process.
@@ -93,13 +98,13 @@ def kernel(
 
 def callback(rule: Rule, dtype: str, which: str = "step", options: tuple[str, ...] = ()) -> CFunc:
     """The part of a kernel that is the rule's, not compiled yet and without the disk cache."""
-    functions = [(OPTIONS | AVERAGES)[name] for name in options]
+    functions = [FUNCTIONS[name] for name in options if name in FUNCTIONS]
     digest = digest_of(rule.formula, *functions, constants=(rule.columns(options), rule.small(options)))
     name = "_".join((rule.name, *options, which, dtype, digest))
     # The inner functions carry it too: two cached kernels, compiled in two processes, may otherwise hold different
     # functions under one symbol, of which the loader takes the first for both.
     names = {
-        "rule": composed(rule.formula, options, name, njit(**FLAGS, **INNER)),
+        "rule": composed(rule.formula, options, name, njit(**FLAGS, **INNER), which in ("step", "report")),
         "DTYPE": getattr(np, dtype),
         "SIZE": np.dtype(dtype).itemsize,
         "COLUMNS": rule.columns(options),

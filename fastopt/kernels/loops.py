@@ -73,7 +73,6 @@ STORED = 1024
 
 # What the functions below find under these names in their globals; every compiled clone of them has its own.
 rule: Any = None  # the formula, compiled, with the options that are bound
-option: Any = None  # a function of gradients.py or averages.py, compiled
 DTYPE: Any = None  # np.float32 or np.float64
 SIZE: Any = None  # the bytes of an element
 COLUMNS: Any = None  # the columns of the table that the rule takes: parameter, gradient and state slots
@@ -82,25 +81,6 @@ SMALL: Any = None  # what becomes of small values of each of those, but for the 
 SCALARS: Any = None  # a tuple as long as the scalars and amounts
 SCALED: Any = None  # the dtype of measures times FACTOR
 FACTOR: Any = None
-
-
-def with_option(p, g, *rest):
-    """A rule with an option before it, whose amount stands behind the rule's scalars."""
-    p, g = option(p, g, rest[-1])
-    return rule(p, g, *rest[:-1])
-
-
-def with_average(p, g, average, *rest):
-    """A rule with an average after it, whose slot stands before the rule's and whose amount stands last."""
-    new = rule(p, g, *rest[:-1])
-    p, average = option(new[0], average, rest[-1])
-    return p, average, *new[1:]
-
-
-def with_mean(p, g, mean, *rest):
-    """A rule with an option before it that takes an element of an array, which stands before the state slots."""
-    p, g = option(p, g, mean)
-    return rule(p, g, *rest)
 
 
 def span(row, scalars, parameter, tally, form, first, last):
@@ -377,10 +357,10 @@ def serial(address, form, table, starts, threads):
 
     address : of the rule's compiled `span`: this function and `parallel` are compiled once for all rules
     form : how parameters are stored: an address that `stores.py` explains
-    table : int64[arrays + 1, 5 + state slots], the addresses of parameter, gradient, state, averages (0 where there are
-        none) and the array's scalars: float64, those of the rule in the order of the formula, then the amounts of the
-        options. Of the last row the first element is the address of the tally, if there is one. With `centralize` the
-        means of gradients have a column more, before the scalars
+    table : int64[arrays + 1, 8 + state slots], the addresses of parameter, gradient, state, averages, arrays of bounds
+        and mask (0 where there are none) and the array's scalars: float64, those of the rule in the order of the
+        formula, then the amounts of the options. Of the last row the first element is the address of the tally, if
+        there is one. With `centralize` the means of gradients have a column more, before the scalars
     starts : int64[arrays + 1], the running sum of the array sizes
     threads : 1
     """

@@ -70,7 +70,7 @@ def interpreted(rule: Rule, dtype: str, which: str, options: tuple[str, ...] = (
     smallest = number(smallest_state(dtype))
     scalars = ctypes.c_double * (len(rule.scalars) + len(with_amounts(options)))
     written = [rule.columns(options).index(column) for column in rule.columns(with_amounts(options))]
-    formula = composed(on_arrays(rule.formula), options, rule.name, lambda function: function)
+    formula = composed(on_arrays(rule.formula), options, rule.name, _in_python, which in ("step", "report"))
 
     @np.errstate(all="ignore")
     def kernel(table: Any, starts: Any, threads: int) -> None:
@@ -112,6 +112,12 @@ def interpreted(rule: Rule, dtype: str, which: str, options: tuple[str, ...] = (
                 cells[:] = [*plain, int((gradient == 0).sum()), int((~np.isfinite(seen)).sum()), *large, *small]
 
     return kernel
+
+
+def _in_python(function: Any) -> Any:
+    """A function with what an intrinsic of it is in Python."""
+    function.__globals__["chosen"] = lambda mask, new, old: new if mask else old[: len(new)]
+    return function
 
 
 def _squares(values: Any) -> tuple[float, float]:

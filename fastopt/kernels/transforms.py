@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from fastopt.kernels.constraints import COLUMNS
+
 
 def scale(p, g, amount):
     """Gradient scale, -1 to maximize, and clipping by norm, whose factor is the same for all elements."""
@@ -43,4 +45,4 @@ OPTIONS: dict[str, Callable[..., Any]] = {
 
 def with_amounts(options: tuple[str, ...]) -> tuple[str, ...]:
     """The options that take an amount."""
-    return tuple(option for option in options if option != centralize.__name__)
+    return tuple(option for option in options if option != centralize.__name__ and option not in COLUMNS)
