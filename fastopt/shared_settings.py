@@ -11,7 +11,7 @@ import numpy as np
 from fastopt import constraints, representation
 from fastopt.averages import EMA, SWA, Lookahead
 from fastopt.kernels.constraints import CONSTRAINTS
-from fastopt.kernels.transforms import OPTIONS
+from fastopt.kernels.transforms import TRANSFORMS
 from fastopt.typed import BoundsSetting, GroupSettings, MaskSetting, Number, number
 
 
@@ -86,22 +86,22 @@ class SharedSettings:
     """The seed of the noise by which compact state is rounded: the same seed gives the same bits."""
 
     _shared: ClassVar[frozenset[str]]
-    """The settings of every optimizer, which options follow from."""
+    """The settings of every optimizer, which transforms follow from."""
 
     _decays_itself: ClassVar[bool] = False
-    """Whether decoupled weight decay is in the formula, which `_own_decay` is for."""
+    """Whether decoupled weight decay is in the formula, which `_formula_decay` is for."""
 
     # Not annotated, which would make hyperparameters of them.
-    _options = cast("tuple[str, ...] | None", None)  # what the settings call for; None: not worked out yet
+    _transforms = cast("tuple[str, ...] | None", None)  # what the settings call for; None: not worked out yet
     _scheduled = cast("tuple[str, ...]", ())
 
-    def _own_decay(self) -> float:
+    def _formula_decay(self) -> float:
         """The weight decay of a formula that has its own."""
         return self.weight_decay if self.decoupled else 0.0
 
-    def _wanted_options(self) -> tuple[str, ...]:
-        """The options of `fastopt.kernels.transforms` that the settings call for."""
-        wanted = {
+    def _needed_transforms(self) -> tuple[str, ...]:
+        """The transforms of `fastopt.kernels.transforms` that the settings call for."""
+        needed = {
             "scale": self.maximize
             or self.gradient_scale != 1
             or self.clip_norm != math.inf
@@ -112,10 +112,10 @@ class SharedSettings:
         }
         if self.nonnegative or self.bounds is not None:
             low, high = constraints.lowest(self), constraints.highest(self)
-            wanted["lower"] = not isinstance(low, np.ndarray) and low > -math.inf
-            wanted["upper"] = not isinstance(high, np.ndarray) and high < math.inf
+            needed["lower"] = not isinstance(low, np.ndarray) and low > -math.inf
+            needed["upper"] = not isinstance(high, np.ndarray) and high < math.inf
         # A plan sees to `centralize`, and to what comes from arrays.
-        return tuple(option for option in (*OPTIONS, *CONSTRAINTS) if wanted.get(option))
+        return tuple(transform for transform in (*TRANSFORMS, *CONSTRAINTS) if needed.get(transform))
 
     @classmethod
     def _scheduled_names(cls, settings: dict[str, Any]) -> tuple[str, ...]:

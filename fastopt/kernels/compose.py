@@ -7,10 +7,18 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-from fastopt.kernels.around import with_average, with_bound, with_constraint, with_mask, with_mean, with_option, without
+from fastopt.kernels.around import (
+    with_average,
+    with_bound,
+    with_constraint,
+    with_mask,
+    with_mean,
+    with_transform,
+    without,
+)
 from fastopt.kernels.averages import AVERAGES
 from fastopt.kernels.constraints import BOUND_COLUMNS, CONSTRAINTS
-from fastopt.kernels.transforms import OPTIONS
+from fastopt.kernels.transforms import TRANSFORMS
 
 
 def clone(function: Any, name: str, names: dict[str, Any]) -> types.FunctionType:
@@ -22,30 +30,32 @@ def clone(function: Any, name: str, names: dict[str, Any]) -> types.FunctionType
 
 
 def composed(
-    formula: Any, options: tuple[str, ...], name: str, compile: Callable[[Any], Any], is_step: bool = True
+    formula: Any, transforms: tuple[str, ...], name: str, compile: Callable[[Any], Any], is_step: bool = True
 ) -> Any:
-    """The formula with the options before and after it; what `name` is for, see `compile.callback`.
+    """The formula with the transforms before and after it; what `name` is for, see `compile.callback`.
 
     is_step : whether it returns new parameters; before a step the amounts of constraints are there and not used
     """
     inner = compile(clone(formula, f"rule_{name}", helpers(formula, name, compile)))
-    for which in reversed([option for option in options if option in CONSTRAINTS]):
-        names = {"rule": inner, "option": compile(clone(CONSTRAINTS[which], f"{which}_{name}", {}))}
+    for which in reversed([transform for transform in transforms if transform in CONSTRAINTS]):
+        names = {"rule": inner, "transform": compile(clone(CONSTRAINTS[which], f"{which}_{name}", {}))}
         inner = compile(clone(with_constraint if is_step else without, f"with_{which}_{name}", names))
-    for which in reversed([option for option in options if option in OPTIONS]):  # the last one applied lies innermost
-        names = {"rule": inner, "option": compile(clone(OPTIONS[which], f"{which}_{name}", {}))}
-        around = with_mean if which == "centralize" else with_option
+    for which in reversed(
+        [transform for transform in transforms if transform in TRANSFORMS]
+    ):  # the last one applied lies innermost
+        names = {"rule": inner, "transform": compile(clone(TRANSFORMS[which], f"{which}_{name}", {}))}
+        around = with_mean if which == "centralize" else with_transform
         inner = compile(clone(around, f"with_{which}_{name}", names))
-    for which in [option for option in BOUND_COLUMNS if option in options]:
-        names = {"rule": inner, "option": compile(clone(BOUND_COLUMNS[which], f"{which}_{name}", {}))}
+    for which in [transform for transform in BOUND_COLUMNS if transform in transforms]:
+        names = {"rule": inner, "transform": compile(clone(BOUND_COLUMNS[which], f"{which}_{name}", {}))}
         inner = compile(clone(with_bound, f"with_{which}_{name}", names))
     for which in ("lookahead", "mask", "averaging"):
-        if which not in options:
+        if which not in transforms:
             continue
         names = {"rule": inner}
         if which == "mask":
-            around, before = with_mask, sum(option == "lookahead" for option in options)
-            names |= {"BEFORE": before, "BEHIND": before + sum(option in BOUND_COLUMNS for option in options)}
+            around, before = with_mask, sum(transform == "lookahead" for transform in transforms)
+            names |= {"BEFORE": before, "BEHIND": before + sum(transform in BOUND_COLUMNS for transform in transforms)}
         else:
             around, names["option"] = with_average, compile(clone(AVERAGES[which], f"{which}_{name}", {}))
         inner = compile(clone(around, f"with_{which}_{name}", names))

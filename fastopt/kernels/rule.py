@@ -38,7 +38,7 @@ class Rule:
     state: tuple[str, ...] = ()
     measure: Callable[..., Any] | None = None
     rows: bool = False
-    idle: Callable[..., Any] | None = None
+    skipped: Callable[..., Any] | None = None
     prepare: Callable[..., Any] | None = None
     exact: tuple[str, ...] = ()
     signed: tuple[str, ...] = ()
@@ -76,20 +76,20 @@ class Rule:
         """The names of the formula's scalars."""
         return tuple(inspect.signature(self.formula).parameters)[2 + len(self.state) :]
 
-    def columns(self, options: tuple[str, ...] = ()) -> tuple[int, ...]:
-        """The columns of the table that the formula with options takes; the one applied last comes first.
+    def columns(self, transforms: tuple[str, ...] = ()) -> tuple[int, ...]:
+        """The columns of the table that the formula with transforms takes; the one applied last comes first.
 
         In the table averages, bounds, masks and means stand behind the state, in this order.
         """
         last = 2 + len(self.state)
         behind = {name: last + number for number, name in enumerate((*AVERAGES, *COLUMNS, "centralize"))}
         order = "averaging", "mask", "lookahead", *reversed(BOUND_COLUMNS), "centralize"
-        return 0, 1, *[behind[name] for name in order if name in options], *range(2, last)
+        return 0, 1, *[behind[name] for name in order if name in transforms], *range(2, last)
 
-    def small(self, options: tuple[str, ...] = ()) -> tuple[int, ...]:
+    def small(self, transforms: tuple[str, ...] = ()) -> tuple[int, ...]:
         """The treatment of small values in the columns that are written, but for parameter and gradient."""
         kinds = [KEPT if slot in self.exact else SIGN_KEPT if slot in self.signed else FLUSHED for slot in self.state]
-        return (*(FLUSHED for option in options if option in AVERAGES), *kinds)
+        return (*(FLUSHED for transform in transforms if transform in AVERAGES), *kinds)
 
 
 def no_formula(p, g):

@@ -28,10 +28,10 @@ TRANSPORTS = (None, "bfloat16")
 
 
 class Sharded(Consensus, SharedAverages, SharedSaving):
-    """Data-parallel training over MPI, with the state shared out: each process steps its share of the parameters.
+    """Data-parallel training over MPI, with the state shared out: each process steps its shard of the parameters.
 
-    All arrays of a dtype are one line of elements, cut into equal shares. `update` sends each process the gradients of
-    its share (`Alltoallv`), adds them up in the order of the ranks, steps the share with its share of the state, and
+    All arrays of a dtype are one line of elements, cut into equal shards. `update` sends each process the gradients of
+    its shard (`Alltoallv`), adds them up in the order of the ranks, steps the shard with its shard of the state, and
     gives the new parameters to all (`Allgatherv`): the ZeRO-1 scheme. All processes have the same bits after each step,
     and they are those of one process that adds the gradients in that order, multiplies the sum by 1 / size and steps.
 
@@ -44,7 +44,7 @@ class Sharded(Consensus, SharedAverages, SharedSaving):
     Parameters
     ----------
     optimizer : Optimizer
-        One that has not stepped yet, the same on all processes. It steps this process's share from now on.
+        One that has not stepped yet, the same on all processes. It steps this process's shard from now on.
     comm : mpi4py.MPI.Comm, default MPI.COMM_WORLD
         The processes that train together.
     reduce : "mean" or "sum", default "mean"
@@ -106,7 +106,7 @@ class Sharded(Consensus, SharedAverages, SharedSaving):
             _agreement=Agreement(owner, comm),
             _binding=None,
             _exchange=None,
-            _known_settings=((), b""),
+            _last_settings=((), b""),
             _busy=False,
             _settings_names=tuple(optimizer._hyperparameters()),
             _kind_of_step=None,
@@ -156,7 +156,7 @@ class Sharded(Consensus, SharedAverages, SharedSaving):
     # -- a step -------------------------------------------------------------------------------------------------------
 
     def update(self, params: Any, grads: Any, *, report: bool = False) -> Any:
-        """Makes one step with the gradients of all processes: writes `params` and this process's share of the state.
+        """Makes one step with the gradients of all processes: writes `params` and this process's shard of the state.
 
         What `accumulate` was given since the last step is added to `grads`.
 
@@ -178,14 +178,14 @@ class Sharded(Consensus, SharedAverages, SharedSaving):
             gradients = exchange.reduce(exchange.add(found, grads))
             binding.fetch()
             # What a step may refuse alone shows when it is first made like this; what values call for, all find alike.
-            kind = binding.digest, kinds, report, self._known_settings[1]
+            kind = binding.digest, kinds, report, self._last_settings[1]
             first, self._kind_of_step = kind != self._kind_of_step, None
             result = (self._on_all if first else call)(
-                lambda: self.optimizer.update(binding.pieces, gradients, report=report)
+                lambda: self.optimizer.update(binding.slices, gradients, report=report)
             )
             self._kind_of_step = kind
             exchange.gather(binding)
-            return over_all(result, exchange.shares, self.comm) if report else None
+            return over_all(result, exchange.shards, self.comm) if report else None
 
     def update_hessian(self, params: Any, estimates: Any) -> None:
         """Takes the mean (or sum) of all processes' estimates of the Hessian's diagonal into `h`, for `Sophia`.
@@ -201,7 +201,7 @@ class Sharded(Consensus, SharedAverages, SharedSaving):
             binding, exchange, found = self._checked("update_hessian", params, estimates)
             reduced = exchange.reduce(exchange.add(found, estimates))
             binding.fetch()
-            self._on_all(lambda: take(binding.pieces, reduced))
+            self._on_all(lambda: take(binding.slices, reduced))
 
     def accumulate(self, grads: Any) -> None:
         """Adds gradients to those of the next `update`, without communication; writes neither parameters nor state.

@@ -201,7 +201,7 @@ def test_compact_state_of_what_is_masked_stays_float32():
 
 def test_nothing_where_unused():
     optimizer = fastopt.Adam(bounds=(None, None), nonnegative=False, mask=None)
-    assert optimizer._wanted_options() == () and "bounds" in repr(optimizer) and "bounds" not in repr(fastopt.Adam())
+    assert optimizer._needed_transforms() == () and "bounds" in repr(optimizer) and "bounds" not in repr(fastopt.Adam())
 
 
 @pytest.mark.parametrize(

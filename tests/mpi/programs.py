@@ -57,9 +57,9 @@ def assert_alike(sharded, plain, params, reference):
         assert_same_bits(params[key], reference[key])
     assert (sharded.iter, sharded.skipped) == (plain.iter, plain.skipped)
     for slot in plain._rule.state:
-        for piece, values in getattr(sharded, slot).items():
-            whole = getattr(plain, slot)[piece.path].ravel(order="K")
-            assert_same_bits(values.ravel(order="K"), whole[piece.start : piece.stop])
+        for leaf_slice, values in getattr(sharded, slot).items():
+            whole = getattr(plain, slot)[leaf_slice.path].ravel(order="K")
+            assert_same_bits(values.ravel(order="K"), whole[leaf_slice.start : leaf_slice.stop])
     sharded.check_synced(params)
 
 
@@ -137,7 +137,7 @@ def check_compact_state():
             plain.update(reference, added_up(gradients))
         for name in "abc":
             assert_same_bits(params[name], reference[name])
-        assert sum(piece.stop for piece in sharded.m) <= -(-3 // SIZE) * 4900
+        assert sum(leaf_slice.stop for leaf_slice in sharded.m) <= -(-3 // SIZE) * 4900
     with raises(ValueError, "compact state"):
         cut = Sharded(fastopt.Adam())
         cut.update(params, params)
@@ -195,8 +195,8 @@ def check_checkpoints_of_compact_state():
         expected.load(path, cast=storage)
         from_float32.broadcast(values)
         from_float32.load(path, cast=storage)
-        for piece, decoded in from_float32.v.items():
-            assert_same_bits(decoded, expected.v[piece.path].reshape(decoded.shape))
+        for leaf_slice, decoded in from_float32.v.items():
+            assert_same_bits(decoded, expected.v[leaf_slice.path].reshape(decoded.shape))
         COMM.Barrier()
 
 
