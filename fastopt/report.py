@@ -86,8 +86,8 @@ class Report(Norms):
         order: Array,
         skipped: bool,
     ) -> None:
-        # The statistics of the launches, each with its arrays' first rows; added up when first asked for, so that a step
-        # costs no more than their copies. `order` leads from the launches' arrays to the keys.
+        # The statistics of the launches, each with its arrays' first rows; added up when first asked for, so that a
+        # step costs no more than their copies. `order` leads from the launches' arrays to the keys.
         self._keys, self._statistics, self._order = keys, statistics, order
         self._sizes, self.size = sizes, sum(sizes)
         self.skipped = skipped

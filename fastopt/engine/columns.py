@@ -41,8 +41,8 @@ def storage_of(
         return FLOAT32
     if array.dtype != np.float32:
         raise TypeError(
-            f"{owner}: {name} has dtype {array.dtype}, but state_storage={setting!r} is for float32 parameters; make it "
-            "float32, or give it a group with state_storage='float32'"
+            f"{owner}: {name} has dtype {array.dtype}, but state_storage={setting!r} is for float32 parameters; make "
+            "it float32, or give it a group with state_storage='float32'"
         )
     if rule.is_by_array or is_sparse or is_centralized or is_masked or array.size < SMALLEST:
         return FLOAT32

@@ -80,9 +80,9 @@ def kernel(
         preparing rule "prepare", which only writes the last state slot; for `NO_RULE` "finite", which only finds out
         whether all gradients are finite, "finite_squares", whether their squares are, or "norm" and
         "quick_norm", which only add these up
-    transforms : the names of the functions of `transforms.TRANSFORMS` that go before the rule, in that order, then of those
-        of `constraints.CONSTRAINTS` and at last of `averages.AVERAGES` that go after it, and of columns anywhere. The
-        amounts stand behind the scalars: that of the last constraint or transform first, of averages the first one's
+    transforms : the names of the functions of `transforms.TRANSFORMS` that go before the rule, in that order, then of
+        those of `constraints.CONSTRAINTS` and at last of `averages.AVERAGES` that go after it, and of columns. Scalars
+        stand behind the scalars: that of the last constraint or transform first, of averages the first one's
     form : how new parameters are stored, see `stores.py`; the same machine code and bits for each
 
     Compiled, or loaded from numba's disk cache, at the first call and kept for the life of the process.
