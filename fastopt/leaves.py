@@ -100,6 +100,8 @@ class Leaves:
                 "_steps": 0,
                 "_skipped": 0,
                 "_skips_in_a_row": 0,
+                "_accumulated": 0,
+                "_sums": None,
                 "_state": None,
                 "_node": None,
                 "_skipped_rows": {},

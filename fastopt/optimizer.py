@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, cast, overload
 
 from fastopt import averages, checks, combinations, hyperparameters, names, tuning
+from fastopt.accumulation import Accumulation
 from fastopt.averages import AveragedWeights
 from fastopt.checkpoint.saving import Saving
 from fastopt.engine import catch_up, containers, objects, step
@@ -39,7 +40,7 @@ Params = TypeVar("Params")
 
 
 @dataclass(init=False, eq=False, repr=False)
-class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves):
+class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation):
     """The base class of optimizers; a subclass names its rule, its hyperparameters and how they become scalars.
 
     Hyperparameters are attributes and may be changed between steps. One that is a number may also be a schedule
@@ -96,6 +97,8 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves):
     _averages = cast("Counts", ())
     _kept_settings = cast("StepSettings | None", None)  # as long as nothing is assigned, nor groups changed
     _processes = ONE_PROCESS
+    _accumulated = 0
+    _sums = cast("Any", None)  # a `GradientSums`
     _skipped_rows = cast(
         "dict[Any, catch_up.SkippedSteps]", MappingProxyType({})
     )  # by key, where rows wait for steps that they skipped
@@ -147,7 +150,8 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves):
         grads : alike, with at least the keys of `params`
             Gradients of the shapes of the parameters. Another real dtype or memory layout is converted first. None
             leaves a parameter, or all of a branch, as it is, and its state; `Rows` are the gradient of some rows alone.
-            Leave it out where parameters are objects with `.data` and `.grad`, or a model that returns such objects by
+            Leave it out after `accumulate`, for a step with the mean of what that was given; and
+            where parameters are objects with `.data` and `.grad`, or a model that returns such objects by
             `.params()` or `.parameters()`: those whose gradient or data is None are left as they are.
         report : bool
             Whether to return a `Report`: norms of gradients, parameters and updates, and shares of zero and
@@ -173,6 +177,10 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves):
         # signal in, while Ctrl-C just after `acquire()` would leave a lock locked for ever.
         attributes["_stepping"] = True
         try:
+            if grads is OWN and self._accumulated:
+                params = objects.by_name(self, params)[0]
+                grads = self._sums.gradients(type(self).__name__, params)
+                return step.make(self, params, grads, report, self._accumulated)
             if grads is OWN:
                 params, grads = objects.arrays_of(type(self).__name__, params, attributes.setdefault("_objects", {}))
             if not report and attributes.get("_calls") and step.in_one_call(self, attributes, params, grads):
@@ -210,7 +218,7 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves):
         >>> old["W"], new["W"]
         (array([1.]), array([0.5]))
         """
-        if grads is OWN or objects.by_name(self, params)[1]:
+        if (grads is OWN and not self._accumulated) or objects.by_name(self, params)[1]:
             raise TypeError(checks.step_on_copies(type(self).__name__))
         new = copy.deepcopy(params)
         self.update(new, grads)

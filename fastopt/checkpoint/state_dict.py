@@ -17,6 +17,7 @@ from fastopt.engine import catch_up
 from fastopt.engine.columns import Codes, Column
 from fastopt.engine.containers import BARE
 from fastopt.engine.execute import NOTHING, consume
+from fastopt.engine.gradient_sums import GradientSums
 from fastopt.engine.state import Layout, State, layout_of
 from fastopt.groups import Groups
 from fastopt.kernels.averages import SLOTS
@@ -65,6 +66,7 @@ def state_dict(optimizer: Any) -> dict[str, Any]:
         "state": slots,
         **({"rows": rows} if rows else {}),
         **({"counts": counts} if counts else {}),
+        **({"accumulated": optimizer._sums.saved(optimizer.accumulated)} if optimizer.accumulated else {}),
     }
 
 
@@ -97,6 +99,7 @@ def load_state_dict(
         skipped = checks.step_count(owner, saved.get("skipped", 0), "skipped")
         averaged = checks.step_count(owner, saved.get("averaged", 0), "averaged")
         counts = _counts(owner, saved.get("counts", {}))
+        sums, accumulated = GradientSums.loaded(owner, saved.get("accumulated"))
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{source}: {error}") from None
 
@@ -168,7 +171,7 @@ def load_state_dict(
         "_skipped_rows": skipped_steps,
         **leaves.with_counts(by_leaf),
     }
-    new |= {"_transforms": None, "_kept_settings": None}
+    new |= {"_transforms": None, "_kept_settings": None, "_sums": sums, "_accumulated": accumulated}
     consume(chain(writes, map(optimizer.__dict__.update, [new])))  # all at once
     missing, unexpected, reshaped = ([None if key is BARE else key for key in keys] for keys in mismatch[:3])
     return Mismatch(missing, unexpected, reshaped, mismatch.settings)

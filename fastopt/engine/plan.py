@@ -165,6 +165,8 @@ class Plan(Table):
     """Adds up the results of several processes."""
 
     stepped = False
+    summed = 1
+    """Of how many gradients those of this step are the sums."""
     tuner: Tuner | None = None
     """Where it may choose how steps run."""
     averaging_weights: Array | None = None

@@ -8,7 +8,7 @@ from itertools import chain
 from typing import Any
 
 from fastopt import averages, checks, combinations, constraints, threads, tuning
-from fastopt.engine import catch_up, containers, one_call, transform_scalars
+from fastopt.engine import catch_up, containers, gradient_sums, one_call, transform_scalars
 from fastopt.engine.again import Again, again
 from fastopt.engine.execute import NOTHING
 from fastopt.engine.norms import ONE_PROCESS
@@ -58,9 +58,14 @@ def in_one_call(optimizer: Any, attributes: dict[str, Any], params: Any, grads: 
     return bool(call(params, grads, scalars, attributes, step, after))
 
 
-def make(optimizer: Any, params: Any, grads: Any, report: bool) -> Report | None:
-    """Makes a step of any kind: its phases, in this order. Nothing of the user's is written before `run`."""
-    step = _Step(optimizer, params, grads, report)
+def make(optimizer: Any, params: Any, grads: Any, report: bool, summed: int = 0) -> Report | None:
+    """Makes a step of any kind: its phases, in this order. Nothing of the user's is written before `run`.
+
+    summed : of how many gradients `grads` are the sums that were accumulated; 0 of gradients that are handed in
+    """
+    if optimizer._accumulated and not summed:
+        raise RuntimeError(gradient_sums.with_gradients(type(optimizer).__name__, optimizer._accumulated))
+    step = _Step(optimizer, params, grads, report, summed)
     step.ask_settings()
     step.take_plan()
     step.find_rule_scalars()
@@ -100,11 +105,12 @@ class _Step:
             "all_transforms",
             "scalars",
         ),
-        *("counts", "averages", "cohorts", "writes", "averaging", "sparse_step", "calls"),
+        *("counts", "averages", "cohorts", "writes", "averaging", "sparse_step", "calls", "summed"),
     )
 
-    def __init__(self, optimizer: Any, params: Any, grads: Any, report: bool) -> None:
+    def __init__(self, optimizer: Any, params: Any, grads: Any, report: bool, summed: int) -> None:
         self.optimizer, self.params, self.grads, self.wants_report = optimizer, params, grads, report
+        self.summed = summed
         self.attributes: dict[str, Any] = optimizer.__dict__
         self.number = optimizer._steps + 1
         # Calls of the step before do not fit where this one ends halfway.
@@ -134,6 +140,9 @@ class _Step:
             )
         elif self.transforms is None:
             self.transforms = settings.__dict__["_transforms"] = settings._needed_transforms()
+        plan.summed = self.summed or 1
+        if self.summed > 1 and "scale" not in self.transforms:
+            self.transforms = ("scale", *self.transforms)
         self.counts: Counts = attributes["_counts"] if self.is_reused else plan.counted.counts[1]
         self.averages: Counts = attributes["_averages"] if self.is_reused else plan.counted.counts[2]
         if not plan.counted.are_counted:
@@ -198,6 +207,7 @@ class _Step:
         can_check = self.is_reused and plan.checked
         if (
             self.wants_report
+            or self.summed
             or self.averaging
             or self.sparse_step
             or self.by_array
@@ -239,7 +249,7 @@ class _Step:
                 attributes["_state"] = plan.state if plan.state.slots else None
                 attributes["_node"] = node
                 attributes["_skipped_rows"] = sparse_step.skipped_steps if sparse_step else {}
-                attributes["_calls"] = self.calls
+                attributes["_calls"], attributes["_accumulated"] = self.calls, 0
                 if not self.wants_report:
                     attributes["_others"] = self.others
 
@@ -353,7 +363,7 @@ def _skip_or_raise(optimizer: Any, plan: Plan, grads: Any, report: bool, too_lar
     nothing = plan.report_of_nothing() if report else None
     plan.forget_gradients()
     optimizer.__dict__["_skipped"] = optimizer._skipped + 1
-    optimizer.__dict__["_skips_in_a_row"] = optimizer._skips_in_a_row + 1
+    optimizer.__dict__.update(_skips_in_a_row=optimizer._skips_in_a_row + 1, _accumulated=0)
     return nothing
 
 

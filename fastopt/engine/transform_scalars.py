@@ -127,7 +127,7 @@ def _scalars_of_transforms(
 
 def _factor(settings: Any, plan: Plan) -> float:
     """The factor of all gradients, of which kernels see no more than a float of their dtype."""
-    factor = unclipped(settings)
+    factor = unclipped(settings) / plan.summed
     if settings.clip_norm == math.inf:
         return factor
     sums = plan.quick_sums()
@@ -137,7 +137,7 @@ def _factor(settings: Any, plan: Plan) -> float:
 
 def _factors(settings: Any, plan: Plan, settings_by_row: list[Any]) -> list[float]:
     """The factor of the gradient of each array, where some have a largest norm of their own."""
-    factor = unclipped(settings)
+    factor = unclipped(settings) / plan.summed
     if settings.clip_norm < math.inf:
         factor = clipped(factor, plan.gradient_norm(), settings.clip_norm)
     factors = [factor] * len(settings_by_row)

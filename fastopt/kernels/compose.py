@@ -34,15 +34,14 @@ def composed(
 ) -> Any:
     """The formula with the transforms before and after it; what `name` is for, see `compile.callback`.
 
-    is_step : whether it returns new parameters; before a step the amounts of constraints are there and not used
+    is_step : whether it returns new parameters; before a step the scalars of constraints are there and not used
     """
     inner = compile(clone(formula, f"rule_{name}", helpers(formula, name, compile)))
     for which in reversed([transform for transform in transforms if transform in CONSTRAINTS]):
         names = {"rule": inner, "transform": compile(clone(CONSTRAINTS[which], f"{which}_{name}", {}))}
         inner = compile(clone(with_constraint if is_step else without, f"with_{which}_{name}", names))
-    for which in reversed(
-        [transform for transform in transforms if transform in TRANSFORMS]
-    ):  # the last one applied lies innermost
+    before = [transform for transform in transforms if transform in TRANSFORMS]
+    for which in reversed(before):  # the last one applied lies innermost
         names = {"rule": inner, "transform": compile(clone(TRANSFORMS[which], f"{which}_{name}", {}))}
         around = with_mean if which == "centralize" else with_transform
         inner = compile(clone(around, f"with_{which}_{name}", names))
@@ -54,10 +53,14 @@ def composed(
             continue
         names = {"rule": inner}
         if which == "mask":
-            around, before = with_mask, sum(transform == "lookahead" for transform in transforms)
-            names |= {"BEFORE": before, "BEHIND": before + sum(transform in BOUND_COLUMNS for transform in transforms)}
+            slots, bounds = (
+                sum(name == "lookahead" for name in transforms),
+                sum(name in BOUND_COLUMNS for name in transforms),
+            )
+            around = with_mask
+            names |= {"BEFORE": slots, "BEHIND": slots + bounds}
         else:
-            around, names["option"] = with_average, compile(clone(AVERAGES[which], f"{which}_{name}", {}))
+            around, names["transform"] = with_average, compile(clone(AVERAGES[which], f"{which}_{name}", {}))
         inner = compile(clone(around, f"with_{which}_{name}", names))
     return inner
 
