@@ -42,6 +42,7 @@ FEATURES: dict[str, Feature] = {
     "bounds that are arrays": Feature(("bounds",), lambda owner, own: _has_arrays(own.bounds)),
     "mask": Feature(("mask",), lambda owner, own: own.mask is not None),
     "centralize": Feature(("centralize", "groups"), lambda owner, own: own.centralize and not own.groups),
+    "cautious": Feature(("cautious",), lambda owner, own: own.cautious),
     "lookahead": Feature(("lookahead",), lambda owner, own: own.lookahead is not None),
     "a rule with norms of whole arrays": Feature((), lambda owner, own: owner._rule.is_by_array),
     "ASGD": Feature((), lambda owner, own: owner.rule == "asgd"),
@@ -94,6 +95,12 @@ TABLE: tuple[Combination, ...] = (
         "centralize",
         "the means would be of masked elements too",
         "leave centralize out, or set it in groups for arrays without a mask",
+    ),
+    Combination(
+        "mask",
+        "cautious",
+        "the share of elements that move would count masked ones too",
+        "leave cautious out; cautious_decay works",
     ),
     Combination("mask", "ASGD", "its average would not begin where a mask is", "use SGD(averaging=SWA(start=...))"),
     Combination(

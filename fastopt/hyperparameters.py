@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastopt import constraints, names
+from fastopt.kernels.caution import CAUTION
 from fastopt.kernels.codecs import STORAGES
 
 Range = tuple[float, float, bool]
@@ -33,6 +34,7 @@ RANGES: dict[str, Range] = {
     "max_step_size": (0.0, math.inf, False),
     "gamma": (0.0, math.inf, False),
     "alpha": (0.0, math.inf, False),
+    "clip_exponent": (0.0, math.inf, False),
     "momentum_decay": (0.0, math.inf, False),
     "warmup": (0.0, math.inf, False),
     "eps": (0.0, math.inf, False),
@@ -57,7 +59,10 @@ FOR_GROUPS = ("lr_scale", "frozen")
 # Of a hyperparameter of one's own, in `fastopt.rule`.
 ANY_NUMBER = (-math.inf, math.inf, False)
 
-SWITCHES = ("damp_first", "lr_in_velocity", "decoupled", "maximize", "centralize", "frozen", "nonnegative")
+SWITCHES = (
+    *("damp_first", "lr_in_velocity", "decoupled", "maximize", "centralize", "frozen", "nonnegative"),
+    *CAUTION,
+)
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "form": ("textbook", "paper"),

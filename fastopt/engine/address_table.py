@@ -29,7 +29,7 @@ from fastopt.groups import NO_GROUPS, GroupNumbers, Groups, selects
 from fastopt.kernels import RULES, array_scan, averages
 from fastopt.kernels.codecs import FLOAT32
 from fastopt.kernels.compile import compiled
-from fastopt.kernels.constraints import COLUMNS, CONSTRAINTS
+from fastopt.kernels.constraints import COLUMNS
 from fastopt.kernels.rule import Rule
 from fastopt.kernels.transforms import TRANSFORMS
 from fastopt.rows import Rows
@@ -172,11 +172,11 @@ class Table:
         return counts is None or len({counts.cohorts.get(key) for key in self.keys}) == 1
 
     def _number_scalars(self, active: list[Leaf], by_array: bool) -> None:
-        """Gives each array its row of scalars: one for each part and cohort, or array."""
+        """Gives each array its row of scalars: one for each combination of groups and cohort, or for each array."""
         rows: dict[tuple[GroupNumbers, int, Hashable], int] = {}
         for leaf in active:
             leaf.scalar_row = rows.setdefault((leaf.groups, leaf.cohort, leaf.key if by_array else None), len(rows))
-        # The part and the cohort of each row.
+        # The groups and the cohort of each row.
         self.row_groups: list[GroupNumbers] = [groups for groups, _, _ in rows] or [NO_GROUPS]
         self.cohorts = [cohort for _, cohort, _ in rows] or [0]
 
@@ -257,9 +257,7 @@ class Table:
                 leaf.staged = leaf.layout.empty()
         width = 3 + len(self.rule.state) + len(averages.SLOTS) + len(COLUMNS)
         self._table = np.zeros((len(active) + len(members), width), dtype=np.int64)
-        self._scalars = np.zeros(
-            (len(self.row_groups), len(self.rule.scalars) + len(TRANSFORMS) + len(CONSTRAINTS) + len(averages.SLOTS))
-        )
+        self._scalars = np.zeros((len(self.row_groups), len(self.rule.scalars) + len(TRANSFORMS) + len(averages.SLOTS)))
         self._scalars_memory, self._scalars_stride = self._scalars.data, self._scalars.strides[0]
         self._launches: list[Launch] = []
         row = 0

@@ -27,7 +27,7 @@ MOST_PLANS = 4
 def in_one_call(optimizer: Any, attributes: dict[str, Any], params: Any, grads: Any) -> bool:
     """Makes a step like those before in one call of C, or writes nothing and returns False.
 
-    own : the optimizer's `__dict__`, whose `_calls` are there as long as nothing was assigned to it
+    attributes : the optimizer's `__dict__`, whose `_calls` are there as long as nothing was assigned to it
     """
     first = attributes["_calls"][0]
     if type(first) is Again:
@@ -122,9 +122,10 @@ class _Step:
         self.asked: Asked = {}
         self.settings = optimizer._at(self.number, NO_GROUPS, self.asked) if optimizer._scheduled else optimizer
         self.groups: Groups | None = optimizer.groups if optimizer.groups.data else None
-        self.by_array = optimizer._rule.is_by_array or self.settings.clip_array_norm != math.inf
+        settings = self.settings
+        self.by_array = optimizer._rule.is_by_array or settings.clip_array_norm != math.inf or settings.cautious
         if self.groups is not None and not self.by_array:
-            self.by_array = self.groups.clips_arrays()
+            self.by_array = self.groups.are_by_array()
 
     def take_plan(self) -> None:
         """Finds the plan that fits the arguments, or makes one; then settings and step counts of its rows."""
@@ -155,7 +156,7 @@ class _Step:
         self.scalars = _scalars(self.settings_by_row, self.plan.cohorts, self.counts)
 
     def unfit_gradients(self) -> str | None:
-        """Looks at the gradients, where that is wanted, and adds the scalars of transforms and norms.
+        """Checks the gradients, where that is asked for, and adds the scalars of transforms and norms.
 
         Returns None where the step can be made, else why not: an error text, empty where gradients are not finite.
         """
@@ -265,7 +266,7 @@ def _next(optimizer: Any, cohorts: Counts, counts: Counts) -> tuple[tuple[float,
 
 
 def _scalars(settings_by_row: list[Any], cohorts: list[int], steps: Counts) -> list[tuple[float, ...]]:
-    """The scalars of the formula for each row: those of its part at the next step of its cohort."""
+    """The scalars of the formula for each row: those of its settings at the next step of its cohort."""
     if len(settings_by_row) == 1:
         return [settings_by_row[0].scalars(steps[cohorts[0]] + 1)]
     scalars_at: dict[tuple[int, int], tuple[float, ...]] = {}
@@ -376,7 +377,7 @@ def _averages(
     transforms: tuple[str, ...],
     averaged: Counts,
 ) -> tuple[list[tuple[float, ...]], tuple[str, ...], Counts, Iterator[None]]:
-    """Scalars and transforms with those of averages of the weights, how many there are, and what moves resting ones."""
+    """Scalars and transforms with those of averages, how many there are, and calls that move the other averages."""
     writes = NOTHING
     if plan.rows_launches or optimizer._skipped_rows:
         averages.check_rows(optimizer, plan)

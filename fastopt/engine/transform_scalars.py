@@ -12,6 +12,7 @@ from fastopt import constraints
 from fastopt.engine.arguments import nonfinite_squared_norm, nonfinite_squares
 from fastopt.engine.norms import Norm, clipped, quick_clipped
 from fastopt.engine.plan import Plan
+from fastopt.kernels.caution import scale_of_share
 from fastopt.kernels.squares import largest
 
 SCALARS: dict[str, Callable[[Any], float]] = {
@@ -20,17 +21,16 @@ SCALARS: dict[str, Callable[[Any], float]] = {
     "decoupled_weight_decay": lambda settings: 1 - _lr(settings) * settings.weight_decay,
     "lower": lambda settings: _number(constraints.lowest(settings), -math.inf),
     "upper": lambda settings: _number(constraints.highest(settings), math.inf),
+    "cautious_decay": lambda settings: _lr(settings) * settings.weight_decay,
+    "cautious": lambda settings: 0.0,  # until aligned elements are counted
 }
-"""Of the settings of a part; "scale" needs norms."""
+"""From settings; "scale" needs norms."""
 
 NEUTRAL = {
-    "clip": math.inf,
-    "weight_decay": 0.0,
-    "decoupled_weight_decay": 1.0,
-    "lower": -math.inf,
-    "upper": math.inf,
+    **{"clip": math.inf, "weight_decay": 0.0, "decoupled_weight_decay": 1.0},
+    **{"lower": -math.inf, "upper": math.inf, "cautious_decay": 0.0, "cautious": 0.0},
 }
-"""With what a transform does nothing, for a part that does not call for it where another does."""
+"""The scalar with which a transform does nothing, for rows that do not call for it where another does."""
 
 
 def added(
@@ -41,13 +41,13 @@ def added(
     scalars: list[tuple[float, ...]],
     transforms: tuple[str, ...],
 ) -> list[tuple[float, ...]]:
-    """The scalars of each part of a plan with the ratio of its norms, where the rule has measures, and its amounts."""
+    """The scalars of each row: of the rule, the trust ratio where it has measures, and of the transforms."""
     of_transforms = _scalars_of_transforms(settings, plan, settings_by_row, transforms)
     rows = [of_rule + more for of_rule, more in zip(scalars, of_transforms, strict=True)]
     if plan.rule.prepare:
         plan.prepare(params, rows, transforms, settings_by_row)
     if plan.rule.measure is None:
-        return rows
+        return _with_caution(plan, params, settings_by_row, rows, transforms)
     norms = plan.measures(params, rows, transforms)
     ratios = [
         settings_of_row.trust_ratio(*norms[row]) if row in norms else 0.0
@@ -55,7 +55,22 @@ def added(
     ]
     if plan.rule.squares_norms and settings.on_nonfinite != "propagate":
         _check_squared_norms(plan, norms, ratios)
-    return [(*of_rule, ratio, *more) for of_rule, ratio, more in zip(scalars, ratios, of_transforms, strict=True)]
+    rows = [(*of_rule, ratio, *more) for of_rule, ratio, more in zip(scalars, ratios, of_transforms, strict=True)]
+    return _with_caution(plan, params, settings_by_row, rows, transforms)
+
+
+def _with_caution(
+    plan: Plan, params: Any, settings_by_row: list[Any], rows: list[tuple[float, ...]], transforms: tuple[str, ...]
+) -> list[tuple[float, ...]]:
+    """The same with the scalar of `cautious`, for which aligned elements are counted in a pass before the step."""
+    if "cautious" not in transforms:
+        return rows
+    before, counts = len(plan.rule.scalars), plan.aligned(params, rows, transforms)  # it is the last of `TRANSFORMS`
+    of_transforms = {
+        row: scale_of_share(*count) if settings_by_row[row].cautious else NEUTRAL["cautious"]
+        for row, count in counts.items()
+    }
+    return [(*row[:before], of_transforms.get(number, 0.0), *row[before + 1 :]) for number, row in enumerate(rows)]
 
 
 class TooLarge(ArithmeticError):
@@ -67,7 +82,7 @@ def check_squares(
 ) -> None:
     """Raises `TooLarge` where a gradient, after scale and clipping, has no finite square.
 
-    A look at all squares has found that of one without these; so this is rare, and in NumPy.
+    A pass over all squares has found that of one without these; so this is rare, and in NumPy.
     """
     named = [
         dict(zip(reversed(transforms), row, strict=True))
@@ -101,7 +116,7 @@ def _scalars_of_transforms(
     settings: Any, plan: Plan, settings_by_row: list[Any], transforms: tuple[str, ...]
 ) -> list[tuple[float, ...]]:
     """That of the last transform first."""
-    if len(settings_by_row) == 1 and "scale" not in transforms:  # which may be a group's part, with settings of its own
+    if len(settings_by_row) == 1 and "scale" not in transforms:  # one that a group may have settings for
         return [tuple([SCALARS[transform](settings_by_row[0]) for transform in reversed(transforms)])]
     if "scale" in transforms:  # which is the first of them
         by_array = plan.by_array and any(

@@ -38,8 +38,19 @@ def with_constraint(p, g, *values):
     return transform(new[0], values[-1]), *new[1:]
 
 
+def with_step(p, g, *values):
+    """A rule with a transform after it that takes the step, whose scalar comes after the rule's scalars."""
+    new = rule(p, g, *values[:-1])
+    return transform(p, g, new[0], values[-1]), *new[1:]
+
+
+def of_step(p, g, *values):
+    """What a transform finds of the step of a rule; its scalar comes after the rule's."""
+    return transform(p, g, rule(p, g, *values[:-1])[0], values[-1])
+
+
 def without(p, g, *values):
-    """A rule that has no use for the scalar behind its own."""
+    """A rule without a transform whose scalar comes after the rule's."""
     return rule(p, g, *values[:-1])
 
 

@@ -8,15 +8,18 @@ from collections.abc import Callable
 from typing import Any
 
 from fastopt.kernels.around import (
+    of_step,
     with_average,
     with_bound,
     with_constraint,
     with_mask,
     with_mean,
+    with_step,
     with_transform,
     without,
 )
 from fastopt.kernels.averages import AVERAGES
+from fastopt.kernels.caution import CAUTION, aligned
 from fastopt.kernels.constraints import BOUND_COLUMNS, CONSTRAINTS
 from fastopt.kernels.transforms import TRANSFORMS
 
@@ -30,39 +33,43 @@ def clone(function: Any, name: str, names: dict[str, Any]) -> types.FunctionType
 
 
 def composed(
-    formula: Any, transforms: tuple[str, ...], name: str, compile: Callable[[Any], Any], is_step: bool = True
+    formula: Any, transforms: tuple[str, ...], name: str, compile: Callable[[Any], Any], which: str = "step"
 ) -> Any:
     """The formula with the transforms before and after it; what `name` is for, see `compile.callback`.
 
-    is_step : whether it returns new parameters; before a step the scalars of constraints are there and not used
+    which : as in `compile.kernel`; in a pass before the step there is no caution and no constraint
     """
     inner = compile(clone(formula, f"rule_{name}", helpers(formula, name, compile)))
-    for which in reversed([transform for transform in transforms if transform in CONSTRAINTS]):
-        names = {"rule": inner, "transform": compile(clone(CONSTRAINTS[which], f"{which}_{name}", {}))}
-        inner = compile(clone(with_constraint if is_step else without, f"with_{which}_{name}", names))
+
+    def put_around(transform: str, function: Any, around: Any, **names: Any) -> None:
+        nonlocal inner
+        function = function and compile(clone(function, f"{transform}_{name}", {}))
+        inner = compile(clone(around, f"with_{transform}_{name}", {"rule": inner, "transform": function, **names}))
+
     before = [transform for transform in transforms if transform in TRANSFORMS]
-    for which in reversed(before):  # the last one applied lies innermost
-        names = {"rule": inner, "transform": compile(clone(TRANSFORMS[which], f"{which}_{name}", {}))}
-        around = with_mean if which == "centralize" else with_transform
-        inner = compile(clone(around, f"with_{which}_{name}", names))
-    for which in [transform for transform in BOUND_COLUMNS if transform in transforms]:
-        names = {"rule": inner, "transform": compile(clone(BOUND_COLUMNS[which], f"{which}_{name}", {}))}
-        inner = compile(clone(with_bound, f"with_{which}_{name}", names))
-    for which in ("lookahead", "mask", "averaging"):
-        if which not in transforms:
-            continue
-        names = {"rule": inner}
-        if which == "mask":
-            slots, bounds = (
-                sum(name == "lookahead" for name in transforms),
-                sum(name in BOUND_COLUMNS for name in transforms),
-            )
-            around = with_mask
-            names |= {"BEFORE": slots, "BEHIND": slots + bounds}
-        else:
-            around, names["transform"] = with_average, compile(clone(AVERAGES[which], f"{which}_{name}", {}))
-        inner = compile(clone(around, f"with_{which}_{name}", names))
+    for transform in reversed(before):  # the last one lies innermost
+        put_around(transform, *_around(transform, which))
+    bounds = [transform for transform in BOUND_COLUMNS if transform in transforms]
+    for transform in bounds:
+        put_around(transform, BOUND_COLUMNS[transform], with_bound)
+    if "lookahead" in transforms:
+        put_around("lookahead", AVERAGES["lookahead"], with_average)
+    if "mask" in transforms:
+        slots = int("lookahead" in transforms)
+        put_around("mask", None, with_mask, BEFORE=slots, BEHIND=slots + len(bounds))
+    if "averaging" in transforms:
+        put_around("averaging", AVERAGES["averaging"], with_average)
     return inner
+
+
+def _around(transform: str, which: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The function of a transform, and how it is put around a rule."""
+    function = TRANSFORMS[transform]
+    if transform in CAUTION or transform in CONSTRAINTS:
+        if which not in ("step", "report"):
+            return (aligned, of_step) if which == "aligned" and transform == "cautious" else (function, without)
+        return function, with_step if transform in CAUTION else with_constraint
+    return function, with_mean if transform == "centralize" else with_transform
 
 
 def helpers(function: Any, name: str, compile: Callable[[Any], Any]) -> dict[str, Any]:

@@ -78,7 +78,7 @@ SIZE: Any = None  # the bytes of an element
 COLUMNS: Any = None  # the columns of the table that the rule takes: parameter, gradient and state slots
 WRITTEN: Any = None  # those whose elements it may write, beside the gradient: all but that of means
 SMALL: Any = None  # what becomes of small values of each of those, but for the first two
-SCALARS: Any = None  # a tuple as long as the scalars and amounts
+SCALARS: Any = None  # a tuple as long as the scalars of rule and transforms
 SCALED: Any = None  # the dtype of measures times FACTOR
 FACTOR: Any = None
 
@@ -235,6 +235,16 @@ def measure_loop(row, scalars, parameter, statistics, form, first, last):
     put(statistics, SECOND_COMPENSATION, second_compensation)
 
 
+def aligned_loop(row, scalars, parameter, statistics, form, first, last):
+    """Writes to the statistics for how many elements the formula, of which all others are the same, says yes."""
+    where, count = addresses(row, COLUMNS), 0
+    constants = numbers(scalars, SCALARS, DTYPE)
+    for element in range(first, last):
+        count += rule(*(load(where, element, DTYPE) + constants))
+    put(statistics, TOTAL, np.float64(count))
+    put(statistics, COMPENSATION, 0.0)
+
+
 def prepare_loop(row, scalars, parameter, statistics, form, first, last):
     """Writes the result of the formula to the last state slot, and nothing else."""
     where = addresses(row, COLUMNS)
@@ -332,7 +342,8 @@ def walk_stored(kernel, form, table, starts, first, last):
                     peek(peek(form + 8 * KINDS) + 8 * slot),
                     peek(peek(form + 8 * KEYS) + 8 * (array * slots + slot)),
                 )
-                invoke(peek(form + 8 * ENCODE), kind, codes, size, place, (index, until, key))
+                if peek(form + 8 * ENCODE):
+                    invoke(peek(form + 8 * ENCODE), kind, codes, size, place, (index, until, key))
             index = until
             is_last = index >= stop
         first = end
@@ -370,9 +381,9 @@ def serial(address, form, table, starts, threads):
 def parallel(address, form, table, starts, threads):
     """The same on several threads.
 
-    The elements are cut into as many equal shares as threads. A thread works through its own share, the same at every
-    step, so that its part of the model stays in its core's cache; then it helps with the others'. A core that BLAS's
-    threads still hold, spinning, therefore delays a step by one piece and not by a whole share.
+    The elements are cut into as many equal stretches as threads. A thread works through its own, the same at every
+    step, so that it stays in its core's cache; then it helps with the others'. A core that BLAS's
+    threads still hold, spinning, therefore delays a step by one piece and not by a whole stretch.
     """
     total = starts[-1]
     pieces = (total + PIECE - 1) // PIECE

@@ -41,6 +41,8 @@ class Reference:
     bounds: Any = field(default=None, kw_only=True, repr=False)
     nonnegative: bool = field(default=False, kw_only=True, repr=False)
     mask: Any = field(default=None, kw_only=True, repr=False)
+    cautious: bool = field(default=False, kw_only=True, repr=False)
+    cautious_decay: bool = field(default=False, kw_only=True, repr=False)
     groups: Any = field(default=None, kw_only=True, repr=False)
     averaging: Any = field(default=None, kw_only=True, repr=False)
     lookahead: Any = field(default=None, kw_only=True, repr=False)
@@ -122,7 +124,7 @@ class Reference:
             part = copy.copy(parts[key])
             part._iter = self.counts[key] = self.counts[key] + 1
             kept = Masked(self.mask, key, p, *state)
-            part.step(p, part._processed(p, seen[key], scale), *state)
+            part._step(p, part._processed(p, seen[key], scale), state)
             part._constrain(p, params[key], distinct.get(key, ...))
             kept.put_back(p, *state)
             self._flush_state(state)
@@ -245,10 +247,23 @@ class Reference:
             g = g - means(g)
         return self._decayed(p, g) if self.weight_decay else g
 
+    def _step(self, p: Array, g: Array, state: list[Array]) -> None:
+        """The step, of which caution leaves out elements."""
+        old = p.copy() if self.cautious or self.cautious_decay else p
+        self.step(p, g, *state)
+        if self.cautious:
+            stays = ((p >= old) & (g >= 0)) | ((p <= old) & (g <= 0))
+            if stays.any():
+                share = int(np.count_nonzero(~stays)) / stays.size
+                p[...] = np.where(stays, old, old + 1 / max(share, 1e-3) * (p - old))
+        if self.cautious_decay and self.decoupled and self.weight_decay and not self.decays_itself:
+            decays = ((p <= old) & (old >= 0)) | ((p >= old) & (old <= 0))
+            p[...] = np.where(decays, p - self.lr * self.weight_decay * old, p)
+
     def _decayed(self, p: Array, g: Array) -> Array:
         if not self.decoupled:
             return g + self.weight_decay * p
-        if not self.decays_itself:
+        if not self.decays_itself and not self.cautious_decay:
             p *= 1 - self.lr * self.weight_decay
         return g
 
