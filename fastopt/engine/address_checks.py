@@ -6,6 +6,7 @@ import numpy as np
 from numpy.lib.array_utils import byte_bounds
 
 from fastopt.engine.address_table import Table
+from fastopt.kernels.constraints import COLUMNS
 
 
 def check_addresses(table: Table) -> None:
@@ -18,7 +19,8 @@ def check_addresses(table: Table) -> None:
         owners += [
             [array for array in (table.scratch.get(number), table.gradients[number]) if isinstance(array, np.ndarray)]
         ]
-        owners += [table.state.blocks] * (table.addresses.shape[1] - 3) + [[table.scalars]]
+        owners += [table.state.blocks] * (table.addresses.shape[1] - 3 - len(COLUMNS))
+        owners += [[leaf.columns[name]] if name in leaf.columns else [] for name in COLUMNS] + [[table.scalars]]
         for column, (address, arrays) in enumerate(zip(table.addresses[leaf.row].tolist(), owners, strict=True)):
             places = [byte_bounds(array) for array in arrays if column == 1 or array.flags.writeable]
             most = table.scalars[0].nbytes if column == table.addresses.shape[1] - 1 else size

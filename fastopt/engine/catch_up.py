@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from fastopt import array_checks, rows
+from fastopt import array_checks, combinations, rows
 from fastopt.engine import containers, mappings
 from fastopt.engine.address_table import Table
 from fastopt.engine.containers import BARE, Container
@@ -176,6 +176,10 @@ class SparseStep:
                 continue
             key, chosen_rows, skipped = leaf.key, leaf.sparse.distinct, skipped_steps.get(leaf.key)
             if leaf.sparse.exact:
+                bounded = (
+                    settings_by_row[leaf.scalar_row].bounds is not None or settings_by_row[leaf.scalar_row].nonnegative
+                )
+                combinations.check_step(table.owner, {"Rows(..., exact=True)": True, "bounds": bounded})
                 if any(other is not leaf and other.identity == leaf.identity for other in table.leaves):
                     raise ValueError(rows.tied(table.owner, table.name(key)))
                 rates = rates_of(table.owner, settings_by_row[leaf.scalar_row])

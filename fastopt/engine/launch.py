@@ -34,6 +34,7 @@ class Leaf:
     centralized: bool = False  # whether means are taken from its gradient
     staged: Array | None = None  # a contiguous copy to work on where the parameter itself cannot be
     sparse: Any = None  # a `SparseGradient` where the gradient is Rows
+    columns: dict[str, Array] = field(default_factory=dict)  # arrays of bounds and mask, by their column of the table
     copied: bool = False  # whether params hands out a copy of it at each access, and is assigned to
 
     def __post_init__(self) -> None:
@@ -89,6 +90,7 @@ class Launch:
     moved_bytes: int
     staged: list[Leaf]
     scalar_rows: list[int]  # the row of scalars of each array
+    columns: tuple[str, ...] = ()  # the columns of the table that all of its arrays have besides
     kernels: dict[tuple[str, bool, tuple[str, ...], int], Any] = field(default_factory=dict)
     statistics: Array | None = None  # float64[pieces and arrays, FIELDS], a row for each piece of each array
 
@@ -110,6 +112,8 @@ class Launch:
     ) -> tuple[Any, Array, Array, int]:
         """Kernel and arguments; compiles the kernel at its first use."""
         threads = choice.threads_for(self.moved_bytes)
+        if self.columns and which in ("step", "report"):
+            transforms = (*transforms, *self.columns)
         variant = which, threads > 1, transforms, choice.form
         kernel = self.kernels.get(variant)
         if kernel is None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Any
 
-from fastopt import checks, threads, tuning
+from fastopt import checks, combinations, constraints, threads, tuning
 from fastopt.engine import (
     averaging,
     catch_up,
@@ -21,6 +21,7 @@ from fastopt.engine import (
 from fastopt.engine.address_table import Table
 from fastopt.engine.again import Again, again
 from fastopt.engine.execute import NOTHING
+from fastopt.engine.norms import ONE_PROCESS
 from fastopt.engine.plan import Plan
 from fastopt.engine.step_counts import Counts, counted
 from fastopt.engine.transform_scalars import TooLarge
@@ -296,6 +297,10 @@ def _plan_for(
     if plans:  # arrays of the past should not be kept alive
         attributes["_plan"] = attributes["_report_plan"] = None
         attributes["_others"] = ()
+    columns = constraints.columns_for(optimizer)
+    if columns is not None and optimizer._processes is not ONE_PROCESS:
+        there = {"mask": bool(columns.mask), "bounds that are arrays": True, "Sharded": True}
+        combinations.check_step(type(optimizer).__name__, there)
     table = Table(
         type(optimizer).__name__,
         optimizer._rule,
@@ -309,6 +314,7 @@ def _plan_for(
         centralize=optimizer.centralize,
         storage=optimizer.state_storage,
         counts=optimizer._step_counts(),
+        constraints=columns,
     )
     if optimizer._state is not None and table.state is not optimizer._state:  # others have the state as it was
         attributes["_plan"] = attributes["_report_plan"] = None

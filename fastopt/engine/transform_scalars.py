@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from fastopt import constraints
 from fastopt.engine.arguments import nonfinite_squared_norm, nonfinite_squares
 from fastopt.engine.gradients import first_bad
 from fastopt.engine.norms import Norm, clipped, quick_clipped
@@ -19,6 +20,8 @@ SCALARS: dict[str, Callable[[Any], float]] = {
     "clip": lambda settings: settings.clip_value,
     "weight_decay": lambda settings: settings.weight_decay,
     "decoupled_weight_decay": lambda settings: 1 - _lr(settings) * settings.weight_decay,
+    "lower": lambda settings: _number(constraints.lowest(settings), -math.inf),
+    "upper": lambda settings: _number(constraints.highest(settings), math.inf),
     "cautious_decay": lambda settings: _lr(settings) * settings.weight_decay,
     "cautious": lambda settings: 0.0,  # until aligned elements are counted
 }
@@ -26,7 +29,7 @@ SCALARS: dict[str, Callable[[Any], float]] = {
 
 NEUTRAL = {
     **{"clip": math.inf, "weight_decay": 0.0, "decoupled_weight_decay": 1.0},
-    **{"cautious_decay": 0.0, "cautious": 0.0},
+    **{"lower": -math.inf, "upper": math.inf, "cautious_decay": 0.0, "cautious": 0.0},
 }
 """The scalar with which a transform does nothing, for rows that do not call for it where another does."""
 
@@ -165,6 +168,11 @@ def _factors(settings: Any, plan: Plan, settings_by_row: list[Any]) -> list[floa
 def unclipped(settings: Any) -> float:
     """Scale and direction."""
     return float(-settings.gradient_scale if settings.maximize else settings.gradient_scale)
+
+
+def _number(bound: Any, otherwise: float) -> float:
+    """A bound that is a number; one that is an array has a column of the table."""
+    return otherwise if isinstance(bound, np.ndarray) else float(bound)
 
 
 def _lr(settings: Any) -> float:

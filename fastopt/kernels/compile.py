@@ -21,6 +21,7 @@ from fastopt.kernels.averages import AVERAGES
 from fastopt.kernels.cache import digest_of, through_cache
 from fastopt.kernels.caution import aligned
 from fastopt.kernels.compose import clone, composed, helpers
+from fastopt.kernels.constraints import BOUND_COLUMNS
 from fastopt.kernels.flags import FLAGS, INNER, compiles
 from fastopt.kernels.loops import parallel, serial
 from fastopt.kernels.passes import (
@@ -62,6 +63,10 @@ LOOPS = {
 }
 
 
+FUNCTIONS = TRANSFORMS | BOUND_COLUMNS | AVERAGES
+"""The functions of transforms by name; a mask has none."""
+
+
 def kernel(
     rule: Rule,
     dtype: str,
@@ -78,9 +83,9 @@ def kernel(
         only counts the elements whose step goes against the gradient; for `NO_RULE` "finite", which only finds out
         whether all gradients are finite, "finite_squares", whether their squares are, or "norm" and
         "quick_norm", which only add these up
-    transforms : the names of the functions of `transforms.TRANSFORMS` that go before the rule, in that order, and then
-        of those of `averages.AVERAGES` that go after it. Their scalars stand behind the rule's: of those before
-        the rule the last one's first, of those after it the first one's
+    transforms : the names of the functions of `transforms.TRANSFORMS` that go before the rule or on its step, in that
+        order, then of those of `averages.AVERAGES` that go after it, and of columns. Their scalars stand behind the
+        rule's: of those of TRANSFORMS the last one's first, of averages the first one's
     form : how new parameters are stored, see `stores.py`; the same machine code and bits for each
 
     Compiled, or loaded from numba's disk cache, at the first call and kept for the life of the process.
@@ -96,7 +101,7 @@ def kernel(
 
 def callback(rule: Rule, dtype: str, which: str = "step", transforms: tuple[str, ...] = ()) -> CFunc:
     """The part of a kernel that is the rule's, not compiled yet and without the disk cache."""
-    functions = [(TRANSFORMS | AVERAGES)[name] for name in transforms]
+    functions = [FUNCTIONS[name] for name in transforms if name in FUNCTIONS]
     functions += [aligned] if which == "aligned" else []
     digest = digest_of(rule.formula, *functions, constants=(rule.columns(transforms), rule.small(transforms)))
     name = "_".join((rule.name, *transforms, which, dtype, digest))

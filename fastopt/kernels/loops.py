@@ -153,10 +153,10 @@ def serial(address, form, table, starts, threads):
 
     address : of the rule's compiled loop of `passes.py`: this function and `parallel` are compiled once for all rules
     form : how parameters are stored: an address that `stores.py` explains
-    table : int64[arrays + 1, 5 + state slots], the addresses of parameter, gradient, state, averages (0 where there are
-        none) and the array's scalars: float64, those of the rule in the order of the formula, then those of the
-        transforms. Of the last row the first element is the address of the statistics, if there are any. With
-        `centralize` the means of gradients have a column more, before the scalars
+    table : int64[arrays + 1, 8 + state slots], the addresses of parameter, gradient, state, averages, arrays of bounds
+        and mask (0 where there are none) and the array's scalars: float64, those of the rule in the order of the
+        formula, then those of the transforms. Of the last row the first element is the address of the statistics, if
+        there are any. With `centralize` the means of gradients have a column more, before the scalars
     starts : int64[arrays + 1], the running sum of the array sizes
     threads : 1
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from fastopt import constraints
 from fastopt.engine import containers, gradients
 from fastopt.engine.address_table import Table
 from fastopt.engine.plan import Plan
@@ -100,8 +101,10 @@ class Sophia(Optimizer):
         Everything is checked before anything is written.
         """
         with self._not_stepping():
+            columns = constraints.masks_for(self)
             known = type(self).__name__, HESSIAN, params, estimates, self._start(), self._state
-            plan = Plan(Table(*known, groups=self.groups, storage=self.state_storage), self._processes)
+            table = Table(*known, groups=self.groups, storage=self.state_storage, constraints=columns)
+            plan = Plan(table, self._processes)
             step = self._steps + 1
             for launch in plan.table.stored_launches:
                 launch.begin_step(self.storage_seed, -step)  # noise of its own
