@@ -45,7 +45,7 @@ def run(settings: Settings) -> Result:
 
 
 def _draw(losses: dict[str, Array]) -> Figure:
-    figure = new_figure(8, 4.8, "Optimizers on MNIST: 784-100x4-10, ReLU, batch 128")
+    figure = new_figure(4.8, "Optimizers at their defaults on MNIST: 784-100x4-10, ReLU, batch 128")
     axes = figure.subplots()
     for name, curve in losses.items():
         steps = np.arange(1, len(curve) + 1)
