@@ -40,7 +40,7 @@ def compare(settings: Settings, networks: Mapping[str, MultiLayerNet], epochs: i
         curves[f"{name} test"] = np.array(trainer.test_acc_list)
     ends = {name: (curves[f"{name} train"][-1], curves[f"{name} test"][-1]) for name in networks}
     (train, test), (cured_train, cured_test) = ends.values()
-    lower = f" As training is slower with {cure}, test accuracy is lower at this point." if cured_test < test else ""
+    lower = " It also holds training back, so test accuracy is lower." if cured_test < test else ""
     return Result(
         title=title,
         finding=f"After {epochs} epochs on {SAMPLES} digits the accuracy is {train:.2f} in training and {test:.2f} in "
