@@ -58,7 +58,7 @@ def sparse_rows(cases: Parts) -> Iterator[str]:
     """Steps by rows beside dense ones."""
     yield "## Gradients of some rows"
     yield ""
-    yield "A table of 100,000 x 100, float32: the step of the touched rows, and how many times as long others take."
+    yield "A table of 100,000 x 100, float32: the step of the updated rows, and how many times as long others take."
     yield ""
     names = ("rows, exact", "dense", "dense, made", "SparseAdam")
     yield f"| rule, rows touched | ms | {' | '.join(names)} |"

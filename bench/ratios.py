@@ -250,16 +250,16 @@ def rows() -> None:
     batches = [rng.choice(words, count, p=share / share.sum()) for _ in range(200)]
     values = rng.standard_normal((count, width), dtype=np.float32) * np.float32(1e-3)
     table = rng.standard_normal((words, width), dtype=np.float32)
-    touched = np.mean([len(np.unique(batch)) for batch in batches])
+    distinct = np.mean([len(np.unique(batch)) for batch in batches])
     for rule in (name for name, known in RULES.items() if known.rows):
         sides = {"rows": _by_rows(rule, table, batches, values)}
-        if RULES[rule].idle:
+        if RULES[rule].skipped:
             sides["rows, exact"] = _by_rows(rule, table, batches, values, exact=True)
         sides["dense"] = partial(make(rule, "fastopt").update, {"p": table.copy()}, {"p": np.zeros_like(table)})
         sides["dense, made"] = _dense(rule, table, batches, values)
         if HAS_TORCH and rule == "adam":
             sides["SparseAdam"] = _sparse_adam(table, batches, values)
-        report(f"{rule}, {touched:.0f} of {words:,} rows", list(sides), interleaved(list(sides.values()), 15, 5))
+        report(f"{rule}, {distinct:.0f} of {words:,} rows", list(sides), interleaved(list(sides.values()), 15, 5))
 
 
 def _by_rows(rule: str, table: np.ndarray, batches: list[np.ndarray], values: np.ndarray, exact: bool = False) -> Step:

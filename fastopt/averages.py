@@ -117,9 +117,9 @@ class SWA:
 
     def amount(self, step: int, averaged: int) -> float:
         """How far the average goes at a step, counted from 1; `averaged` is how many times it went before."""
-        number, rest = divmod(step - self.start, self.every)
+        number, remainder = divmod(step - self.start, self.every)
         # An average that was begun later than at `start` knows of fewer weights.
-        return 0.0 if rest or number < 0 else 1 / (min(number, averaged) + 1)
+        return 0.0 if remainder or number < 0 else 1 / (min(number, averaged) + 1)
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,7 @@ def start_values(settings: Any) -> dict[str, float | None]:
 
 
 def amounts(settings: Any, step: int, averaged: Counts) -> dict[str, list[float]]:
-    """By option, in the order of `AVERAGES`, how far those of each cohort go at a step; without averages that stay.
+    """By transform, in the order of `AVERAGES`, how far those of each cohort go at a step; without averages that stay.
 
     averaged : how often the averages of each cohort moved before
     """
@@ -216,26 +216,26 @@ def amounts(settings: Any, step: int, averaged: Counts) -> dict[str, list[float]
         if average is not None:
             of_count = {count: average.amount(step, count) for count in dict.fromkeys(averaged)}
             found[name] = [of_count[count] for count in averaged]
-    return {name: own for name, own in found.items() if any(own)}
+    return {name: weights for name, weights in found.items() if any(weights)}
 
 
 _MOVED = Rule(unchanged)
 
 
-def of_resting(plan: Plan, params: Any, amounts: list[float]) -> Iterator[None]:
+def of_left_out(plan: Plan, params: Any, amounts: list[float]) -> Iterator[None]:
     """Calls of C that write the averages of parameters that a step leaves alone, whose weights count too.
 
     amounts : how far the averages of each cohort go
     """
     averages, values, leaves = [], [], plan.container.leaves(params)
-    for entry in plan.entries:
-        if entry.row < 0:
-            name, value = plan._name(entry.key), leaves[entry.key]
+    for leaf in plan.leaves:
+        if leaf.row < 0:
+            name, value = plan._name(leaf.key), leaves[leaf.key]
             array = array_checks.parameter(plan.owner, name, value)
-            array_checks.replaced(plan.owner, name, array, *entry.layout[:2])
-            average = plan.state.views[SLOTS["averaging"]][entry.key]
+            array_checks.replaced(plan.owner, name, array, *leaf.layout[:2])
+            average = plan.state.views[SLOTS["averaging"]][leaf.key]
             with np.errstate(all="ignore"):
-                new = np.asarray(average + amounts[entry.cohort] * (array - average))
+                new = np.asarray(average + amounts[leaf.cohort] * (array - average))
                 new[np.abs(new) < smallest_state(new.dtype)] *= 0  # as the kernels do
             averages.append(average)
             values.append(new)
@@ -244,15 +244,15 @@ def of_resting(plan: Plan, params: Any, amounts: list[float]) -> Iterator[None]:
 
 def _of_tables(plan: Plan, amounts: list[float]) -> Iterator[None]:
     """Calls of C that move the averages of whole tables after a step of some of their rows."""
-    plan.amounts = np.array(amounts)  # lives as long as its address is in use
+    plan.averaging_weights = np.array(amounts)  # lives as long as its address is in use
     calls = []
-    for entry in plan.entries:
-        if entry.touched is not None and entry.array.size:
-            average = plan.state.views[SLOTS["averaging"]][entry.key]
+    for leaf in plan.leaves:
+        if leaf.sparse is not None and leaf.array.size:
+            average = plan.state.views[SLOTS["averaging"]][leaf.key]
             # In the order of a table's columns: parameter, what is read as its gradient, averages, scalars.
             places = {"averaging": average.ctypes.data}
-            row = [entry.array.ctypes.data] * 2 + [places.get(name, 0) for name in AVERAGES]
-            row.append(plan.amounts[entry.cohort :].ctypes.data)
+            row = [leaf.array.ctypes.data] * 2 + [places.get(name, 0) for name in AVERAGES]
+            row.append(plan.averaging_weights[leaf.cohort :].ctypes.data)
             table, starts = np.array([row, [0] * len(row)], np.int64), np.array([0, average.size], np.int64)
             launch = Launch(table, starts, average.dtype.name, 5 * average.nbytes, [], [])
             calls.append(launch.call(_MOVED, "step", ("averaging",)))
@@ -263,9 +263,9 @@ def check_rows(optimizer: Any, plan: Plan) -> None:
     """Raises where gradients of some rows leave weights behind that averages are of."""
     if plan.rows_launches and optimizer.lookahead is not None:
         raise ValueError(rows.with_lookahead(plan.owner))
-    lagging = any(lag.behind.any() for lag in optimizer._lags.values())
-    if lagging or any(entry.touched is not None and entry.touched.exact for entry in plan.entries):
-        raise ValueError(rows.lagging_with_average(plan.owner))
+    has_skipped = any(skipped.steps.any() for skipped in optimizer._skipped_rows.values())
+    if has_skipped or any(leaf.sparse is not None and leaf.sparse.exact for leaf in plan.leaves):
+        raise ValueError(rows.skipped_with_average(plan.owner))
 
 
 def copies(owner: str, state: State | None, params: Any, look_up: Callable[[Hashable, Array], Array]) -> Any:

@@ -188,7 +188,7 @@ class _Reader(ast.NodeVisitor):
     def __init__(self, formula: Any, state: tuple[str, ...]) -> None:
         self.owner, self.code = formula.__name__, formula.__code__
         self.results = ("p", *state)
-        self.known = {*self.code.co_varnames[: self.code.co_argcount]}  # names that have a value here
+        self.defined = {*self.code.co_varnames[: self.code.co_argcount]}  # names that have a value here
         found = inspect.getclosurevars(formula)
         self.outside = {**found.builtins, **found.globals, **found.nonlocals}
 
@@ -212,8 +212,8 @@ class _Reader(ast.NodeVisitor):
 
     def visit_Name(self, node: ast.Name) -> None:
         if isinstance(node.ctx, ast.Store):
-            self.known.add(node.id)
-        elif node.id not in self.known:
+            self.defined.add(node.id)
+        elif node.id not in self.defined:
             self.refuse(node, self.stranger(node.id))
 
     def visit_Assign(self, node: ast.Assign) -> None:
@@ -222,20 +222,20 @@ class _Reader(ast.NodeVisitor):
             self.visit(target)
 
     def visit_AugAssign(self, node: ast.AugAssign) -> None:
-        if isinstance(node.target, ast.Name) and node.target.id not in self.known:
+        if isinstance(node.target, ast.Name) and node.target.id not in self.defined:
             self.refuse(node, self.stranger(node.target.id))
         self.generic_visit(node)
 
     def visit_If(self, node: ast.If) -> None:
         self.visit(node.test)
-        before, after = self.known, []
+        before, after = self.defined, []
         for branch in (node.body, node.orelse):
-            self.known = set(before)
+            self.defined = set(before)
             for statement in branch:
                 self.visit(statement)
             if not _always_returns(branch):
-                after.append(self.known)
-        self.known = set.intersection(*after) if after else before
+                after.append(self.defined)
+        self.defined = set.intersection(*after) if after else before
 
     def visit_Attribute(self, node: ast.Attribute) -> None:
         self.refuse(node, f"`{_short(node)}` cannot stand in a formula but as a function that is called; {KNOWN}")

@@ -10,10 +10,10 @@ from typing import Any, cast
 from fastopt import checks, hyperparameters
 from fastopt.flat import Array
 
-Part = tuple[int, ...]
+GroupNumbers = tuple[int, ...]
 """The numbers of the groups that an array belongs to, in their order; arrays of one part have the same settings."""
 
-NO_GROUPS: Part = ()
+NO_GROUPS: GroupNumbers = ()
 
 
 def is_vector(key: Hashable, array: Array) -> bool:
@@ -122,35 +122,35 @@ class Groups(UserDict[Any, Group]):
         self.update(other)
         return self
 
-    def part_of(self, key: Hashable, array: Array) -> Part:
+    def matching(self, key: Hashable, array: Array) -> GroupNumbers:
         """The part that an array belongs to; its key is None where the parameters are one array."""
         return tuple(number for number, selector in enumerate(self) if selects(selector, key, array))
 
-    def settings_of(self, part: Part) -> dict[str, Any]:
+    def settings_of(self, numbers: GroupNumbers) -> dict[str, Any]:
         """Return the settings that a part has to itself."""
-        groups, own = list(self.data.values()), {}
-        for number in part:
-            own.update(groups[number].data)
-        return own
+        groups, settings = list(self.data.values()), {}
+        for number in numbers:
+            settings.update(groups[number].data)
+        return settings
 
     def arrangement(self) -> tuple[Any, ...]:
         """Everything that decides which arrays are updated, in which parts, and which are centralized."""
-        self._look()
+        self._refresh()
         return self._arrangement
 
     def clips_arrays(self) -> bool:
         """Whether a group has a largest norm for each array."""
-        self._look()
+        self._refresh()
         return self._clips_arrays
 
-    def _look(self) -> None:
+    def _refresh(self) -> None:
         if self._seen != self.changes:
             found = [
-                (name, *(own.data.get(setting) for setting in ("frozen", "centralize", "state_storage")))
-                for name, own in self.data.items()
+                (name, *(group.data.get(setting) for setting in ("frozen", "centralize", "state_storage")))
+                for name, group in self.data.items()
             ]
             self._arrangement = tuple(found)
-            self._clips_arrays = any("clip_array_norm" in own.data for own in self.data.values())
+            self._clips_arrays = any("clip_array_norm" in group.data for group in self.data.values())
             self._seen = self.changes
 
 

@@ -62,13 +62,13 @@ class Leaves:
             is_one = isinstance(keys, str | bytes) or not isinstance(keys, Iterable)
             if is_one or (isinstance(keys, tuple) and keys in counts):
                 keys = [cast("Hashable", keys)]
-            gone = {_known(self, key, counts) for key in cast("Iterable[Hashable]", keys)}
+            gone = {_key_of(self, key, counts) for key in cast("Iterable[Hashable]", keys)}
             node: Node | None = self._node
             state = self._state and self._state.without(gone)
             new = {
                 "_node": node and structure.without(node, gone),
                 "_state": state if state and state.layouts else None,
-                "_lags": {key: lag for key, lag in self._lags.items() if key not in gone},
+                "_skipped_rows": {key: skipped for key, skipped in self._skipped_rows.items() if key not in gone},
             }
             counts = {key: count for key, count in counts.items() if key not in gone}
             self.__dict__.update(new | with_counts(counts))
@@ -100,9 +100,11 @@ class Leaves:
                 "_steps": 0,
                 "_skipped": 0,
                 "_skips_in_a_row": 0,
+                "_accumulated": 0,
+                "_sums": None,
                 "_state": None,
                 "_node": None,
-                "_lags": {},
+                "_skipped_rows": {},
             }
             self.__dict__.update(new | with_counts({}))
 
@@ -144,18 +146,18 @@ class Leaves:
         with self._not_stepping():
             if self._state is None and not self._rule.state:
                 return
-            owner, key = type(self).__name__, _known(self, key, self._leaf_counts())
+            owner, key = type(self).__name__, _key_of(self, key, self._leaf_counts())
             layout = self._state.layouts[key]
             name = "the bare array" if key is BARE else naming(self._node)(key)
             index = _row_index(owner, name, index, layout.shape)
             averages = [slot for slot in self._state.slots if slot in SLOTS.values()]
             if averages and (index < 0).any():
-                wanted = layout._replace(shape=(len(index), *layout.shape[1:]))
-                _check_resized(owner, key, name, parameter, wanted, averages)
+                expected = layout._replace(shape=(len(index), *layout.shape[1:]))
+                _check_resized(owner, key, name, parameter, expected, averages)
             starts = self._at(self._steps + 1).start_values()
             new = {"_state": self._state.reindexed(key, index, starts, parameter)}
-            if key in self._lags:
-                new["_lags"] = {**self._lags, key: catch_up.reindexed(self._lags[key], index)}
+            if key in self._skipped_rows:
+                new["_skipped_rows"] = {**self._skipped_rows, key: catch_up.reindexed(self._skipped_rows[key], index)}
             self.__dict__.update(new | _FORGOTTEN)
 
     def _leaf_counts(self: Any) -> dict[Hashable, tuple[int, int]]:
@@ -176,11 +178,11 @@ def with_counts(counts: dict[Hashable, tuple[int, int]]) -> dict[str, Any]:
     return {"_cohorts": cohorts, "_counts": steps, "_averages": averages, **_FORGOTTEN}
 
 
-def _known(optimizer: Any, key: Hashable, known: dict[Hashable, Any]) -> Hashable:
-    if key is None and None not in known and BARE in known:
+def _key_of(optimizer: Any, key: Hashable, counts: dict[Hashable, Any]) -> Hashable:
+    if key is None and None not in counts and BARE in counts:
         return BARE
-    if key not in known:
-        raise KeyError(checks.no_state(type(optimizer).__name__, key, known, naming(optimizer._node)))
+    if key not in counts:
+        raise KeyError(checks.no_state(type(optimizer).__name__, key, counts, naming(optimizer._node)))
     return key
 
 

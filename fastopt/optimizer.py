@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, cast, overload
 
 from fastopt import averages, checks, hyperparameters, names, tuning
+from fastopt.accumulation import Accumulation
 from fastopt.averages import AveragedWeights
 from fastopt.checkpoint.saving import Saving
 from fastopt.engine import catch_up, containers, objects, step
@@ -20,7 +21,7 @@ from fastopt.engine.plan import Plan
 from fastopt.engine.state import State
 from fastopt.engine.step_counts import Counts, StepCounts
 from fastopt.flat import Array
-from fastopt.groups import NO_GROUPS, Groups, Part
+from fastopt.groups import NO_GROUPS, GroupNumbers, Groups
 from fastopt.kernels import RULES
 from fastopt.kernels.averages import SLOTS
 from fastopt.kernels.rule import Rule
@@ -39,7 +40,7 @@ Params = TypeVar("Params")
 
 
 @dataclass(init=False, eq=False, repr=False)
-class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves):
+class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation):
     """The base class of optimizers; a subclass names its rule, its hyperparameters and how they become scalars.
 
     Hyperparameters are attributes and may be changed between steps. One that is a number may also be a schedule
@@ -74,8 +75,10 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves):
         if values or not settings.keys() <= {*known}:
             expected = signature(cls.__init__).parameters.values()  # which a subclass may have of its own
             if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in expected) and cls is not Optimizer:
-                own = [parameter.name for parameter in expected][1:]
-                checks.arguments(cls.__name__, values if own[:1] == known[:1] else (), settings, own)
+                names_of_settings = [parameter.name for parameter in expected][1:]
+                checks.arguments(
+                    cls.__name__, values if names_of_settings[:1] == known[:1] else (), settings, names_of_settings
+                )
         return super().__new__(cls)
 
     # Not annotated, which would make hyperparameters of them.
@@ -94,13 +97,17 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves):
     _averages = cast("Counts", ())
     _kept_settings = cast("StepSettings | None", None)  # as long as nothing is assigned, nor groups changed
     _processes = ONE_PROCESS
-    _lags = cast("dict[Any, catch_up.Lag]", MappingProxyType({}))  # by key, where rows wait for steps that they skipped
+    _accumulated = 0
+    _sums = cast("Any", None)  # a `GradientSums`
+    _skipped_rows = cast(
+        "dict[Any, catch_up.SkippedSteps]", MappingProxyType({})
+    )  # by key, where rows wait for steps that they skipped
 
     def scalars(self, step: int) -> tuple[float, ...]:
         """The scalars of the rule's formula at a step of a leaf, counted from 1."""
         raise NotImplementedError
 
-    def ratio(self, one: float, other: float, size: int) -> float:
+    def trust_ratio(self, one: float, other: float, size: int) -> float:
         """Trust ratio of an array of `size` elements from the norms of its two measures, for a rule that has them."""
         raise NotImplementedError
 
@@ -143,7 +150,8 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves):
         grads : alike, with at least the keys of `params`
             Gradients of the shapes of the parameters. Another real dtype or memory layout is converted first. None
             leaves a parameter, or all of a branch, as it is, and its state; `Rows` are the gradient of some rows alone.
-            Leave it out where parameters are objects with `.data` and `.grad`, or a model that returns such objects by
+            Leave it out after `accumulate`, for a step with the mean of what that was given; and
+            where parameters are objects with `.data` and `.grad`, or a model that returns such objects by
             `.params()` or `.parameters()`: those whose gradient or data is None are left as they are.
         report : bool
             Whether to return a `Report`: norms of gradients, parameters and updates, and shares of zero and
@@ -162,20 +170,24 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves):
 
         Everything is checked before anything is written: after an error parameters, state and `iter` are unchanged.
         """
-        own = self.__dict__
-        if "_stepping" in own:
-            raise RuntimeError(checks.in_use(type(self).__name__, own["_stepping"]))
+        attributes = self.__dict__
+        if "_stepping" in attributes:
+            raise RuntimeError(checks.in_use(type(self).__name__, attributes["_stepping"]))
         # Not a lock: between the test above and this line there is no call, so CPython lets no other thread and no
         # signal in, while Ctrl-C just after `acquire()` would leave a lock locked for ever.
-        own["_stepping"] = True
+        attributes["_stepping"] = True
         try:
+            if grads is OWN and self._accumulated:
+                params = objects.by_name(self, params)[0]
+                grads = self._sums.gradients(type(self).__name__, params)
+                return step.make(self, params, grads, report, self._accumulated)
             if grads is OWN:
-                params, grads = objects.arrays_of(type(self).__name__, params, own.setdefault("_objects", {}))
-            if not report and own.get("_calls") and step.in_one_call(self, own, params, grads):
+                params, grads = objects.arrays_of(type(self).__name__, params, attributes.setdefault("_objects", {}))
+            if not report and attributes.get("_calls") and step.in_one_call(self, attributes, params, grads):
                 return None
             return step.make(self, params, grads, report)
         finally:
-            del own["_stepping"]
+            del attributes["_stepping"]
 
     def updated(self, params: Params, grads: Any = OWN) -> Params:
         """Makes one step and returns the new parameters; leaves `params` as they are, which may be read-only.
@@ -206,7 +218,7 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves):
         >>> old["W"], new["W"]
         (array([1.]), array([0.5]))
         """
-        if grads is OWN or objects.by_name(self, params)[1]:
+        if (grads is OWN and not self._accumulated) or objects.by_name(self, params)[1]:
             raise TypeError(checks.step_on_copies(type(self).__name__))
         new = copy.deepcopy(params)
         self.update(new, grads)
@@ -301,13 +313,13 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves):
             if callable(value) or name in self._scheduled:
                 new = {name: value}
                 self.__dict__.update(new, _scheduled=self._scheduled_names(self.__dict__ | new))
-            self.__dict__["_options"] = None
+            self.__dict__["_transforms"] = None
             if name in ("centralize", "state_storage"):  # which plans are made for
                 self._forget_plans()
         elif name in self._rule.state or name in SLOTS.values():
             checks.state_value(owner.__name__, name, value)
             self._forget_plans()
-            self.__dict__.update(_state=None, _node=None, _lags={}, _cohorts={}, _counts=(), _averages=())
+            self.__dict__.update(_state=None, _node=None, _skipped_rows={}, _cohorts={}, _counts=(), _averages=())
             return
         elif name != "iter":
             raise AttributeError(names.unknown_attribute(owner.__name__, name, *self._public_names()))
@@ -321,19 +333,21 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves):
     else:  # to a type checker they would make all names known
         __getattr__, __setattr__ = _attribute, _assign
 
-    def _at(self, step: int, part: Part = NO_GROUPS, asked: Asked | None = None) -> Any:
+    def _at(self, step: int, groups: GroupNumbers = NO_GROUPS, asked: Asked | None = None) -> Any:
         """Something with the settings of a step as numbers, those of a part; see `settings`."""
-        return self._step_settings().at(step, part, {} if asked is None else asked)
+        return self._step_settings().at(step, groups, {} if asked is None else asked)
 
-    def _parts(self, plan: Plan, step: int, asked: Asked, begins: bool = True) -> tuple[list[Any], tuple[str, ...]]:
-        """The settings of a step for each part of a plan, and the options that some of them call for.
+    def _settings_by_row(
+        self, plan: Plan, step: int, asked: Asked, begins: bool = True
+    ) -> tuple[list[Any], tuple[str, ...]]:
+        """The settings of a step for each part of a plan, and the transforms that some of them call for.
 
         begins : whether it is the plan's first step, at which the state of some leaves may begin
         """
         settings = self._step_settings()
         if begins and self._rule.state:
-            parts = {entry.groups for entry in plan.entries if entry.key in plan.begun}
-            settings.refuse_another_start(parts, step, asked)
+            combinations = {leaf.groups for leaf in plan.leaves if leaf.key in plan.begun}
+            settings.refuse_another_start(combinations, step, asked)
         return settings.of_plan(plan, step, asked)
 
     def _step_settings(self) -> StepSettings:
@@ -362,14 +376,14 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves):
     @contextmanager
     def _not_stepping(self, doing: Any = True) -> Iterator[None]:
         """No step is being made and none can begin; `doing` chooses the text of the error."""
-        own = self.__dict__
-        if "_stepping" in own:
-            raise RuntimeError(checks.in_use(type(self).__name__, own["_stepping"]))
-        own["_stepping"] = doing
+        attributes = self.__dict__
+        if "_stepping" in attributes:
+            raise RuntimeError(checks.in_use(type(self).__name__, attributes["_stepping"]))
+        attributes["_stepping"] = doing
         try:
             yield
         finally:
-            del own["_stepping"]
+            del attributes["_stepping"]
 
 
 _FORGOTTEN = {"_plan": None, "_report_plan": None, "_others": (), "_calls": ()}

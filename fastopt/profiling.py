@@ -159,7 +159,7 @@ class Profile:
             )
         self._returned: deque[tuple[Any, CodeType, FrameType | None, Any]] = deque(maxlen=50)
         if sys.getprofile() is None:
-            sys.setprofile(self._look)
+            sys.setprofile(self._on_event)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> bool:
@@ -179,11 +179,11 @@ class Profile:
         return kind is not None and issubclass(kind, Enough)
 
     def _stop_looking(self) -> None:
-        if sys.getprofile() == self._look:
+        if sys.getprofile() == self._on_event:
             sys.setprofile(None)
         self._returned.clear()
 
-    def _look(self, frame: FrameType, event: str, value: Any) -> None:
+    def _on_event(self, frame: FrameType, event: str, value: Any) -> None:
         """Python's profiling hook until the first step: which method steps, and which call made its gradients."""
         code = frame.f_code
         if event == "return" and isinstance(value, (dict, list, tuple, np.ndarray)):

@@ -82,20 +82,20 @@ class Report(Norms):
         self,
         keys: Sequence[Hashable],
         sizes: Sequence[int],
-        tallies: Sequence[tuple[Array, Array]],
+        statistics: Sequence[tuple[Array, Array]],
         order: Array,
         skipped: bool,
     ) -> None:
-        # The tallies of the launches, each with its arrays' first rows; added up when first asked for, so that a step
-        # costs no more than their copies. `order` leads from the launches' arrays to the keys.
-        self._keys, self._tallies, self._order = keys, tallies, order
+        # The statistics of the launches, each with its arrays' first rows; added up when first asked for, so that a
+        # step costs no more than their copies. `order` leads from the launches' arrays to the keys.
+        self._keys, self._statistics, self._order = keys, statistics, order
         self._sizes, self.size = sizes, sum(sizes)
         self.skipped = skipped
         """Whether the step was not made, as `on_nonfinite="skip"` wants it."""
 
     @cached_property
     def _sums_by_key(self) -> Array:
-        sums = [np.add.reduceat(tally, rows, axis=0) for tally, rows in self._tallies]
+        sums = [np.add.reduceat(statistics, rows, axis=0) for statistics, rows in self._statistics]
         return np.asarray(np.concatenate([np.zeros((0, FIELDS)), *sums])[self._order])
 
     @cached_property

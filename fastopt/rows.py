@@ -35,7 +35,7 @@ class Rows:
         The gradient of each. Another real dtype than the parameter's is converted first, before they are summed.
     exact : bool, default False
         Whether the other rows take the step too, with a gradient of zero, as in the dense step: not now, but when they
-        are next touched, all steps that they skipped at once, in closed form, and up to rounding. Until then they lag
+        are next updated, all steps that they skipped at once, in closed form, and up to rounding. Until then they lag
         behind: call `optimizer.catch_up(params)` before using or saving parameters. Momentum's velocity goes on as a
         geometric series, RMSProp's mean decays, and decoupled weight decay acts; SGD and AdaGrad have nothing to do but
         that. Adam and AdamW have no closed form (their p moves by a sum of m / (sqrt(v) + eps)) and refuse it, as do
@@ -126,7 +126,7 @@ def with_lookahead(owner: str) -> str:
     )
 
 
-def lagging_with_average(owner: str) -> str:
+def skipped_with_average(owner: str) -> str:
     return (
         f"{owner}: gradients that are Rows with exact=True let rows lag behind, and averages are of weights that do "
         "not; hand in Rows without it, after catch_up(params), or set averaging to None"
@@ -144,7 +144,7 @@ def other_table(owner: str, name: str, found: int, expected: int) -> str:
     )
 
 
-def behind_is_missing(owner: str, name: str) -> str:
+def skipped_is_missing(owner: str, name: str) -> str:
     return f"{owner}: {name} is missing, of which rows lag behind; hand in what update() was given"
 
 

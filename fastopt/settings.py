@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from fastopt import checks, hyperparameters
-from fastopt.groups import NO_GROUPS, Part
-from fastopt.kernels.transforms import OPTIONS
+from fastopt.groups import NO_GROUPS, GroupNumbers
+from fastopt.kernels.transforms import TRANSFORMS
 
 if TYPE_CHECKING:
     from fastopt.engine.plan import Plan
@@ -25,39 +25,39 @@ class StepSettings:
 
     def __init__(self, optimizer: Optimizer) -> None:
         self.owner, self.groups, self.changes = type(optimizer), optimizer.groups, optimizer.groups.changes
-        self._own = {name: value for name, value in optimizer.__dict__.items() if not name.startswith("_")}
-        self._by_part: dict[Part, PartSettings] = {}
+        self._settings = {name: value for name, value in optimizer.__dict__.items() if not name.startswith("_")}
+        self._by_groups: dict[GroupNumbers, LeafSettings] = {}
 
-    def at(self, step: int, part: Part, asked: Asked) -> Any:
+    def at(self, step: int, groups: GroupNumbers, asked: Asked) -> Any:
         """A copy of the optimizer whose settings are numbers, those of a part at a step."""
-        return self.part(part).at(step, asked)
+        return self.of_groups(groups).at(step, asked)
 
     def of_plan(self, plan: Plan, step: int, asked: Asked) -> tuple[list[Any], tuple[str, ...]]:
-        """The settings of each part of a plan, and the options that some of them call for."""
+        """The settings of each part of a plan, and the transforms that some of them call for."""
         if plan.settings is None or plan.settings.whole is not self:
-            plan.settings = PlanSettings(self, [self.part(part) for part in plan.parts])
+            plan.settings = PlanSettings(self, [self.of_groups(groups) for groups in plan.row_groups])
         return plan.settings.at(step, asked)
 
-    def refuse_another_start(self, parts: Iterable[Part], step: int, asked: Asked) -> None:
+    def refuse_another_start(self, combinations: Iterable[GroupNumbers], step: int, asked: Asked) -> None:
         """Raises ValueError where the state of a part would begin with other values than that of all."""
         start = self.at(step, NO_GROUPS, asked).start_values()
-        for part in parts:
-            if self.at(step, part, asked).start_values() != start:
-                raise ValueError(checks.read_at_the_start(self.owner.__name__, self.groups.settings_of(part)))
+        for groups in combinations:
+            if self.at(step, groups, asked).start_values() != start:
+                raise ValueError(checks.read_at_the_start(self.owner.__name__, self.groups.settings_of(groups)))
 
-    def part(self, part: Part) -> PartSettings:
+    def of_groups(self, groups: GroupNumbers) -> LeafSettings:
         """The settings of one part, asked for no step yet or the last one."""
-        found = self._by_part.get(part)
+        found = self._by_groups.get(groups)
         if found is None:
-            settings = {**self._own, **self.groups.settings_of(part)}
-            found = self._by_part[part] = PartSettings(self.owner, settings, "lr_scale" in self._own)
+            settings = {**self._settings, **self.groups.settings_of(groups)}
+            found = self._by_groups[groups] = LeafSettings(self.owner, settings, "lr_scale" in self._settings)
         return found
 
 
-class PartSettings:
+class LeafSettings:
     """The settings of one part."""
 
-    def __init__(self, owner: type[Optimizer], settings: dict[str, Any], owns_lr_scale: bool) -> None:
+    def __init__(self, owner: type[Optimizer], settings: dict[str, Any], has_lr_scale: bool) -> None:
         self.owner, self.values = owner, object.__new__(owner)
         self.values.__dict__.update(settings)
         self.schedules = [
@@ -65,9 +65,9 @@ class PartSettings:
         ]
         scheduled = {name for name, *_ in self.schedules}
         # An `lr_scale` that is not that of a rule of one's own; and lr, unless it is a schedule, before it is scaled.
-        self.scales_lr = "lr_scale" in settings and not owns_lr_scale
+        self.scales_lr = "lr_scale" in settings and not has_lr_scale
         self.unscaled_lr = None if "lr" in scheduled else settings.get("lr")
-        self.options_vary = not scheduled.isdisjoint(owner._shared)
+        self.transforms_vary = not scheduled.isdisjoint(owner._shared)
         self.asked: Asked | None = None
 
     def at(self, step: int, asked: Asked) -> Any:
@@ -81,8 +81,8 @@ class PartSettings:
             values[name] = asked[key]
         if self.scales_lr:
             values["lr"] = (values["lr"] if self.unscaled_lr is None else self.unscaled_lr) * values["lr_scale"]
-        if self.options_vary or self.asked is None:
-            values["_options"] = self.values._wanted_options()
+        if self.transforms_vary or self.asked is None:
+            values["_transforms"] = self.values._needed_transforms()
         self.asked = asked
         return self.values
 
@@ -90,17 +90,17 @@ class PartSettings:
 class PlanSettings:
     """The settings of each part of a plan."""
 
-    def __init__(self, whole: StepSettings, parts: list[PartSettings]) -> None:
-        self.whole, self._distinct = whole, list(dict.fromkeys(parts))
-        self._parts = [part.values for part in parts]
-        self._options_vary = any(part.options_vary for part in parts)
-        self._options: tuple[str, ...] | None = None
+    def __init__(self, whole: StepSettings, rows: list[LeafSettings]) -> None:
+        self.whole, self._distinct = whole, list(dict.fromkeys(rows))
+        self._rows = [row.values for row in rows]
+        self._transforms_vary = any(row.transforms_vary for row in rows)
+        self._transforms: tuple[str, ...] | None = None
 
     def at(self, step: int, asked: Asked) -> tuple[list[Any], tuple[str, ...]]:
-        """Of a step; with the options that some part calls for."""
-        for part in self._distinct:
-            part.at(step, asked)
-        if self._options is None or self._options_vary:
-            wanted = {option for part in self._distinct for option in part.values._options or ()}
-            self._options = tuple([option for option in OPTIONS if option in wanted])
-        return self._parts, self._options
+        """Of a step; with the transforms that some part calls for."""
+        for row in self._distinct:
+            row.at(step, asked)
+        if self._transforms is None or self._transforms_vary:
+            needed = {transform for row in self._distinct for transform in row.values._transforms or ()}
+            self._transforms = tuple([transform for transform in TRANSFORMS if transform in needed])
+        return self._rows, self._transforms

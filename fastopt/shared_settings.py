@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, cast
 
 from fastopt import representation
 from fastopt.averages import EMA, SWA, Lookahead
-from fastopt.kernels.transforms import OPTIONS
+from fastopt.kernels.transforms import TRANSFORMS
 from fastopt.typed import GroupSettings, Number, number
 
 
@@ -71,22 +71,22 @@ class SharedSettings:
     """The seed of the noise by which compact state is rounded: the same seed gives the same bits."""
 
     _shared: ClassVar[frozenset[str]]
-    """The settings of every optimizer, which options follow from."""
+    """The settings of every optimizer, which transforms follow from."""
 
     _decays_itself: ClassVar[bool] = False
-    """Whether decoupled weight decay is in the formula, which `_own_decay` is for."""
+    """Whether decoupled weight decay is in the formula, which `_formula_decay` is for."""
 
     # Not annotated, which would make hyperparameters of them.
-    _options = cast("tuple[str, ...] | None", None)  # what the settings call for; None: not worked out yet
+    _transforms = cast("tuple[str, ...] | None", None)  # what the settings call for; None: not worked out yet
     _scheduled = cast("tuple[str, ...]", ())
 
-    def _own_decay(self) -> float:
+    def _formula_decay(self) -> float:
         """The weight decay of a formula that has its own."""
         return self.weight_decay if self.decoupled else 0.0
 
-    def _wanted_options(self) -> tuple[str, ...]:
-        """The options of `fastopt.kernels.transforms` that the settings call for."""
-        wanted = {
+    def _needed_transforms(self) -> tuple[str, ...]:
+        """The transforms of `fastopt.kernels.transforms` that the settings call for."""
+        needed = {
             "scale": self.maximize
             or self.gradient_scale != 1
             or self.clip_norm != math.inf
@@ -95,7 +95,7 @@ class SharedSettings:
             "weight_decay": self.weight_decay != 0 and not self.decoupled,
             "decoupled_weight_decay": self.weight_decay != 0 and self.decoupled and not self._decays_itself,
         }
-        return tuple(option for option in OPTIONS if wanted.get(option))  # a plan sees to `centralize`
+        return tuple(transform for transform in TRANSFORMS if needed.get(transform))  # a plan sees to `centralize`
 
     @classmethod
     def _scheduled_names(cls, settings: dict[str, Any]) -> tuple[str, ...]:

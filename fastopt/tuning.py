@@ -175,7 +175,7 @@ class Tuner:
         """After a step for which `begin` returned a time."""
         now = perf_counter_ns()
         if self.settled is not None:
-            self._look(self.settled, now - begin)
+            self._watch(self.settled, now - begin)
             return
         if self._warm_up:
             self._warm_up -= 1
@@ -208,7 +208,7 @@ class Tuner:
         self._countdown, self._unusual = EVERY, 0
         self._settled_at = self._steps
 
-    def _look(self, best: Candidate, nanoseconds: int) -> None:
+    def _watch(self, best: Candidate, nanoseconds: int) -> None:
         """Begins a trial where the time of a settled step has changed for long, or it is time for one."""
         self._countdown = EVERY
         unusual = not self._usual / CHANGED < nanoseconds < self._usual * CHANGED

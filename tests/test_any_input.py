@@ -112,7 +112,7 @@ import numpy as np, fastopt
 optimizer, params = fastopt.Adam(), {"W": np.ones(3), "b": np.ones(100)}
 grads = {key: np.ones(value.shape) for key, value in params.items()}
 optimizer.update(params, grads)
-row = optimizer._plan.entries[1].row
+row = optimizer._plan.leaves[1].row
 for column in (0, 1, 2, 3, -1):
     before = optimizer._plan._table[row, column]
     optimizer._plan.accepts(params, grads)

@@ -24,6 +24,7 @@ from fastopt.checkpoint.state_dict import CheckpointError, Mismatch, load_state_
 from fastopt.engine import containers
 from fastopt.engine.columns import Codes
 from fastopt.engine.containers import BARE
+from fastopt.engine.gradient_sums import SLOT as SUMS
 from fastopt.engine.state import layout_of
 from fastopt.flat import Array
 from fastopt.groups import PREDICATES, Groups
@@ -33,9 +34,9 @@ from fastopt.schedules import from_dict, to_dict
 CODES = tuple(map(np.dtype, (np.uint16, np.int8, np.uint8)))
 """The dtypes of compact state."""
 
-FORMAT = 3
+FORMAT = 4
 """The version of what the file holds: 1 where there are no parameters, 3 where there is compact state
-or leaves have step counts of their own; one with a higher number is refused."""
+or leaves have step counts of their own, 4 where gradients are accumulated; one with a higher number is refused."""
 
 LONGEST_HEADER = 100_000_000
 """The most bytes that safetensors reads of a header; it writes longer ones."""
@@ -174,11 +175,33 @@ def _pack(owner: str, saved: dict[str, Any]) -> tuple[dict[str, Array], dict[str
             [None if key is BARE else _encoded(owner, key), *own.values()] for key, own in saved["counts"].items()
         ]
         metadata |= {"counts": json.dumps(counts), "format": "3"}
+    if "accumulated" in saved:
+        metadata |= {"accumulated": json.dumps(_pack_sums(owner, saved["accumulated"], tensors)), "format": "4"}
     if len(metadata["hyperparameters"]) > LONGEST:
         raise CheckpointError(
             f"{owner}: the groups or schedules of its hyperparameters are too long for a file; make them shorter"
         )
     return tensors, metadata
+
+
+def _pack_sums(owner: str, accumulated: dict[str, Any], tensors: dict[str, Any]) -> list[Any]:
+    """Adds the sums of gradients to the arrays; returns count, keys, which lie in Fortran's order, and what is None."""
+    sums = accumulated["sums"]
+    keys = [None if key is BARE else [_encoded(owner, key)] for key in sums]
+    for key, array in zip(keys, sums.values(), strict=True):
+        tensors[SUMS if key is None else f"{SUMS}/{json.dumps(key[0])}"] = array
+    fortran = [number for number, array in enumerate(sums.values()) if layout_of(array).order == "F"]
+    return [accumulated["count"], keys, fortran, [_encoded(owner, key) for key in accumulated["nothing"]]]
+
+
+def _unpack_sums(text: str, tensors: dict[str, Array]) -> dict[str, Any]:
+    """Undo `_pack_sums`; takes the sums out of the arrays."""
+    count, keys, fortran, nothing = json.loads(text)
+    sums: dict[Any, Any] = {}
+    for number, key in enumerate(keys):
+        array = tensors.pop(SUMS if key is None else f"{SUMS}/{json.dumps(key[0])}")
+        sums[BARE if key is None else _decoded(key[0])] = np.asfortranarray(array) if number in fortran else array
+    return {"count": count, "sums": sums, "nothing": [_decoded(key) for key in nothing]}
 
 
 def _put(tensors: dict[str, Any], slot: str, name: str, array: Any) -> None:
@@ -211,6 +234,8 @@ def _unpack(optimizer: Any, tensors: dict[str, Array], metadata: Any, name: str)
         longest["counts"] = longest["rows"]
     if "params" in metadata:
         longest["params"] = longest["keys"]
+    if "accumulated" in metadata:
+        longest["accumulated"] = longest["keys"] + LONGEST
     metadata.setdefault("averaged", "0")
     for field, most in (longest | dict.fromkeys(("hyperparameters", "step", "skipped", "averaged"), LONGEST)).items():
         if len(metadata[field]) > most:
@@ -227,6 +252,7 @@ def _unpack(optimizer: Any, tensors: dict[str, Array], metadata: Any, name: str)
         BARE if keys is None else _decoded(key): {"steps": steps, "averages": moved}
         for key, steps, moved in json.loads(metadata.get("counts", "[]"))
     }
+    accumulated = _unpack_sums(metadata["accumulated"], tensors) if "accumulated" in metadata else None
     names = [""] if keys is None else [f"/{json.dumps(key)}" for key in keys]
     state: dict[str, Any] = {}
     same_rule(optimizer, metadata["rule"], name)
@@ -256,6 +282,7 @@ def _unpack(optimizer: Any, tensors: dict[str, Array], metadata: Any, name: str)
         "state": state,
         "rows": rows,
         "counts": counts,
+        "accumulated": accumulated,
         "params": params,
     }
 

@@ -17,6 +17,7 @@ from fastopt.engine import catch_up
 from fastopt.engine.columns import Codes, Column
 from fastopt.engine.containers import BARE
 from fastopt.engine.execute import NOTHING, consume
+from fastopt.engine.gradient_sums import GradientSums
 from fastopt.engine.state import Layout, State, layout_of
 from fastopt.groups import Groups
 from fastopt.kernels.averages import SLOTS
@@ -50,7 +51,7 @@ def state_dict(optimizer: Any) -> dict[str, Any]:
             }
             slots[slot] = copies[BARE] if list(copies) == [BARE] else copies
     settings = {name: _copied(getattr(optimizer, name)) for name in optimizer._hyperparameters()}
-    rows = catch_up.saved(optimizer._lags)
+    rows = catch_up.as_saved(optimizer._skipped_rows)
     whole = optimizer.iter, optimizer._averaged
     # What joined late, or rested meanwhile; all others have the optimizer's.
     counts = {
@@ -65,6 +66,7 @@ def state_dict(optimizer: Any) -> dict[str, Any]:
         "state": slots,
         **({"rows": rows} if rows else {}),
         **({"counts": counts} if counts else {}),
+        **({"accumulated": optimizer._sums.saved(optimizer.accumulated)} if optimizer.accumulated else {}),
     }
 
 
@@ -97,6 +99,7 @@ def load_state_dict(
         skipped = checks.step_count(owner, saved.get("skipped", 0), "skipped")
         averaged = checks.step_count(owner, saved.get("averaged", 0), "averaged")
         counts = _counts(owner, saved.get("counts", {}))
+        sums, accumulated = GradientSums.loaded(owner, saved.get("accumulated"))
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{source}: {error}") from None
 
@@ -154,15 +157,21 @@ def load_state_dict(
         steps, moved = counts.get(key, (step, averaged)) if key in taken else own_counts[key]
         by_leaf[key] = steps, 0 if begins_anew else moved
     try:
-        lags = catch_up.loaded(owner, saved.get("rows", {}), loaded)
+        skipped_steps = catch_up.loaded(owner, saved.get("rows", {}), loaded)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{source}: {one_line(error)}") from None
     # What is None was not wanted, or not known: it goes on as it is.
     new = {name: _copied(value) for name, value in settings.items() if name in known}
     new = {name: value for name, value in new.items() if name not in SLOTS or value is not None}
     new["_scheduled"] = optimizer._scheduled_names(optimizer.__dict__ | new)
-    new |= {"_steps": step, "_skipped": skipped, "_state": loaded, "_lags": lags, **leaves.with_counts(by_leaf)}
-    new |= {"_options": None, "_kept_settings": None}
+    new |= {
+        "_steps": step,
+        "_skipped": skipped,
+        "_state": loaded,
+        "_skipped_rows": skipped_steps,
+        **leaves.with_counts(by_leaf),
+    }
+    new |= {"_transforms": None, "_kept_settings": None, "_sums": sums, "_accumulated": accumulated}
     consume(chain(writes, map(optimizer.__dict__.update, [new])))  # all at once
     missing, unexpected, reshaped = ([None if key is BARE else key for key in keys] for keys in mismatch[:3])
     return Mismatch(missing, unexpected, reshaped, mismatch.settings)

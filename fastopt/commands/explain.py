@@ -11,9 +11,9 @@ from typing import Any
 
 from fastopt import checks, names
 from fastopt.commands import docstrings
-from fastopt.engine.transform_scalars import AMOUNTS
+from fastopt.engine.transform_scalars import SCALARS
 from fastopt.kernels.rule import Rule
-from fastopt.kernels.transforms import OPTIONS
+from fastopt.kernels.transforms import TRANSFORMS
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers import OPTIMIZERS
 
@@ -73,17 +73,17 @@ def _scalars(optimizer: Optimizer, step: int) -> list[tuple[str, str]]:
     settings, rule = optimizer._at(step), optimizer._rule
     values: list[Any] = [*settings.scalars(step), *(["what the norms of each array come to"] if rule.measure else [])]
     found = list(zip(rule.scalars, values, strict=True))
-    wanted = (*settings._wanted_options(), *(["centralize"] if settings.centralize else []))
-    for option in (name for name in OPTIONS if name in wanted):
-        if option == "centralize":
+    wanted = (*settings._needed_transforms(), *(["centralize"] if settings.centralize else []))
+    for transform in (name for name in TRANSFORMS if name in wanted):
+        if transform == "centralize":
             value: Any = "the means of gradients, where an array has two dimensions or more"
-        elif option != "scale":
-            value = AMOUNTS[option](settings)
+        elif transform != "scale":
+            value = SCALARS[transform](settings)
         elif math.inf == settings.clip_norm == settings.clip_array_norm:
             value = -settings.gradient_scale if settings.maximize else settings.gradient_scale
         else:
             value = "what makes norms of gradients no larger than clip_norm and clip_array_norm"
-        found.append((option, value))
+        found.append((transform, value))
     return [(name, value if isinstance(value, str) else f"{value:.10g}") for name, value in found]
 
 

@@ -63,7 +63,7 @@ def facts(parameters: int, optimizer: str, dtype: str) -> dict[str, str]:
 def cache_folder() -> str:
     """Where numba keeps compiled kernels, or why it does not."""
     try:
-        folder = Path(FunctionCache(loops.span).cache_path)
+        folder = Path(FunctionCache(loops.step_loop).cache_path)
     except Exception as error:
         return f"memory only ({error})"
     files = list(folder.glob(f"{Path(loops.__file__).stem}.*.nbc"))

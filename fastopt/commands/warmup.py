@@ -23,22 +23,22 @@ from fastopt.optimizer import Optimizer
 from fastopt.optimizers.sophia import HESSIAN, Sophia
 
 Kernel = tuple[Rule, str, tuple[str, ...]]
-"""A rule, which of its kernels, and the options before and after it."""
+"""A rule, which of its kernels, and the transforms before and after it."""
 
 
 def kernels(optimizers: Sequence[Optimizer], averages: Sequence[str] = ()) -> list[Kernel]:
     """The kernels that steps need; `averages` are those of `AVERAGES` that some steps keep and others leave alone."""
     # For on_nonfinite and clipping by norm.
-    found: list[Kernel] = [(NO_RULE, which, ()) for which in ("look", "look_at_squares", "norm", "quick_norm")]
+    found: list[Kernel] = [(NO_RULE, which, ()) for which in ("finite", "finite_squares", "norm", "quick_norm")]
     found += [(GRADIENT_MEASURE, which, ()) for which in FACTORS]
     wanted = [name for name in AVERAGES if name in averages]
     kept = list(chain.from_iterable(combinations(wanted, count) for count in range(len(wanted) + 1)))
     for optimizer in optimizers:
-        rule, options = optimizer._rule, optimizer._wanted_options()
-        options = centralized(options) if optimizer.centralize else options
-        found += [(rule, "step", (*options, *after)) for after in kept]
-        found += [(rule.measuring, which, options) for which in ("measure", *FACTORS)] if rule.measuring else []
-        found += [(rule.preparing, "prepare", options)] if rule.preparing else []
+        rule, transforms = optimizer._rule, optimizer._needed_transforms()
+        transforms = centralized(transforms) if optimizer.centralize else transforms
+        found += [(rule, "step", (*transforms, *after)) for after in kept]
+        found += [(rule.measuring, which, transforms) for which in ("measure", *FACTORS)] if rule.measuring else []
+        found += [(rule.preparing, "prepare", transforms)] if rule.preparing else []
         found += [(HESSIAN, "step", ())] if isinstance(optimizer, Sophia) else []
     return found
 
@@ -63,8 +63,8 @@ def main(optimizers: Sequence[Optimizer], averages: Sequence[str] = ()) -> None:
     # Squares of float32 numbers, as float64, neither overflow nor vanish; a plain sum of float64 ones settles nothing.
     only = dict.fromkeys(FACTORS, "float64") | {"quick_norm": "float32"}
     wanted = [pair for pair in pairs if pair[1] == only.get(pair[0][1], pair[1])]
-    for (rule, which, options), dtype in track(wanted, "compiling", console=console):
+    for (rule, which, transforms), dtype in track(wanted, "compiling", console=console):
         for in_parallel in loops:  # the second one costs nothing
-            kernel(rule, dtype, in_parallel, which, options)
+            kernel(rule, dtype, in_parallel, which, transforms)
     seconds = time.perf_counter() - start
     console.print(f"{len(wanted)} kernels in {seconds:.1f} s: {info.cache_folder()}", highlight=False, soft_wrap=True)

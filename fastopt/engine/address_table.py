@@ -17,19 +17,19 @@ from fastopt import array_checks, checks, rows
 from fastopt.engine import arguments, columns, containers
 from fastopt.engine.centralized_launch import CentralizedLaunch
 from fastopt.engine.containers import BARE, Buffers
-from fastopt.engine.launch import Entry, Launch
+from fastopt.engine.launch import Launch, Leaf
 from fastopt.engine.overlaps import Memory, share_memory
-from fastopt.engine.sparse_launch import RowsLaunch, Touched
+from fastopt.engine.sparse_launch import RowsLaunch, SparseGradient
 from fastopt.engine.state import Layout, State, lies_in, state_for
 from fastopt.engine.step_counts import CountedLeaves, StepCounts
 from fastopt.engine.stored_launch import StoredLaunch
 from fastopt.flat import Array
-from fastopt.groups import NO_GROUPS, Groups, Part, selects
+from fastopt.groups import NO_GROUPS, GroupNumbers, Groups, selects
 from fastopt.kernels import RULES, array_scan, averages
 from fastopt.kernels.codecs import FLOAT32
 from fastopt.kernels.compile import compiled
 from fastopt.kernels.rule import Rule
-from fastopt.kernels.transforms import OPTIONS
+from fastopt.kernels.transforms import TRANSFORMS
 from fastopt.rows import Rows
 
 
@@ -88,20 +88,20 @@ class Table:
         state, self.begun = state_for(owner, rule, state, start_values, named, storages)
         self.state = state
 
-        self.entries = [
-            Entry(key, value, array, state.layouts[key])
+        self.leaves = [
+            Leaf(key, value, array, state.layouts[key])
             for key, value, array in zip(self.keys, values, arrays, strict=True)
         ]
         self.copied = copied
-        for entry in self.entries:
-            entry.copied = entry.key in copied
-        numbers = [entry.key for entry in self.entries if not isinstance(entry.value, np.ndarray)]
+        for leaf in self.leaves:
+            leaf.copied = leaf.key in copied
+        numbers = [leaf.key for leaf in self.leaves if not isinstance(leaf.value, np.ndarray)]
         container.check_rebindable(owner, params, numbers)
         is_one_run = self._state_is_one_run() and self._count_alike(counts)
         if self.form == "buffers" and self.keys and not by_key and is_one_run:
             self.flat_layout, self.views = params.layout, values
             layout = Layout(params.buffer.shape, params.buffer.dtype, "C")
-            self.entries = [Entry(BARE, params.buffer, params.buffer, layout)]
+            self.leaves = [Leaf(BARE, params.buffer, params.buffer, layout)]
         else:
             self.container = container
 
@@ -109,17 +109,17 @@ class Table:
         if self.divided or centralize:
             self._divide(groups or Groups(object), centralize)
         _, gradients = self.container.lists(params, grads, self._frozen) or self._missing(grads)
-        active = [entry for entry, gradient in zip(self.entries, gradients, strict=True) if gradient is not None]
+        active = [leaf for leaf, gradient in zip(self.leaves, gradients, strict=True) if gradient is not None]
         self._count(active, counts)
         self._number_scalars(active, by_array)
-        for entry, gradient in zip(self.entries, gradients, strict=True):
+        for leaf, gradient in zip(self.leaves, gradients, strict=True):
             if isinstance(gradient, Rows):
-                entry.touched = self._touched(entry)
+                leaf.sparse = self._sparse_gradient(leaf)
         self.written = self._written_memory(active)
         self._tabulate(active)
         self._expect()
-        for number, entry in enumerate(self.entries):
-            if entry.row >= 0:
+        for number, leaf in enumerate(self.leaves):
+            if leaf.row >= 0:
                 self._place_gradient(number, gradients[number])
         self._arrange()
         self._gradients = gradients  # alive until the launch is over
@@ -127,14 +127,14 @@ class Table:
 
     def _divide(self, groups: Groups, centralize: bool | None) -> None:
         """Finds the groups that each parameter belongs to, which are frozen, and which are centralized."""
-        for entry in self.entries:
-            entry.groups = groups.part_of(None if entry.key is BARE else entry.key, entry.array)
-            own = groups.settings_of(entry.groups)
-            if own.get("frozen"):
-                self._frozen.add(entry.key)
-            if centralize is not None and entry.array.ndim > 1 and entry.array.size:
-                entry.centralized = own.get("centralize", centralize)
-        used = {number for part in {entry.groups for entry in self.entries} for number in part}
+        for leaf in self.leaves:
+            leaf.groups = groups.matching(None if leaf.key is BARE else leaf.key, leaf.array)
+            settings = groups.settings_of(leaf.groups)
+            if settings.get("frozen"):
+                self._frozen.add(leaf.key)
+            if centralize is not None and leaf.array.ndim > 1 and leaf.array.size:
+                leaf.centralized = settings.get("centralize", centralize)
+        used = {number for numbers in {leaf.groups for leaf in self.leaves} for number in numbers}
         for number, selector in enumerate(groups):
             if callable(selector):
                 continue
@@ -143,30 +143,30 @@ class Table:
             elif selector not in groups.matched and not self._is_of_old(selector):
                 raise ValueError(checks.empty_group(self.owner, selector, self.state.layouts))
 
-    def _count(self, active: list[Entry], counts: StepCounts | None) -> None:
+    def _count(self, active: list[Leaf], counts: StepCounts | None) -> None:
         """Finds the cohort of each leaf."""
         flat = isinstance(self.container, containers.Buffers)
-        updated = self.keys if flat else [entry.key for entry in active]
+        updated = self.keys if flat else [leaf.key for leaf in active]
         there = set(updated)
-        self.leaves = CountedLeaves(counts, updated, [key for key in self.keys if key not in there])
-        for entry in self.entries:
-            entry.cohort = self.leaves.cohort_of[self.keys[0] if flat else entry.key]
+        self.counted = CountedLeaves(counts, updated, [key for key in self.keys if key not in there])
+        for leaf in self.leaves:
+            leaf.cohort = self.counted.cohort_of[self.keys[0] if flat else leaf.key]
 
     def _count_alike(self, counts: StepCounts | None) -> bool:
         return counts is None or len({counts.cohorts.get(key) for key in self.keys}) == 1
 
-    def _number_scalars(self, active: list[Entry], by_array: bool) -> None:
+    def _number_scalars(self, active: list[Leaf], by_array: bool) -> None:
         """Gives each array its row of scalars: one for each part and cohort, or array."""
-        rows: dict[tuple[Part, int, Hashable], int] = {}
-        for entry in active:
-            entry.part = rows.setdefault((entry.groups, entry.cohort, entry.key if by_array else None), len(rows))
+        rows: dict[tuple[GroupNumbers, int, Hashable], int] = {}
+        for leaf in active:
+            leaf.scalar_row = rows.setdefault((leaf.groups, leaf.cohort, leaf.key if by_array else None), len(rows))
         # The part and the cohort of each row.
-        self.parts: list[Part] = [part for part, _, _ in rows] or [NO_GROUPS]
+        self.row_groups: list[GroupNumbers] = [groups for groups, _, _ in rows] or [NO_GROUPS]
         self.cohorts = [cohort for _, cohort, _ in rows] or [0]
 
     def _is_of_old(self, selector: Any) -> bool:
         """Whether a key or pattern selects an array that has state, which this step need not have."""
-        return any(selects(selector, None if key is BARE else key, self.entries[0].array) for key in self.state.layouts)
+        return any(selects(selector, None if key is BARE else key, self.leaves[0].array) for key in self.state.layouts)
 
     def _missing(self, grads: Any) -> Any:
         key = next(key for key in self.keys if key not in grads and key not in self._frozen)
@@ -180,18 +180,18 @@ class Table:
         """Whether the state of all keys lies in one piece, in the order of the keys, as the flat buffer does."""
         return list(self.state.layouts) == self.keys and self.state.is_one_run
 
-    def _touched(self, entry: Entry) -> Touched:
-        name = self._name(entry.key)
+    def _sparse_gradient(self, leaf: Leaf) -> SparseGradient:
+        name = self._name(leaf.key)
         if not self.rule.rows:
             raise TypeError(rows.unknown_form(self.owner, name, (name for name in RULES if RULES[name].rows)))
-        if entry.copied:
+        if leaf.copied:
             raise TypeError(rows.copied(self.owner, name))
-        rows.table(self.owner, name, entry.value, _is_direct(entry) and entry.layout.order == "C")
-        if entry.centralized:
+        rows.table(self.owner, name, leaf.value, _is_direct(leaf) and leaf.layout.order == "C")
+        if leaf.centralized:
             raise ValueError(rows.centralized(self.owner, name))
-        return Touched(entry.layout)
+        return SparseGradient(leaf.layout)
 
-    def _written_memory(self, active: list[Entry]) -> Array:
+    def _written_memory(self, active: list[Leaf]) -> Array:
         """int64[2, n], starts and ends of the blocks that a step writes, ascending; raises where parameters overlap."""
         self._memory: Memory | None = None
         memory = self._memory_of(active)
@@ -204,53 +204,53 @@ class Table:
             number = bisect_right(merged, low, key=itemgetter(1))
             if number < len(memory.blocks) and merged[number][0] < high and low < high:
                 members = [self._writing[member] for member in memory.blocks[number].members]
-                entry = next(entry for entry in members if byte_bounds(entry.array)[0] < high)
-                raise ValueError(array_checks.overlapping_state(self.owner, self._name(entry.key)))
+                leaf = next(leaf for leaf in members if byte_bounds(leaf.array)[0] < high)
+                raise ValueError(array_checks.overlapping_state(self.owner, self._name(leaf.key)))
         merged += [[low, high] for low, high in map(byte_bounds, self.state.blocks) if low < high]
         return np.array(sorted(merged), dtype=np.int64).reshape(-1, 2).T.copy()
 
-    def _memory_of(self, active: list[Entry]) -> Memory:
+    def _memory_of(self, active: list[Leaf]) -> Memory:
         """The memory of the parameters that a step writes; worked out anew where some have become other arrays."""
         if self._memory is None:
             self._writing = list(
-                {entry.identity: entry for entry in active if entry.array.size and not entry.copied}.values()
+                {leaf.identity: leaf for leaf in active if leaf.array.size and not leaf.copied}.values()
             )
-            self._memory = Memory([entry.array for entry in self._writing])
+            self._memory = Memory([leaf.array for leaf in self._writing])
         return self._memory
 
-    def _tabulate(self, active: list[Entry]) -> None:
+    def _tabulate(self, active: list[Leaf]) -> None:
         """The table of addresses, a row per array that is updated, rows of one launch next to one another."""
         slots = len(self.state.slots)
-        waves: Counter[tuple[Any, ...]] = Counter()
-        groups: dict[tuple[int, np.dtype[Any], str, bool], list[Entry]] = {}
-        for entry in active:
+        launched: Counter[tuple[Any, ...]] = Counter()
+        members: dict[tuple[int, np.dtype[Any], str, bool], list[Leaf]] = {}
+        for leaf in active:
             # The same array under several keys is updated once per key: in as many launches, in the keys' order.
-            stored = entry.layout.storage
-            wave = waves[entry.identity], entry.layout.dtype, stored, entry.touched is not None
-            groups.setdefault(wave, []).append(entry)
-            waves[entry.identity] += 1
-            if self.rule.is_by_array and waves[entry.identity] > 1 and entry.layout.size:
-                raise ValueError(checks.same_array(self.owner, self._name(entry.key)))
-            if not _is_direct(entry):
-                entry.staged = entry.layout.empty()
+            stored = leaf.layout.storage
+            launch_key = launched[leaf.identity], leaf.layout.dtype, stored, leaf.sparse is not None
+            members.setdefault(launch_key, []).append(leaf)
+            launched[leaf.identity] += 1
+            if self.rule.is_by_array and launched[leaf.identity] > 1 and leaf.layout.size:
+                raise ValueError(checks.same_array(self.owner, self._name(leaf.key)))
+            if not _is_direct(leaf):
+                leaf.staged = leaf.layout.empty()
         width = 3 + len(self.rule.state) + len(averages.SLOTS)
-        self._table = np.zeros((len(active) + len(groups), width), dtype=np.int64)
-        self._scalars = np.zeros((len(self.parts), len(self.rule.scalars) + len(OPTIONS) + len(averages.SLOTS)))
+        self._table = np.zeros((len(active) + len(members), width), dtype=np.int64)
+        self._scalars = np.zeros((len(self.row_groups), len(self.rule.scalars) + len(TRANSFORMS) + len(averages.SLOTS)))
         self._scalars_memory, self._scalars_stride = self._scalars.data, self._scalars.strides[0]
         self._launches: list[Launch] = []
         row = 0
         self.rows_launches: list[RowsLaunch] = []
         self.stored_launches: list[StoredLaunch] = []
-        for wave in sorted(groups, key=lambda wave: wave[0]):
-            _, dtype, stored, by_rows = wave
-            group, first = groups[wave], row
-            for entry in group:
-                entry.row = row
-                self._table[row, 0] = (entry.array if entry.staged is None else entry.staged).ctypes.data
-                self._table[row, 2:] = *self._state_addresses(entry), self._scalars[entry.part :].ctypes.data
+        for launch_key in sorted(members, key=lambda launch_key: launch_key[0]):
+            _, dtype, stored, by_rows = launch_key
+            leaves, first = members[launch_key], row
+            for leaf in leaves:
+                leaf.row = row
+                self._table[row, 0] = (leaf.array if leaf.staged is None else leaf.staged).ctypes.data
+                self._table[row, 2:] = *self._state_addresses(leaf), self._scalars[leaf.scalar_row :].ctypes.data
                 row += 1
-            sizes = [entry.layout.size for entry in group]
-            centralized = any(entry.centralized for entry in group)
+            sizes = [leaf.layout.size for leaf in leaves]
+            centralized = any(leaf.centralized for leaf in leaves)
             plain = Launch if stored == FLOAT32 else StoredLaunch
             each = columns.moved_bytes(stored, dtype.itemsize, len(self.rule.state), slots - len(self.rule.state))
             launch = (RowsLaunch if by_rows else CentralizedLaunch if centralized else plain)(
@@ -258,98 +258,98 @@ class Table:
                 starts=np.cumsum([0, *sizes], dtype=np.int64),
                 dtype=dtype.name,
                 moved_bytes=int(sum(sizes) * each),
-                staged=[entry for entry in group if entry.staged is not None],
-                parts=[entry.part for entry in group],
+                staged=[leaf for leaf in leaves if leaf.staged is not None],
+                scalar_rows=[leaf.scalar_row for leaf in leaves],
             )
             self._launches.append(launch)
             if isinstance(launch, RowsLaunch):
-                launch.begin(group)
+                launch.begin(leaves)
                 self.rows_launches.append(launch)
             elif isinstance(launch, CentralizedLaunch):
-                launch.begin(group, self._scalars)
+                launch.begin(leaves, self._scalars)
             elif isinstance(launch, StoredLaunch):
-                launch.begin(group, self.rule)
+                launch.begin(leaves, self.rule)
                 self.stored_launches.append(launch)
-            row += 1  # for the tally
+            row += 1  # for the statistics
         self._active = active
-        self.tied = len(active) > len(waves)
+        self.tied = len(active) > len(launched)
         self.is_plain = all(type(launch) in (Launch, StoredLaunch) for launch in self._launches)
         # From the order of the launches to that of the keys.
-        self._order = np.argsort(np.argsort([entry.row for entry in active]))
+        self._order = np.argsort(np.argsort([leaf.row for leaf in active]))
 
     def _expect(self) -> None:
         """Write down what `array_scan.scan` compares the arrays of a step with."""
         self._scratch: dict[int, Array] = {}
         # Those that Python looks after. Of a gradient that is to be Rows no array has -1 dimensions.
-        special = [entry.staged is not None or entry.touched is not None for entry in self.entries]
+        special = [leaf.staged is not None or leaf.sparse is not None for leaf in self.leaves]
         self._special_numbers = np.flatnonzero(special).tolist()
-        self._expected = np.zeros((len(self.entries), array_scan.ENTRY_FIELDS), dtype=np.int64)
+        self._expected = np.zeros((len(self.leaves), array_scan.LEAF_FIELDS), dtype=np.int64)
         shapes: list[int] = []
-        for number, entry in enumerate(self.entries):
-            expected, layout = self._expected[number], entry.layout
-            expected[array_scan.ROW] = entry.row
-            expected[array_scan.PARAMETER] = 0 if special[number] else id(entry.value)
+        for number, leaf in enumerate(self.leaves):
+            expected, layout = self._expected[number], leaf.layout
+            expected[array_scan.ROW] = leaf.row
+            expected[array_scan.PARAMETER] = 0 if special[number] else id(leaf.value)
             expected[array_scan.DTYPE] = array_scan.dtype_word(layout.dtype)
             expected[array_scan.ORDER] = array_scan.ALIGNED | (
                 array_scan.F_ORDER if layout.order == "F" else array_scan.C_ORDER
             )
-            seen_to = entry.touched is not None or type(entry.value) is float
+            seen_to = leaf.sparse is not None or type(leaf.value) is float
             expected[array_scan.DIMENSION] = -1 if seen_to else len(layout.shape)
             expected[array_scan.SHAPE] = len(shapes)
-            expected[array_scan.BYTES] = entry.nbytes
+            expected[array_scan.BYTES] = leaf.nbytes
             shapes += layout.shape
         self._shapes = np.array(shapes, dtype=np.int64)
         # The arguments of a scan that are the same at every step.
         self._scanned = (array_scan.NDARRAY, array_scan.NONE, self._expected, self._shapes, self.written, self._table)
 
-    def _state_addresses(self, entry: Entry) -> list[int]:
-        key = self.keys[0] if entry.key is BARE else entry.key
+    def _state_addresses(self, leaf: Leaf) -> list[int]:
+        key = self.keys[0] if leaf.key is BARE else leaf.key
         slots = (*self.rule.state, *averages.SLOTS.values())
         return [self.state.address_of(slot, key) for slot in slots]
 
     def _place_gradient(self, number: int, value: Any) -> None:
         """Checks a gradient and puts its address, or that of a converted copy, into the table."""
-        entry = self.entries[number]
-        name, layout = self._name(entry.key, "grads"), entry.layout
-        if entry.touched is not None:
-            if value.exact and self.rule.idle is None:
-                known = (name for name in RULES if RULES[name].idle)
-                raise TypeError(rows.no_closed_form(self.owner, name, known))
-            entry.touched.take(self.owner, name, value, self._name(entry.key), entry.array)
+        leaf = self.leaves[number]
+        name, layout = self._name(leaf.key, "grads"), leaf.layout
+        if leaf.sparse is not None:
+            if value.exact and self.rule.skipped is None:
+                supported = (name for name in RULES if RULES[name].skipped)
+                raise TypeError(rows.no_closed_form(self.owner, name, supported))
+            leaf.sparse.take(self.owner, name, value, self._name(leaf.key), leaf.array)
             return
-        found = arguments.gradient(self.owner, name, value, self._name(entry.key), entry.array)
+        gradient = arguments.gradient(self.owner, name, value, self._name(leaf.key), leaf.array)
         if (
             # A number has memory of its own.
-            (not isinstance(value, float) and self._is_written(name, entry, found))
+            (not isinstance(value, float) and self._is_written(name, leaf, gradient))
             or not isinstance(value, np.ndarray)
-            or found.dtype != layout.dtype
-            or found.shape != value.shape
-            or not lies_in(found, layout.order)
+            or gradient.dtype != layout.dtype
+            or gradient.shape != value.shape
+            or not lies_in(gradient, layout.order)
         ):
             if number not in self._scratch:
                 self._scratch[number] = layout.empty()
-            np.copyto(self._scratch[number], found, casting="same_kind")
-            found = self._scratch[number]
-        self._table[entry.row, 1] = array_scan.address_of(found)
+            np.copyto(self._scratch[number], gradient, casting="same_kind")
+            gradient = self._scratch[number]
+        self._table[leaf.row, 1] = array_scan.address_of(gradient)
 
     def _arrange(self) -> None:
-        """Makes the tables of addresses of touched rows, when all gradients have been placed."""
+        """Makes the tables of addresses of updated rows, when all gradients have been placed."""
         for launch in self.rows_launches:
             launch.arrange()
 
-    def _is_written(self, name: str, entry: Entry, found: Array) -> bool:
+    def _is_written(self, name: str, leaf: Leaf, gradient: Array) -> bool:
         """Whether a gradient lies in its own parameter's memory; in any other that the step writes it is refused."""
-        if found.size == 0:
+        if gradient.size == 0:
             return False
-        start, end = byte_bounds(found)
+        start, end = byte_bounds(gradient)
         block = int(self.written[1].searchsorted(start, side="right"))
         if block == self.written.shape[1] or self.written[0, block] >= end:
             return False
-        sharing = [self._writing[number] for number in self._memory_of(self._active).sharing(found)]
+        sharing = [self._writing[number] for number in self._memory_of(self._active).sharing(gradient)]
         for other in sharing:
-            if other.identity != entry.identity:
+            if other.identity != leaf.identity:
                 raise ValueError(arguments.gradient_in_written_memory(self.owner, name, self._name(other.key)))
-        if any(share_memory(block, found) for block in self.state.blocks):
+        if any(share_memory(block, gradient) for block in self.state.blocks):
             raise ValueError(arguments.gradient_in_written_memory(self.owner, name, "the optimizer's state"))
         return bool(sharing)
 
@@ -359,9 +359,9 @@ def arrangement(groups: Groups | None, by_array: bool) -> tuple[Any, ...]:
     return groups.arrangement() if groups else (), by_array
 
 
-def _is_direct(entry: Entry) -> bool:
+def _is_direct(leaf: Leaf) -> bool:
     """Whether the kernel can work on the parameter's own memory."""
-    return isinstance(entry.value, np.ndarray) and not entry.copied and lies_in(entry.array, entry.layout.order)
+    return isinstance(leaf.value, np.ndarray) and not leaf.copied and lies_in(leaf.array, leaf.layout.order)
 
 
 @cache

@@ -13,7 +13,7 @@ from typing import Any, cast
 from fastopt.engine.norms import ONE_PROCESS, clipped, quick_clipped
 from fastopt.engine.plan import Plan
 from fastopt.engine.step_counts import counted
-from fastopt.engine.transform_scalars import AMOUNTS, NOTHING, unclipped
+from fastopt.engine.transform_scalars import NEUTRAL, SCALARS, unclipped
 from fastopt.groups import NO_GROUPS
 from fastopt.kernels.loops import TOTAL
 from fastopt.kernels.rule import NO_RULE
@@ -23,40 +23,40 @@ from fastopt.settings import Asked, StepSettings
 class Again:
     """Steps of a plan of one launch, as long as nothing is assigned to the optimizer.
 
-    options : those of the step before, which no schedule changes
+    transforms : those of the step before, which no schedule changes
     """
 
-    def __init__(self, plan: Plan, settings: StepSettings, options: tuple[str, ...]) -> None:
-        self.plan, self.settings, self.options = plan, settings, options
-        self._whole, self._scales = settings.part(NO_GROUPS), "scale" in options
-        wanted = [option for option in reversed(options) if option != "scale"]  # which is the first of them
-        self._parts: list[tuple[Any, list[Callable[[Any], float]]]] = []
-        for part in map(settings.part, plan.parts):
-            own = part.values._options or ()
-            self._parts.append((part, [AMOUNTS[o] if o in own else _always(NOTHING[o]) for o in wanted]))
+    def __init__(self, plan: Plan, settings: StepSettings, transforms: tuple[str, ...]) -> None:
+        self.plan, self.settings, self.transforms = plan, settings, transforms
+        self._whole, self._scales = settings.of_groups(NO_GROUPS), "scale" in transforms
+        names = [transform for transform in reversed(transforms) if transform != "scale"]  # which is the first of them
+        self._rows: list[tuple[Any, list[Callable[[Any], float]]]] = []
+        for row_settings in map(settings.of_groups, plan.row_groups):
+            needed = row_settings.values._transforms or ()
+            self._rows.append((row_settings, [SCALARS[o] if o in needed else _always(NEUTRAL[o]) for o in names]))
 
-    def __call__(self, own: dict[str, Any], params: Any, grads: Any) -> bool:
-        """Makes a step, or writes nothing and returns False; `own` is the optimizer's `__dict__`."""
+    def __call__(self, attributes: dict[str, Any], params: Any, grads: Any) -> bool:
+        """Makes a step, or writes nothing and returns False; `attributes` is the optimizer's `__dict__`."""
         plan = self.plan
         if self.settings.changes != self.settings.groups.changes:
             return False
         if not plan.finds_all_as_before(params, grads):
             return False
-        step, asked = own["_steps"] + 1, cast("Asked", {})
+        step, asked = attributes["_steps"] + 1, cast("Asked", {})
         whole, rows = self._whole.at(step, asked), cast("list[tuple[float, ...]]", [])
-        counts = own["_counts"]
-        for (part, amounts), cohort in zip(self._parts, plan.cohorts, strict=True):
-            values = part.at(step, asked)
-            rows.append((*values.scalars(counts[cohort] + 1), *[amount(values) for amount in amounts]))
+        counts = attributes["_counts"]
+        for (row_settings, scalars), cohort in zip(self._rows, plan.cohorts, strict=True):
+            values = row_settings.at(step, asked)
+            rows.append((*values.scalars(counts[cohort] + 1), *[scalar(values) for scalar in scalars]))
         if self._scales:
             factor = self._factor(whole)
             rows = [(*row, factor) for row in rows]
-        counts, plan.stepped = counted(counts, plan.leaves.stepping), False
+        counts, plan.stepped = counted(counts, plan.counted.stepping), False
         try:
-            plan.run(params, rows, False, self.options)
+            plan.run(params, rows, False, self.transforms)
         finally:
             if plan.stepped:
-                own["_steps"], own["_counts"] = step, counts
+                attributes["_steps"], attributes["_counts"] = step, counts
         return True
 
     def _factor(self, settings: Any) -> float:
@@ -69,25 +69,25 @@ class Again:
         if launch.dtype == "float32":
             kernel, table, starts, threads = launch.call(NO_RULE, "quick_norm")
             kernel(table, starts, threads)
-            assert launch.tally is not None
-            quick = quick_clipped(factor, launch.tally[:, TOTAL].tolist(), most)
+            assert launch.statistics is not None
+            quick = quick_clipped(factor, launch.statistics[:, TOTAL].tolist(), most)
         return clipped(factor, self.plan.gradient_norm(), most) if quick is None else quick
 
 
-def again(plan: Plan, settings: StepSettings, options: tuple[str, ...], step: int, asked: Asked) -> Again | None:
-    """For a plan whose step had these options; None if it takes more to make the next."""
-    known: Again | None = plan.again
-    if known is not None and known.settings is settings and known.options == options:
-        return known
+def again(plan: Plan, settings: StepSettings, transforms: tuple[str, ...], step: int, asked: Asked) -> Again | None:
+    """For a plan whose step had these transforms; None if it takes more to make the next."""
+    previous: Again | None = plan.again
+    if previous is not None and previous.settings is settings and previous.transforms == transforms:
+        return previous
     if len(plan._launches) != 1 or not plan.is_plain or plan._launches[0].staged or plan.processes is not ONE_PROCESS:
         return None
     if plan.stored_launches:  # whose rounding depends on the step
         return None
-    if any(settings.part(part).options_vary for part in (NO_GROUPS, *plan.parts)):
+    if any(settings.of_groups(groups).transforms_vary for groups in (NO_GROUPS, *plan.row_groups)):
         return None
-    settings.of_plan(plan, step, asked)  # so that each part knows its options
-    found = plan.again = Again(plan, settings, options)
-    return found
+    settings.of_plan(plan, step, asked)  # so that each part knows its transforms
+    new = plan.again = Again(plan, settings, transforms)
+    return new
 
 
 def _always(value: float) -> Callable[[Any], float]:

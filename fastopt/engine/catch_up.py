@@ -1,4 +1,4 @@
-"""Rows that lag behind: steps without a gradient, which a row takes all at once when it is next touched.
+"""Rows that lag behind: steps without a gradient, which a row takes all at once when it is next updated.
 
 With `Rows(..., exact=True)` a step leaves all other rows as they are, but counts for them too.
 `fastopt.kernels.skipped_steps` has the closed form of several steps in which a row has no gradient.
@@ -19,7 +19,7 @@ from fastopt.engine.containers import BARE, Container
 from fastopt.engine.launch import Launch
 from fastopt.engine.plan import Plan
 from fastopt.engine.sparse_launch import compiled_spread
-from fastopt.engine.transform_scalars import AMOUNTS
+from fastopt.engine.transform_scalars import SCALARS
 from fastopt.flat import Array
 from fastopt.foreign import shared
 from fastopt.kernels.rule import Rule
@@ -29,7 +29,7 @@ Rates = tuple[float, float]
 
 
 @dataclass(eq=False)
-class Lag:
+class SkippedSteps:
     """How many steps each row of a parameter is behind, and by which rates it will be brought up to date.
 
     `clock` counts the steps with exact rows, and `last` says at which of them each row was up to date.
@@ -40,21 +40,23 @@ class Lag:
     clock: int = 0
 
     @property
-    def behind(self) -> Array:
+    def steps(self) -> Array:
         """int64[rows], the number of steps that each row has to catch up with."""
         return np.asarray(self.clock - self.last)
 
 
-def reindexed(lag: Lag, index: Array) -> Lag:
+def reindexed(skipped: SkippedSteps, index: Array) -> SkippedSteps:
     """Return the lag of other rows; new ones, of -1, are up to date."""
-    return Lag(np.where(index < 0, lag.clock, np.append(lag.last, 0)[index]), lag.rates, lag.clock)
+    return SkippedSteps(
+        np.where(index < 0, skipped.clock, np.append(skipped.last, 0)[index]), skipped.rates, skipped.clock
+    )
 
 
 def rates_of(owner: str, settings: Any) -> Rates:
     """The rates at some settings, or an error where steps without a gradient have no closed form."""
     if settings.weight_decay and not settings.decoupled:
         raise ValueError(rows.coupled_decay(owner))
-    return AMOUNTS["decoupled_weight_decay"](settings), settings.kept_share()
+    return SCALARS["decoupled_weight_decay"](settings), settings.kept_share()
 
 
 def scalars_of(rates: Rates, steps: Array) -> Array:
@@ -75,27 +77,34 @@ def scalars_of(rates: Rates, steps: Array) -> Array:
 
 
 class CatchUp:
-    """Brings rows of one parameter up to date: the `wanted` ones, or all. To make one writes nothing."""
+    """Brings rows of one parameter up to date: the `chosen_rows` ones, or all. To make one writes nothing."""
 
     def __init__(
-        self, owner: str, rule: Rule, name: str, array: Any, state: list[Array], lag: Lag, wanted: Array | None = None
+        self,
+        owner: str,
+        rule: Rule,
+        name: str,
+        array: Any,
+        state: list[Array],
+        skipped: SkippedSteps,
+        chosen_rows: Array | None = None,
     ) -> None:
-        direct = isinstance(array, np.ndarray) and all(found.flags.c_contiguous for found in (array, *state))
+        direct = isinstance(array, np.ndarray) and all(each.flags.c_contiguous for each in (array, *state))
         rows.table(owner, name, array, direct)
-        if len(array) != len(lag.last):
-            raise ValueError(rows.other_table(owner, name, len(array), len(lag.last)))
-        assert rule.idle is not None
-        idle = Rule(rule.idle, rule.state)
-        every = np.arange(len(array)) if wanted is None else wanted
-        behind = lag.clock - lag.last[every]
-        chosen, steps = every[behind > 0], behind[behind > 0]
-        self._lag, self._chosen, self._call = lag, chosen, None
-        if not len(chosen) or (lag.rates[0] == 1 and len(idle.scalars) == 1):
+        if len(array) != len(skipped.last):
+            raise ValueError(rows.other_table(owner, name, len(array), len(skipped.last)))
+        assert rule.skipped is not None
+        idle = Rule(rule.skipped, rule.state)
+        every = np.arange(len(array)) if chosen_rows is None else chosen_rows
+        missing = skipped.clock - skipped.last[every]
+        chosen, steps = every[missing > 0], missing[missing > 0]
+        self._skipped, self._chosen, self._call = skipped, chosen, None
+        if not len(chosen) or (skipped.rates[0] == 1 and len(idle.scalars) == 1):
             return
-        scalars = np.ascontiguousarray(scalars_of(lag.rates, steps)[:, : len(idle.scalars)])
+        scalars = np.ascontiguousarray(scalars_of(skipped.rates, steps)[:, : len(idle.scalars)])
         table, starts = np.zeros((len(chosen) + 2, 3 + len(state)), np.int64), np.zeros(len(chosen) + 2, np.int64)
         # The formulas take no gradient: what is read in its place is the parameter.
-        whole = np.array([found.ctypes.data for found in (array, array, *state, scalars)], np.int64)
+        whole = np.array([each.ctypes.data for each in (array, array, *state, scalars)], np.int64)
         width = array[:1].size
         compiled_spread()(whole, chosen, len(chosen), width, width * array.itemsize, 0, table, starts)
         table[:, 1] = table[:, 0]
@@ -114,15 +123,18 @@ class CatchUp:
                 kernel(*arguments)
         finally:
             if done:
-                self._lag.last[self._chosen] = self._lag.clock
+                self._skipped.last[self._chosen] = self._skipped.clock
 
 
 def catch_up_all(optimizer: Any, params: Any) -> None:
     """The work of `Optimizer.catch_up`."""
     container = containers.container_of(type(optimizer).__name__, params)
-    lags = optimizer._lags
-    for made in [_catch_up(optimizer, optimizer._state, container, params, key, lag) for key, lag in lags.items()]:
-        made.run()
+    skipped_steps = optimizer._skipped_rows
+    for row_steps in [
+        _catch_up(optimizer, optimizer._state, container, params, key, skipped)
+        for key, skipped in skipped_steps.items()
+    ]:
+        row_steps.run()
 
 
 def _catch_up(
@@ -131,12 +143,12 @@ def _catch_up(
     container: Container,
     params: Any,
     key: Hashable,
-    lag: Lag,
-    wanted: Array | None = None,
+    skipped: SkippedSteps,
+    chosen_rows: Array | None = None,
 ) -> CatchUp:
     owner, name, leaves = type(optimizer).__name__, container.name(key), container.leaves(params)
     if key not in leaves:
-        raise KeyError(rows.behind_is_missing(owner, "one bare array" if key is BARE else name))
+        raise KeyError(rows.skipped_is_missing(owner, "one bare array" if key is BARE else name))
     array = shared(leaves[key])
     slots = [] if state is None else [views[key] for views in state.views.values()]
     checked = array_checks.parameter(owner, name, array)
@@ -144,67 +156,77 @@ def _catch_up(
         raise TypeError(mappings.hands_out_copies(owner, params, key))
     if slots:
         array_checks.replaced(owner, name, checked, slots[0].shape, slots[0].dtype)
-    return CatchUp(owner, optimizer._rule, name, array, slots, lag, wanted)
+    return CatchUp(owner, optimizer._rule, name, array, slots, skipped, chosen_rows)
 
 
-class Step:
+class SparseStep:
     """The part of a step that is about rows that lag behind. Making one looks at everything and writes nothing."""
 
-    def __init__(self, optimizer: Any, plan: Plan, params: Any, parts: list[Any]) -> None:
-        lags: dict[Hashable, Lag] = optimizer._lags
-        self.lags = dict(lags)
+    def __init__(self, optimizer: Any, plan: Plan, params: Any, settings_by_row: list[Any]) -> None:
+        skipped_steps: dict[Hashable, SkippedSteps] = optimizer._skipped_rows
+        self.skipped_steps = dict(skipped_steps)
         """The lags after the step."""
-        self._touched: list[tuple[Lag, Array]] = []
+        self._updated: list[tuple[SkippedSteps, Array]] = []
         self._catch_ups: list[CatchUp] = []
-        resting = {entry.key for entry in plan.entries if entry.row < 0}
-        for entry in plan.entries:
-            if entry.touched is None:
+        left_out = {leaf.key for leaf in plan.leaves if leaf.row < 0}
+        for leaf in plan.leaves:
+            if leaf.sparse is None:
                 continue
-            key, wanted, lag = entry.key, entry.touched.distinct, lags.get(entry.key)
-            if entry.touched.exact:
-                if any(other is not entry and other.identity == entry.identity for other in plan.entries):
+            key, chosen_rows, skipped = leaf.key, leaf.sparse.distinct, skipped_steps.get(leaf.key)
+            if leaf.sparse.exact:
+                if any(other is not leaf and other.identity == leaf.identity for other in plan.leaves):
                     raise ValueError(rows.tied(plan.owner, plan._name(key)))
-                rates = rates_of(plan.owner, parts[entry.part])
-                lag = lag or Lag(np.zeros(len(entry.array), np.int64), rates)
-                self._touched.append((lag, wanted))
-                self.lags[key] = Lag(lag.last, rates, lag.clock + 1)
-                wanted = wanted if rates == lag.rates else None  # all rows, at the rates of the steps they skipped
-            if lag is not None:
-                self._catch_ups.append(_catch_up(optimizer, plan.state, plan.container, params, key, lag, wanted))
-            resting.add(key)
+                rates = rates_of(plan.owner, settings_by_row[leaf.scalar_row])
+                skipped = skipped or SkippedSteps(np.zeros(len(leaf.array), np.int64), rates)
+                self._updated.append((skipped, chosen_rows))
+                self.skipped_steps[key] = SkippedSteps(skipped.last, rates, skipped.clock + 1)
+                chosen_rows = (
+                    chosen_rows if rates == skipped.rates else None
+                )  # all rows, at the rates of the steps they skipped
+            if skipped is not None:
+                self._catch_ups.append(
+                    _catch_up(optimizer, plan.state, plan.container, params, key, skipped, chosen_rows)
+                )
+            left_out.add(key)
         # A step of a whole array is one of all its rows.
         self._catch_ups += [
-            _catch_up(optimizer, plan.state, plan.container, params, key, lag)
-            for key, lag in lags.items()
-            if key not in resting
+            _catch_up(optimizer, plan.state, plan.container, params, key, skipped)
+            for key, skipped in skipped_steps.items()
+            if key not in left_out
         ]
 
     def before(self) -> None:
         """Brings up to date what the step touches, which does no harm if the step is not made."""
-        for made in self._catch_ups:
-            made.run()
+        for row_steps in self._catch_ups:
+            row_steps.run()
 
     def marks(self) -> Iterator[None]:
-        """Calls of C that note that the touched rows are up to date after the step."""
+        """Calls of C that note that the updated rows are up to date after the step."""
         assign: Callable[..., None] = setitem
-        clocks = [lag.clock + 1 for lag, _ in self._touched]
-        return map(assign, [lag.last for lag, _ in self._touched], [touched for _, touched in self._touched], clocks)
+        clocks = [skipped.clock + 1 for skipped, _ in self._updated]
+        return map(
+            assign, [skipped.last for skipped, _ in self._updated], [distinct for _, distinct in self._updated], clocks
+        )
 
 
 # -- checkpoints ------------------------------------------------------------------------------------------------------
 
 
-def saved(lags: dict[Hashable, Lag]) -> dict[Hashable, dict[str, Any]]:
+def as_saved(skipped_steps: dict[Hashable, SkippedSteps]) -> dict[Hashable, dict[str, Any]]:
     """Lags as a checkpoint has them, without those where no row is behind."""
-    return {key: {"behind": lag.behind, "rates": lag.rates} for key, lag in lags.items() if lag.behind.any()}
+    return {
+        key: {"behind": skipped.steps, "rates": skipped.rates}
+        for key, skipped in skipped_steps.items()
+        if skipped.steps.any()
+    }
 
 
-def loaded(owner: str, found: Any, state: Any) -> dict[Hashable, Lag]:
-    """The lags that a checkpoint has; ValueError, TypeError or KeyError where it is not `saved` that made them."""
-    lags = {}
-    if not isinstance(found, Mapping):
-        raise TypeError(f"{owner}: rows are {type(found).__name__}, expected a dict")
-    for key, value in found.items():
+def loaded(owner: str, saved: Any, state: Any) -> dict[Hashable, SkippedSteps]:
+    """The lags that a checkpoint has; ValueError, TypeError or KeyError where it is not `as_saved` that made them."""
+    skipped_steps = {}
+    if not isinstance(saved, Mapping):
+        raise TypeError(f"{owner}: rows are {type(saved).__name__}, expected a dict")
+    for key, value in saved.items():
         behind, rates = value["behind"], tuple(float(rate) for rate in value["rates"])
         if not isinstance(behind, np.ndarray) or behind.dtype != np.int64 or behind.ndim != 1 or (behind < 0).any():
             raise ValueError(f"{owner}: rows[{key!r}] has no array of the numbers of steps that each row is behind")
@@ -213,5 +235,5 @@ def loaded(owner: str, found: Any, state: Any) -> dict[Hashable, Lag]:
         for views in state.views.values() if state is not None else ():
             if key not in views or len(views[key]) != len(behind):
                 raise ValueError(f"{owner}: rows[{key!r}] is of {len(behind)} rows, which its state does not have")
-        lags[key] = Lag(-behind, (rates[0], rates[1]))
-    return lags
+        skipped_steps[key] = SkippedSteps(-behind, (rates[0], rates[1]))
+    return skipped_steps

@@ -9,14 +9,14 @@ import numpy as np
 from numba import from_dtype, types
 from numba.core import config
 
-from fastopt.engine.launch import Entry, Launch
+from fastopt.engine.launch import Launch, Leaf
 from fastopt.engine.state import Layout
 from fastopt.flat import Array
 from fastopt.kernels import column_means, flags, loops
 from fastopt.kernels.averages import AVERAGES
 from fastopt.kernels.compile import compiled
 from fastopt.kernels.rule import GRADIENT_MEASURE, NO_RULE, Rule
-from fastopt.kernels.transforms import OPTIONS
+from fastopt.kernels.transforms import TRANSFORMS
 from fastopt.tuning import AS_THEY_COME, Choice
 
 # Parts of an array have about so many elements, several rows of a matrix where these are short: the kernels should have
@@ -33,29 +33,29 @@ class CentralizedLaunch(Launch):
     What is not centralized has means of zero there, so that it is one launch all the same.
     """
 
-    def begin(self, entries: list[Entry], scalars: Array) -> None:
+    def begin(self, leaves: list[Leaf], scalars: Array) -> None:
         """Takes up the parameters, in the order of the table that the launch was made with, and the plan's scalars."""
-        self._whole, self._scalars, self._entries = self.table, scalars, entries
-        left_out = [entry.layout.size for entry in entries if not entry.centralized]
+        self._whole, self._scalars, self._leaves = self.table, scalars, leaves
+        left_out = [leaf.layout.size for leaf in leaves if not leaf.centralized]
         at, sums = min(RUN, max(left_out, default=0)), 0  # the zeros come first
         matrices: list[list[int]] = []
         jobs: list[list[int]] = []
         cuts = []
-        for row, entry in enumerate(entries):
-            if not entry.centralized:
-                cuts.append(cut(1, entry.layout.size, RUN, 0))
+        for row, leaf in enumerate(leaves):
+            if not leaf.centralized:
+                cuts.append(cut(1, leaf.layout.size, RUN, 0))
                 continue
-            stacks, rows, columns = matrices_of(entry.layout)
+            stacks, rows, columns = matrices_of(leaf.layout)
             copies = min(rows, max(1, (RUN if stacks == 1 else COPIES) // columns))
             cuts.append(cut(stacks, rows * columns, copies * columns, at))
             for stack in range(stacks):
                 begin = stack * rows * columns
-                own, chunks = jobs_of(row, entry.part, begin, rows, columns, sums)
-                matrices.append([row, entry.part, begin, rows, columns, sums, chunks, at, copies])
-                jobs += own
+                stack_jobs, chunks = jobs_of(row, leaf.scalar_row, begin, rows, columns, sums)
+                matrices.append([row, leaf.scalar_row, begin, rows, columns, sums, chunks, at, copies])
+                jobs += stack_jobs
                 at += copies * columns
                 sums += chunks * columns
-            self.moved_bytes += entry.layout.size * entry.layout.dtype.itemsize
+            self.moved_bytes += leaf.layout.size * leaf.layout.dtype.itemsize
         self._matrices, self._jobs = np.array(matrices, np.int64), np.array(jobs, np.int64)
         self._means, self._sums = np.zeros(at, self.dtype), np.zeros((3, sums))
         self._doubtful = np.zeros((int(self._matrices[:, column_means.COLUMNS].sum()), 2), np.int64)
@@ -64,7 +64,7 @@ class CentralizedLaunch(Launch):
     def _cut(self, cuts: list[tuple[Array, Array, Array]]) -> None:
         """Makes the table of the arrays that the parameters are cut into."""
         offsets, sizes, places = map(np.concatenate, zip(*cuts, strict=True))
-        counts = [len(own) for own, *_ in cuts]
+        counts = [len(begins) for begins, *_ in cuts]
         self._owners, self._offsets = np.repeat(np.arange(len(cuts)), counts), offsets * self._means.itemsize
         self.table = np.zeros((len(offsets) + 1, self._whole.shape[1] + 1), np.int64)
         whole = self._whole[self._owners]
@@ -76,17 +76,19 @@ class CentralizedLaunch(Launch):
         self.rows = self.starts[firsts] // loops.PIECE + firsts
 
     def call(
-        self, rule: Rule, which: str, options: tuple[str, ...] = (), choice: Choice = AS_THEY_COME
+        self, rule: Rule, which: str, transforms: tuple[str, ...] = (), choice: Choice = AS_THEY_COME
     ) -> tuple[Any, Array, Array, int]:
         """As in `Launch`; finds the means first, with scale and clipping as the plan's scalars have them."""
         self.table[:-1, 1] = self._whole[self._owners, 1] + self._offsets
         if rule is NO_RULE or rule is GRADIENT_MEASURE:  # which look at gradients as they come
-            return super().call(rule, which, options, choice)
-        call = super().call(rule, which, centralized(options), choice)
+            return super().call(rule, which, transforms, choice)
+        call = super().call(rule, which, centralized(transforms), choice)
         if not rule.is_by_array:  # otherwise they were found for the pass before the step
-            behind = [option for option in options if option in OPTIONS]
-            last = len(rule.scalars) + len(behind) - 1
-            places = [last - behind.index(option) if option in behind else -1 for option in ("scale", "clip")]
+            applied = [transform for transform in transforms if transform in TRANSFORMS]
+            last = len(rule.scalars) + len(applied) - 1
+            places = [
+                last - applied.index(transform) if transform in applied else -1 for transform in ("scale", "clip")
+            ]
             self._find_means(np.array(places), call[-1])
         return call
 
@@ -105,7 +107,7 @@ class CentralizedLaunch(Launch):
     def check_rows(self, owner: str, blocks: list[Array]) -> None:
         """Raises if an address is not that of a part of its array, or of means; the arrays are checked as wholes."""
         sizes = np.diff(self.starts) * self._means.itemsize
-        room = np.array([entry.layout.size for entry in self._entries])[self._owners] * self._means.itemsize
+        room = np.array([leaf.layout.size for leaf in self._leaves])[self._owners] * self._means.itemsize
         low, high = self._whole[self._owners, :-1], self._whole[self._owners, :-1] + room[:, None]
         begin = np.full((len(sizes), 1), self._means.ctypes.data)
         low, high = np.hstack([low, begin]), np.hstack([high, begin + self._means.nbytes])
@@ -114,7 +116,7 @@ class CentralizedLaunch(Launch):
         for row, column in np.argwhere(wrong)[:1]:
             raise RuntimeError(
                 f"{owner}: the address {found[row, column]:#x} in column {column} of a part of params["
-                f"{self._entries[self._owners[row]].key!r}] is not that of a live array; please report this error"
+                f"{self._leaves[self._owners[row]].key!r}] is not that of a live array; please report this error"
             )
 
 
@@ -126,7 +128,7 @@ def matrices_of(layout: Layout) -> tuple[int, int, int]:
     return kept, layout.size // kept, 1
 
 
-def jobs_of(row: int, part: int, begin: int, rows: int, columns: int, out: int) -> tuple[list[list[int]], int]:
+def jobs_of(row: int, scalar_row: int, begin: int, rows: int, columns: int, out: int) -> tuple[list[list[int]], int]:
     """The rows of `jobs` that add up a matrix, and into how many chunks it is cut, each with sums of all columns."""
     together = 1
     while together * columns < column_means.LANES and 16 * together < rows:
@@ -138,8 +140,10 @@ def jobs_of(row: int, part: int, begin: int, rows: int, columns: int, out: int) 
         for block in range(0, columns, column_means.BLOCK):
             kept = min(column_means.BLOCK, columns - block)
             offset, stride, width = begin + first * columns + block, together * columns, together * kept
-            runs, rest = divmod(count, together)
-            jobs.append([row, part, offset, stride, runs, width, rest * kept, kept, out + chunk * columns + block])
+            runs, remainder = divmod(count, together)
+            jobs.append(
+                [row, scalar_row, offset, stride, runs, width, remainder * kept, kept, out + chunk * columns + block]
+            )
     return jobs, -(-rows // each)
 
 
@@ -152,9 +156,11 @@ def cut(stacks: int, size: int, run: int, means_at: int) -> tuple[Array, Array, 
 
 
 @cache
-def centralized(options: tuple[str, ...]) -> tuple[str, ...]:
-    """The options with `centralize`, in their order."""
-    return tuple(option for option in OPTIONS | AVERAGES if option in options or option == "centralize")
+def centralized(transforms: tuple[str, ...]) -> tuple[str, ...]:
+    """The transforms with `centralize`, in their order."""
+    return tuple(
+        transform for transform in TRANSFORMS | AVERAGES if transform in transforms or transform == "centralize"
+    )
 
 
 @cache

@@ -25,19 +25,19 @@ ALIGNED = 64
 
 
 def storage_of(
-    owner: str, rule: Rule, name: str, array: Array, wanted: str, *, is_sparse: bool, is_centralized: bool
+    owner: str, rule: Rule, name: str, array: Array, setting: str, *, is_sparse: bool, is_centralized: bool
 ) -> str:
-    """How the state of an array is stored where `wanted` is the setting; raises for float64."""
-    if wanted == FLOAT32 or not rule.state:
+    """How the state of an array is stored where `setting` is the setting; raises for float64."""
+    if setting == FLOAT32 or not rule.state:
         return FLOAT32
     if array.dtype != np.float32:
         raise TypeError(
-            f"{owner}: {name} has dtype {array.dtype}, but state_storage={wanted!r} is for float32 parameters; make it "
-            "float32, or give it a group with state_storage='float32'"
+            f"{owner}: {name} has dtype {array.dtype}, but state_storage={setting!r} is for float32 parameters; make "
+            "it float32, or give it a group with state_storage='float32'"
         )
     if rule.is_by_array or is_sparse or is_centralized or array.size < SMALLEST:
         return FLOAT32
-    return wanted
+    return setting
 
 
 def storages(
@@ -55,9 +55,9 @@ def storages(
         return dict.fromkeys(arrays, FLOAT32)
     settings = {}
     for key, array in arrays.items():
-        part = groups.part_of(None if isinstance(key, Enum) else key, array) if groups else ()
-        settings[key] = groups.settings_of(part) if groups else {}
-    frozen = {key for key, own in settings.items() if own.get("frozen")}
+        numbers = groups.matching(None if isinstance(key, Enum) else key, array) if groups else ()
+        settings[key] = groups.settings_of(numbers) if groups else {}
+    frozen = {key for key, values in settings.items() if values.get("frozen")}
     gradients = container.gradients_by_key(grads, frozen)
     return {
         key: storage_of(
@@ -191,8 +191,8 @@ class Column:
 
     def take(self, codes: Codes) -> None:
         """Copies codes and scales of its own storage."""
-        own, scales = self.parts()
-        own[...], scales[...] = codes.codes, codes.scales
+        target, scales = self.parts()
+        target[...], scales[...] = codes.codes, codes.scales
 
 
 class StoredSlot(MutableMapping[Hashable, Array]):

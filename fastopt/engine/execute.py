@@ -39,8 +39,8 @@ def kernels(launches: list[Launch], calls: list[tuple[Any, ...]]) -> Iterator[No
     """
     work: list[Iterator[None]] = []
     for launch, arguments in zip(launches, calls, strict=True):
-        arrays = [entry for entry in launch.staged if not entry.is_assigned]
-        staged, targets = [entry.staged for entry in arrays], [entry.array for entry in arrays]
+        arrays = [leaf for leaf in launch.staged if not leaf.is_assigned]
+        staged, targets = [leaf.staged for leaf in arrays], [leaf.array for leaf in arrays]
         work += writing(targets=staged, values=targets), map(call, *[[argument] for argument in arguments])
         work += (writing(targets, staged),)
     return chain.from_iterable(work)
@@ -48,26 +48,26 @@ def kernels(launches: list[Launch], calls: list[tuple[Any, ...]]) -> Iterator[No
 
 def fetch_values(launches: list[Launch], params: Any) -> None:
     """Stages numbers, and arrays that `params` hands out copies of."""
-    for entry in _assigned(launches):
-        entry.staged[...] = params[entry.key]
+    for leaf in _assigned(launches):
+        leaf.staged[...] = params[leaf.key]
 
 
 def assignments(launches: list[Launch], params: Any) -> Iterator[None]:
     """Assigns what `fetch_values` staged to `params`; doing it twice does no harm."""
-    entries = _assigned(launches)
-    copied = [entry for entry in entries if entry.copied]
-    numbers = [entry for entry in entries if not entry.copied]
+    leaves = _assigned(launches)
+    copied = [leaf for leaf in leaves if leaf.copied]
+    numbers = [leaf for leaf in leaves if not leaf.copied]
     # Of the type that they had; an int becomes a float.
-    kinds = [type(entry.value) if isinstance(entry.value, np.floating) else float for entry in numbers]
+    kinds = [type(leaf.value) if isinstance(leaf.value, np.floating) else float for leaf in numbers]
     values = chain(
-        map(call, kinds, map(itemgetter(()), [entry.staged for entry in numbers])),
-        map(methodcaller("copy", order="K"), [entry.staged for entry in copied]),
+        map(call, kinds, map(itemgetter(()), [leaf.staged for leaf in numbers])),
+        map(methodcaller("copy", order="K"), [leaf.staged for leaf in copied]),
     )
-    return map(setitem, repeat(params), [entry.key for entry in numbers + copied], values)
+    return map(setitem, repeat(params), [leaf.key for leaf in numbers + copied], values)
 
 
 def _assigned(launches: list[Launch]) -> list[Any]:
-    return [entry for launch in launches for entry in launch.staged if entry.is_assigned]
+    return [leaf for launch in launches for leaf in launch.staged if leaf.is_assigned]
 
 
 @cache

@@ -1,4 +1,4 @@
-"""One kernel call: the parameters of a dtype, their addresses, and the tally of a report."""
+"""One kernel call: the parameters of a dtype, their addresses, and the statistics of a report."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fastopt.tuning import AS_THEY_COME, Choice
 
 
 @dataclass
-class Entry:
+class Leaf:
     """A parameter of the plan."""
 
     key: Hashable
@@ -31,10 +31,10 @@ class Entry:
     row: int = -1  # its row in the table, -1 if its gradient is None
     groups: tuple[int, ...] = ()  # the groups that it belongs to
     cohort: int = 0  # by which its steps are counted
-    part: int = 0  # its row of scalars, if it is updated
+    scalar_row: int = 0  # its row of scalars, if it is updated
     centralized: bool = False  # whether means are taken from its gradient
     staged: Array | None = None  # a contiguous copy to work on where the parameter itself cannot be
-    touched: Any = None  # a `Touched` where the gradient is Rows
+    sparse: Any = None  # a `SparseGradient` where the gradient is Rows
     copied: bool = False  # whether params hands out a copy of it at each look, and is assigned to
 
     def __post_init__(self) -> None:
@@ -53,7 +53,7 @@ class Entry:
     @property
     def size(self) -> int:
         """The number of elements that a step updates."""
-        return self.layout.size if self.touched is None else int(self.touched.size)
+        return self.layout.size if self.sparse is None else int(self.sparse.size)
 
     @property
     def nbytes(self) -> int:
@@ -84,17 +84,17 @@ class Entry:
 class Launch:
     """Arrays of one dtype, no two the same, that one kernel call updates."""
 
-    table: Array  # int64[arrays + 1, columns], the last row for the address of the tally
+    table: Array  # int64[arrays + 1, columns], the last row for the address of the statistics
     starts: Array  # int64[arrays + 1]
     dtype: str
     moved_bytes: int
-    staged: list[Entry]
-    parts: list[int]  # the row of scalars of each array
+    staged: list[Leaf]
+    scalar_rows: list[int]  # the row of scalars of each array
     kernels: dict[tuple[str, bool, tuple[str, ...], int], Any] = field(default_factory=dict)
-    tally: Array | None = None  # float64[pieces and arrays, FIELDS], a row for each piece of each array
+    statistics: Array | None = None  # float64[pieces and arrays, FIELDS], a row for each piece of each array
 
     def __post_init__(self) -> None:
-        # The first row of each array in the tally; its others follow.
+        # The first row of each array in the statistics; its others follow.
         self.rows = self.starts[:-1] // loops.PIECE + np.arange(len(self.starts) - 1)
 
     is_stored: ClassVar[bool] = False
@@ -103,32 +103,34 @@ class Launch:
     @property
     def parameter_bytes(self) -> int:
         """The bytes of the parameters whose own memory the kernel writes."""
-        staged = sum(entry.layout.size for entry in self.staged)
+        staged = sum(leaf.layout.size for leaf in self.staged)
         return (int(self.starts[-1]) - staged) * np.dtype(self.dtype).itemsize
 
     def call(
-        self, rule: Rule, which: str, options: tuple[str, ...] = (), choice: Choice = AS_THEY_COME
+        self, rule: Rule, which: str, transforms: tuple[str, ...] = (), choice: Choice = AS_THEY_COME
     ) -> tuple[Any, Array, Array, int]:
         """Kernel and arguments; compiles the kernel at its first use."""
         threads = choice.threads_for(self.moved_bytes)
-        wanted = which, threads > 1, options, choice.form
-        kernel = self.kernels.get(wanted)
+        variant = which, threads > 1, transforms, choice.form
+        kernel = self.kernels.get(variant)
         if kernel is None:
             try:
-                kernel = self.kernels[wanted] = kernel_of(rule, self.dtype, threads > 1, which, options, choice.form)
+                kernel = self.kernels[variant] = kernel_of(
+                    rule, self.dtype, threads > 1, which, transforms, choice.form
+                )
             except NumbaError as error:
                 raise TypeError(formula_checks.not_compiled(rule.formula, rule.state, error)) from error
-        if which not in ("step", "prepare") and self.tally is None:
-            tally = np.zeros((self.starts[-1] // loops.PIECE + len(self.starts), loops.FIELDS))
-            self.table[-1, 0] = tally.ctypes.data
-            self.tally = tally  # last: Ctrl-C may come before, and the next call then does it all again
+        if which not in ("step", "prepare") and self.statistics is None:
+            statistics = np.zeros((self.starts[-1] // loops.PIECE + len(self.starts), loops.FIELDS))
+            self.table[-1, 0] = statistics.ctypes.data
+            self.statistics = statistics  # last: Ctrl-C may come before, and the next call then does it all again
         return kernel, self.table, self.starts, threads
 
     def fetch(self, leaves: Any) -> None:
         """Copies into the staged arrays what stands among the leaves of the parameters."""
-        for entry in self.staged:
-            assert entry.staged is not None
-            entry.staged[...] = leaves[entry.key]
+        for leaf in self.staged:
+            assert leaf.staged is not None
+            leaf.staged[...] = leaves[leaf.key]
 
     def check_rows(self, owner: str, blocks: list[Array]) -> None:
         """Raises if the address of a row is wrong, where arrays are rows."""
@@ -146,29 +148,29 @@ def as_number(staged: Array, before: Any) -> Any:
 
 def check_addresses(plan: Any) -> None:
     """Raises if an address in a plan is not that of a live array, large enough and, where written, writable."""
-    for number, entry in enumerate(plan.entries):
-        if entry.row < 0 or entry.touched:
+    for number, leaf in enumerate(plan.leaves):
+        if leaf.row < 0 or leaf.sparse:
             continue
-        size = entry.layout.size * entry.layout.dtype.itemsize
-        owners = [[entry.array if entry.staged is None else entry.staged]]
+        size = leaf.layout.size * leaf.layout.dtype.itemsize
+        owners = [[leaf.array if leaf.staged is None else leaf.staged]]
         owners += [[array for array in (plan._scratch.get(number), plan._gradients[number]) if _is_array(array)]]
         owners += [plan.state.blocks] * (plan._table.shape[1] - 3) + [[plan._scalars]]
-        for column, (address, arrays) in enumerate(zip(plan._table[entry.row].tolist(), owners, strict=True)):
+        for column, (address, arrays) in enumerate(zip(plan._table[leaf.row].tolist(), owners, strict=True)):
             places = [byte_bounds(array) for array in arrays if column == 1 or array.flags.writeable]
             most = plan._scalars[0].nbytes if column == plan._table.shape[1] - 1 else size
             if 2 <= column < 2 + len(plan.rule.state):
-                most = plan.state.bytes_of(entry.key, size)
+                most = plan.state.bytes_of(leaf.key, size)
             if address == 0 and column >= 2 + len(plan.rule.state):  # an average that is not wanted
                 continue
             if size and not any(low <= address and address + most <= high for low, high in places):
                 raise RuntimeError(
-                    f"{plan.owner}: the address {address:#x} in column {column} of {plan._name(entry.key)} is not that "
+                    f"{plan.owner}: the address {address:#x} in column {column} of {plan._name(leaf.key)} is not that "
                     f"of {most} bytes of a live array; please report this error"
                 )
     for launch in plan._launches:
         launch.check_rows(plan.owner, plan.state.blocks)
-        if launch.tally is not None and launch.table[-1, 0] != launch.tally.ctypes.data:
-            raise RuntimeError(f"{plan.owner}: the address of a tally is wrong; please report this error")
+        if launch.statistics is not None and launch.table[-1, 0] != launch.statistics.ctypes.data:
+            raise RuntimeError(f"{plan.owner}: the address of statistics is wrong; please report this error")
 
 
 def _is_array(value: Any) -> bool:

@@ -73,13 +73,13 @@ class OneProcess:
         """The number of elements of that leaf, of which `size` are stepped here."""
         return size
 
-    def has_float64(self, here: bool) -> bool:
+    def has_float64(self, value: bool) -> bool:
         """Whether any process has float64 numbers."""
-        return here
+        return value
 
-    def any(self, here: bool) -> bool:
+    def any(self, value: bool) -> bool:
         """Whether something is so on any process."""
-        return here
+        return value
 
     def first(self, text: str | None) -> str | None:
         """The text of the first process that has one."""
@@ -105,7 +105,7 @@ def exact_pair(numbers: list[float]) -> tuple[float, float]:
 
 
 def norms(
-    look: Callable[[str | None], Mapping[Name, Sequence[Array]]],
+    run_pass: Callable[[str | None], Mapping[Name, Sequence[Array]]],
     again: bool,
     each: int = 0,
     processes: OneProcess = ONE_PROCESS,
@@ -116,11 +116,11 @@ def norms(
     again : whether other passes may be needed; float32 numbers have squares that float64 holds
     each : as in `OneProcess.add_up`
     """
-    found = {name: Norm(_root(sums)) for name, sums in processes.add_up(look(None), each).items()}
+    found = {name: Norm(_root(sums)) for name, sums in processes.add_up(run_pass(None), each).items()}
     for kind in (LARGE, SMALL) if processes.has_float64(again) else ():
         wanted = [name for name, norm in found.items() if norm.exponent == 0 and _kind(norm) == kind]
         if wanted:
-            sums = processes.add_up(look(kind), each)
+            sums = processes.add_up(run_pass(kind), each)
             found.update({name: Norm(_root(sums[name]), _EXPONENTS[kind]) for name in wanted})
     return found
 

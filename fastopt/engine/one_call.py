@@ -37,12 +37,12 @@ not made; and the cohorts whose step it is, one for each row of scalars."""
 def prepare(plan: Plan) -> None:
     """Gives a plan its look, if compiled code can look at all of its parameters."""
     plan.is_prepared = True
-    specials = [plan.entries[number] for number in plan._special_numbers]
+    specials = [plan.leaves[number] for number in plan._special_numbers]
     if not getattr(sys, "_is_gil_enabled", lambda: True)():  # which keeps other threads away from what is looked at
         return
     if plan._scan is None or flags.CHECK or any(type(at.value) is not float for at in specials):
         return
-    count = len(plan.entries)
+    count = len(plan.leaves)
     node = plan.container.walk()
     walk = Walk(Node(list, tuple(range(count)), (LEAF,) * count) if node is None else node)
     holders = [walk.holders[number] for number in plan._special_numbers]
@@ -50,20 +50,20 @@ def prepare(plan: Plan) -> None:
     if specials and (node is None or any(type(key) is not str for _, key, is_list in holders if not is_list)):
         return
     floats = np.zeros((len(specials), 2))
-    for number, entry, pair, (holder, key, is_list) in zip(
+    for number, leaf, pair, (holder, key, is_list) in zip(
         plan._special_numbers, specials, floats, holders, strict=True
     ):
         plan._expected[number, [array_scan.HOLDER, array_scan.PLACE]] = holder, key if is_list else id(key)
         staged, address = pair[:1].reshape(()), pair.ctypes.data
-        if entry.row >= 0:  # no calls, between which Ctrl-C could come
-            entry.staged = staged
-            plan._table[entry.row, 0] = plan._expected[number, array_scan.STAGED] = address
-    room = np.zeros((2, len(plan.entries)), np.int64)
+        if leaf.row >= 0:  # no calls, between which Ctrl-C could come
+            leaf.staged = staged
+            plan._table[leaf.row, 0] = plan._expected[number, array_scan.STAGED] = address
+    room = np.zeros((2, len(plan.leaves)), np.int64)
     words = np.zeros(one_call.WORDS, np.int64)
     for word, value in {
         one_call.BARE: plan.container.is_bare,
-        one_call.COUNT: len(plan.entries),
-        one_call.ENTRIES: plan._expected.ctypes.data,
+        one_call.COUNT: len(plan.leaves),
+        one_call.LEAVES: plan._expected.ctypes.data,
         one_call.SHAPES: plan._shapes.ctypes.data,
         one_call.SIZES: len(plan._shapes),
         one_call.WRITTEN: plan.written.ctypes.data,
@@ -100,30 +100,30 @@ def prepare(plan: Plan) -> None:
     # Not the plan itself, which has the method: nothing should wait for the garbage collector.
     owner.alive = plan._expected, plan._shapes, plan.written, plan._table, plan._scalars, plan.keys, room, floats
     owner.alive += plan.state, plan._launches, walk
-    plan.words, plan.memory, plan.looked = words, owner, True
+    plan.words, plan.memory, plan.checked = words, owner, True
     if isinstance(plan.container, Buffers):
         watch(plan)
-        plan.look = _flat(_method(owner), plan.flat_layout)
+        plan.check = _flat(_method(owner), plan.flat_layout)
     else:
-        plan.look = _method(owner) if node is not None else _listed(_method(owner), plan.container)
+        plan.check = _method(owner) if node is not None else _listed(_method(owner), plan.container)
 
 
-def call_for(plan: Plan, options: tuple[str, ...]) -> Call | None:
+def call_for(plan: Plan, transforms: tuple[str, ...]) -> Call | None:
     """The call for a plan; None if its steps cannot be made in one.
 
-    The amounts of the options are those of the last step that was made otherwise.
+    The amounts of the transforms are those of the last step that was made otherwise.
     """
-    if plan.call_options != options:
-        plan.call, plan.call_options = None, options
+    if plan.call_transforms != transforms:
+        plan.call, plan.call_transforms = None, transforms
         launch = plan._launches[0] if len(plan._launches) == 1 and plan.is_plain else None
         launch = None if plan.stored_launches else launch
-        if plan.look is not None and launch is not None and launch.moved_bytes < MOST_BYTES:
-            kernel = launch.call(plan.rule, "step", options)[0]
+        if plan.check is not None and launch is not None and launch.moved_bytes < MOST_BYTES:
+            kernel = launch.call(plan.rule, "step", transforms)[0]
             if isinstance(kernel, partial):
                 address, form = kernel.args
                 plan.words[one_call.KERNEL], plan.words[one_call.FORM] = address, form
                 plan.words[one_call.STARTS] = launch.starts.ctypes.data
-                method = plan.look if plan.tuner is None else _tuned(plan.look, plan.words, plan.tuner, launch.dtype)
+                method = plan.check if plan.tuner is None else _tuned(plan.check, plan.words, plan.tuner, launch.dtype)
                 plan.call = method, tuple(plan.cohorts)
     return plan.call  # type: ignore[no-any-return]
 
@@ -161,7 +161,7 @@ class Walk:
         starts = accumulate(map(len, self._targets), initial=0)
         rows = [[*row, start] for row, start in zip(self._rows, starts, strict=False)]
         self.nodes = np.array(rows, np.int64).reshape(-1, one_call.NODE_FIELDS)
-        self.children = np.array([pair for mine in self._targets for pair in mine], np.int64).reshape(-1, 2)
+        self.children = np.array([pair for targets in self._targets for pair in targets], np.int64).reshape(-1, 2)
         self.room = np.zeros((2, len(rows)), np.int64)
 
     def _visit(self, node: Node) -> int:
@@ -190,9 +190,9 @@ def _form(kind: type) -> int:
 def _listed(method: Any, container: Container) -> Any:
     """The same for containers that Python has to walk."""
 
-    def call(params: Any, grads: Any, *rest: Any) -> int:
+    def call(params: Any, grads: Any, *arguments: Any) -> int:
         lists = container.lists(params, grads)
-        return 0 if lists is None else method(*lists, *rest)
+        return 0 if lists is None else method(*lists, *arguments)
 
     return call
 
@@ -200,12 +200,12 @@ def _listed(method: Any, container: Container) -> Any:
 def _flat(method: Any, layout: Any) -> Any:
     """The same for FlatDicts of a layout, of which it gets the buffers."""
 
-    def call(params: Any, grads: Any, *rest: Any) -> int:
+    def call(params: Any, grads: Any, *arguments: Any) -> int:
         if not isinstance(params, FLAT) or not isinstance(grads, FLAT):
             return 0
         if params.layout is not layout or grads.layout is not layout:
             return 0
-        return method(params._buffer, grads._buffer, *rest)  # type: ignore[no-any-return]
+        return method(params._buffer, grads._buffer, *arguments)  # type: ignore[no-any-return]
 
     return call
 

@@ -32,7 +32,7 @@ from fastopt.rows import Rows
 from fastopt.settings import PlanSettings
 from fastopt.tuning import AS_THEY_COME, Tuner
 
-# Of a tally of norms.
+# Of statistics of norms.
 SUMS, SECOND_SUMS = slice(TOTAL, COMPENSATION + 1), slice(SECOND_TOTAL, SECOND_COMPENSATION + 1)
 
 
@@ -46,7 +46,7 @@ class Plan(Table):
             return False
         if (groups is not None or by_array or self.divided) and self.arrangement != arrangement(groups, by_array):
             return False
-        if self.look is not None and self.finds_all_as_before(params, grads):
+        if self.check is not None and self.finds_all_as_before(params, grads):
             return True
         if isinstance(self.container, Buffers) and not all(
             view.flags.writeable for view in self.container.views(params)
@@ -57,21 +57,21 @@ class Plan(Table):
             return False
         parameters, gradients = lists
         for number in self._special_numbers:
-            if not self.entries[number].fits(parameters[number]):
+            if not self.leaves[number].fits(parameters[number]):
                 return False
-        here = id(parameters), id(gradients)
-        number = scan(*here, 0, *self._scanned)
+        addresses = id(parameters), id(gradients)
+        number = scan(*addresses, 0, *self._scanned)
         if number < 0 and not self.container.copied_keys(params, parameters) and self._take_over(parameters):
             if isinstance(self.container, Buffers):
                 self.views = self.container.views(params)
-            number = scan(*here, 0, *self._scanned)
-        while number != len(self.entries):
+            number = scan(*addresses, 0, *self._scanned)
+        while number != len(self.leaves):
             if number < 0 or gradients[number] is None:
                 return False
-            if isinstance(gradients[number], Rows) != (self.entries[number].touched is not None):
+            if isinstance(gradients[number], Rows) != (self.leaves[number].sparse is not None):
                 return False
             self._place_gradient(number, gradients[number])
-            number = scan(*here, number + 1, *self._scanned)
+            number = scan(*addresses, number + 1, *self._scanned)
         if self.rows_launches:
             self._arrange()
         self._gradients = gradients
@@ -79,12 +79,12 @@ class Plan(Table):
 
     def finds_all_as_before(self, params: Any, grads: Any) -> bool:
         """Whether the compiled look is enough for these arguments; if so, the plan has taken up the gradients."""
-        found = self.look(params, grads)
-        self.looked = bool(found)
+        found = self.check(params, grads)
+        self.checked = bool(found)
         if found:
             bare = self.container.is_bare
             self._gradients = [grads if self.form == "arrays" else grads.buffer] if bare else found
-        return self.looked
+        return self.checked
 
     def _can_write(self, params: Any, parameters: list[Any]) -> bool:
         """Whether a step gets into a mapping in the same way as when the plan was made: in place, or by assignment."""
@@ -104,10 +104,10 @@ class Plan(Table):
     """Whether parameters turned out to be other arrays than before."""
 
     is_prepared = False
-    look: Any = None
+    check: Any = None
     """A compiled look at parameters and gradients, where `one_call.prepare` found that it is possible."""
 
-    looked = False
+    checked = False
     """Whether that look was enough for the arguments of the last step, as it then is for a call."""
 
     words: Array
@@ -115,14 +115,14 @@ class Plan(Table):
     """The memory of the look, and the same with what must live as long."""
 
     call: Any = None
-    call_options: tuple[str, ...] | None = None
-    """The result of `one_call.call_for`, and the options that it is for."""
+    call_transforms: tuple[str, ...] | None = None
+    """The result of `one_call.call_for`, and the transforms that it is for."""
 
     def follows(self, cohorts: Any, state: State | None) -> bool:
         """Whether the leaves are still counted as the plan has it, by the cohorts and with the state of today."""
-        if state is not None and self.leaves.are_known:
+        if state is not None and self.counted.are_counted:
             self.state = state  # more leaves may have some than before; those of the plan lie where they lay
-        return self.leaves.follow(cohorts)
+        return self.counted.follow(cohorts)
 
     def takes_over(self, params: Any) -> bool:
         """Whether parameters are other arrays than before but alike, which the plan has then taken up."""
@@ -134,86 +134,86 @@ class Plan(Table):
         if not self.is_plain or self.tied:
             return False
         others = [
-            (number, entry, value, array_scan.address_of(value))
-            for number, (entry, value) in enumerate(zip(self.entries, parameters, strict=True))
-            if value is not entry.value and entry.row >= 0 and entry.staged is None and entry.is_like(value)
+            (number, leaf, value, array_scan.address_of(value))
+            for number, (leaf, value) in enumerate(zip(self.leaves, parameters, strict=True))
+            if value is not leaf.value and leaf.row >= 0 and leaf.staged is None and leaf.is_like(value)
         ]
         if not others:
             return False
-        moved = [(entry.header[0], address, entry.nbytes) for _, entry, _, address in others if entry.nbytes]
+        moved = [(leaf.header[0], address, leaf.nbytes) for _, leaf, _, address in others if leaf.nbytes]
         written = moved_blocks(self.written, moved)
         if written is None:
             return False
         scan, self._scan = self._scan, None  # a plan that Ctrl-C leaves half changed fits nothing
         self.written[:], self._memory = written, None
         self._table[:, 1] = 0  # gradients that were looked at lay beside what was written then
-        for number, entry, value, address in others:
-            entry.value = entry.array = value
-            entry.header = address, value.shape, value.strides, value.dtype
-            self._table[entry.row, 0], self._expected[number, array_scan.PARAMETER] = address, id(value)
+        for number, leaf, value, address in others:
+            leaf.value = leaf.array = value
+            leaf.header = address, value.shape, value.strides, value.dtype
+            self._table[leaf.row, 0], self._expected[number, array_scan.PARAMETER] = address, id(value)
         self._scan, self.moved = scan, True
         return True
 
     def has_the_arrays_of(self, other: Plan) -> bool:
         """Whether its parameters are those of another plan, as far as they have the same keys."""
-        arrays = {entry.key: entry.array for entry in other.entries if isinstance(entry.value, np.ndarray)}
+        arrays = {leaf.key: leaf.array for leaf in other.leaves if isinstance(leaf.value, np.ndarray)}
         return type(self.container) is type(other.container) and all(
-            arrays.get(entry.key, entry.array) is entry.array
-            for entry in self.entries
-            if isinstance(entry.value, np.ndarray)
+            arrays.get(leaf.key, leaf.array) is leaf.array for leaf in self.leaves if isinstance(leaf.value, np.ndarray)
         )
 
     processes: OneProcess = ONE_PROCESS
     """Adds up the results of several processes."""
 
     stepped = False
+    summed = 1
+    """Of how many gradients those of this step are the sums."""
     tuner: Tuner | None = None
     """Where it may choose how steps run."""
-    amounts: Array | None = None
-    """By which `averages.of_resting` moves averages of tables, those of each cohort."""
+    averaging_weights: Array | None = None
+    """By which `averages.of_left_out` moves averages of tables, those of each cohort."""
 
     def finite(self, squared: bool = False) -> bool:
         """Whether all gradients are finite, or all their squares; writes nothing."""
-        which = "look_at_squares" if squared else "look"
-        return not self.processes.any(any(tally[:, NONFINITE].any() for tally in self._look(which)))
+        which = "finite_squares" if squared else "finite"
+        return not self.processes.any(any(statistics[:, NONFINITE].any() for statistics in self._pass(which)))
 
     def gradient_norm(self) -> Norm:
         """The norm of all gradients together; writes nothing."""
 
-        def look(kind: str | None) -> dict[None, list[Array]]:
-            return {None: [tally[:, SUMS] for tally in self._look(*_gradient_pass(kind))]}
+        def run_pass(kind: str | None) -> dict[None, list[Array]]:
+            return {None: [statistics[:, SUMS] for statistics in self._pass(*_gradient_pass(kind))]}
 
-        return norms.norms(look, self._has_float64, 0, self.processes)[None]
+        return norms.norms(run_pass, self._has_float64, 0, self.processes)[None]
 
     def quick_sums(self) -> list[float] | None:
         """Plain sums of the squares of all gradients, for `norms.quick_clipped`; None where some are float64."""
         if self.processes.has_float64(self._has_float64):
             return None
-        return self.processes.add_up({None: [tally[:, SUMS] for tally in self._look("quick_norm")]}, 0)[None]
+        return self.processes.add_up({None: [statistics[:, SUMS] for statistics in self._pass("quick_norm")]}, 0)[None]
 
     def gradient_norms(self) -> dict[int, Norm]:
         """The norm of the gradient of each row of scalars; writes nothing."""
         leaves = self._leaves_by_row()
 
-        def look(kind: str | None) -> dict[Hashable, list[Array]]:
+        def run_pass(kind: str | None) -> dict[Hashable, list[Array]]:
             found: dict[Hashable, list[Array]] = {}
             for row, sums in self._sums_by_row(*_gradient_pass(kind)):
                 found.setdefault(leaves[row], []).append(sums[:, SUMS])
             return found
 
-        of_leaves = norms.norms(look, self._has_float64, 1, self.processes)
+        of_leaves = norms.norms(run_pass, self._has_float64, 1, self.processes)
         return {row: of_leaves[leaf] for row, leaf in leaves.items()}
 
     def _leaves_by_row(self) -> dict[int, Hashable]:
         """The leaf that each row of scalars is of, where arrays are told apart."""
-        return {entry.part: self.processes.leaf(entry.key) for entry in self._active}
+        return {leaf.scalar_row: self.processes.leaf(leaf.key) for leaf in self._active}
 
     @cached_property
     def _has_float64(self) -> bool:
         return any(launch.dtype == "float64" for launch in self._launches)
 
     def measures(
-        self, params: Any, scalars: list[tuple[float, ...]], options: tuple[str, ...]
+        self, params: Any, scalars: list[tuple[float, ...]], transforms: tuple[str, ...]
     ) -> dict[int, tuple[Norm, Norm, int]]:
         """The norms of the rule's two measures and the size of the array of each row of scalars; writes nothing."""
         self._write_scalars(scalars)
@@ -222,44 +222,46 @@ class Plan(Table):
 
         leaves = self._leaves_by_row()
 
-        def look(kind: str | None) -> dict[tuple[Hashable, int], list[Array]]:
+        def run_pass(kind: str | None) -> dict[tuple[Hashable, int], list[Array]]:
             found: dict[tuple[Hashable, int], list[Array]] = {}
-            for row, sums in self._sums_by_row(kind or "measure", measuring, options, params):
-                for number, part in enumerate((SUMS, SECOND_SUMS)):
-                    found.setdefault((leaves[row], number), []).append(sums[:, part])
+            for row, sums in self._sums_by_row(kind or "measure", measuring, transforms, params):
+                for number, columns in enumerate((SUMS, SECOND_SUMS)):
+                    found.setdefault((leaves[row], number), []).append(sums[:, columns])
             return found
 
-        found = norms.norms(look, self._has_float64, 2, self.processes)
-        sizes = {entry.part: self.processes.size(entry.key, entry.layout.size) for entry in self._active}
+        found = norms.norms(run_pass, self._has_float64, 2, self.processes)
+        sizes = {leaf.scalar_row: self.processes.size(leaf.key, leaf.layout.size) for leaf in self._active}
         return {row: (found[leaf, 0], found[leaf, 1], sizes[row]) for row, leaf in leaves.items()}
 
     def prepare(
-        self, params: Any, scalars: list[tuple[float, ...]], options: tuple[str, ...], parts: list[Any]
+        self, params: Any, scalars: list[tuple[float, ...]], transforms: tuple[str, ...], settings_by_row: list[Any]
     ) -> None:
         """Fills the last state slot, and does to each array of it what the settings of its part do; writes no other."""
         self._write_scalars(scalars)
         assert self.rule.preparing is not None
-        self._run_before("prepare", self.rule.preparing, options, params)
+        self._run_before("prepare", self.rule.preparing, transforms, params)
         views = self.state.views[self.rule.state[-1]]
-        for entry in self.entries:
-            if entry.row >= 0:
-                parts[entry.part].prepared(views[entry.key])
+        for leaf in self.leaves:
+            if leaf.row >= 0:
+                settings_by_row[leaf.scalar_row].prepared(views[leaf.key])
 
     def _sums_by_row(self, *call: Any) -> Iterator[tuple[int, Array]]:
-        """The row of scalars of each array, and its rows of the tally."""
-        for launch, tally in zip(self._launches, self._look(*call), strict=True):
-            ends = [*launch.rows.tolist(), len(tally)]
-            for part, first, last in zip(launch.parts, ends, ends[1:], strict=False):
-                yield part, tally[first:last]
+        """The row of scalars of each array, and its rows of the statistics."""
+        for launch, statistics in zip(self._launches, self._pass(*call), strict=True):
+            ends = [*launch.rows.tolist(), len(statistics)]
+            for scalar_row, first, last in zip(launch.scalar_rows, ends, ends[1:], strict=False):
+                yield scalar_row, statistics[first:last]
 
-    def _look(self, *call: Any) -> list[Array]:
-        """Runs a kernel that only reads; returns its tallies."""
+    def _pass(self, *call: Any) -> list[Array]:
+        """Runs a kernel that only reads; returns its statistics."""
         self._run_before(*call)
-        return [launch.tally for launch in self._launches if launch.tally is not None]
+        return [launch.statistics for launch in self._launches if launch.statistics is not None]
 
-    def _run_before(self, which: str, rule: Rule = NO_RULE, options: tuple[str, ...] = (), params: Any = None) -> None:
+    def _run_before(
+        self, which: str, rule: Rule = NO_RULE, transforms: tuple[str, ...] = (), params: Any = None
+    ) -> None:
         """Runs a kernel that writes no parameter; `params` are needed where it reads them."""
-        calls = [launch.call(rule, which, options) for launch in self._launches]
+        calls = [launch.call(rule, which, transforms) for launch in self._launches]
         if flags.CHECK:
             check_addresses(self)
         leaves = None if params is None else self.container.leaves(params)
@@ -270,25 +272,27 @@ class Plan(Table):
 
     def report(self) -> Report:
         """Return the report of the last `run` that kept one."""
-        tallies = [(launch.tally.copy(), launch.rows) for launch in self._launches if launch.tally is not None]
-        return Report(*self._reported(), tallies, self._order, skipped=False)
+        statistics = [
+            (launch.statistics.copy(), launch.rows) for launch in self._launches if launch.statistics is not None
+        ]
+        return Report(*self._reported(), statistics, self._order, skipped=False)
 
     def _reported(self) -> tuple[list[Hashable], list[int]]:
         """The keys of what is updated, and their numbers of elements."""
-        keys = [None if entry.key is BARE else entry.key for entry in self._active]
-        return keys, [entry.size for entry in self._active]
+        keys = [None if leaf.key is BARE else leaf.key for leaf in self._active]
+        return keys, [leaf.size for leaf in self._active]
 
     def report_of_nothing(self) -> Report:
         """The report of a step that is not made."""
         rows = []
         with np.errstate(all="ignore"):
-            for entry, given in zip(self.entries, self._gradients, strict=True):
-                if entry.row < 0:
+            for leaf, given in zip(self.leaves, self._gradients, strict=True):
+                if leaf.row < 0:
                     continue
-                if entry.touched is None:
-                    gradient, parameter = _as_seen(given, entry.layout), entry.array
+                if leaf.sparse is None:
+                    gradient, parameter = _as_seen(given, leaf.layout), leaf.array
                 else:
-                    gradient, parameter = entry.touched.sums, entry.array[entry.touched.distinct]
+                    gradient, parameter = leaf.sparse.sums, leaf.array[leaf.sparse.distinct]
                 plain, large, small = (
                     [np.square(array.astype(np.float64) * factor).sum() for array in (gradient, parameter)]
                     for factor in (1.0, DOWN, UP)
@@ -296,8 +300,8 @@ class Plan(Table):
                 counts = np.sum(gradient == 0), np.sum(~np.isfinite(gradient))
                 rows.append([*plain, 0.0, *counts, *large, 0.0, *small, 0.0])
         in_order = np.arange(len(rows))
-        tallies = [(np.array(rows, np.float64).reshape(-1, FIELDS), in_order)] if rows else []
-        return Report(*self._reported(), tallies, in_order, skipped=True)
+        statistics = [(np.array(rows, np.float64).reshape(-1, FIELDS), in_order)] if rows else []
+        return Report(*self._reported(), statistics, in_order, skipped=True)
 
     def forget_gradients(self) -> None:
         """Lets go of the gradients of a step that is not made."""
@@ -306,7 +310,7 @@ class Plan(Table):
     def refuse_nonfinite(self, grads: Any) -> NoReturn:
         """Raises the error that names the first gradient with NaN or infinity."""
         self._gradients = []
-        bad = self.first_gradient(grads, lambda seen, part: ~np.isfinite(seen))
+        bad = self.first_gradient(grads, lambda seen, row: ~np.isfinite(seen))
         text = self.processes.first(None if bad is None else arguments.nonfinite(self.owner, *bad))
         if text is None:
             raise AssertionError("no gradient is NaN or infinite")
@@ -317,22 +321,22 @@ class Plan(Table):
 
         is_bad : takes values and their row of scalars
         """
-        entries = {entry.key: entry for entry in self.entries}
+        leaves = {leaf.key: leaf for leaf in self.leaves}
         gradients = self.container.gradients_by_key(grads, self._frozen)
         for key in self.keys:
             if key in self._frozen:
                 continue
             gradient = gradients[key]
-            name, layout, entry = self._name(key, "grads"), self.state.layouts[key], entries.get(key, self.entries[0])
+            name, layout, leaf = self._name(key, "grads"), self.state.layouts[key], leaves.get(key, self.leaves[0])
             if isinstance(gradient, Rows):
-                touched = entry.touched
-                bad = is_bad(touched.sums, entry.part)
+                sparse = leaf.sparse
+                bad = is_bad(sparse.sums, leaf.scalar_row)
                 for row in np.flatnonzero(bad.any(axis=1))[:1]:
-                    sums, bad = (part[row].reshape(layout.shape[1:]) for part in (touched.sums, bad))
-                    return f"the sum of row {touched.distinct[row]} of {name}", sums, bad
+                    sums, bad = (array[row].reshape(layout.shape[1:]) for array in (sparse.sums, bad))
+                    return f"the sum of row {sparse.distinct[row]} of {name}", sums, bad
                 continue
             seen = _as_seen(0.0 if gradient is None else gradient, layout)
-            bad = is_bad(seen, entry.part)
+            bad = is_bad(seen, leaf.scalar_row)
             if bad.any():
                 return name, seen, bad
         return None
@@ -342,12 +346,12 @@ class Plan(Table):
         params: Any,
         scalars: list[tuple[float, ...]],
         report: bool,
-        options: tuple[str, ...] = (),
+        transforms: tuple[str, ...] = (),
         after: Iterator[None] = NOTHING,
     ) -> None:
         """Updates everything. Only the arrays that `accepts` or `__init__` checked are touched.
 
-        scalars : for each part those of the formula, then the amounts of the options
+        scalars : for each part those of the formula, then the amounts of the transforms
         after : calls of C that write what else there is
 
         `stepped`, which the caller has set to False, stays so as long as nothing was written. After that the step is
@@ -360,7 +364,7 @@ class Plan(Table):
             choice = AS_THEY_COME if self.tuner is None else self.tuner.choice
             tuner = None if report else self.tuner
         # Compiles before anything of the user's is written.
-        calls = [launch.call(self.rule, which, options, choice) for launch in self._launches]
+        calls = [launch.call(self.rule, which, transforms, choice) for launch in self._launches]
         if flags.CHECK:
             check_addresses(self)
         begin = 0 if tuner is None else tuner.begin()

@@ -11,7 +11,7 @@ from numba import from_dtype, types
 from numpy.lib.array_utils import byte_bounds
 
 from fastopt import rows
-from fastopt.engine.launch import Entry, Launch
+from fastopt.engine.launch import Launch, Leaf
 from fastopt.engine.state import Layout
 from fastopt.flat import Array
 from fastopt.kernels import loops
@@ -22,8 +22,8 @@ from fastopt.rows import Rows
 from fastopt.tuning import AS_THEY_COME, Choice
 
 
-class Touched:
-    """The touched rows of one parameter and the sums of their gradients; its buffers stay from step to step."""
+class SparseGradient:
+    """The updated rows of one parameter and the sums of their gradients; its buffers stay from step to step."""
 
     def __init__(self, layout: Layout) -> None:
         self.width = math.prod(layout.shape[1:])
@@ -49,7 +49,7 @@ class Touched:
 
     @property
     def distinct(self) -> Array:
-        """The numbers of the touched rows, each once."""
+        """The numbers of the updated rows, each once."""
         return self._distinct[: self.count]
 
     @property
@@ -63,65 +63,65 @@ class Touched:
 
 
 class RowsLaunch(Launch):
-    """A launch whose arrays are the touched rows of some parameters, other ones at each step.
+    """A launch whose arrays are the updated rows of some parameters, other ones at each step.
 
     It is made with the addresses of the whole parameters, of which `arrange` makes those of the rows.
     """
 
-    def begin(self, entries: list[Entry]) -> None:
+    def begin(self, leaves: list[Leaf]) -> None:
         """Takes up the parameters, in the order of the table that the launch was made with."""
-        self._entries, self._whole = entries, self.table
+        self._leaves, self._whole = leaves, self.table
         self._bytes = self.moved_bytes // max(1, int(self.starts[-1]))  # for each element
         self._table, self._starts = np.zeros((0, self.table.shape[1]), np.int64), np.zeros(1, np.int64)
 
     parameter_bytes = 0  # BLAS reads copies of the rows, so no other core has them
 
     def call(
-        self, rule: Rule, which: str, options: tuple[str, ...] = (), choice: Choice = AS_THEY_COME
+        self, rule: Rule, which: str, transforms: tuple[str, ...] = (), choice: Choice = AS_THEY_COME
     ) -> tuple[Any, Array, Array, int]:
         """As in `Launch`, but stored as they come, and averages are of all rows and not moved here.
 
         Their amount, the last, is not read then.
         """
-        return super().call(rule, which, tuple(option for option in options if option != "averaging"))
+        return super().call(rule, which, tuple(transform for transform in transforms if transform != "averaging"))
 
     def arrange(self) -> None:
         """Makes the table of a step, when all its gradients have been taken."""
-        needed = sum(entry.touched.count + 1 for entry in self._entries if entry.touched is not None)
+        needed = sum(leaf.sparse.count + 1 for leaf in self._leaves if leaf.sparse is not None)
         if needed > len(self._table) - 1:
             self._table = np.zeros((needed + needed // 8 + 1, self._whole.shape[1]), np.int64)
             self._starts = np.zeros(len(self._table), np.int64)
         fill, first, firsts = compiled_spread(), 0, []
-        for entry, whole in zip(self._entries, self._whole, strict=False):  # its last row is for a tally
-            touched = entry.touched
-            assert touched is not None
+        for leaf, whole in zip(self._leaves, self._whole, strict=False):  # its last row is for statistics
+            sparse = leaf.sparse
+            assert sparse is not None
             firsts.append(first)
-            whole[1] = touched._sums.ctypes.data
-            shape = touched.count, touched.width, touched.width_bytes
-            first = fill(whole, touched._distinct, *shape, first, self._table, self._starts)
+            whole[1] = sparse._sums.ctypes.data
+            shape = sparse.count, sparse.width, sparse.width_bytes
+            first = fill(whole, sparse._distinct, *shape, first, self._table, self._starts)
         self.table, self.starts = self._table[: first + 1], self._starts[: first + 1]
         self.moved_bytes = self._bytes * int(self.starts[-1])
         self.rows = self.starts[firsts] // loops.PIECE + np.array(firsts, np.int64)
-        self.tally = None  # its size is another one
+        self.statistics = None  # its size is another one
 
     def check_rows(self, owner: str, blocks: list[Array]) -> None:
         """Raises if an address is not that of a row of a live array."""
         first = 0
-        for entry in self._entries:
-            touched = entry.touched
-            assert touched is not None
-            arrays = [[entry.array], [touched._sums]] + [blocks] * (self.table.shape[1] - 3)
-            for row in self.table[first : first + touched.count].tolist():
+        for leaf in self._leaves:
+            sparse = leaf.sparse
+            assert sparse is not None
+            arrays = [[leaf.array], [sparse._sums]] + [blocks] * (self.table.shape[1] - 3)
+            for row in self.table[first : first + sparse.count].tolist():
                 for column, (address, owners) in enumerate(zip(row[:-1], arrays, strict=True)):
                     places = map(byte_bounds, owners)
                     if self._whole[0, column] and not any(
-                        low <= address and address + touched.width_bytes <= high for low, high in places
+                        low <= address and address + sparse.width_bytes <= high for low, high in places
                     ):
                         raise RuntimeError(
-                            f"{owner}: the address {address:#x} in column {column} of a row of params[{entry.key!r}] "
+                            f"{owner}: the address {address:#x} in column {column} of a row of params[{leaf.key!r}] "
                             "is not that of a live array; please report this error"
                         )
-            first += touched.count + 1
+            first += sparse.count + 1
 
 
 _INT64 = types.int64

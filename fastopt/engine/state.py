@@ -56,7 +56,7 @@ Slots = Mapping[str, float | None]
 """The value of each slot at the start, or PARAMETER."""
 
 
-class Piece:
+class Allocation:
     """The state of leaves that began together.
 
     arrays : {slot: {key: array, or its `Column`}}
@@ -76,20 +76,20 @@ class Piece:
         self.blocks: list[Array] = []
         self.arrays: dict[str, dict[Hashable, Any]] = {slot: {} for slot in slots}
         for dtype, storage in dict.fromkeys((layout.dtype, layout.storage) for layout in layouts.values()):
-            mine = {
+            alike = {
                 key: layout for key, layout in layouts.items() if (layout.dtype, layout.storage) == (dtype, storage)
             }
             stored = [] if storage == FLOAT32 else [slot for slot in slots if slot not in AVERAGED]
             if stored:
-                self._store(stored, storage, mine)
+                self._store(stored, storage, alike)
             whole = [slot for slot in slots if slot not in stored]
-            blocks = array_scan.arena(sum(layout.size for layout in mine.values()), dtype, len(whole)) if whole else []
+            blocks = array_scan.arena(sum(layout.size for layout in alike.values()), dtype, len(whole)) if whole else []
             for slot, block in zip(whole, blocks, strict=True):
                 start_value = slots[slot]
                 if start_value is not PARAMETER and start_value != 0.0:
                     block[...] = start_value
                 start = 0
-                for key, layout in mine.items():
+                for key, layout in alike.items():
                     view = block[start : start + layout.size]
                     self.arrays[slot][key] = view.reshape(layout.shape, order=layout.order)
                     start += layout.size
@@ -137,33 +137,33 @@ class State:
         nonnegative: tuple[str, ...] = (),
         parameters: Mapping[Hashable, Array] | None = None,
     ) -> None:
-        self._put_together(slots, nonnegative, [Piece(slots, layouts, nonnegative, parameters)], layouts)
+        self._put_together(slots, nonnegative, [Allocation(slots, layouts, nonnegative, parameters)], layouts)
 
     def _put_together(
-        self, slots: Slots, nonnegative: tuple[str, ...], pieces: list[Piece], keys: Iterable[Hashable]
+        self, slots: Slots, nonnegative: tuple[str, ...], allocations: list[Allocation], keys: Iterable[Hashable]
     ) -> State:
-        layouts = {key: layout for piece in pieces for key, layout in piece.layouts.items()}
-        self.slots, self.nonnegative, self._pieces = slots, nonnegative, pieces
+        layouts = {key: layout for allocation in allocations for key, layout in allocation.layouts.items()}
+        self.slots, self.nonnegative, self._allocations = slots, nonnegative, allocations
         self.layouts = {key: layouts[key] for key in keys}
-        self.blocks = [block for piece in pieces for block in piece.blocks]
+        self.blocks = [block for allocation in allocations for block in allocation.blocks]
         self.views: dict[str, Any] = {}
         for slot in slots:
-            arrays = {key: array for piece in pieces for key, array in piece.arrays[slot].items()}
+            arrays = {key: array for allocation in allocations for key, array in allocation.arrays[slot].items()}
             in_order = {key: arrays[key] for key in self.layouts}
             is_stored = any(isinstance(array, Column) for array in arrays.values())
             self.views[slot] = StoredSlot(in_order, slot) if is_stored else ViewDict(in_order)
         return self
 
-    def _of(self, pieces: list[Piece], keys: Iterable[Hashable]) -> State:
+    def _of(self, allocations: list[Allocation], keys: Iterable[Hashable]) -> State:
         """Another state with these slots."""
         other: State = object.__new__(State)
-        return other._put_together(self.slots, self.nonnegative, pieces, keys)
+        return other._put_together(self.slots, self.nonnegative, allocations, keys)
 
     @property
     def is_one_run(self) -> bool:
         """Whether each slot of all arrays lies in one piece, in the order of the keys, in C order and as float32 is."""
         layouts = self.layouts.values()
-        return len(self._pieces) == len({layout.dtype for layout in layouts}) == 1 and all(
+        return len(self._allocations) == len({layout.dtype for layout in layouts}) == 1 and all(
             layout.order == "C" and layout.storage == FLOAT32 for layout in layouts
         )
 
@@ -188,7 +188,7 @@ class State:
     def with_slots(self, slots: Slots, parameters: Mapping[Hashable, Array]) -> State:
         """Return a copy with more slots."""
         more = State({**self.slots, **slots}, self.layouts, self.nonnegative)
-        more._pieces[0].begin(slots, parameters)
+        more._allocations[0].begin(slots, parameters)
         return more._with_arrays_of(self)
 
     def with_leaves(
@@ -196,24 +196,24 @@ class State:
     ) -> State:
         """Return a state with more parameters, which has the memory of this one for all others."""
         starts = {slot: slots.get(slot, start_value) for slot, start_value in self.slots.items()}
-        piece = Piece(starts, layouts, self.nonnegative, parameters)
-        return self._of([*self._pieces, piece], [*self.layouts, *layouts])
+        allocation = Allocation(starts, layouts, self.nonnegative, parameters)
+        return self._of([*self._allocations, allocation], [*self.layouts, *layouts])
 
     def without(self, keys: Iterable[Hashable]) -> State:
         """Return a state without some parameters, whose memory is free unless somebody holds an array of it."""
         gone = set(keys)
         kept = [key for key in self.layouts if key not in gone]
-        return self._of(self._pieces_without(gone), kept)
+        return self._of(self._allocations_without(gone), kept)
 
-    def _pieces_without(self, gone: set[Hashable]) -> list[Piece]:
-        pieces = []
-        for piece in self._pieces:
-            kept = {key: layout for key, layout in piece.layouts.items() if key not in gone}
-            if len(kept) == len(piece.layouts):
-                pieces.append(piece)
+    def _allocations_without(self, gone: set[Hashable]) -> list[Allocation]:
+        allocations = []
+        for allocation in self._allocations:
+            kept = {key: layout for key, layout in allocation.layouts.items() if key not in gone}
+            if len(kept) == len(allocation.layouts):
+                allocations.append(allocation)
             elif kept:
-                pieces += State(self.slots, kept, self.nonnegative)._with_arrays_of(self)._pieces
-        return pieces
+                allocations += State(self.slots, kept, self.nonnegative)._with_arrays_of(self)._allocations
+        return allocations
 
     def reindexed(self, key: Hashable, index: Array, slots: Slots, parameter: Array | None) -> State:
         """Return a state in which one parameter has the rows `index` of its old ones; those of -1 begin.
@@ -224,7 +224,9 @@ class State:
         layout, kept = self.layouts[key], index >= 0
         layout = layout._replace(shape=(len(index), *layout.shape[1:]))
         starts = {slot: slots.get(slot, value) for slot, value in self.slots.items()}
-        other = self._of([*self._pieces_without({key}), Piece(starts, {key: layout}, self.nonnegative)], self.layouts)
+        other = self._of(
+            [*self._allocations_without({key}), Allocation(starts, {key: layout}, self.nonnegative)], self.layouts
+        )
         for slot, views in other.views.items():
             rows = np.array(views[key])
             if parameter is not None and slot not in slots:
@@ -235,17 +237,20 @@ class State:
 
     def take(self, slot: str, key: Hashable, array: Any) -> None:
         """Copies an array, a `Column` or `Codes` to one of a slot: as it is where both are stored alike."""
-        own = self.array_of(slot, key)
-        if isinstance(own, Column):
-            alike = isinstance(array, Column) and (array.storage, array.nonnegative) == (own.storage, own.nonnegative)
-            if alike and array.order == own.order:
-                own.run[...] = array.run
-            elif isinstance(array, Codes) and array.storage == own.storage:
-                own.take(array)
+        target = self.array_of(slot, key)
+        if isinstance(target, Column):
+            alike = isinstance(array, Column) and (array.storage, array.nonnegative) == (
+                target.storage,
+                target.nonnegative,
+            )
+            if alike and array.order == target.order:
+                target.run[...] = array.run
+            elif isinstance(array, Codes) and array.storage == target.storage:
+                target.take(array)
             else:
-                own.assign(array.decoded() if isinstance(array, Column | Codes) else array)
+                target.assign(array.decoded() if isinstance(array, Column | Codes) else array)
         else:
-            own[...] = array.decoded() if isinstance(array, Column | Codes) else array
+            target[...] = array.decoded() if isinstance(array, Column | Codes) else array
 
     def stored_as(self, storages: dict[Hashable, str]) -> State:
         """A copy in which some arrays are stored otherwise, in the rule's slots; itself where none are."""
@@ -266,7 +271,7 @@ class State:
 
     def __getstate__(self) -> Any:
         whole = self
-        if len(self._pieces) > 1:
+        if len(self._allocations) > 1:
             whole = State(self.slots, self.layouts, self.nonnegative)._with_arrays_of(self)
         return dict(self.slots), self.layouts, self.nonnegative, whole.blocks
 
@@ -274,8 +279,8 @@ class State:
         """After pickle or deepcopy: buffers of its own, with the values copied in."""
         slots, layouts, nonnegative, blocks = saved
         self.__init__(slots, layouts, nonnegative)  # type: ignore[misc]
-        for mine, copied in zip(self.blocks, blocks, strict=True):
-            mine[...] = copied
+        for block, copied in zip(self.blocks, blocks, strict=True):
+            block[...] = copied
 
 
 def state_for(

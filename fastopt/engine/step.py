@@ -8,7 +8,7 @@ from itertools import chain
 from typing import Any
 
 from fastopt import averages, checks, threads, tuning
-from fastopt.engine import catch_up, containers, one_call, transform_scalars
+from fastopt.engine import catch_up, containers, gradient_sums, one_call, transform_scalars
 from fastopt.engine.again import Again, again
 from fastopt.engine.execute import NOTHING
 from fastopt.engine.plan import Plan
@@ -23,49 +23,54 @@ from fastopt.settings import Asked
 MOST_PLANS = 4
 
 
-def in_one_call(optimizer: Any, own: dict[str, Any], params: Any, grads: Any) -> bool:
+def in_one_call(optimizer: Any, attributes: dict[str, Any], params: Any, grads: Any) -> bool:
     """Makes a step like those before in one call of C, or writes nothing and returns False.
 
     own : the optimizer's `__dict__`, whose `_calls` are there as long as nothing was assigned to it
     """
-    first = own["_calls"][0]
+    first = attributes["_calls"][0]
     if type(first) is Again:
-        return first(own, params, grads)
-    if own["groups"].data or threads._exactly is not None or tuning.is_forced:
+        return first(attributes, params, grads)
+    if attributes["groups"].data or threads._exactly is not None or tuning.is_forced:
         return False
-    step, counts = own["_steps"] + 1, own["_counts"]
-    for call, cohorts in own["_calls"]:
+    step, counts = attributes["_steps"] + 1, attributes["_counts"]
+    for call, cohorts in attributes["_calls"]:
         if len(counts) == 1:
             after: Counts = (counts[0] + 1,)
             scalars = optimizer.scalars(after[0])
         else:
             scalars, after = _next(optimizer, cohorts, counts)
-        if call(params, grads, scalars, own, step, after):
+        if call(params, grads, scalars, attributes, step, after):
             return True
-    plan, calls = own["_plan"], own["_calls"]
+    plan, calls = attributes["_plan"], attributes["_calls"]
     if plan.call not in calls:
         return False
-    own["_calls"] = ()  # if Ctrl-C comes now the plan is not to be used
+    attributes["_calls"] = ()  # if Ctrl-C comes now the plan is not to be used
     has_taken_over = plan.takes_over(params)
-    own["_calls"] = calls
+    attributes["_calls"] = calls
     if not has_taken_over:
         return False
-    _let_go(own, plan)
+    _let_go(attributes, plan)
     call, cohorts = plan.call
     if len(calls) > 1:  # otherwise they are at hand
         scalars, after = _next(optimizer, cohorts, counts)
-    return bool(call(params, grads, scalars, own, step, after))
+    return bool(call(params, grads, scalars, attributes, step, after))
 
 
-def make(optimizer: Any, params: Any, grads: Any, report: bool) -> Report | None:
-    """Makes a step of any kind: its phases, in this order. Nothing of the user's is written before `run`."""
-    step = _Step(optimizer, params, grads, report)
+def make(optimizer: Any, params: Any, grads: Any, report: bool, summed: int = 0) -> Report | None:
+    """Makes a step of any kind: its phases, in this order. Nothing of the user's is written before `run`.
+
+    summed : of how many gradients `grads` are the sums that were accumulated; 0 of gradients that are handed in
+    """
+    if optimizer._accumulated and not summed:
+        raise RuntimeError(gradient_sums.with_gradients(type(optimizer).__name__, optimizer._accumulated))
+    step = _Step(optimizer, params, grads, report, summed)
     step.ask_settings()
     step.take_plan()
     step.find_rule_scalars()
     unfit = step.unfit_gradients()
     if unfit is not None:
-        return _not_made(optimizer, step.plan, grads, report, unfit)
+        return _skip_or_raise(optimizer, step.plan, grads, report, unfit)
     step.add_averages()
     step.add_catch_up()
     step.prepare_next()
@@ -77,17 +82,38 @@ class _Step:
     """A step on its way: what a phase has found out for those after it."""
 
     __slots__ = (
-        *("optimizer", "own", "params", "grads", "wants_report", "number", "asked", "known_calls", "settings"),
-        *("groups", "by_array", "plan", "others", "is_known", "parts", "options", "all_options", "scalars"),
-        *("counts", "averages", "cohorts", "writes", "averaging", "lagging", "calls"),
+        *(
+            "optimizer",
+            "attributes",
+            "params",
+            "grads",
+            "wants_report",
+            "number",
+            "asked",
+            "previous_calls",
+            "settings",
+        ),
+        *(
+            "groups",
+            "by_array",
+            "plan",
+            "others",
+            "is_reused",
+            "settings_by_row",
+            "transforms",
+            "all_transforms",
+            "scalars",
+        ),
+        *("counts", "averages", "cohorts", "writes", "averaging", "sparse_step", "calls", "summed"),
     )
 
-    def __init__(self, optimizer: Any, params: Any, grads: Any, report: bool) -> None:
+    def __init__(self, optimizer: Any, params: Any, grads: Any, report: bool, summed: int) -> None:
         self.optimizer, self.params, self.grads, self.wants_report = optimizer, params, grads, report
-        self.own: dict[str, Any] = optimizer.__dict__
+        self.summed = summed
+        self.attributes: dict[str, Any] = optimizer.__dict__
         self.number = optimizer._steps + 1
         # Calls of the step before do not fit where this one ends halfway.
-        self.known_calls, self.own["_calls"] = self.own.get("_calls", ()), ()
+        self.previous_calls, self.attributes["_calls"] = self.attributes.get("_calls", ()), ()
 
     def ask_settings(self) -> None:
         """Asks schedules, and whether arrays must be told apart."""
@@ -101,26 +127,31 @@ class _Step:
 
     def take_plan(self) -> None:
         """Finds the plan that fits the arguments, or makes one; then settings and step counts of its rows."""
-        optimizer, own, settings = self.optimizer, self.own, self.settings
-        self.plan, self.others, self.is_known = _plan_for(
+        optimizer, attributes, settings = self.optimizer, self.attributes, self.settings
+        self.plan, self.others, self.is_reused = _plan_for(
             optimizer, settings, self.params, self.grads, self.wants_report, self.groups, self.by_array
         )
         plan = self.plan
-        self.parts, self.options = [settings], settings._options
+        self.settings_by_row, self.transforms = [settings], settings._transforms
         if self.groups is not None or self.by_array:
-            self.parts, self.options = optimizer._parts(plan, self.number, self.asked, begins=not self.is_known)
-        elif self.options is None:
-            self.options = settings.__dict__["_options"] = settings._wanted_options()
-        self.counts: Counts = own["_counts"] if self.is_known else plan.leaves.counts[1]
-        self.averages: Counts = own["_averages"] if self.is_known else plan.leaves.counts[2]
-        if not plan.leaves.are_known:
+            self.settings_by_row, self.transforms = optimizer._settings_by_row(
+                plan, self.number, self.asked, begins=not self.is_reused
+            )
+        elif self.transforms is None:
+            self.transforms = settings.__dict__["_transforms"] = settings._needed_transforms()
+        plan.summed = self.summed or 1
+        if self.summed > 1 and "scale" not in self.transforms:
+            self.transforms = ("scale", *self.transforms)
+        self.counts: Counts = attributes["_counts"] if self.is_reused else plan.counted.counts[1]
+        self.averages: Counts = attributes["_averages"] if self.is_reused else plan.counted.counts[2]
+        if not plan.counted.are_counted:
             self.counts = (optimizer._steps,)
-        if len(self.parts) < len(plan.cohorts):
-            self.parts = self.parts * len(plan.cohorts)
+        if len(self.settings_by_row) < len(plan.cohorts):
+            self.settings_by_row = self.settings_by_row * len(plan.cohorts)
 
     def find_rule_scalars(self) -> None:
         """Works out the scalars of the formula, for each row."""
-        self.scalars = _scalars(self.parts, self.plan.cohorts, self.counts)
+        self.scalars = _scalars(self.settings_by_row, self.plan.cohorts, self.counts)
 
     def unfit_gradients(self) -> str | None:
         """Looks at the gradients, where that is wanted, and adds the scalars of transforms and norms.
@@ -135,84 +166,91 @@ class _Step:
             return ""
         try:
             if squared and (not all_fit or self.settings.gradient_scale > 1):
-                transform_scalars.check_squares(self.settings, plan, self.grads, self.parts, self.options)
-            if self.options or self.by_array:
+                transform_scalars.check_squares(self.settings, plan, self.grads, self.settings_by_row, self.transforms)
+            if self.transforms or self.by_array:
                 self.scalars = transform_scalars.added(
-                    self.settings, plan, self.params, self.parts, self.scalars, self.options
+                    self.settings, plan, self.params, self.settings_by_row, self.scalars, self.transforms
                 )
         except TooLarge as error:
             return str(error)
         if checks_them:
-            self.own["_skips_in_a_row"] = 0
+            self.attributes["_skips_in_a_row"] = 0
         return None
 
     def add_averages(self) -> None:
         """Adds the scalars of averages of the weights."""
         optimizer = self.optimizer
-        self.writes, self.all_options = NOTHING, self.options
+        self.writes, self.all_transforms = NOTHING, self.transforms
         self.averaging = optimizer.averaging is not None or optimizer.lookahead is not None
         if self.averaging:
-            self.scalars, self.all_options, self.averages, self.writes = _averages(
-                optimizer, self.plan, self.params, self.number, self.scalars, self.options, self.averages
+            self.scalars, self.all_transforms, self.averages, self.writes = _averages(
+                optimizer, self.plan, self.params, self.number, self.scalars, self.transforms, self.averages
             )
 
     def add_catch_up(self) -> None:
         """Finds the steps that sparse rows have skipped; counts this one."""
         optimizer, plan = self.optimizer, self.plan
-        self.lagging = (
-            catch_up.Step(optimizer, plan, self.params, self.parts) if optimizer._lags or plan.rows_launches else None
+        self.sparse_step = (
+            catch_up.SparseStep(optimizer, plan, self.params, self.settings_by_row)
+            if optimizer._skipped_rows or plan.rows_launches
+            else None
         )
-        if self.lagging:
-            self.writes = chain(self.writes, self.lagging.marks())
-        self.counts, self.cohorts = counted(self.counts, plan.leaves.stepping), plan.leaves.counts.cohorts
+        if self.sparse_step:
+            self.writes = chain(self.writes, self.sparse_step.marks())
+        self.counts, self.cohorts = counted(self.counts, plan.counted.stepping), plan.counted.counts.cohorts
 
     def prepare_next(self) -> None:
         """Decides whether the next step may be one call, or one like this again."""
         optimizer, plan = self.optimizer, self.plan
         self.calls: tuple[Any, ...] = ()
-        can_look = self.is_known and plan.looked
+        can_check = self.is_reused and plan.checked
         if (
             self.wants_report
+            or self.summed
             or self.averaging
-            or self.lagging
+            or self.sparse_step
             or self.by_array
             or optimizer.on_nonfinite != "propagate"
         ):
             return
         if self.groups or optimizer._scheduled or self.settings.clip_norm != math.inf:
-            if can_look:
-                next_one = again(plan, optimizer._step_settings(), self.options, self.number, self.asked)
+            if can_check:
+                next_one = again(plan, optimizer._step_settings(), self.transforms, self.number, self.asked)
                 self.calls = (next_one,) if next_one else ()
             return
         if self.others:  # of which some may have calls of other settings
-            known, cohorts = self.known_calls, self.cohorts
-            kept = [other.call for other in self.others if other.call in known and other.leaves.follow(cohorts)]
+            previous, cohorts = self.previous_calls, self.cohorts
+            kept = [other.call for other in self.others if other.call in previous and other.counted.follow(cohorts)]
             self.calls = tuple(kept)
-        call = one_call.call_for(plan, self.options) if can_look else None
+        call = one_call.call_for(plan, self.transforms) if can_check else None
         if call:
             self.calls = (call, *self.calls)
 
     def run(self) -> None:
         """Runs the kernels, and notes state and counts; both, or neither, also under Ctrl-C."""
-        own, plan, lagging = self.own, self.plan, self.lagging
+        attributes, plan, sparse_step = self.attributes, self.plan, self.sparse_step
         for launch in plan.stored_launches:
             launch.begin_step(self.optimizer.storage_seed, self.number)
-        plan.stepped, node = False, containers.joined(own.get("_node"), plan.container.node)
+        plan.stepped, node = False, containers.joined(attributes.get("_node"), plan.container.node)
         try:
-            if lagging:
-                lagging.before()
-            plan.run(self.params, self.scalars, self.wants_report, self.all_options, self.writes)
+            if sparse_step:
+                sparse_step.before()
+            plan.run(self.params, self.scalars, self.wants_report, self.all_transforms, self.writes)
         finally:
             if plan.stepped:  # also where Ctrl-C came during the step, which is then complete
                 # No calls, between which Ctrl-C could come.
-                own["_report_plan" if self.wants_report else "_plan"], own["_steps"] = plan, self.number
-                own["_cohorts"], own["_counts"], own["_averages"] = self.cohorts, self.counts, self.averages
-                own["_state"] = plan.state if plan.state.slots else None
-                own["_node"] = node
-                own["_lags"] = lagging.lags if lagging else {}
-                own["_calls"] = self.calls
+                attributes["_report_plan" if self.wants_report else "_plan"], attributes["_steps"] = plan, self.number
+                attributes["_cohorts"], attributes["_counts"], attributes["_averages"] = (
+                    self.cohorts,
+                    self.counts,
+                    self.averages,
+                )
+                attributes["_state"] = plan.state if plan.state.slots else None
+                attributes["_node"] = node
+                attributes["_skipped_rows"] = sparse_step.skipped_steps if sparse_step else {}
+                attributes["_calls"], attributes["_accumulated"] = self.calls, 0
                 if not self.wants_report:
-                    own["_others"] = self.others
+                    attributes["_others"] = self.others
 
 
 def _next(optimizer: Any, cohorts: Counts, counts: Counts) -> tuple[tuple[float, ...], Counts]:
@@ -225,17 +263,17 @@ def _next(optimizer: Any, cohorts: Counts, counts: Counts) -> tuple[tuple[float,
     return tuple([value for row in rows for value in row]), counted(counts, cohorts)
 
 
-def _scalars(parts: list[Any], cohorts: list[int], steps: Counts) -> list[tuple[float, ...]]:
+def _scalars(settings_by_row: list[Any], cohorts: list[int], steps: Counts) -> list[tuple[float, ...]]:
     """The scalars of the formula for each row: those of its part at the next step of its cohort."""
-    if len(parts) == 1:
-        return [parts[0].scalars(steps[cohorts[0]] + 1)]
-    known: dict[tuple[int, int], tuple[float, ...]] = {}
+    if len(settings_by_row) == 1:
+        return [settings_by_row[0].scalars(steps[cohorts[0]] + 1)]
+    scalars_at: dict[tuple[int, int], tuple[float, ...]] = {}
     rows = []
-    for part, cohort in zip(parts, cohorts, strict=True):
-        at = id(part), steps[cohort] + 1
-        if at not in known:
-            known[at] = part.scalars(at[1])
-        rows.append(known[at])
+    for settings, cohort in zip(settings_by_row, cohorts, strict=True):
+        at = id(settings), steps[cohort] + 1
+        if at not in scalars_at:
+            scalars_at[at] = settings.scalars(at[1])
+        rows.append(scalars_at[at])
     return rows
 
 
@@ -243,48 +281,50 @@ def _plan_for(
     optimizer: Any, settings: Any, params: Any, grads: Any, report: bool, groups: Groups | None, by_array: bool
 ) -> tuple[Plan, tuple[Plan, ...], bool]:
     """The plan that these arguments fit, which has taken them up; others that are worth keeping; is it one of old?"""
-    own = optimizer.__dict__
+    attributes = optimizer.__dict__
     # A report has a plan of its own, in which the arrays of a FlatDict are told apart.
-    first, others = (own.get("_report_plan"), ()) if report else (own.get("_plan"), own.get("_others", ()))
+    first, others = (
+        (attributes.get("_report_plan"), ()) if report else (attributes.get("_plan"), attributes.get("_others", ()))
+    )
     plans = () if first is None else (first, *others)
     for plan in plans:
-        if plan.accepts(params, grads, groups, by_array) and plan.follows(own["_cohorts"], own["_state"]):
+        if plan.accepts(params, grads, groups, by_array) and plan.follows(attributes["_cohorts"], attributes["_state"]):
             if not plan.is_prepared:
                 one_call.prepare(plan)
             moved = plan.moved
             if moved:
-                if plan.look is not None and isinstance(plan.container, containers.Buffers):
+                if plan.check is not None and isinstance(plan.container, containers.Buffers):
                     one_call.watch(plan)
-                _let_go(own, plan)
+                _let_go(attributes, plan)
             if not report and (moved or plan is not first):
-                plans = own.get("_plan"), *own.get("_others", ())
+                plans = attributes.get("_plan"), *attributes.get("_others", ())
                 others = tuple([other for other in plans if other is not plan and other is not None])
             return plan, others, True
     if plans:  # arrays of the past should not be kept alive
-        own["_plan"] = own["_report_plan"] = None
-        own["_others"] = ()
-    here = type(optimizer).__name__, optimizer._rule, params, grads, settings._start(), optimizer._state
+        attributes["_plan"] = attributes["_report_plan"] = None
+        attributes["_others"] = ()
+    arguments = type(optimizer).__name__, optimizer._rule, params, grads, settings._start(), optimizer._state
     plan = Plan(
-        *here, report, groups, by_array, optimizer.centralize, optimizer.state_storage, optimizer._step_counts()
+        *arguments, report, groups, by_array, optimizer.centralize, optimizer.state_storage, optimizer._step_counts()
     )
     if optimizer._state is not None and plan.state is not optimizer._state:  # others have the state as it was
-        own["_plan"] = own["_report_plan"] = None
-        own["_others"] = plans = ()
+        attributes["_plan"] = attributes["_report_plan"] = None
+        attributes["_others"] = plans = ()
     plan.processes = optimizer._processes
-    plan.tuned_by(own.setdefault("_tuners", {}))
+    plan.tuned_by(attributes.setdefault("_tuners", {}))
     return plan, () if report else _of_today(plans, plan), False
 
 
-def _let_go(own: dict[str, Any], plan: Plan) -> None:
+def _let_go(attributes: dict[str, Any], plan: Plan) -> None:
     """Lets go of plans that would keep arrays of the past alive, after one has taken over others."""
     plan.moved = False
     for name in ("_plan", "_report_plan"):
-        other = own.get(name)
+        other = attributes.get(name)
         if other is not None and other is not plan and not other.has_the_arrays_of(plan):
-            own[name] = None
-    if own.get("_others"):
-        own["_others"] = others = _of_today(own["_others"], plan)
-        own["_calls"] = tuple([other.call for other in (plan, *others) if other.call in own["_calls"]])
+            attributes[name] = None
+    if attributes.get("_others"):
+        attributes["_others"] = others = _of_today(attributes["_others"], plan)
+        attributes["_calls"] = tuple([other.call for other in (plan, *others) if other.call in attributes["_calls"]])
 
 
 def _of_today(others: Any, plan: Plan) -> tuple[Plan, ...]:
@@ -292,7 +332,7 @@ def _of_today(others: Any, plan: Plan) -> tuple[Plan, ...]:
     return tuple([other for other in others if other.is_plain and other.has_the_arrays_of(plan)])[: MOST_PLANS - 1]
 
 
-def _not_made(optimizer: Any, plan: Plan, grads: Any, report: bool, too_large: str = "") -> Report | None:
+def _skip_or_raise(optimizer: Any, plan: Plan, grads: Any, report: bool, too_large: str = "") -> Report | None:
     """Raises, or leaves the step out, because of gradients that are NaN or infinite, or too large by an error text."""
     if optimizer.on_nonfinite == "raise":
         if too_large:
@@ -311,7 +351,7 @@ def _not_made(optimizer: Any, plan: Plan, grads: Any, report: bool, too_large: s
     nothing = plan.report_of_nothing() if report else None
     plan.forget_gradients()
     optimizer.__dict__["_skipped"] = optimizer._skipped + 1
-    optimizer.__dict__["_skips_in_a_row"] = optimizer._skips_in_a_row + 1
+    optimizer.__dict__.update(_skips_in_a_row=optimizer._skips_in_a_row + 1, _accumulated=0)
     return nothing
 
 
@@ -321,18 +361,21 @@ def _averages(
     params: Any,
     step: int,
     scalars: list[tuple[float, ...]],
-    options: tuple[str, ...],
+    transforms: tuple[str, ...],
     averaged: Counts,
 ) -> tuple[list[tuple[float, ...]], tuple[str, ...], Counts, Iterator[None]]:
-    """Scalars and options with those of averages of the weights, how many there are, and what moves resting ones."""
+    """Scalars and transforms with those of averages of the weights, how many there are, and what moves resting ones."""
     writes = NOTHING
-    if plan.rows_launches or optimizer._lags:
+    if plan.rows_launches or optimizer._skipped_rows:
         averages.check_rows(optimizer, plan)
     after = averages.amounts(optimizer, step, averaged)
     if after:
-        rows = [tuple([own[cohort] for own in after.values()]) for cohort in plan.cohorts]
-        scalars, options = [own + more for own, more in zip(scalars, rows, strict=True)], (*options, *after)
+        rows = [tuple([weights[cohort] for weights in after.values()]) for cohort in plan.cohorts]
+        scalars, transforms = (
+            [of_rule + more for of_rule, more in zip(scalars, rows, strict=True)],
+            (*transforms, *after),
+        )
     if "averaging" in after:
-        writes = averages.of_resting(plan, params, after["averaging"])
-        averaged = counted(averaged, (*plan.leaves.stepping, *plan.leaves.resting))
-    return scalars, options, averaged, writes
+        writes = averages.of_left_out(plan, params, after["averaging"])
+        averaged = counted(averaged, (*plan.counted.stepping, *plan.counted.left_out))
+    return scalars, transforms, averaged, writes

@@ -25,18 +25,18 @@ class StepCounts(NamedTuple):
     averages: Counts = ()
     """How often the averages of its weights moved."""
 
-    def divided(self, *parts: Iterable[Hashable]) -> StepCounts:
+    def divided(self, *sets: Iterable[Hashable]) -> StepCounts:
         """Return the same counts with cohorts of which a step can count each as a whole.
 
-        parts : leaves that the step treats alike: those that it updates, and those that it leaves alone. A leaf that is
+        sets : leaves that the step treats alike: those that it updates, and those that it leaves alone. A leaf that is
             not known yet begins at 0. Cohorts are never put together again, so loops whose steps update different
             leaves in turns come to an end with this.
         """
         cohorts, steps, averages = dict(self.cohorts), list(self.steps), list(self.averages)
         sizes = Counter(self.cohorts.values())
-        for part in parts:
+        for leaf_set in sets:
             members: dict[int | None, list[Hashable]] = {}
-            for leaf in part:
+            for leaf in leaf_set:
                 members.setdefault(self.cohorts.get(leaf), []).append(leaf)
             for cohort, leaves in members.items():
                 if cohort is not None and len(leaves) == sizes[cohort]:
@@ -76,19 +76,19 @@ class CountedLeaves:
     """
 
     def __init__(self, counts: StepCounts | None, updated: list[Hashable], others: list[Hashable]) -> None:
-        self.are_known = counts is not None
+        self.are_counted = counts is not None
         divided = None if counts is None else counts.divided(updated, others)
         self.counts = divided if divided and divided.steps else StepCounts({}, (0,), (0,))
         """The same with cohorts of which a step counts each as a whole."""
         self.cohort_of = {leaf: self.counts.cohorts.get(leaf, 0) for leaf in (*updated, *others)}
-        self.stepping = tuple(dict.fromkeys(self.cohort_of[leaf] for leaf in updated)) if self.are_known else (0,)
+        self.stepping = tuple(dict.fromkeys(self.cohort_of[leaf] for leaf in updated)) if self.are_counted else (0,)
         """The cohorts that a step counts."""
-        self.resting = tuple({self.cohort_of[leaf] for leaf in others} - {*self.stepping})
+        self.left_out = tuple({self.cohort_of[leaf] for leaf in others} - {*self.stepping})
         """Those that are there too, of which averages are."""
 
     def follow(self, cohorts: Mapping[Hashable, int]) -> bool:
         """Whether the leaves are counted so by the cohorts of today, too."""
-        if not self.are_known or self.counts.cohorts is cohorts:
+        if not self.are_counted or self.counts.cohorts is cohorts:
             return True
         if any(cohorts.get(leaf) != cohort for leaf, cohort in self.cohort_of.items()):
             return False

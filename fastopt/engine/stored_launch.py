@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastopt.engine.columns import key_of
-from fastopt.engine.launch import Entry, Launch
+from fastopt.engine.launch import Launch, Leaf
 from fastopt.flat import Array
 from fastopt.kernels import codecs, pure_python, storage
 from fastopt.kernels.compile import stored_form
@@ -22,12 +22,12 @@ class StoredLaunch(Launch):
 
     is_stored = True
 
-    def begin(self, entries: list[Entry], rule: Rule) -> None:
+    def begin(self, leaves: list[Leaf], rule: Rule) -> None:
         """Takes up the parameters, in the order of the table that the launch was made with."""
-        self._storage, slots = entries[0].layout.storage, rule.state
+        self._storage, slots = leaves[0].layout.storage, rule.state
         self._nonnegative = [slot in rule.nonnegative for slot in slots]
         self._kinds = np.array([storage.kind(self._storage, each) for each in self._nonnegative], np.int64)
-        names = [key_of(entry.key) for entry in entries]
+        names = [key_of(leaf.key) for leaf in leaves]
         keys = [[codecs.mixed(name + slot * codecs.GOLDEN) for slot in range(len(slots))] for name in names]
         self._names = np.array(keys, np.uint64)
         self._keys = self._names.copy()
@@ -38,10 +38,10 @@ class StoredLaunch(Launch):
         self._keys[...] = codecs.mixed(self._names ^ np.uint64(codecs.step_key(seed, step)))
 
     def call(
-        self, rule: Rule, which: str, options: tuple[str, ...] = (), choice: Choice = AS_THEY_COME
+        self, rule: Rule, which: str, transforms: tuple[str, ...] = (), choice: Choice = AS_THEY_COME
     ) -> tuple[Any, Array, Array, int]:
         """As in `Launch`."""
-        kernel, *arguments = super().call(rule, which, options, choice)
+        kernel, *arguments = super().call(rule, which, transforms, choice)
         if which not in ("step", "report"):  # which read gradients only
             return kernel, *arguments
         if not compiles():

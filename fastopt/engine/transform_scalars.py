@@ -13,52 +13,60 @@ from fastopt.engine.norms import Norm, clipped, quick_clipped
 from fastopt.engine.plan import Plan
 from fastopt.kernels.squares import largest
 
-AMOUNTS: dict[str, Callable[[Any], float]] = {
+SCALARS: dict[str, Callable[[Any], float]] = {
     "clip": lambda settings: settings.clip_value,
     "weight_decay": lambda settings: settings.weight_decay,
     "decoupled_weight_decay": lambda settings: 1 - _lr(settings) * settings.weight_decay,
 }
 """Of the settings of a part; "scale" needs norms."""
 
-NOTHING = {"clip": math.inf, "weight_decay": 0.0, "decoupled_weight_decay": 1.0}
-"""With what an option does nothing, for a part that does not call for it where another does."""
+NEUTRAL = {"clip": math.inf, "weight_decay": 0.0, "decoupled_weight_decay": 1.0}
+"""With what a transform does nothing, for a part that does not call for it where another does."""
 
 
 def added(
     settings: Any,
     plan: Plan,
     params: Any,
-    parts: list[Any],
+    settings_by_row: list[Any],
     scalars: list[tuple[float, ...]],
-    options: tuple[str, ...],
+    transforms: tuple[str, ...],
 ) -> list[tuple[float, ...]]:
     """The scalars of each part of a plan with the ratio of its norms, where the rule has measures, and its amounts."""
-    amounts = _amounts(settings, plan, parts, options)
-    rows = [own + more for own, more in zip(scalars, amounts, strict=True)]
+    of_transforms = _scalars_of_transforms(settings, plan, settings_by_row, transforms)
+    rows = [of_rule + more for of_rule, more in zip(scalars, of_transforms, strict=True)]
     if plan.rule.prepare:
-        plan.prepare(params, rows, options, parts)
+        plan.prepare(params, rows, transforms, settings_by_row)
     if plan.rule.measure is None:
         return rows
-    norms = plan.measures(params, rows, options)
-    ratios = [part.ratio(*norms[row]) if row in norms else 0.0 for row, part in enumerate(parts)]
+    norms = plan.measures(params, rows, transforms)
+    ratios = [
+        settings_of_row.trust_ratio(*norms[row]) if row in norms else 0.0
+        for row, settings_of_row in enumerate(settings_by_row)
+    ]
     if plan.rule.squares_norms and settings.on_nonfinite != "propagate":
         _check_squared_norms(plan, norms, ratios)
-    return [(*own, ratio, *more) for own, ratio, more in zip(scalars, ratios, amounts, strict=True)]
+    return [(*of_rule, ratio, *more) for of_rule, ratio, more in zip(scalars, ratios, of_transforms, strict=True)]
 
 
 class TooLarge(ArithmeticError):
     """Finite gradients are too large for the rule; the text says which."""
 
 
-def check_squares(settings: Any, plan: Plan, grads: Any, parts: list[Any], options: tuple[str, ...]) -> None:
+def check_squares(
+    settings: Any, plan: Plan, grads: Any, settings_by_row: list[Any], transforms: tuple[str, ...]
+) -> None:
     """Raises `TooLarge` where a gradient, after scale and clipping, has no finite square.
 
     A look at all squares has found that of one without these; so this is rare, and in NumPy.
     """
-    named = [dict(zip(reversed(options), row, strict=True)) for row in _amounts(settings, plan, parts, options)]
+    named = [
+        dict(zip(reversed(transforms), row, strict=True))
+        for row in _scalars_of_transforms(settings, plan, settings_by_row, transforms)
+    ]
 
-    def is_bad(seen: Any, part: int) -> Any:
-        factor, most = named[part].get("scale", 1.0), named[part].get("clip", math.inf)
+    def is_bad(seen: Any, row: int) -> Any:
+        factor, most = named[row].get("scale", 1.0), named[row].get("clip", math.inf)
         with np.errstate(all="ignore"):
             factor, most = seen.dtype.type(factor), seen.dtype.type(most)
             return ~np.isfinite(np.square(np.minimum(np.abs(seen * factor), most)))
@@ -71,35 +79,46 @@ def check_squares(settings: Any, plan: Plan, grads: Any, parts: list[Any], optio
 
 def _check_squared_norms(plan: Plan, norms: dict[int, tuple[Norm, Norm, int]], squares: list[float]) -> None:
     text = None
-    for entry in plan._active:
-        dtype = entry.layout.dtype
-        if text is None and entry.part in norms and not squares[entry.part] <= float(np.finfo(dtype).max):
-            name, norm = plan._name(entry.key, "grads"), norms[entry.part][0]
+    for leaf in plan._active:
+        dtype = leaf.layout.dtype
+        if text is None and leaf.scalar_row in norms and not squares[leaf.scalar_row] <= float(np.finfo(dtype).max):
+            name, norm = plan._name(leaf.key, "grads"), norms[leaf.scalar_row][0]
             text = nonfinite_squared_norm(plan.owner, name, norm, dtype, largest(dtype))
     if plan.processes.any(text is not None):
         raise TooLarge(plan.processes.first(text))
 
 
-def _amounts(settings: Any, plan: Plan, parts: list[Any], options: tuple[str, ...]) -> list[tuple[float, ...]]:
-    """That of the last option first."""
-    if len(parts) == 1 and "scale" not in options:  # which may be a group's part, with settings of its own
-        return [tuple([AMOUNTS[option](parts[0]) for option in reversed(options)])]
-    if "scale" in options:  # which is the first of them
-        by_array = plan.by_array and any(part.clip_array_norm < math.inf for part in parts)
-        factors = _factors(settings, plan, parts) if by_array else [_factor(settings, plan)] * len(parts)
+def _scalars_of_transforms(
+    settings: Any, plan: Plan, settings_by_row: list[Any], transforms: tuple[str, ...]
+) -> list[tuple[float, ...]]:
+    """That of the last transform first."""
+    if len(settings_by_row) == 1 and "scale" not in transforms:  # which may be a group's part, with settings of its own
+        return [tuple([SCALARS[transform](settings_by_row[0]) for transform in reversed(transforms)])]
+    if "scale" in transforms:  # which is the first of them
+        by_array = plan.by_array and any(
+            settings_of_row.clip_array_norm < math.inf for settings_of_row in settings_by_row
+        )
+        factors = (
+            _factors(settings, plan, settings_by_row) if by_array else [_factor(settings, plan)] * len(settings_by_row)
+        )
     else:
         factors = []
-    others = options[len(factors) > 0 :][::-1]
+    others = transforms[len(factors) > 0 :][::-1]
     rows = [
-        tuple([AMOUNTS[option](part) if option in part._options else NOTHING[option] for option in others])
-        for part in parts
+        tuple(
+            [
+                SCALARS[transform](settings_of_row) if transform in settings_of_row._transforms else NEUTRAL[transform]
+                for transform in others
+            ]
+        )
+        for settings_of_row in settings_by_row
     ]
     return [(*row, factor) for row, factor in zip(rows, factors, strict=True)] if factors else rows
 
 
 def _factor(settings: Any, plan: Plan) -> float:
     """The factor of all gradients, of which kernels see no more than a float of their dtype."""
-    factor = unclipped(settings)
+    factor = unclipped(settings) / plan.summed
     if settings.clip_norm == math.inf:
         return factor
     sums = plan.quick_sums()
@@ -107,14 +126,14 @@ def _factor(settings: Any, plan: Plan) -> float:
     return clipped(factor, plan.gradient_norm(), settings.clip_norm) if quick is None else quick
 
 
-def _factors(settings: Any, plan: Plan, parts: list[Any]) -> list[float]:
+def _factors(settings: Any, plan: Plan, settings_by_row: list[Any]) -> list[float]:
     """The factor of the gradient of each array, where some have a largest norm of their own."""
-    factor = unclipped(settings)
+    factor = unclipped(settings) / plan.summed
     if settings.clip_norm < math.inf:
         factor = clipped(factor, plan.gradient_norm(), settings.clip_norm)
-    factors = [factor] * len(parts)
+    factors = [factor] * len(settings_by_row)
     for row, norm in plan.gradient_norms().items():
-        factors[row] = clipped(factor, norm, parts[row].clip_array_norm)
+        factors[row] = clipped(factor, norm, settings_by_row[row].clip_array_norm)
     return factors
 
 

@@ -34,7 +34,7 @@ DTYPE_WORD, DTYPE_MASK = _HEADER + 8, ~0xFF000000
 
 C_ORDER, F_ORDER, ALIGNED, WRITEABLE = 0x1, 0x2, 0x100, 0x400  # NPY_ARRAY_*
 
-# Columns of `entries`, the table of what a plan expects of each array.
+# Columns of `leaves`, the table of what a plan expects of each array.
 ROW = 0  # its row in the table of addresses, -1 where the gradient is to be None
 PARAMETER = 1  # address of the parameter object, 0 where Python looks after it
 DTYPE = 2  # its dtype, as `dtype_word` gives it
@@ -45,13 +45,13 @@ BYTES = 6  # its size
 STAGED = 7  # where `one_call` copies a parameter that is a float to, and behind it its gradient; 0 for all others
 HOLDER = 8  # of such a parameter the node that holds it
 PLACE = 9  # and where: the address of its key in a dict, its index in a list
-ENTRY_FIELDS = 10
+LEAF_FIELDS = 10
 
 NDARRAY = id(np.ndarray)
 NONE = id(None)
 
 
-def scan(parameters, gradients, first, ndarray, none, entries, shapes, written, table):
+def scan(parameters, gradients, first, ndarray, none, leaves, shapes, written, table):
     """Checks a step's arrays against the plan and refreshes the gradients' addresses.
 
     parameters, gradients : addresses of two lists with an object per entry
@@ -66,49 +66,49 @@ def scan(parameters, gradients, first, ndarray, none, entries, shapes, written, 
     layout or shape, or memory that the step writes); -1 if the parameters are not those of the plan.
     """
     items = peek(parameters + LIST_ITEMS), peek(gradients + LIST_ITEMS)
-    return scan_items(*items, first, ndarray, none, entries, shapes, written, table)
+    return scan_items(*items, first, ndarray, none, leaves, shapes, written, table)
 
 
-def scan_items(parameters, gradients, first, ndarray, none, entries, shapes, written, table):
+def scan_items(parameters, gradients, first, ndarray, none, leaves, shapes, written, table):
     """`scan`, with two addresses at which those of the arrays stand, one behind the other."""
-    for entry in range(first, len(entries)):
-        row = entries[entry, ROW]
-        gradient = peek(gradients + 8 * entry)
+    for leaf in range(first, len(leaves)):
+        row = leaves[leaf, ROW]
+        gradient = peek(gradients + 8 * leaf)
         if row < 0:
             if gradient != none:
                 return -1
             continue
-        expected = entries[entry, PARAMETER]
+        expected = leaves[leaf, PARAMETER]
         if expected != 0:
-            parameter = peek(parameters + 8 * entry)
+            parameter = peek(parameters + 8 * leaf)
             if parameter != expected or peek(parameter + DATA) != table[row, 0]:
                 return -1
-            if not matches(parameter, entries, entry, shapes, entries[entry, ORDER] | WRITEABLE):
+            if not matches(parameter, leaves, leaf, shapes, leaves[leaf, ORDER] | WRITEABLE):
                 return -1
         if peek(gradient + TYPE) != ndarray:
-            return entry
-        if not matches(gradient, entries, entry, shapes, entries[entry, ORDER]):
-            return entry
+            return leaf
+        if not matches(gradient, leaves, leaf, shapes, leaves[leaf, ORDER]):
+            return leaf
         address = peek(gradient + DATA)
         if address != table[row, 1]:
             block = np.searchsorted(written[1], address, side="right")
-            if block < written.shape[1] and written[0, block] < address + entries[entry, BYTES]:
-                return entry
+            if block < written.shape[1] and written[0, block] < address + leaves[leaf, BYTES]:
+                return leaf
             table[row, 1] = address
-    return len(entries)
+    return len(leaves)
 
 
-def matches(array, entries, entry, shapes, flags):
+def matches(array, leaves, leaf, shapes, flags):
     """Whether an array has the expected dtype, shape and flags."""
-    if peek(peek(array + DESCR) + DTYPE_WORD) & DTYPE_MASK != entries[entry, DTYPE]:
+    if peek(peek(array + DESCR) + DTYPE_WORD) & DTYPE_MASK != leaves[leaf, DTYPE]:
         return False
     if peek(array + ARRAY_FLAGS) & flags != flags:
         return False
-    dimension = entries[entry, DIMENSION]
+    dimension = leaves[leaf, DIMENSION]
     if peek(array + NDIM) & INT_MASK != dimension:
         return False
     dimensions = peek(array + DIMENSIONS)
-    shape = entries[entry, SHAPE]
+    shape = leaves[leaf, SHAPE]
     for axis in range(dimension):
         if peek(dimensions + 8 * axis) != shapes[shape + axis]:
             return False

@@ -80,9 +80,9 @@ def add_columns(job, table, scalars, places, cells, sums, like):
     address, stride, width, kept = table[job[JOB_ROW], 1], job[STRIDE], job[WIDTH], job[KEPT]
     factor = like.dtype.type(1.0 if places[0] < 0 else scalars[job[JOB_PART], places[0]])
     most = like.dtype.type(np.inf if places[1] < 0 else scalars[job[JOB_PART], places[1]])
-    total, rest, lost = cells[0], cells[1], cells[2]
+    total, compensation, lost = cells[0], cells[1], cells[2]
     for k in range(width):  # written out, here and below: numba takes a second to compile an assignment to a slice
-        total[k] = rest[k] = lost[k] = 0.0
+        total[k] = compensation[k] = lost[k] = 0.0
     first = job[OFFSET]
     end, last = first + job[RUNS] * stride, first + (job[RUNS] - 3) * stride
     while first < last:  # four at a time, as the sums are read and written less often so
@@ -92,22 +92,24 @@ def add_columns(job, table, scalars, places, cells, sums, like):
             two = processed(address, second + k, factor, most, like.dtype)
             three = processed(address, third + k, factor, most, like.dtype)
             four = processed(address, fourth + k, factor, most, like.dtype)
-            total[k], rest[k], lost[k] = plus_four((total[k], rest[k], lost[k]), one, two, three, four, like.dtype)
+            total[k], compensation[k], lost[k] = plus_four(
+                (total[k], compensation[k], lost[k]), one, two, three, four, like.dtype
+            )
         first += 4 * stride
     while first <= end:
         for k in range(width if first < end else job[COMPENSATION]):
-            cell = total[k], rest[k], lost[k]
+            cell = total[k], compensation[k], lost[k]
             value = processed(address, first + k, factor, most, like.dtype)
-            total[k], rest[k], lost[k] = plus(cell, value, like.dtype)
+            total[k], compensation[k], lost[k] = plus(cell, value, like.dtype)
         first += stride
     while width > kept:
         width //= 2
         for k in range(width):
-            total[k], rest[k], lost[k] = together(
-                (total[k], rest[k], lost[k]), (total[width + k], rest[width + k], lost[width + k])
+            total[k], compensation[k], lost[k] = together(
+                (total[k], compensation[k], lost[k]), (total[width + k], compensation[width + k], lost[width + k])
             )
     for k in range(kept):
-        sums[0, job[OUT] + k], sums[1, job[OUT] + k], sums[2, job[OUT] + k] = total[k], rest[k], lost[k]
+        sums[0, job[OUT] + k], sums[1, job[OUT] + k], sums[2, job[OUT] + k] = total[k], compensation[k], lost[k]
 
 
 def processed(address, index, factor, most, dtype):
@@ -120,52 +122,52 @@ def processed(address, index, factor, most, dtype):
 def plus(cell, value, dtype):
     """A sum of elements with one more."""
     if np.finfo(dtype).bits == 32:  # decided when it is compiled
-        total, rest, lost = cell
-        return total + value, rest, lost + abs(value)
+        total, compensation, lost = cell
+        return total + value, compensation, lost + abs(value)
     return plus_exactly(cell, value)
 
 
 def plus_four(cell, one, two, three, four, dtype):
     """A sum of elements with four more; together first, so that fewer are added one after the other."""
     if np.finfo(dtype).bits == 32:
-        total, rest, lost = cell
+        total, compensation, lost = cell
         more = (abs(one) + abs(two)) + (abs(three) + abs(four))
-        return total + ((one + two) + (three + four)), rest, lost + more
+        return total + ((one + two) + (three + four)), compensation, lost + more
     return plus_exactly(plus_exactly(plus_exactly(plus_exactly(cell, one), two), three), four)
 
 
 def plus_exactly(cell, value):
     """A sum with one number more, and with what rounding takes from it."""
-    total, rest, lost = cell
+    total, compensation, lost = cell
     new = total + value
     part = new - total
     error = (total - (new - part)) + (value - part)
-    return new, rest + error, lost + abs(error)
+    return new, compensation + error, lost + abs(error)
 
 
 def together(one, other):
     """The sum of two sums."""
-    total, rest, lost = plus_exactly(one, other[0])
-    return total, rest + other[1], lost + other[2]
+    total, compensation, lost = plus_exactly(one, other[0])
+    return total, compensation + other[1], lost + other[2]
 
 
 def divide(number, matrix, sums, means, doubtful, count):
     """Writes the means of a matrix; notes those that are not certain behind the `count` that there are, and counts."""
     columns, rows, first, at = matrix[COLUMNS], matrix[COUNT], matrix[FIRST], matrix[MEANS]
-    total, rest, lost = sums[0], sums[1], sums[2]
+    total, compensation, lost = sums[0], sums[1], sums[2]
     chunks = matrix[CHUNKS]
     # Of fewer than so many additions one after the other each takes at most half of eps of what was added up.
     additions = (rows // (chunks - 1) if chunks > 1 else rows) // (4 if means.itemsize == 4 else 1) + chunks + 64
     for begin in range(first + columns, first + columns * matrix[CHUNKS], columns):
         for k in range(columns):
             one, other = first + k, begin + k
-            total[one], rest[one], lost[one] = together(
-                (total[one], rest[one], lost[one]), (total[other], rest[other], lost[other])
+            total[one], compensation[one], lost[one] = together(
+                (total[one], compensation[one], lost[one]), (total[other], compensation[other], lost[other])
             )
     for k in range(columns):
         error = lost[first + k] * additions * (np.finfo(np.float64).eps / 2)
-        mean = means.dtype.type((total[first + k] + (rest[first + k] - error)) / rows)
-        if mean != means.dtype.type((total[first + k] + (rest[first + k] + error)) / rows):  # also after NaN
+        mean = means.dtype.type((total[first + k] + (compensation[first + k] - error)) / rows)
+        if mean != means.dtype.type((total[first + k] + (compensation[first + k] + error)) / rows):  # also after NaN
             if means.itemsize == 4 and not abs(total[first + k]) < np.inf:
                 mean = means.dtype.type(total[first + k])  # no sum of float32 is too large for a float64
             else:

@@ -1,7 +1,7 @@
 """From a rule to machine code.
 
 A rule is a function of scalars, `formula(p, g, *state, *scalars) -> (p, *state)`. `kernel` puts it into a loop over
-elements, `loops.span`, compiles that for a dtype, and gives its address to `loops.serial` or `loops.parallel`.
+elements, `loops.step_loop`, compiles that for a dtype, and gives its address to `loops.serial` or `loops.parallel`.
 """
 
 from __future__ import annotations
@@ -23,40 +23,40 @@ from fastopt.kernels.compose import clone, composed, helpers
 from fastopt.kernels.flags import FLAGS, INNER, compiles
 from fastopt.kernels.loops import (
     FACTORS,
-    gradient_span,
-    measured_span,
-    norm_span,
+    finite_loop,
+    finite_squares_loop,
+    measure_loop,
+    norm_loop,
     parallel,
-    prepared_span,
-    quick_norm_span,
+    prepare_loop,
+    quick_norm_loop,
+    report_loop,
     serial,
-    span,
-    square_span,
-    tallied_span,
+    step_loop,
 )
 from fastopt.kernels.pure_python import InterpretedRule, interpreted
 from fastopt.kernels.rule import Rule
-from fastopt.kernels.transforms import OPTIONS, with_amounts
+from fastopt.kernels.transforms import TRANSFORMS, with_scalars
 
 _INT64 = numba.int64
 
-SPAN = (_INT64,) * 7, numba.void
-"""The type of `loops.span` and those like it."""
+LOOP = (_INT64,) * 7, numba.void
+"""The type of `loops.step_loop` and those like it."""
 
 DRIVER = _INT64, _INT64, numba.types.Array(_INT64, 2, "C"), numba.types.Array(_INT64, 1, "C"), _INT64
 """The argument types of `loops.serial` and `loops.parallel`."""
 
-SPANS = {
-    "step": span,
-    "report": tallied_span,
-    "measure": measured_span,
-    "large_measure": measured_span,
-    "small_measure": measured_span,
-    "prepare": prepared_span,
-    "look": gradient_span,
-    "look_at_squares": square_span,
-    "norm": norm_span,
-    "quick_norm": quick_norm_span,
+LOOPS = {
+    "step": step_loop,
+    "report": report_loop,
+    "measure": measure_loop,
+    "large_measure": measure_loop,
+    "small_measure": measure_loop,
+    "prepare": prepare_loop,
+    "finite": finite_loop,
+    "finite_squares": finite_squares_loop,
+    "norm": norm_loop,
+    "quick_norm": quick_norm_loop,
 }
 
 
@@ -65,17 +65,17 @@ def kernel(
     dtype: str,
     in_parallel: bool,
     which: str = "step",
-    options: tuple[str, ...] = (),
+    transforms: tuple[str, ...] = (),
     form: int = stores.PLAIN,
 ) -> Callable[[Any, Any, int], None]:
     """The compiled `serial` or `parallel` of this rule for `dtype` ("float32" or "float64").
 
-    which : "step"; "report", which fills the tally as well; for a measuring rule "measure", which only adds up
+    which : "step"; "report", which fills the statistics as well; for a measuring rule "measure", which only adds up
         the squares of its results, "large_measure" or "small_measure" where those would overflow or vanish; for a
-        preparing rule "prepare", which only writes the last state slot; for `NO_RULE` "look", which only finds out
-        whether all gradients are finite, "look_at_squares", whether their squares are, or "norm" and
+        preparing rule "prepare", which only writes the last state slot; for `NO_RULE` "finite", which only finds out
+        whether all gradients are finite, "finite_squares", whether their squares are, or "norm" and
         "quick_norm", which only add these up
-    options : the names of the functions of `gradients.OPTIONS` that go before the rule, in that order, and then
+    transforms : the names of the functions of `gradients.TRANSFORMS` that go before the rule, in that order, and then
         of those of `averages.AVERAGES` that go after it. Their amounts stand behind the scalars: of those before
         the rule the last one's first, of those after it the first one's
     form : how new parameters are stored, see `stores.py`; the same machine code and bits for each
@@ -83,39 +83,39 @@ def kernel(
     Compiled, or loaded from numba's disk cache, at the first call and kept for the life of the process.
     """
     if not compiles() or isinstance(rule, InterpretedRule):
-        return interpreted(rule, dtype, which, options)
-    callback = _callback(rule, dtype, which, options)
+        return interpreted(rule, dtype, which, transforms)
+    callback = _callback(rule, dtype, which, transforms)
     driver = compiled(parallel if in_parallel else serial, *DRIVER, nogil=True, in_parallel=in_parallel)
     if which not in ("step", "report"):  # which do not write parameters
         form = stores.PLAIN
     return partial(driver, callback.address, form_address(form, dtype, which not in ("step", "prepare")))
 
 
-def callback(rule: Rule, dtype: str, which: str = "step", options: tuple[str, ...] = ()) -> CFunc:
+def callback(rule: Rule, dtype: str, which: str = "step", transforms: tuple[str, ...] = ()) -> CFunc:
     """The part of a kernel that is the rule's, not compiled yet and without the disk cache."""
-    functions = [(OPTIONS | AVERAGES)[name] for name in options]
-    digest = digest_of(rule.formula, *functions, constants=(rule.columns(options), rule.small(options)))
-    name = "_".join((rule.name, *options, which, dtype, digest))
+    functions = [(TRANSFORMS | AVERAGES)[name] for name in transforms]
+    digest = digest_of(rule.formula, *functions, constants=(rule.columns(transforms), rule.small(transforms)))
+    name = "_".join((rule.name, *transforms, which, dtype, digest))
     # The inner functions carry it too: two cached kernels, compiled in two processes, may otherwise hold different
     # functions under one symbol, of which the loader takes the first for both.
     names = {
-        "rule": composed(rule.formula, options, name, njit(**FLAGS, **INNER)),
+        "rule": composed(rule.formula, transforms, name, njit(**FLAGS, **INNER)),
         "DTYPE": getattr(np, dtype),
         "SIZE": np.dtype(dtype).itemsize,
-        "COLUMNS": rule.columns(options),
-        "WRITTEN": rule.columns(with_amounts(options)),
-        "SMALL": rule.small(options),
-        "SCALARS": (0,) * (len(rule.scalars) + len(with_amounts(options))),
+        "COLUMNS": rule.columns(transforms),
+        "WRITTEN": rule.columns(with_scalars(transforms)),
+        "SMALL": rule.small(transforms),
+        "SCALARS": (0,) * (len(rule.scalars) + len(with_scalars(transforms))),
         "SCALED": np.float64 if which in FACTORS else getattr(np, dtype),
         "FACTOR": FACTORS.get(which, getattr(np, dtype)(1)),
     }
     # numba's disk cache takes this name as its key. It knows nothing of callees and globals, hence the digest.
-    return CFunc(clone(SPANS[which], name, names), SPAN, {}, FLAGS)
+    return CFunc(clone(LOOPS[which], name, names), LOOP, {}, FLAGS)
 
 
 @cache
-def _callback(rule: Rule, dtype: str, which: str, options: tuple[str, ...]) -> Any:
-    return through_cache(lambda: callback(rule, dtype, which, options), CFunc.compile)
+def _callback(rule: Rule, dtype: str, which: str, transforms: tuple[str, ...]) -> Any:
+    return through_cache(lambda: callback(rule, dtype, which, transforms), CFunc.compile)
 
 
 @cache

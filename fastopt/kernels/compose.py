@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from fastopt.kernels.averages import AVERAGES
-from fastopt.kernels.loops import with_average, with_mean, with_option
-from fastopt.kernels.transforms import OPTIONS
+from fastopt.kernels.loops import with_average, with_mean, with_transform
+from fastopt.kernels.transforms import TRANSFORMS
 
 
 def clone(function: Any, name: str, names: dict[str, Any]) -> types.FunctionType:
@@ -20,15 +20,17 @@ def clone(function: Any, name: str, names: dict[str, Any]) -> types.FunctionType
     return copied
 
 
-def composed(formula: Any, options: tuple[str, ...], name: str, compile: Callable[[Any], Any]) -> Any:
-    """The formula with the options before and after it; what `name` is for, see `compile.callback`."""
+def composed(formula: Any, transforms: tuple[str, ...], name: str, compile: Callable[[Any], Any]) -> Any:
+    """The formula with the transforms before and after it; what `name` is for, see `compile.callback`."""
     inner = compile(clone(formula, f"rule_{name}", helpers(formula, name, compile)))
-    for which in reversed([option for option in options if option in OPTIONS]):  # the last one applied lies innermost
-        names = {"rule": inner, "option": compile(clone(OPTIONS[which], f"{which}_{name}", {}))}
-        around = with_mean if which == "centralize" else with_option
+    for which in reversed(
+        [transform for transform in transforms if transform in TRANSFORMS]
+    ):  # the last one applied lies innermost
+        names = {"rule": inner, "transform": compile(clone(TRANSFORMS[which], f"{which}_{name}", {}))}
+        around = with_mean if which == "centralize" else with_transform
         inner = compile(clone(around, f"with_{which}_{name}", names))
-    for which in [option for option in options if option in AVERAGES]:
-        names = {"rule": inner, "option": compile(clone(AVERAGES[which], f"{which}_{name}", {}))}
+    for which in [transform for transform in transforms if transform in AVERAGES]:
+        names = {"rule": inner, "transform": compile(clone(AVERAGES[which], f"{which}_{name}", {}))}
         inner = compile(clone(with_average, f"with_{which}_{name}", names))
     return inner
 

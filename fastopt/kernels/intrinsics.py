@@ -52,14 +52,22 @@ def peek(typingctx: Any, address: Any) -> Any:
 
 @intrinsic
 def call(
-    typingctx: Any, address: Any, row: Any, scalars: Any, parameter: Any, tally: Any, form: Any, first: Any, last: Any
+    typingctx: Any,
+    address: Any,
+    row: Any,
+    scalars: Any,
+    parameter: Any,
+    statistics: Any,
+    form: Any,
+    first: Any,
+    last: Any,
 ) -> Any:
-    """Calls the compiled `loops.span` at an address."""
+    """Calls the compiled `loops.step_loop` at an address."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         address, *arguments = args
-        span = ir.FunctionType(ir.VoidType(), [_INT64] * len(arguments))
-        builder.call(builder.inttoptr(address, span.as_pointer()), arguments)
+        step_loop = ir.FunctionType(ir.VoidType(), [_INT64] * len(arguments))
+        builder.call(builder.inttoptr(address, step_loop.as_pointer()), arguments)
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 8), codegen
@@ -191,7 +199,7 @@ LARGE = 2.0**500
 
 
 @intrinsic
-def add_squares(typingctx: Any, total: Any, rest: Any, address: Any, first: Any, last: Any, dtype: Any) -> Any:
+def add_squares(typingctx: Any, total: Any, compensation: Any, address: Any, first: Any, last: Any, dtype: Any) -> Any:
     """Adds the float64 squares of elements `first` to `last` of an array to a sum and what rounding took from it.
 
     The two together are exact to about 80 bits or more, so that the number nearest to the sum over a whole model is the
@@ -203,7 +211,7 @@ def add_squares(typingctx: Any, total: Any, rest: Any, address: Any, first: Any,
     pair = types.UniTuple(types.float64, 2)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        total, rest, start, first, last, _ = args
+        total, compensation, start, first, last, _ = args
         bits = dtype.dtype.bitwidth
         element, integer, double = context.get_value_type(dtype.dtype), ir.IntType(bits), ir.DoubleType()
         wide = ir.VectorType(double, VECTOR)
@@ -215,13 +223,13 @@ def add_squares(typingctx: Any, total: Any, rest: Any, address: Any, first: Any,
             pointer = builder.bitcast(_element(builder, start, place, element), kind.as_pointer())
             return builder.load(pointer, align=bits // 8)
 
-        def two_sum(value: Any, total: Any, rest: Any) -> Any:
+        def two_sum(value: Any, total: Any, compensation: Any) -> Any:
             new = builder.fadd(total, value)
             part = builder.fsub(new, total)
             lost = builder.fadd(builder.fsub(total, builder.fsub(new, part)), builder.fsub(value, part))
-            return new, builder.fadd(rest, lost)
+            return new, builder.fadd(compensation, lost)
 
-        def lane_sum(value: Any, total: Any, rest: Any) -> Any:
+        def lane_sum(value: Any, total: Any, compensation: Any) -> Any:
             if exact:
                 new = builder.call(fused, [value, value, total])
                 lost = builder.call(fused, [value, value, builder.fneg(builder.fsub(new, total))])
@@ -229,7 +237,7 @@ def add_squares(typingctx: Any, total: Any, rest: Any, address: Any, first: Any,
                 value = builder.fmul(value, value)
                 new = builder.fadd(total, value)
                 lost = builder.fsub(value, builder.fsub(new, total))
-            return new, builder.fadd(rest, lost)
+            return new, builder.fadd(compensation, lost)
 
         def splat(value: Any, kind: Any) -> Any:
             single = builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
@@ -268,7 +276,7 @@ def add_squares(typingctx: Any, total: Any, rest: Any, address: Any, first: Any,
             [cgutils.alloca_once_value(builder, start) for start in (splat(base, wide), ir.Constant(wide, None))]
             for _ in range(VECTORS)
         ]
-        tail = [cgutils.alloca_once_value(builder, value) for value in (total, rest)]
+        tail = [cgutils.alloca_once_value(builder, value) for value in (total, compensation)]
         with cgutils.for_range_slice(builder, first, middle, step, _INT64) as (index, _):
             for place, cells in zip(places(index), lanes, strict=True):
                 value = read(place, ir.VectorType(element, VECTOR))
@@ -283,17 +291,17 @@ def add_squares(typingctx: Any, total: Any, rest: Any, address: Any, first: Any,
 
         vectors = [two_sum(splat(builder.fneg(base), wide), *map(builder.load, cells)) for cells in lanes]
         while len(vectors) > 1:
-            (one, one_rest), (other, other_rest) = vectors.pop(0), vectors.pop(0)
-            vectors.append(two_sum(other, one, builder.fadd(one_rest, other_rest)))
-        total, rest = map(builder.load, tail)
+            (one, one_compensation), (other, other_compensation) = vectors.pop(0), vectors.pop(0)
+            vectors.append(two_sum(other, one, builder.fadd(one_compensation, other_compensation)))
+        total, compensation = map(builder.load, tail)
         for lane in range(VECTOR):
             at = ir.Constant(ir.IntType(32), lane)
             value, more = (builder.extract_element(vector, at) for vector in vectors[0])
-            total, rest = two_sum(value, total, rest)
-            rest = builder.fadd(rest, more)
-        return context.make_tuple(builder, pair, (total, rest))
+            total, compensation = two_sum(value, total, compensation)
+            compensation = builder.fadd(compensation, more)
+        return context.make_tuple(builder, pair, (total, compensation))
 
-    return pair(total, rest, address, types.int64, types.int64, dtype), codegen
+    return pair(total, compensation, address, types.int64, types.int64, dtype), codegen
 
 
 @intrinsic

@@ -51,7 +51,7 @@ APART = 8
 # Elements whose sums for a report are added up before they go to those of the piece: the same in every form.
 SUMMED = 1024
 
-# Columns of a tally: sums of squares of gradients, of new parameters and of their changes, then numbers of gradients
+# Columns of statistics: sums of squares of gradients, of new parameters and of their changes, then numbers of gradients
 # that are zero and that are not finite, then the first three again of float64 numbers times DOWN, and times UP.
 GRADIENTS, PARAMETERS, CHANGES, ZEROS, NONFINITE = range(5)
 LARGE, SMALL_ONES = 5, 8
@@ -72,8 +72,8 @@ BLOCK = 512
 STORED = 1024
 
 # What the functions below find under these names in their globals; every compiled clone of them has its own.
-rule: Any = None  # the formula, compiled, with the options that are bound
-option: Any = None  # a function of gradients.py or averages.py, compiled
+rule: Any = None  # the formula, compiled, with the transforms that are bound
+transform: Any = None  # a function of gradients.py or averages.py, compiled
 DTYPE: Any = None  # np.float32 or np.float64
 SIZE: Any = None  # the bytes of an element
 COLUMNS: Any = None  # the columns of the table that the rule takes: parameter, gradient and state slots
@@ -84,32 +84,32 @@ SCALED: Any = None  # the dtype of measures times FACTOR
 FACTOR: Any = None
 
 
-def with_option(p, g, *rest):
-    """A rule with an option before it, whose amount stands behind the rule's scalars."""
-    p, g = option(p, g, rest[-1])
-    return rule(p, g, *rest[:-1])
+def with_transform(p, g, *values):
+    """A rule with a transform before it, whose amount stands behind the rule's scalars."""
+    p, g = transform(p, g, values[-1])
+    return rule(p, g, *values[:-1])
 
 
-def with_average(p, g, average, *rest):
+def with_average(p, g, average, *values):
     """A rule with an average after it, whose slot stands before the rule's and whose amount stands last."""
-    new = rule(p, g, *rest[:-1])
-    p, average = option(new[0], average, rest[-1])
+    new = rule(p, g, *values[:-1])
+    p, average = transform(new[0], average, values[-1])
     return p, average, *new[1:]
 
 
-def with_mean(p, g, mean, *rest):
-    """A rule with an option before it that takes an element of an array, which stands before the state slots."""
-    p, g = option(p, g, mean)
-    return rule(p, g, *rest)
+def with_mean(p, g, mean, *values):
+    """A rule with a transform before it that takes an element of an array, which stands before the state slots."""
+    p, g = transform(p, g, mean)
+    return rule(p, g, *values)
 
 
-def span(row, scalars, parameter, tally, form, first, last):
+def step_loop(row, scalars, parameter, statistics, form, first, last):
     """Applies the rule to elements `first` to `last` of an array; the loop that is compiled for each rule.
 
     row : the address of the array's row in the table
     scalars : the address of its scalars
     parameter : the address of element 0 of the parameter: `walk` may have copied a block of it to elsewhere
-    tally, form : for the functions below
+    statistics, form : for the functions below
     """
     where, written = addresses(row, COLUMNS), addresses(row, WRITTEN)
     constants = numbers(scalars, SCALARS, DTYPE)
@@ -118,10 +118,10 @@ def span(row, scalars, parameter, tally, form, first, last):
         store((parameter, *written[1:]), element, values, SMALL, DTYPE)
 
 
-def tallied_span(row, scalars, parameter, tally, form, first, last):
-    """`span` over a piece of an array, which also adds up what a report of the step needs.
+def report_loop(row, scalars, parameter, statistics, form, first, last):
+    """`step_loop` over a piece of an array, which also adds up what a report of the step needs.
 
-    tally : the address of the piece's row in the tally
+    statistics : the address of the piece's row in the statistics
     form : the address of that of the step, see `stores.py`
     """
     zero, one = DTYPE(0), DTYPE(1)
@@ -176,50 +176,50 @@ def tallied_span(row, scalars, parameter, tally, form, first, last):
     if SIZE == 4:  # sums of these are in range; what is not finite must not be lost beside sums of float64
         large_gradients, large_parameters = gradients * DOWN * DOWN, parameters * DOWN * DOWN
         large_changes = changes * DOWN * DOWN
-    put(tally, GRADIENTS, gradients)
-    put(tally, PARAMETERS, parameters)
-    put(tally, CHANGES, changes)
-    put(tally, ZEROS, np.float64(zeros))
-    put(tally, NONFINITE, np.float64(nonfinite))
-    put(tally, LARGE + GRADIENTS, large_gradients)
-    put(tally, LARGE + PARAMETERS, large_parameters)
-    put(tally, LARGE + CHANGES, large_changes)
-    put(tally, SMALL_ONES + GRADIENTS, small_gradients)
-    put(tally, SMALL_ONES + PARAMETERS, small_parameters)
-    put(tally, SMALL_ONES + CHANGES, small_changes)
+    put(statistics, GRADIENTS, gradients)
+    put(statistics, PARAMETERS, parameters)
+    put(statistics, CHANGES, changes)
+    put(statistics, ZEROS, np.float64(zeros))
+    put(statistics, NONFINITE, np.float64(nonfinite))
+    put(statistics, LARGE + GRADIENTS, large_gradients)
+    put(statistics, LARGE + PARAMETERS, large_parameters)
+    put(statistics, LARGE + CHANGES, large_changes)
+    put(statistics, SMALL_ONES + GRADIENTS, small_gradients)
+    put(statistics, SMALL_ONES + PARAMETERS, small_parameters)
+    put(statistics, SMALL_ONES + CHANGES, small_changes)
     if peek(form) == NONTEMPORAL:
         fence()
 
 
-def gradient_span(row, scalars, parameter, tally, form, first, last):
-    """Writes to the tally whether there is a gradient that is not finite, and nothing else."""
+def finite_loop(row, scalars, parameter, statistics, form, first, last):
+    """Writes to the statistics whether there is a gradient that is not finite, and nothing else."""
     zero = total = DTYPE(0)
     gradient = addresses(row, (1,))
     for index in range(first, last):
         total = plus(total, load(gradient, index, DTYPE)[0] * zero)  # NaN for NaN and infinity
-    put(tally, NONFINITE, np.float64(total != zero))
+    put(statistics, NONFINITE, np.float64(total != zero))
 
 
-def square_span(row, scalars, parameter, tally, form, first, last):
-    """Writes to the tally whether there is a gradient whose square is not finite in DTYPE, and nothing else."""
+def finite_squares_loop(row, scalars, parameter, statistics, form, first, last):
+    """Writes to the statistics whether there is a gradient whose square is not finite in DTYPE, and nothing else."""
     zero = total = DTYPE(0)
     gradient = addresses(row, (1,))
     for index in range(first, last):
         g = load(gradient, index, DTYPE)[0]
         total = plus(total, g * g * zero)
-    put(tally, NONFINITE, np.float64(total != zero))
+    put(statistics, NONFINITE, np.float64(total != zero))
 
 
-def norm_span(row, scalars, parameter, tally, form, first, last):
-    """Writes to the tally the sum of squares of the gradients and what rounding took from it, and nothing else."""
+def norm_loop(row, scalars, parameter, statistics, form, first, last):
+    """Writes to the statistics the sum of squares of the gradients and what rounding took from it, and nothing else."""
     (gradient,) = addresses(row, (1,))
-    total, rest = add_squares(0.0, 0.0, gradient, first, last, DTYPE)
-    put(tally, TOTAL, total)
-    put(tally, COMPENSATION, rest)
+    total, compensation = add_squares(0.0, 0.0, gradient, first, last, DTYPE)
+    put(statistics, TOTAL, total)
+    put(statistics, COMPENSATION, compensation)
 
 
-def quick_norm_span(row, scalars, parameter, tally, form, first, last):
-    """`norm_span` by a plain float64 sum, as if rounding had taken nothing from it.
+def quick_norm_loop(row, scalars, parameter, statistics, form, first, last):
+    """`norm_loop` by a plain float64 sum, as if rounding had taken nothing from it.
 
     LLVM adds it up in whatever order it likes: `norms.QUICK_ERROR` is right for all of them.
     """
@@ -227,12 +227,12 @@ def quick_norm_span(row, scalars, parameter, tally, form, first, last):
     gradient = addresses(row, (1,))
     for index in range(first, last):
         total = plus_square(total, np.float64(load(gradient, index, DTYPE)[0]))
-    put(tally, TOTAL, total)
-    put(tally, COMPENSATION, 0.0)
+    put(statistics, TOTAL, total)
+    put(statistics, COMPENSATION, 0.0)
 
 
-def measured_span(row, scalars, parameter, tally, form, first, last):
-    """Writes to the tally the sums of squares of the two results of the formula, as `norm_span`, and nothing else.
+def measure_loop(row, scalars, parameter, statistics, form, first, last):
+    """Writes to the statistics the sums of squares of the two results of the formula, as `norm_loop`, and nothing else.
 
     Of these results times FACTOR, as SCALED.
     """
@@ -240,22 +240,22 @@ def measured_span(row, scalars, parameter, tally, form, first, last):
     other = one + 8 * BLOCK
     where = addresses(row, COLUMNS)
     constants = numbers(scalars, SCALARS, DTYPE)
-    total = rest = second_total = second_rest = 0.0
+    total = compensation = second_total = second_compensation = 0.0
     for block in range(first, last, BLOCK):
         size = min(BLOCK, last - block)
         for place in range(size):
             first_measure, second_measure = rule(*(load(where, block + place, DTYPE) + constants))
             put(one, place, SCALED(first_measure * FACTOR))
             put(other, place, SCALED(second_measure * FACTOR))
-        total, rest = add_squares(total, rest, one, 0, size, SCALED)
-        second_total, second_rest = add_squares(second_total, second_rest, other, 0, size, SCALED)
-    put(tally, TOTAL, total)
-    put(tally, COMPENSATION, rest)
-    put(tally, SECOND_TOTAL, second_total)
-    put(tally, SECOND_COMPENSATION, second_rest)
+        total, compensation = add_squares(total, compensation, one, 0, size, SCALED)
+        second_total, second_compensation = add_squares(second_total, second_compensation, other, 0, size, SCALED)
+    put(statistics, TOTAL, total)
+    put(statistics, COMPENSATION, compensation)
+    put(statistics, SECOND_TOTAL, second_total)
+    put(statistics, SECOND_COMPENSATION, second_compensation)
 
 
-def prepared_span(row, scalars, parameter, tally, form, first, last):
+def prepare_loop(row, scalars, parameter, statistics, form, first, last):
     """Writes the result of the formula to the last state slot, and nothing else."""
     where = addresses(row, COLUMNS)
     constants = numbers(scalars, SCALARS, DTYPE)
@@ -293,17 +293,17 @@ def walk(kernel, form, table, starts, first, last):
 
 
 def walk_pieces(kernel, form, table, starts, first, last):
-    """`walk` for a kernel that fills a row of the tally per array and piece.
+    """`walk` for a kernel that fills a row of the statistics per array and piece.
 
-    The table's last row holds the address of the tally. Sums over a piece are added up in one order, however many
+    The table's last row holds the address of the statistics. Sums over a piece are added up in one order, however many
     threads there are.
     """
     array = np.searchsorted(starts, first, side="right") - 1
-    tally = table[len(starts) - 1, 0]
+    statistics = table[len(starts) - 1, 0]
     while first < last:
         begin, piece = starts[array], first // PIECE
         end = min(last, starts[array + 1], (piece + 1) * PIECE)
-        row, cells = row_address(table, array), tally + 8 * FIELDS * (piece + array)
+        row, cells = row_address(table, array), statistics + 8 * FIELDS * (piece + array)
         call(kernel, row, table[array, -1], table[array, 0], cells, form, first - begin, end - begin)
         first = end
         if end == starts[array + 1]:
@@ -322,12 +322,12 @@ def walk_stored(kernel, form, table, starts, first, last):
     stack, home = stack_bytes(slots * stride + 8 * width), stack_block()
     copied = stack + slots * stride
     array = np.searchsorted(starts, first, side="right") - 1
-    tally = table[len(starts) - 1, 0]
+    statistics = table[len(starts) - 1, 0]
     while first < last:
         begin, piece = starts[array], first // PIECE
         end = min(last, starts[array + 1], (piece + 1) * PIECE)
         size = starts[array + 1] - begin
-        cells = tally + 8 * FIELDS * (piece + array)
+        cells = statistics + 8 * FIELDS * (piece + array)
         index = (first - begin + STORED - 1) // STORED * STORED
         stop = min(size, (end - begin + STORED - 1) // STORED * STORED)
         for column in range(width):
@@ -375,12 +375,12 @@ def run(kernel, form, table, starts, first, last):
 def serial(address, form, table, starts, threads):
     """Applies a rule to every element of every array.
 
-    address : of the rule's compiled `span`: this function and `parallel` are compiled once for all rules
+    address : of the rule's compiled `step_loop`: this function and `parallel` are compiled once for all rules
     form : how parameters are stored: an address that `stores.py` explains
     table : int64[arrays + 1, 5 + state slots], the addresses of parameter, gradient, state, averages (0 where there are
-        none) and the array's scalars: float64, those of the rule in the order of the formula, then the amounts of the
-        options. Of the last row the first element is the address of the tally, if there is one. With `centralize` the
-        means of gradients have a column more, before the scalars
+        none) and the array's scalars: float64, those of the rule in the order of the formula, then those of the
+        transforms. Of the last row the first element is the address of the statistics, if there are any. With
+        `centralize` the means of gradients have a column more, before the scalars
     starts : int64[arrays + 1], the running sum of the array sizes
     threads : 1
     """
@@ -399,9 +399,9 @@ def parallel(address, form, table, starts, threads):
     taken = np.zeros(threads * APART, dtype=np.int64)
     for thread in prange(threads):
         for turn in range(threads):
-            share = (thread + turn) % threads
-            begin, end = pieces * share // threads, pieces * (share + 1) // threads
-            piece = begin + fetch_add(taken, share * APART)
+            owner = (thread + turn) % threads
+            begin, end = pieces * owner // threads, pieces * (owner + 1) // threads
+            piece = begin + fetch_add(taken, owner * APART)
             while piece < end:
                 run(address, form, table, starts, piece * PIECE, min(piece * PIECE + PIECE, total))
-                piece = begin + fetch_add(taken, share * APART)
+                piece = begin + fetch_add(taken, owner * APART)

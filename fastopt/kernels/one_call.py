@@ -18,8 +18,8 @@ from numba.np.arrayobj import make_array, populate_array
 from fastopt.kernels.array_scan import (
     ARRAY_FLAGS,
     DATA,
-    ENTRY_FIELDS,
     HOLDER,
+    LEAF_FIELDS,
     LENGTH_OF_TUPLE,
     LIST_ITEMS,
     PLACE,
@@ -39,7 +39,7 @@ MISFIT, DONE = 0, 1
 
 # The words of a plan's memory, an int64 array that is the method's `self`.
 (
-    BARE, COUNT, ENTRIES, SHAPES, SIZES,  # whether params are one array; what is expected of each array
+    BARE, COUNT, LEAVES, SHAPES, SIZES,  # whether params are one array; what is expected of each array
     WRITTEN, BLOCKS,  # the blocks that a step writes, and how many
     TABLE, COLUMNS, STARTS, LENGTH, KERNEL, FORM,  # the launch
     SCALARS, SCALAR_COUNT, SCALAR_ROWS, SCALAR_STRIDE,  # how many are in a row, and the words from one to the next
@@ -80,9 +80,9 @@ def one_call(self, arguments, count):
     of them, which keeps them alive, in place of DONE.
     """
     plan = peek(self + DATA)
-    params, grads, only_looks = peek(arguments), peek(arguments + 8), count == 2
+    params, grads, only_checks = peek(arguments), peek(arguments + 8), count == 2
     count, columns, blocks = word(plan, COUNT), word(plan, COLUMNS), word(plan, BLOCKS)
-    entries = array_at(word(plan, ENTRIES), (count, ENTRY_FIELDS))
+    leaves = array_at(word(plan, LEAVES), (count, LEAF_FIELDS))
     shapes = array_at(word(plan, SHAPES), (word(plan, SIZES),))
     written = array_at(word(plan, WRITTEN), (2, blocks))
     table = array_at(word(plan, TABLE), (word(plan, LENGTH), columns))
@@ -96,24 +96,24 @@ def one_call(self, arguments, count):
     for number in range(word(plan, VIEW_COUNT)):
         if peek(peek(word(plan, VIEWS) + 8 * number) + ARRAY_FLAGS) & WRITEABLE == 0:
             return integer(MISFIT)
-    if not only_looks and not _take_scalars(plan, peek(arguments + 16)):
+    if not only_checks and not _take_scalars(plan, peek(arguments + 16)):
         return integer(MISFIT)
     first = 0
     while first < count:
-        entry = scan_items(*items, first, word(plan, NDARRAY), word(plan, NONE), entries, shapes, written, table)
-        if entry < 0 or (entry < count and not _take_floats(plan, items, entries, entry, table)):
+        leaf = scan_items(*items, first, word(plan, NDARRAY), word(plan, NONE), leaves, shapes, written, table)
+        if leaf < 0 or (leaf < count and not _take_floats(plan, items, leaves, leaf, table)):
             return integer(MISFIT)
-        first = entry + 1
-    if only_looks:
+        first = leaf + 1
+    if only_checks:
         return integer(DONE) if word(plan, BARE) != 0 else _list_of(items[1], count)
 
     walk(word(plan, KERNEL), word(plan, FORM), table, starts, 0, starts[-1])
 
-    for entry in range(count):
-        staged = entries[entry, STAGED]
-        if staged != 0 and entries[entry, ROW] >= 0:
+    for leaf in range(count):
+        staged = leaves[leaf, STAGED]
+        if staged != 0 and leaves[leaf, ROW] >= 0:
             number = new_float(staged)
-            if number == 0 or not _replace(plan, entries[entry, HOLDER], entries[entry, PLACE], number):
+            if number == 0 or not _replace(plan, leaves[leaf, HOLDER], leaves[leaf, PLACE], number):
                 return 0  # MemoryError
     settings = peek(arguments + 24)
     if set_item(settings, word(plan, STEPS), peek(arguments + 32)) != 0:
@@ -231,18 +231,18 @@ def _take_scalars(plan, scalars):
     return True
 
 
-def _take_floats(plan, items, entries, entry, table):
+def _take_floats(plan, items, leaves, leaf, table):
     """Copies a parameter and its gradient to where the kernel works on them; False if they are no floats."""
-    staged = entries[entry, STAGED]
+    staged = leaves[leaf, STAGED]
     if staged == 0:
         return False
-    parameter, gradient = peek(items[0] + 8 * entry), peek(items[1] + 8 * entry)
+    parameter, gradient = peek(items[0] + 8 * leaf), peek(items[1] + 8 * leaf)
     kind = peek(gradient + TYPE)
     if peek(parameter + TYPE) != word(plan, FLOAT) or (kind != word(plan, FLOAT) and kind != word(plan, FLOAT64)):
         return False
     poke(staged, peek(parameter + VALUE))
     poke(staged + 8, peek(gradient + VALUE))
-    table[entries[entry, ROW], 1] = staged + 8
+    table[leaves[leaf, ROW], 1] = staged + 8
     return True
 
 

@@ -26,7 +26,7 @@ from fastopt.kernels.loops import (
     UP,
 )
 from fastopt.kernels.rule import Rule
-from fastopt.kernels.transforms import with_amounts
+from fastopt.kernels.transforms import with_scalars
 
 
 class InterpretedRule(Rule):
@@ -61,29 +61,29 @@ def _without_errors(function: Callable[..., Any]) -> Callable[..., Any]:
     return returning
 
 
-def interpreted(rule: Rule, dtype: str, which: str, options: tuple[str, ...] = ()) -> Callable[..., None]:
+def interpreted(rule: Rule, dtype: str, which: str, transforms: tuple[str, ...] = ()) -> Callable[..., None]:
     """The kernel in pure Python, for NUMBA_DISABLE_JIT=1 and FASTOPT_CHECK=1.
 
     The same table and the same bits, a thousand times slower.
     """
     number = np.dtype(dtype).type
     smallest = number(smallest_state(dtype))
-    scalars = ctypes.c_double * (len(rule.scalars) + len(with_amounts(options)))
-    written = [rule.columns(options).index(column) for column in rule.columns(with_amounts(options))]
-    formula = composed(on_arrays(rule.formula), options, rule.name, lambda function: function)
+    scalars = ctypes.c_double * (len(rule.scalars) + len(with_scalars(transforms)))
+    written = [rule.columns(transforms).index(column) for column in rule.columns(with_scalars(transforms))]
+    formula = composed(on_arrays(rule.formula), transforms, rule.name, lambda function: function)
 
     @np.errstate(all="ignore")
     def kernel(table: Any, starts: Any, threads: int) -> None:
         for number_of_array, size in enumerate(np.diff(starts).tolist()):
             memory = ctypes.c_float * size if number is np.float32 else ctypes.c_double * size
-            addresses = table[number_of_array, list(rule.columns(options))]
+            addresses = table[number_of_array, list(rule.columns(transforms))]
             arrays = [np.ctypeslib.as_array(memory.from_address(int(at))) for at in addresses]
             constants = [number(x) for x in scalars.from_address(int(table[number_of_array, -1]))]
             before = arrays[0].astype(np.float64)
             for index in range(size if which in ("step", "report") else 0):
                 p, *state = formula(*(array[index] for array in arrays), *constants)
                 arrays[0][index] = p
-                for place, value, kind in zip(written[2:], state, rule.small(options), strict=True):
+                for place, value, kind in zip(written[2:], state, rule.small(transforms), strict=True):
                     if abs(value) < smallest and kind != KEPT:
                         value = np.copysign(smallest, value) if kind == SIGN_KEPT and value else value * 0
                     arrays[place][index] = value
@@ -104,7 +104,7 @@ def interpreted(rule: Rule, dtype: str, which: str, options: tuple[str, ...] = (
                 cells[TOTAL], cells[COMPENSATION] = _squares(one)
                 cells[SECOND_TOTAL], cells[SECOND_COMPENSATION] = _squares(other)
             else:
-                seen = arrays[1] * arrays[1] if which == "look_at_squares" else gradient
+                seen = arrays[1] * arrays[1] if which == "finite_squares" else gradient
                 plain, large, small = (
                     [float(np.square(x * factor).sum()) for x in (gradient, parameter, parameter - before)]
                     for factor in (1.0, DOWN, UP)

@@ -37,7 +37,7 @@ class Rule:
     state: tuple[str, ...] = ()
     measure: Callable[..., Any] | None = None
     rows: bool = False
-    idle: Callable[..., Any] | None = None
+    skipped: Callable[..., Any] | None = None
     prepare: Callable[..., Any] | None = None
     exact: tuple[str, ...] = ()
     signed: tuple[str, ...] = ()
@@ -75,17 +75,17 @@ class Rule:
         """The names of the formula's scalars."""
         return tuple(inspect.signature(self.formula).parameters)[2 + len(self.state) :]
 
-    def columns(self, options: tuple[str, ...] = ()) -> tuple[int, ...]:
-        """The columns of the table that the formula with options takes: averages and means stand behind the state."""
+    def columns(self, transforms: tuple[str, ...] = ()) -> tuple[int, ...]:
+        """The columns of the table that the formula with transforms takes: averages and means come after the state."""
         last = 2 + len(self.state)
-        slots = [last + number for number, name in enumerate(AVERAGES) if name in options]
-        means = [last + len(AVERAGES)] if "centralize" in options else []
+        slots = [last + number for number, name in enumerate(AVERAGES) if name in transforms]
+        means = [last + len(AVERAGES)] if "centralize" in transforms else []
         return 0, 1, *reversed(slots), *means, *range(2, last)  # the one applied last lies outermost
 
-    def small(self, options: tuple[str, ...] = ()) -> tuple[int, ...]:
+    def small(self, transforms: tuple[str, ...] = ()) -> tuple[int, ...]:
         """The treatment of small values in the columns that are written, but for parameter and gradient."""
         kinds = [KEPT if slot in self.exact else SIGN_KEPT if slot in self.signed else FLUSHED for slot in self.state]
-        return (*(FLUSHED for option in options if option in AVERAGES), *kinds)
+        return (*(FLUSHED for transform in transforms if transform in AVERAGES), *kinds)
 
 
 def no_formula(p, g):

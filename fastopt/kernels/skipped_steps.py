@@ -10,17 +10,17 @@ The scalars: kept = f^k, share = r^k, and moved, the sum in brackets. A formula 
 """
 
 
-def sgd_idle(p, g, kept):
+def sgd_skipped(p, g, kept):
     return (kept * p,)
 
 
-def momentum_idle(p, g, v, kept, share, moved):
+def momentum_skipped(p, g, v, kept, share, moved):
     return kept * p + moved * v, share * v
 
 
-def adagrad_idle(p, g, h, kept):
+def adagrad_skipped(p, g, h, kept):
     return kept * p, h
 
 
-def rmsprop_idle(p, g, h, kept, share):
+def rmsprop_skipped(p, g, h, kept, share):
     return kept * p, share * h

@@ -1,4 +1,4 @@
-"""Gradients of some rows: duplicates are summed, and each touched row becomes an array of a launch's table."""
+"""Gradients of some rows: duplicates are summed, and each updated row becomes an array of a launch's table."""
 
 from __future__ import annotations
 
@@ -34,23 +34,23 @@ def add_up(indices, values, slots, distinct, sums):
 
 
 def spread(whole, distinct, count, width, width_bytes, first, table, starts):
-    """Writes into a launch's table, from row `first` on, the addresses of each touched row of one parameter.
+    """Writes into a launch's table, from row `first` on, the addresses of each updated row of one parameter.
 
     whole : int64[3 + state slots], the addresses of parameter, sums and state, and of the scalars
-    distinct : int64[most], the touched rows, of which there are `count`
+    distinct : int64[most], the updated rows, of which there are `count`
     width, width_bytes : the number of elements of a row, and of its bytes
 
-    After them comes an empty array, by which a parameter without touched rows too has its place in the table and in the
-    tally. Returns the row after it.
+    After them comes an empty array, by which a parameter without updated rows too has its place in the table and in the
+    statistics. Returns the row after it.
     """
     last = table.shape[1] - 1
     for slot in range(count + 1):
-        touched = distinct[slot] if slot < count else 0
+        number = distinct[slot] if slot < count else 0
         row = first + slot
-        table[row, 0] = whole[0] + touched * width_bytes
+        table[row, 0] = whole[0] + number * width_bytes
         table[row, 1] = whole[1] + slot * width_bytes
         for column in range(2, last):
-            table[row, column] = whole[column] + touched * width_bytes
+            table[row, column] = whole[column] + number * width_bytes
         table[row, last] = whole[last]
         starts[row + 1] = starts[row] + (width if slot < count else 0)
     return first + count + 1

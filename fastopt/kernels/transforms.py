@@ -1,7 +1,7 @@
 """Transforms: scalar functions on gradient and parameter before the rule, in the same pass over memory.
 
 Each is a function `(p, g, amount) -> (p, g)` of scalars, bound when a kernel is built; what is not bound costs nothing.
-They are applied in the order of `OPTIONS`. What `centralize` takes is no amount but an element of an array, as the
+They are applied in the order of `TRANSFORMS`. What `centralize` takes is no amount but an element of an array, as the
 gradient is.
 """
 
@@ -36,11 +36,11 @@ def decoupled_weight_decay(p, g, amount):
     return p * amount, g
 
 
-OPTIONS: dict[str, Callable[..., Any]] = {
+TRANSFORMS: dict[str, Callable[..., Any]] = {
     function.__name__: function for function in (scale, clip, centralize, weight_decay, decoupled_weight_decay)
 }
 
 
-def with_amounts(options: tuple[str, ...]) -> tuple[str, ...]:
-    """The options that take an amount."""
-    return tuple(option for option in options if option != centralize.__name__)
+def with_scalars(transforms: tuple[str, ...]) -> tuple[str, ...]:
+    """The transforms that take an amount."""
+    return tuple(transform for transform in transforms if transform != centralize.__name__)

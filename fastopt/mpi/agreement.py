@@ -20,7 +20,7 @@ class Agreement:
 
     def __init__(self, owner: str, comm: MPI.Comm) -> None:
         self.owner, self.comm = owner, comm
-        self._mine = np.zeros(2, np.int64)
+        self._local = np.zeros(2, np.int64)
         self._all = np.zeros((comm.size, 2), np.int64)
 
     def reach(self, digest: bytes, describe: Callable[[], dict[str, str]], error: Exception | None = None) -> None:
@@ -28,8 +28,8 @@ class Agreement:
 
         describe : what the digest is of, in words by what they are about
         """
-        self._mine[:] = int.from_bytes(digest[:8], "little", signed=True), error is not None
-        self.comm.Allgather(self._mine, self._all)
+        self._local[:] = int.from_bytes(digest[:8], "little", signed=True), error is not None
+        self.comm.Allgather(self._local, self._all)
         if self._all[:, 1].any():
             self.raise_first(error)
         if (self._all[:, 0] != self._all[0, 0]).any():

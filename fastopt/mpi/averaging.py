@@ -50,18 +50,18 @@ class SharedAverages:
         with self._alone():
             binding = self._bind("catch_up", params)
             binding.fetch()
-            self._on_all(lambda: self.optimizer.catch_up(binding.pieces))
+            self._on_all(lambda: self.optimizer.catch_up(binding.slices))
             self._exchange.gather(binding)
 
     def _gathered_average(self: Any, params: Any) -> Any:
         binding = self._bind("averaged", params)
         binding.fetch()
-        mine = self._on_all(lambda: self.optimizer.averaged(binding.pieces))
+        mine = self._on_all(lambda: self.optimizer.averaged(binding.slices))
         arrays = {path: np.array(array, order="K") for path, array in binding.arrays.items()}
         copies = Binding(self._owner, arrays)
-        copies.cut(self._exchange.shares, self.comm.rank)
-        for piece, values in mine.items():
-            copies.pieces[piece][...] = values
+        copies.cut(self._exchange.shards, self.comm.rank)
+        for leaf_slice, values in mine.items():
+            copies.slices[leaf_slice][...] = values
         self._exchange.gather(copies)
         values = [
             array if isinstance(value, np.ndarray) else as_number(array, value)

@@ -17,7 +17,7 @@ from fastopt.engine.overlaps import Memory
 from fastopt.engine.state import Layout, layout_of, lies_in
 from fastopt.flat import Array, FlatDict
 from fastopt.mpi.agreement import digest_of
-from fastopt.mpi.layout import Line, Piece, Shares, flat
+from fastopt.mpi.layout import LeafSlice, Line, Shards, flat
 
 
 def name_of(path: Hashable, which: str = "params") -> str:
@@ -55,7 +55,7 @@ class Binding:
             )
         self.leaves: dict[Hashable, Layout] = {path: layout_of(array) for path, array in self.arrays.items()}
         self.flats: dict[Hashable, Array] = {}
-        self.pieces: dict[Piece, Array] = {}
+        self.slices: dict[LeafSlice, Array] = {}
 
     def name(self, path: Hashable, which: str = "params") -> str:
         """How an array is called in an error text: as Python writes its path."""
@@ -72,7 +72,7 @@ class Binding:
             and all(isinstance(value, np.ndarray) and value.flags.writeable for value in values)
         )
 
-    def cut(self, shares: Shares, rank: int) -> None:
+    def cut(self, shards: Shards, rank: int) -> None:
         """Makes the views of what a process steps."""
         self.flats = {
             path: flat(array, self.leaves[path].order)
@@ -81,9 +81,9 @@ class Binding:
             for path, array in self.arrays.items()
         }
         self.staged = [path for path, vector in self.flats.items() if vector.base is None and vector.size]
-        self.pieces = {
-            piece: shares.shaped(piece, self.flats[piece.path][piece.start : piece.stop])
-            for piece in shares.pieces(rank)
+        self.slices = {
+            leaf_slice: shards.shaped(leaf_slice, self.flats[leaf_slice.path][leaf_slice.start : leaf_slice.stop])
+            for leaf_slice in shards.slices(rank)
         }
 
     def fetch(self) -> None:
@@ -121,18 +121,18 @@ class Binding:
         """The memory of all leaves of a line, where they lie in it as on the line."""
         return buffer_of(self.params, line)
 
-    def read(self, line: Line, share: slice, target: Array) -> None:
-        """Copies the elements of a share to where they lie on the line."""
-        for vector, start, stop, place in self._parts(line, share):
+    def read(self, line: Line, shard: slice, target: Array) -> None:
+        """Copies the elements of a shard to where they lie on the line."""
+        for vector, start, stop, place in self._ranges_on(line, shard):
             target[place : place + stop - start] = vector[start:stop]
 
-    def write(self, line: Line, share: slice, source: Array) -> None:
-        """Copies all elements but those of a share from the line."""
-        for part in (slice(0, share.start), slice(share.stop, line.size)):
-            for vector, start, stop, place in self._parts(line, part):
+    def write(self, line: Line, shard: slice, source: Array) -> None:
+        """Copies all elements but those of a shard from the line."""
+        for part in (slice(0, shard.start), slice(shard.stop, line.size)):
+            for vector, start, stop, place in self._ranges_on(line, part):
                 vector[start:stop] = source[place : place + stop - start]
 
-    def _parts(self, line: Line, part: slice) -> Iterator[tuple[Array, int, int, int]]:
+    def _ranges_on(self, line: Line, part: slice) -> Iterator[tuple[Array, int, int, int]]:
         """Of each leaf in a part of the line: its vector, the range of its elements there, and where they lie on it."""
         for path, offset in line.offsets.items():
             vector = self.flats[path]

@@ -7,11 +7,13 @@ from operator import is_
 from typing import Any
 
 from fastopt import array_checks, checks, rows
+from fastopt.engine import gradient_sums
+from fastopt.engine.objects import OWN
 from fastopt.kernels import RULES
 from fastopt.mpi.agreement import digest_of
 from fastopt.mpi.binding import Binding, name_of
 from fastopt.mpi.exchange import ARRAY, EXACT_ROWS, NONE, Exchange
-from fastopt.mpi.layout import Shares
+from fastopt.mpi.layout import Shards
 from fastopt.mpi.rank_sums import AllProcesses
 from fastopt.schedules import to_dict
 
@@ -23,7 +25,7 @@ class Consensus:
     """The checks of `Sharded`, which all processes pass or all fail."""
 
     def _checked(
-        self, operation: str, params: Any, grads: Any, report: bool = False
+        self: Any, operation: str, params: Any, grads: Any, report: bool = False
     ) -> tuple[Binding, Exchange, dict[Hashable, Any]]:
         """Parameters and gradients that all processes have alike; raises on all otherwise."""
         error: Exception | None = None
@@ -31,7 +33,11 @@ class Consensus:
         found: dict[Hashable, Any] = {}
         try:
             binding, exchange = self._bound(params)
-            found = exchange.checked(grads, binding)
+            if grads is OWN and not exchange.calls:
+                raise TypeError(f"Sharded {self._owner}: {operation}() got no gradients, and none were accumulated")
+            if grads is not OWN and exchange.calls:
+                raise RuntimeError(gradient_sums.with_gradients(f"Sharded {self._owner}", exchange.calls))
+            found = {} if grads is OWN else exchange.checked(grads, binding)
             kinds = exchange.kinds_with(found)
             self._check_kinds(kinds)
         except Exception as caught:
@@ -58,7 +64,7 @@ class Consensus:
     def _commit(self: Any, binding: Binding, exchange: Exchange) -> None:
         """Takes up the arrays that all processes agreed on."""
         if exchange is not self._exchange:
-            self.optimizer.__dict__["_processes"] = AllProcesses(exchange.shares, self.comm)
+            self.optimizer.__dict__["_processes"] = AllProcesses(exchange.shards, self.comm)
         self.__dict__.update(_binding=binding, _exchange=exchange)
 
     def _bound(self: Any, params: Any) -> tuple[Binding, Exchange]:
@@ -69,24 +75,17 @@ class Consensus:
             binding = Binding(self._owner, params)
             exchange = self._exchange
             if exchange is None:
-                shares = Shares(binding.leaves, self.comm.size, self._needs_whole_arrays())
-                exchange = Exchange(self._owner, shares, self.comm, self.transport is not None, self.reduce == "mean")
-            _check_leaves(self._owner, binding, exchange.shares)
-            binding.cut(exchange.shares, self.comm.rank)
-        if self._needs_whole_arrays() and not exchange.shares.whole:
+                shards = Shards(binding.leaves, self.comm.size, needs_whole_arrays(self.optimizer))
+                exchange = Exchange(self._owner, shards, self.comm, self.transport is not None, self.reduce == "mean")
+            _check_leaves(self._owner, binding, exchange.shards)
+            binding.cut(exchange.shards, self.comm.rank)
+        if needs_whole_arrays(self.optimizer) and not exchange.shards.whole:
             raise ValueError(
                 f"Sharded {self._owner}: centralize and compact state need whole arrays, which were cut at the "
                 "first step; set it before"
             )
-        self.optimizer.groups.look_at(binding.arrays)
+        self.optimizer.groups.take_up(binding.arrays)
         return binding, exchange
-
-    def _needs_whole_arrays(self: Any) -> bool:
-        optimizer = self.optimizer
-        settings = [vars(optimizer), *optimizer.groups.values()]
-        centralize = any(own.get("centralize") for own in settings)
-        compact = any(own.get("state_storage", "float32") != "float32" for own in settings)  # in groups of elements
-        return bool(centralize or compact or optimizer._rule.prepare)
 
     def _check_kinds(self: Any, kinds: dict[Hashable, str]) -> None:
         """Raises where gradients are Rows that this optimizer cannot step, which later one process alone would find."""
@@ -99,11 +98,11 @@ class Consensus:
                 raise TypeError(rows.unknown_form(self._owner, name, (name for name in RULES if RULES[name].rows)))
             if optimizer.lookahead is not None:
                 raise ValueError(rows.with_lookahead(self._owner))
-            if kind == EXACT_ROWS and rule.idle is None:
-                known = (name for name in RULES if RULES[name].idle)
-                raise TypeError(rows.no_closed_form(self._owner, name_of(path, "grads"), known))
+            if kind == EXACT_ROWS and rule.skipped is None:
+                supported = (name for name in RULES if RULES[name].skipped)
+                raise TypeError(rows.no_closed_form(self._owner, name_of(path, "grads"), supported))
             if kind == EXACT_ROWS and optimizer.averaging is not None:
-                raise ValueError(rows.lagging_with_average(self._owner))
+                raise ValueError(rows.skipped_with_average(self._owner))
 
     def _agree(
         self: Any,
@@ -121,31 +120,35 @@ class Consensus:
                 "the optimizer": f"{self._owner}, reduce={self.reduce!r}, transport={self.transport!r}",
                 **self._settings_as_text(),
                 "iter": str(self.optimizer.iter),
+                "the number of accumulated gradients": str(self._calls()),
                 **({} if binding is None else binding.as_text()),
                 **{name_of(path, "grads"): kind for path, kind in (kinds or {}).items()},
             }
 
         if error is None and operation in AFTER_A_STEP and self._exchange is not None:
-            if any(kind != NONE for kind in self._exchange.kinds.values()):
+            if self._calls():
                 error = RuntimeError(
                     f"Sharded {self._owner}: gradients were accumulated, which {operation} does not know; call update "
                     "before"
                 )
         leaves = b"" if binding is None else binding.digest
-        parts = operation, report, self.reduce, self.transport, self.optimizer.iter, leaves, kinds
+        parts = operation, report, self.reduce, self.transport, self.optimizer.iter, self._calls(), leaves, kinds
         self._agreement.reach(digest_of(*parts, self._settings_digest()), describe, error)
+
+    def _calls(self: Any) -> int:
+        return 0 if self._exchange is None else self._exchange.calls
 
     def _settings_digest(self: Any) -> bytes:
         """A digest of all settings; worked out anew only where one was assigned to, or follows a schedule."""
         optimizer = self.optimizer
-        own = optimizer.__dict__
-        values = [own.get(name) for name in self._settings_names] + [optimizer.groups.changes]
-        known: list[Any]
+        attributes = optimizer.__dict__
+        values = [attributes.get(name) for name in self._settings_names] + [optimizer.groups.changes]
+        last: list[Any]
         digest: bytes
-        known, digest = self._known_settings
-        if optimizer._scheduled or len(known) != len(values) or not all(map(is_, known, values)):
+        last, digest = self._last_settings
+        if optimizer._scheduled or len(last) != len(values) or not all(map(is_, last, values)):
             digest = digest_of(self._settings_as_text())
-            self.__dict__["_known_settings"] = values, digest
+            self.__dict__["_last_settings"] = values, digest
         return digest
 
     def _settings_as_text(self: Any) -> dict[str, str]:
@@ -156,18 +159,26 @@ class Consensus:
         return {"rule": optimizer.rule, **texts}
 
 
-def _check_leaves(owner: str, binding: Binding, shares: Shares) -> None:
+def needs_whole_arrays(optimizer: Any) -> bool:
+    """Whether a rule, or a setting of all or of a group, steps arrays that must not be cut."""
+    settings = [vars(optimizer), *optimizer.groups.values()]
+    centralize = any(values.get("centralize") for values in settings)
+    compact = any(values.get("state_storage", "float32") != "float32" for values in settings)  # in groups of elements
+    return bool(centralize or compact or optimizer._rule.prepare)
+
+
+def _check_leaves(owner: str, binding: Binding, shards: Shards) -> None:
     """Raises where parameters are not those of the first step."""
     for path, array in binding.arrays.items():
-        if path not in shares.leaves:
-            raise KeyError(checks.no_state(owner, path, shares.leaves, binding.name))
-        array_checks.replaced(owner, binding.name(path), array, *shares.leaves[path][:2])
-        if binding.leaves[path].order != shares.leaves[path].order:
+        if path not in shards.leaves:
+            raise KeyError(checks.no_state(owner, path, shards.leaves, binding.name))
+        array_checks.replaced(owner, binding.name(path), array, *shards.leaves[path][:2])
+        if binding.leaves[path].order != shards.leaves[path].order:
             raise ValueError(
                 f"{owner}: {binding.name(path)} lies in {binding.leaves[path].order} order and lay in "
-                f"{shares.leaves[path].order} order at the first step, by which it was shared out; keep its order"
+                f"{shards.leaves[path].order} order at the first step, by which it was shared out; keep its order"
             )
-    for path in shares.leaves:
+    for path in shards.leaves:
         if path not in binding.arrays:
             raise KeyError(
                 f"{owner}: {name_of(path)} is missing, which was there at the first step; hand in all parameters, and "

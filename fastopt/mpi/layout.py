@@ -1,6 +1,6 @@
 """Which elements of the parameters each process steps.
 
-All arrays of a dtype are one line of elements, one array after the other, which is cut into a share for each process.
+All arrays of a dtype are one line of elements, one array after the other, which is cut into a shard for each process.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CACHE_LINE = 64
 """Bytes; shares begin at multiples of it, so that no two processes of a machine write to one."""
 
 
-class Piece(NamedTuple):
+class LeafSlice(NamedTuple):
     """A part of one leaf: its elements from `start` to `stop` in the order of memory."""
 
     path: Hashable
@@ -40,7 +40,7 @@ class Line:
     """The leaves of one dtype, one after the other, and where they are cut.
 
     offsets : {path: its first element on the line}
-    cuts : the first element of each share, and the end of the last one
+    cuts : the first element of each shard, and the end of the last one
     """
 
     dtype: np.dtype[Any]
@@ -52,17 +52,17 @@ class Line:
         """The number of elements."""
         return self.cuts[-1]
 
-    def share(self, rank: int) -> slice:
+    def shard(self, rank: int) -> slice:
         """The elements that a process steps."""
         return slice(self.cuts[rank], self.cuts[rank + 1])
 
     @cached_property
     def counts(self) -> Array:
-        """The number of elements of each share."""
+        """The number of elements of each shard."""
         return np.diff(self.cuts)
 
 
-class Shares:
+class Shards:
     """The shares of all processes.
 
     leaves : {path: how the array lies}
@@ -77,26 +77,26 @@ class Shares:
             sizes = {path: leaf.size for path, leaf in leaves.items() if leaf.dtype == dtype}
             self.lines.append(_by_owner(dtype, sizes, ranks) if whole else _cut(dtype, sizes, ranks))
 
-    def pieces(self, rank: int) -> list[Piece]:
-        """The parts of the leaves that a process steps, in the order of its shares."""
-        found: list[Piece] = []
+    def slices(self, rank: int) -> list[LeafSlice]:
+        """The parts of the leaves that a process steps, in the order of its shards."""
+        found: list[LeafSlice] = []
         for line in self.lines:
-            share = line.share(rank)
+            shard = line.shard(rank)
             for path, offset in line.offsets.items():
-                start, stop = max(share.start - offset, 0), min(share.stop - offset, self.leaves[path].size)
+                start, stop = max(shard.start - offset, 0), min(shard.stop - offset, self.leaves[path].size)
                 if start < stop:
                     points = _row_borders(self.leaves[path], start, stop)
-                    found += [Piece(path, *ends) for ends in pairwise(points)]
+                    found += [LeafSlice(path, *ends) for ends in pairwise(points)]
         return found
 
-    def shape(self, piece: Piece) -> tuple[int, ...]:
+    def shape(self, leaf_slice: LeafSlice) -> tuple[int, ...]:
         """The shape in which a piece is stepped: that of its leaf, whole rows of it, a part of a row, or a vector."""
-        leaf = self.leaves[piece.path]
-        count = piece.stop - piece.start
+        leaf = self.leaves[leaf_slice.path]
+        count = leaf_slice.stop - leaf_slice.start
         if count == leaf.size:
             return leaf.shape
         width = _row_width(leaf)
-        if width and piece.start % width == 0 and count % width == 0:
+        if width and leaf_slice.start % width == 0 and count % width == 0:
             return (count // width, *leaf.shape[1:])
         return (1, count) if width else (count,)
 
@@ -106,15 +106,15 @@ class Shares:
         cuts = np.clip(np.array(line.cuts) - line.offsets[path], 0, self.leaves[path].size)
         return cuts[:-1], np.diff(cuts)
 
-    def rows(self, piece: Piece) -> tuple[int, int]:
+    def rows(self, leaf_slice: LeafSlice) -> tuple[int, int]:
         """The first row of a table that a piece has elements of, and the one behind the last."""
-        width = _row_width(self.leaves[piece.path])
-        return piece.start // width, -(-piece.stop // width)
+        width = _row_width(self.leaves[leaf_slice.path])
+        return leaf_slice.start // width, -(-leaf_slice.stop // width)
 
-    def shaped(self, piece: Piece, vector: Array) -> Array:
+    def shaped(self, leaf_slice: LeafSlice, vector: Array) -> Array:
         """The elements of a piece in the shape in which it is stepped, without a copy."""
-        shape = self.shape(piece)
-        order = self.leaves[piece.path].order if len(shape) > 1 else "C"
+        shape = self.shape(leaf_slice)
+        order = self.leaves[leaf_slice.path].order if len(shape) > 1 else "C"
         return vector.reshape(shape, order=order)  # type: ignore[call-overload,no-any-return]
 
 
@@ -127,8 +127,8 @@ def _cut(dtype: np.dtype[Any], sizes: dict[Hashable, int], ranks: int) -> Line:
     """Equal shares, in the middle of an array where the borders fall."""
     total = sum(sizes.values())
     step = CACHE_LINE // dtype.itemsize
-    share = math.ceil(total / ranks / step) * step
-    return Line(dtype, _offsets(sizes), [min(rank * share, total) for rank in range(ranks + 1)])
+    shard = math.ceil(total / ranks / step) * step
+    return Line(dtype, _offsets(sizes), [min(rank * shard, total) for rank in range(ranks + 1)])
 
 
 def _by_owner(dtype: np.dtype[Any], sizes: dict[Hashable, int], ranks: int) -> Line:

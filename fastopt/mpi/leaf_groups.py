@@ -8,7 +8,7 @@ from typing import Any
 from fastopt import checks
 from fastopt.engine.containers import BARE
 from fastopt.flat import Array
-from fastopt.groups import Groups, Part, selects
+from fastopt.groups import GroupNumbers, Groups, selects
 
 
 class LeafGroups(Groups):
@@ -23,7 +23,7 @@ class LeafGroups(Groups):
         """Plain groups: the arrays are not theirs."""
         return Groups(self.owner, {selector: dict(group.data) for selector, group in self.data.items()})
 
-    def look_at(self, arrays: dict[Hashable, Array]) -> None:
+    def take_up(self, arrays: dict[Hashable, Array]) -> None:
         """Takes up the arrays by path; ValueError for a key or pattern that selects none of them."""
         if arrays is self._arrays and self._checked == self.changes:
             return
@@ -35,10 +35,10 @@ class LeafGroups(Groups):
             self.matched.add(selector)
         self._arrays, self._checked = arrays, self.changes
 
-    def part_of(self, key: Hashable, array: Array) -> Part:
+    def matching(self, key: Hashable, array: Array) -> GroupNumbers:
         """The groups that the leaf of a piece belongs to."""
         path = key.path  # type: ignore[attr-defined]
-        return super().part_of(_key(path), self._arrays[path])
+        return super().matching(_key(path), self._arrays[path])
 
 
 def _key(path: Hashable) -> Hashable:

@@ -10,7 +10,7 @@ from mpi4py import MPI
 
 from fastopt.engine.norms import Name, OneProcess, exact_pair
 from fastopt.flat import Array
-from fastopt.mpi.layout import Piece, Shares
+from fastopt.mpi.layout import LeafSlice, Shards
 
 
 class AllProcesses(OneProcess):
@@ -19,27 +19,29 @@ class AllProcesses(OneProcess):
     A sum is an exact pair; the pairs of all are gathered and added up exactly, so that no order of addition shows.
     """
 
-    def __init__(self, shares: Shares, comm: MPI.Comm) -> None:
-        self.shares, self.comm = shares, comm
-        self._paths = [list(dict.fromkeys(piece.path for piece in shares.pieces(rank))) for rank in range(comm.size)]
-        self._has_float64 = any(leaf.dtype == np.float64 for leaf in shares.leaves.values())
+    def __init__(self, shards: Shards, comm: MPI.Comm) -> None:
+        self.shards, self.comm = shards, comm
+        self._paths = [
+            list(dict.fromkeys(leaf_slice.path for leaf_slice in shards.slices(rank))) for rank in range(comm.size)
+        ]
+        self._has_float64 = any(leaf.dtype == np.float64 for leaf in shards.leaves.values())
 
     def leaf(self, key: Hashable) -> Hashable:
         """The path of the leaf that a piece is of."""
-        assert isinstance(key, Piece)
+        assert isinstance(key, LeafSlice)
         return key.path
 
     def size(self, key: Hashable, size: int) -> int:
         """The number of elements of the leaf that a piece is of."""
-        return self.shares.leaves[self.leaf(key)].size
+        return self.shards.leaves[self.leaf(key)].size
 
-    def has_float64(self, here: bool) -> bool:
+    def has_float64(self, value: bool) -> bool:
         """Whether any process steps float64 numbers."""
         return self._has_float64
 
-    def any(self, here: bool) -> bool:
+    def any(self, value: bool) -> bool:
         """Whether something is so on any process."""
-        found = np.array([here])
+        found = np.array([value])
         self.comm.Allreduce(MPI.IN_PLACE, found, MPI.LOR)
         return bool(found[0])
 

@@ -9,20 +9,20 @@ from mpi4py import MPI
 
 from fastopt.engine.containers import BARE
 from fastopt.kernels.loops import FIELDS
-from fastopt.mpi.layout import Piece, Shares
+from fastopt.mpi.layout import LeafSlice, Shards
 from fastopt.report import Report
 
 
-def over_all(report: Report, shares: Shares, comm: MPI.Comm) -> Report:
+def over_all(report: Report, shards: Shards, comm: MPI.Comm) -> Report:
     """The report on whole leaves, the same on all processes, from each one's report on its pieces.
 
     Sums are added in the order of the ranks. They are float64, of other parts than on one process, so norms may differ
     from its in their last digits.
     """
-    number = {path: row for row, path in enumerate(shares.leaves)}
+    number = {path: row for row, path in enumerate(shards.leaves)}
     mine = np.zeros((len(number), 2 + FIELDS))  # whether it was updated, its number of elements, its sums
     for key, size, sums in zip(report._keys, report._sizes, report._sums_by_key, strict=True):
-        assert isinstance(key, Piece)
+        assert isinstance(key, LeafSlice)
         row = mine[number[key.path]]
         row[0] = 1.0
         row[1] += size
@@ -31,9 +31,9 @@ def over_all(report: Report, shares: Shares, comm: MPI.Comm) -> Report:
     comm.Allgather(mine, of_all)
     total = np.add.accumulate(of_all, axis=0)[-1]
     updated = np.flatnonzero(total[:, 0]).tolist()
-    paths = list(shares.leaves)
+    paths = list(shards.leaves)
     keys: list[Hashable] = [None if paths[row] is BARE else paths[row] for row in updated]
     sizes = [int(total[row, 1]) for row in updated]
     in_order = np.arange(len(updated))
-    tallies = [(total[updated, 2:], in_order)] if updated else []
-    return Report(keys, sizes, tallies, in_order, report.skipped)
+    statistics = [(total[updated, 2:], in_order)] if updated else []
+    return Report(keys, sizes, statistics, in_order, report.skipped)

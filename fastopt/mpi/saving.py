@@ -7,28 +7,46 @@ import os
 import pickle
 from collections.abc import Callable, Hashable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastopt.checkpoint import file, with_params
 from fastopt.checkpoint.state_dict import CheckpointError, Mismatch, load_state_dict
 from fastopt.checkpoint.state_dict import state_dict as state_dict_of
+from fastopt.engine.columns import Codes
 from fastopt.engine.containers import BARE
 from fastopt.engine.state import Layout, layout_of
 from fastopt.flat import Array
 from fastopt.mpi.binding import Binding, name_of
-from fastopt.mpi.layout import Piece, flat
+from fastopt.mpi.consensus import needs_whole_arrays
+from fastopt.mpi.layout import LeafSlice, Shards, flat
 
 BY_KEY = ("rows", "counts")
 """The entries of a checkpoint that are by key, besides the state."""
+
+
+VALUES, CODES, SCALES = "values", "codes", "scales"
+"""What is gathered of an array of the state: itself, or the two arrays of a compact one."""
+
+
+class Storage(NamedTuple):
+    """How a compact array is stored, which all processes must know of one that lies elsewhere."""
+
+    storage: str
+    codes: Layout
+    scales: Layout
+
+    @staticmethod
+    def of(array: Codes) -> Storage:
+        return Storage(array.storage, layout_of(array.codes), layout_of(array.scales))
 
 
 class SharedLeaf:
     """An array of the state whose parts lie on all processes; it is gathered where it is read."""
 
     def __init__(self, leaf: Layout, read: Callable[[], Array]) -> None:
-        self.shape, self.dtype, self._read = leaf.shape, leaf.dtype, read
+        self.shape, self.dtype, self.size, self._read = leaf.shape, leaf.dtype, leaf.size, read
         self.flags = SimpleNamespace(f_contiguous=leaf.order == "F", c_contiguous=leaf.order == "C")
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> Array:
@@ -54,26 +72,26 @@ class SharedSaving:
                 self._agree("save", None)
             else:
                 self._bind("save", params)
-            mine = state_dict_of(self.optimizer)
-            by_key = self._by_leaf(mine)
+            local = state_dict_of(self.optimizer)
+            by_key, storages = self._by_leaf(local), self._storages(local)
 
-            def write(read: Callable[[str, Hashable], Array]) -> None:
-                def leaf_of(slot: str, path: Hashable, leaf: Layout) -> Any:
-                    return SharedLeaf(leaf, lambda: read(slot, path))
+            def write(read: Callable[..., Array]) -> None:
+                def array_of(slot: str, path: Hashable, kind: str, layout: Layout) -> Any:
+                    return SharedLeaf(layout, lambda: read(slot, path, kind, layout))
 
-                saved = self._merged(mine, by_key, leaf_of)
+                saved = self._merged(local, by_key, storages, array_of)
                 if params is not None:
                     saved["params"] = with_params.copies(self._owner, params)
                 file.save(saved, self._owner, path)
 
-            self._on_root(mine, write)
+            self._on_root(local, write)
 
     def load(
         self: Any, path: str | os.PathLike[str], params: Any = None, *, strict: bool = True, cast: Any = False
     ) -> Mismatch:
         """Takes settings, step count and state from a file that `save` of any optimizer of the rule wrote.
 
-        Rank 0 reads and checks the file and gives each process its share; `params` of all processes get the file's
+        Rank 0 reads and checks the file and gives each process its shard; `params` of all processes get the file's
         parameters, where they are given. Otherwise `broadcast(params)` must have been called, as how the state is
         shared out depends on the parameters.
 
@@ -92,15 +110,15 @@ class SharedSaving:
         """As `Optimizer.state_dict`: the whole state as copies, on every process."""
         with self._alone():
             self._agree("state_dict", None)
-            mine = state_dict_of(self.optimizer)
-            by_leaf = self._by_leaf(mine)
+            local = state_dict_of(self.optimizer)
+            by_leaf, storages = self._by_leaf(local), self._storages(local)
             whole: dict[str, Any] = self._merged(
-                mine, by_leaf, lambda slot, path, _: self._gathered(mine, slot, path, to_all=True)
+                local, by_leaf, storages, lambda *array: self._gathered(local, *array, to_all=True)
             )
             return whole
 
     def load_state_dict(self: Any, state_dict: Any, strict: bool = True, cast: Any = False) -> Mismatch:
-        """Takes settings, step count and each process's share of the state of what rank 0 hands in.
+        """Takes settings, step count and each process's shard of the state of what rank 0 hands in.
 
         Raises
         ------
@@ -116,53 +134,76 @@ class SharedSaving:
     # -- out ----------------------------------------------------------------------------------------------------------
 
     def _merged(
-        self: Any, mine: dict[str, Any], by_key: dict[str, Any], whole: Callable[[str, Hashable, Layout], Any]
+        self: Any,
+        local: dict[str, Any],
+        by_key: dict[str, Any],
+        storages: dict[tuple[str, Hashable], Storage],
+        array_of: Callable[[str, Hashable, str, Layout], Any],
     ) -> dict[str, Any]:
-        """As `state_dict` of one process, with `whole` applied to each array of the state."""
-        state: dict[str, Any] = {}
-        for slot, parts in mine["state"].items():
-            leaves = {} if parts is None else self._exchange.shares.leaves
-            arrays = {path: whole(slot, path, leaf) for path, leaf in leaves.items()}
-            state[slot] = None if parts is None else arrays.get(BARE, arrays)
-        return {**{name: value for name, value in mine.items() if name not in BY_KEY}, "state": state, **by_key}
+        """As `state_dict` of one process, with what `array_of` makes of each array of the state."""
 
-    def _by_leaf(self: Any, mine: dict[str, Any]) -> dict[str, Any]:
+        def leaf_of(slot: str, path: Hashable, leaf: Layout) -> Any:
+            if (slot, path) not in storages:
+                return array_of(slot, path, VALUES, leaf)
+            storage, codes, scales = storages[slot, path]
+            return Codes(storage, array_of(slot, path, CODES, codes), array_of(slot, path, SCALES, scales))
+
+        state: dict[str, Any] = {}
+        for slot, parts in local["state"].items():
+            leaves = {} if parts is None else self._exchange.shards.leaves
+            arrays = {path: leaf_of(slot, path, leaf) for path, leaf in leaves.items()}
+            state[slot] = None if parts is None else arrays.get(BARE, arrays)
+        return {**{name: value for name, value in local.items() if name not in BY_KEY}, "state": state, **by_key}
+
+    def _storages(self: Any, local: dict[str, Any]) -> dict[tuple[str, Hashable], Storage]:
+        """How the compact arrays of all processes are stored; each lies whole on one of them."""
+        own = {
+            (slot, leaf_slice.path): Storage.of(array)
+            for slot, parts in local["state"].items()
+            for leaf_slice, array in (parts or {}).items()
+            if isinstance(array, Codes)
+        }
+        return {name: storage for of_rank in self.comm.allgather(own) for name, storage in of_rank.items()}
+
+    def _by_leaf(self: Any, local: dict[str, Any]) -> dict[str, Any]:
         """Steps that rows wait for and counts of leaves, of all processes' pieces, by leaf."""
         merged: dict[str, Any] = {}
-        for of_rank in self.comm.allgather({name: mine[name] for name in BY_KEY if name in mine}):
-            for name, by_piece in of_rank.items():
-                for piece, value in by_piece.items():
-                    leaf = merged.setdefault(name, {}).setdefault(piece.path, dict(value))
+        for of_rank in self.comm.allgather({name: local[name] for name in BY_KEY if name in local}):
+            for name, by_slice in of_rank.items():
+                for leaf_slice, value in by_slice.items():
+                    leaf = merged.setdefault(name, {}).setdefault(leaf_slice.path, dict(value))
                     if "behind" in value:
-                        first, last = self._exchange.shares.rows(piece)
-                        if len(leaf["behind"]) != self._exchange.shares.leaves[piece.path].shape[0]:
-                            leaf["behind"] = np.zeros(self._exchange.shares.leaves[piece.path].shape[0], np.int64)
+                        first, last = self._exchange.shards.rows(leaf_slice)
+                        if len(leaf["behind"]) != self._exchange.shards.leaves[leaf_slice.path].shape[0]:
+                            leaf["behind"] = np.zeros(self._exchange.shards.leaves[leaf_slice.path].shape[0], np.int64)
                         leaf["behind"][first:last] = value["behind"]
         return merged
 
-    def _gathered(self: Any, mine: dict[str, Any], slot: str, path: Hashable, to_all: bool = False) -> Array:
+    def _gathered(
+        self: Any, local: dict[str, Any], slot: str, path: Hashable, kind: str, layout: Layout, to_all: bool = False
+    ) -> Array:
         """An array of the state, whole, on rank 0 or on all processes; elsewhere nothing that counts."""
-        shares = self._exchange.shares
-        leaf = shares.leaves[path]
-        parts = [flat(part, layout_of(part).order) for piece, part in mine["state"][slot].items() if piece.path == path]
-        part = np.concatenate([np.empty(0, leaf.dtype), *parts])
-        has_it = to_all or self.comm.rank == 0
-        whole = np.empty(leaf.size if has_it else 0, leaf.dtype)
-        starts, counts = shares.ranges(path)
+        arrays = [array for leaf_slice, array in local["state"][slot].items() if leaf_slice.path == path]
+        arrays = [array if kind == VALUES else getattr(array, kind) for array in arrays]
+        part = np.concatenate([np.empty(0, layout.dtype), *(flat(array, layout_of(array).order) for array in arrays)])
+        whole = layout.empty() if to_all or self.comm.rank == 0 else np.empty(0, layout.dtype)
+        starts, counts = self._exchange.shards.ranges(path)
+        if kind != VALUES:
+            starts, counts = np.zeros_like(starts), np.where(counts > 0, layout.size, 0)
         if to_all:
-            self.comm.Allgatherv(part, [whole, (counts, starts)])
+            self.comm.Allgatherv(part, [flat(whole, layout.order), (counts, starts)])
         else:
-            self.comm.Gatherv(part, [whole, (counts, starts)] if has_it else None)
-        return whole.reshape(leaf.shape, order=leaf.order) if has_it else whole
+            self.comm.Gatherv(part, [flat(whole, layout.order), (counts, starts)] if self.comm.rank == 0 else None)
+        return whole
 
-    def _on_root(self: Any, mine: dict[str, Any], call: Callable[[Callable[[str, Hashable], Array]], None]) -> None:
+    def _on_root(self: Any, local: dict[str, Any], call: Callable[[Callable[..., Array]], None]) -> None:
         """A call on rank 0, which asks for arrays of the state; the other processes send their parts as it does."""
         error: Exception | None = None
         if self.comm.rank == 0:
 
-            def read(slot: str, path: Hashable) -> Array:
-                self.comm.bcast((slot, path))
-                whole: Array = self._gathered(mine, slot, path)
+            def read(*array: Any) -> Array:
+                self.comm.bcast(array)
+                whole: Array = self._gathered(local, *array)
                 return whole
 
             try:
@@ -172,7 +213,7 @@ class SharedSaving:
             self.comm.bcast(None)
         else:
             while (request := self.comm.bcast(None)) is not None:
-                self._gathered(mine, *request)
+                self._gathered(local, *request)
         self._agreement.settle(error)
 
     # -- in -----------------------------------------------------------------------------------------------------------
@@ -189,32 +230,32 @@ class SharedSaving:
                     f"Sharded {self._owner}: {operation} does not know the parameters yet, by which state is shared "
                     "out; call broadcast(params) before, or hand in params"
                 )
-        shares, rank = self._exchange.shares, self.comm.rank
+        shards, rank = self._exchange.shards, self.comm.rank
 
         def load_on_root() -> tuple[Any, Any, Any]:
             if rank != 0:
                 return None, None, None
             plain, values = self._plain(), None if params is None else copy.deepcopy(params)
             mismatch = load(plain, values)
-            _check_loaded(self._owner, plain, shares.leaves)
+            _check_loaded(self._owner, plain, shards)
             return state_dict_of(plain), values, mismatch
 
         whole, values, mismatch = self._on_all(load_on_root)
         sent = None if whole is None else ({**whole, **_without_arrays(whole)}, mismatch)
         saved, mismatch = self.comm.bcast(sent)
-        for slot, is_there in saved["state"].items():
-            arrays = whole["state"][slot] if whole is not None and is_there else {}
-            by_path = {BARE: arrays} if isinstance(arrays, np.ndarray) else arrays
-            saved["state"][slot] = self._scattered(by_path) if is_there else None
+        for slot, storages in saved["state"].items():
+            if storages is not None:
+                arrays = {} if whole is None else _by_path(whole["state"][slot])
+                saved["state"][slot] = self._scattered(arrays, storages)
         for name in BY_KEY:
             if name in saved:
-                saved[name] = self._by_piece(saved[name])
+                saved[name] = self._by_slice(saved[name])
         self._on_all(lambda: load_state_dict(self.optimizer, saved, strict=False))
         self.groups = self.optimizer.groups
         if params is not None:
             if values is not None:
                 loaded = Binding(self._owner, values)
-                loaded.cut(shares, rank)
+                loaded.cut(shards, rank)
                 loaded.fetch()
                 for path, vector in loaded.flats.items():
                     binding.flats[path][...] = vector
@@ -222,28 +263,47 @@ class SharedSaving:
         found: Mismatch = mismatch
         return found
 
-    def _scattered(self: Any, arrays: dict[Hashable, Array]) -> dict[Piece, Array]:
+    def _scattered(
+        self: Any, arrays: dict[Hashable, Any], storages: dict[Hashable, Storage]
+    ) -> dict[LeafSlice, Array | Codes]:
         """Return this process's pieces of the arrays of a slot, which rank 0 has."""
-        shares, rank = self._exchange.shares, self.comm.rank
-        pieces: dict[Piece, Array] = {}
-        for path, leaf in shares.leaves.items():
-            starts, counts = shares.ranges(path)
+        shards, rank = self._exchange.shards, self.comm.rank
+        slices: dict[LeafSlice, Array | Codes] = {}
+        for path, leaf in shards.leaves.items():
+            starts, counts = shards.ranges(path)
+            own = [leaf_slice for leaf_slice in shards.slices(rank) if leaf_slice.path == path]
+            if path in storages:  # whole, on one process
+                storage, codes, scales = storages[path]
+                owner = int(np.argmax(counts))
+                sent = (arrays[path].codes, arrays[path].scales) if rank == 0 else (None, None)
+                found = Codes(storage, self._sent(sent[0], codes, owner), self._sent(sent[1], scales, owner))
+                slices |= dict.fromkeys(own, found)
+                continue
             part = np.empty(counts[rank], leaf.dtype)
             whole = flat(np.asarray(arrays[path], order=leaf.order), leaf.order) if rank == 0 else None
             self.comm.Scatterv(None if whole is None else [whole, (counts, starts)], part)
-            for piece in shares.pieces(rank):
-                if piece.path == path:
-                    pieces[piece] = shares.shaped(piece, part[piece.start - starts[rank] : piece.stop - starts[rank]])
-        return pieces
+            for leaf_slice in own:
+                slices[leaf_slice] = shards.shaped(
+                    leaf_slice, part[leaf_slice.start - starts[rank] : leaf_slice.stop - starts[rank]]
+                )
+        return slices
 
-    def _by_piece(self: Any, by_leaf: dict[Hashable, Any]) -> dict[Piece, Any]:
+    def _sent(self: Any, array: Array | None, layout: Layout, owner: int) -> Array:
+        """An array of rank 0 on the process that owns it; elsewhere nothing that counts."""
+        counts = np.where(np.arange(self.comm.size) == owner, layout.size, 0)
+        part = layout.empty() if self.comm.rank == owner else np.empty(0, layout.dtype)
+        whole = None if array is None else [flat(array, layout.order), (counts, np.zeros_like(counts))]
+        self.comm.Scatterv(whole, flat(part, layout.order))
+        return part
+
+    def _by_slice(self: Any, by_leaf: dict[Hashable, Any]) -> dict[LeafSlice, Any]:
         """The entries by leaf, for this process's pieces."""
-        shares, found = self._exchange.shares, {}
-        for piece in shares.pieces(self.comm.rank):
-            if piece.path in by_leaf:
-                found[piece] = dict(by_leaf[piece.path])
-                if "behind" in found[piece]:
-                    found[piece]["behind"] = found[piece]["behind"][slice(*shares.rows(piece))]
+        shards, found = self._exchange.shards, {}
+        for leaf_slice in shards.slices(self.comm.rank):
+            if leaf_slice.path in by_leaf:
+                found[leaf_slice] = dict(by_leaf[leaf_slice.path])
+                if "behind" in found[leaf_slice]:
+                    found[leaf_slice]["behind"] = found[leaf_slice]["behind"][slice(*shards.rows(leaf_slice))]
         return found
 
     def _plain(self: Any) -> Any:
@@ -256,11 +316,11 @@ class SharedSaving:
 
 
 def _without_arrays(whole: dict[str, Any]) -> dict[str, Any]:
-    """The part of a `state_dict` that is sent to all: which slots there are, and settings that can be sent."""
+    """The part of a `state_dict` that is sent to all: slots, how they are stored, and settings that can be sent."""
     settings = dict(whole["hyperparameters"])
     settings["groups"] = {selector: dict(group) for selector, group in settings["groups"].items()}
     return {
-        "state": {slot: arrays is not None for slot, arrays in whole["state"].items()},
+        "state": {slot: None if arrays is None else _storages(arrays) for slot, arrays in whole["state"].items()},
         # A function that cannot be sent does not come from a file; each process has its own.
         "hyperparameters": {name: value for name, value in settings.items() if _can_be_sent(value)},
     }
@@ -274,8 +334,25 @@ def _can_be_sent(value: Any) -> bool:
     return True
 
 
-def _check_loaded(owner: str, plain: Any, leaves: dict[Hashable, Layout]) -> None:
-    """Raises where a checkpoint has state of other arrays than the parameters."""
+def _by_path(arrays: Any) -> dict[Hashable, Any]:
+    """The arrays of a slot of a `state_dict`."""
+    return {BARE: arrays} if isinstance(arrays, np.ndarray | Codes) else arrays
+
+
+def _storages(arrays: Any) -> dict[Hashable, Storage]:
+    """How the compact ones of them are stored."""
+    return {path: Storage.of(array) for path, array in _by_path(arrays).items() if isinstance(array, Codes)}
+
+
+def _check_loaded(owner: str, plain: Any, shards: Shards) -> None:
+    """Raises where a checkpoint has state of other arrays than the parameters, or of whole ones where they are cut."""
+    if needs_whole_arrays(plain) and not shards.whole:
+        raise CheckpointError(
+            f"{owner}: the checkpoint has centralize or compact state (state_storage={plain.state_storage!r}), which "
+            "need whole arrays, and the arrays here were cut when the parameters became known; make the optimizer with "
+            "the settings of the checkpoint"
+        )
+    leaves = shards.leaves
     found = None if plain._state is None else plain._state.layouts
     if found is None or {path: leaf[:2] for path, leaf in found.items()} == {
         path: leaf[:2] for path, leaf in leaves.items()

@@ -12,6 +12,8 @@ import numpy as np
 from mpi4py import MPI
 
 from fastopt import checks
+from fastopt.engine import step
+from fastopt.engine.objects import OWN
 from fastopt.flat import Array
 from fastopt.mpi.agreement import Agreement
 from fastopt.mpi.averaging import SharedAverages
@@ -28,10 +30,10 @@ TRANSPORTS = (None, "bfloat16")
 
 
 class Sharded(Consensus, SharedAverages, SharedSaving):
-    """Data-parallel training over MPI, with the state shared out: each process steps its share of the parameters.
+    """Data-parallel training over MPI, with the state shared out: each process steps its shard of the parameters.
 
-    All arrays of a dtype are one line of elements, cut into equal shares. `update` sends each process the gradients of
-    its share (`Alltoallv`), adds them up in the order of the ranks, steps the share with its share of the state, and
+    All arrays of a dtype are one line of elements, cut into equal shards. `update` sends each process the gradients of
+    its shard (`Alltoallv`), adds them up in the order of the ranks, steps the shard with its shard of the state, and
     gives the new parameters to all (`Allgatherv`): the ZeRO-1 scheme. All processes have the same bits after each step,
     and they are those of one process that adds the gradients in that order, multiplies the sum by 1 / size and steps.
 
@@ -44,7 +46,7 @@ class Sharded(Consensus, SharedAverages, SharedSaving):
     Parameters
     ----------
     optimizer : Optimizer
-        One that has not stepped yet, the same on all processes. It steps this process's share from now on.
+        One that has not stepped yet, the same on all processes. It steps this process's shard from now on.
     comm : mpi4py.MPI.Comm, default MPI.COMM_WORLD
         The processes that train together.
     reduce : "mean" or "sum", default "mean"
@@ -106,7 +108,7 @@ class Sharded(Consensus, SharedAverages, SharedSaving):
             _agreement=Agreement(owner, comm),
             _binding=None,
             _exchange=None,
-            _known_settings=((), b""),
+            _last_settings=((), b""),
             _busy=False,
             _settings_names=tuple(optimizer._hyperparameters()),
             _kind_of_step=None,
@@ -155,16 +157,14 @@ class Sharded(Consensus, SharedAverages, SharedSaving):
 
     # -- a step -------------------------------------------------------------------------------------------------------
 
-    def update(self, params: Any, grads: Any, *, report: bool = False) -> Any:
-        """Makes one step with the gradients of all processes: writes `params` and this process's share of the state.
-
-        What `accumulate` was given since the last step is added to `grads`.
+    def update(self, params: Any, grads: Any = OWN, *, report: bool = False) -> Any:
+        """Makes one step with the gradients of all processes: writes `params` and this process's shard of the state.
 
         Parameters
         ----------
         params, grads, report
-            As in `Optimizer.update`. Names, shapes, dtypes and the order of names are the same on all processes, and so
-            is which gradients are None or `Rows`.
+            As in `Optimizer.update`; after `accumulate` without `grads`. Names, shapes, dtypes and the order of names
+            are the same on all processes, and so is which gradients are None or `Rows`.
 
         Raises
         ------
@@ -174,18 +174,22 @@ class Sharded(Consensus, SharedAverages, SharedSaving):
         """
         with self._alone():
             binding, exchange, found = self._checked("update", params, grads, report)
-            kinds = exchange.kinds_with(found)
-            gradients = exchange.reduce(exchange.add(found, grads))
+            kinds, summed = exchange.kinds_with(found), exchange.calls
+            gradients = exchange.reduce(None if grads is OWN else exchange.add(found, grads))
             binding.fetch()
             # What a step may refuse alone shows when it is first made like this; what values call for, all find alike.
-            kind = binding.digest, kinds, report, self._known_settings[1]
+            kind = binding.digest, kinds, report, bool(summed), self._last_settings[1]
             first, self._kind_of_step = kind != self._kind_of_step, None
-            result = (self._on_all if first else call)(
-                lambda: self.optimizer.update(binding.pieces, gradients, report=report)
-            )
+            result = (self._on_all if first else call)(lambda: self._stepped(binding.slices, gradients, report, summed))
             self._kind_of_step = kind
             exchange.gather(binding)
-            return over_all(result, exchange.shares, self.comm) if report else None
+            return over_all(result, exchange.shards, self.comm) if report else None
+
+    def _stepped(self, slices: Any, gradients: Any, report: bool, summed: int) -> Any:
+        if not summed:
+            return self.optimizer.update(slices, gradients, report=report)
+        with self.optimizer._not_stepping():
+            return step.make(self.optimizer, slices, gradients, report, summed)
 
     def update_hessian(self, params: Any, estimates: Any) -> None:
         """Takes the mean (or sum) of all processes' estimates of the Hessian's diagonal into `h`, for `Sophia`.
@@ -201,13 +205,13 @@ class Sharded(Consensus, SharedAverages, SharedSaving):
             binding, exchange, found = self._checked("update_hessian", params, estimates)
             reduced = exchange.reduce(exchange.add(found, estimates))
             binding.fetch()
-            self._on_all(lambda: take(binding.pieces, reduced))
+            self._on_all(lambda: take(binding.slices, reduced))
 
     def accumulate(self, grads: Any) -> None:
-        """Adds gradients to those of the next `update`, without communication; writes neither parameters nor state.
+        """Adds gradients up until the next `update(params)`, which steps with their mean, without communication.
 
-        For batches that do not fit at once. The sum counts: set `gradient_scale` to 1 / n where the mean of n is
-        wanted. `update` adds its own gradients to it. The number of calls may differ between processes.
+        For batches that do not fit at once; as `Optimizer.accumulate`, but in the dtype of the parameters, and of
+        `Rows` too. All processes make as many calls between two steps.
 
         Parameters
         ----------
@@ -224,10 +228,11 @@ class Sharded(Consensus, SharedAverages, SharedSaving):
         Examples
         --------
         >>> import numpy as np, fastopt, fastopt.mpi
-        >>> params, optimizer = {"W": np.ones(3)}, fastopt.mpi.Sharded(fastopt.SGD(lr=0.5, gradient_scale=0.5))
+        >>> params, optimizer = {"W": np.ones(3)}, fastopt.mpi.Sharded(fastopt.SGD(lr=0.5))
         >>> optimizer.broadcast(params)
         >>> optimizer.accumulate({"W": np.ones(3)})
-        >>> optimizer.update(params, {"W": 3 * np.ones(3)})
+        >>> optimizer.accumulate({"W": 3 * np.ones(3)})
+        >>> optimizer.update(params)
         >>> params["W"]
         array([0., 0., 0.])
         """
@@ -240,6 +245,18 @@ class Sharded(Consensus, SharedAverages, SharedSaving):
             found = self._exchange.checked(grads, self._binding)
             self._check_kinds(self._exchange.kinds_with(found))
             self._exchange.add(found)
+            self._exchange.calls += 1
+
+    @property
+    def accumulated(self) -> int:
+        """The number of gradients that `accumulate` was given since the last step."""
+        return self._calls()
+
+    def discard_accumulated(self) -> None:
+        """Drops what `accumulate` was given since the last step; called by all processes, without communication."""
+        with self._alone():
+            if self._exchange is not None:
+                self._exchange.forget()
 
     def broadcast(self, params: Any) -> None:
         """Writes the parameters of rank 0 to `params` of all processes, in place.

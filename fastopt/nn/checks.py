@@ -15,7 +15,7 @@ from fastopt import names
 Array = npt.NDArray[Any]
 
 
-def known(what: str, name: Any, expected: Iterable[str]) -> str:
+def choice(what: str, name: Any, expected: Iterable[str]) -> str:
     """The one of the names, in whatever case and spelling."""
     expected = list(expected)
     found = names.find(name, expected)

@@ -75,7 +75,7 @@ class MultiLayerNet:
         seed: int | None = None,
     ) -> None:
         sizes = checks.sizes(input_size, hidden_size_list, output_size)
-        make_activation = ACTIVATIONS[checks.known("activation", activation, ACTIVATIONS)]
+        make_activation = ACTIVATIONS[checks.choice("activation", activation, ACTIVATIONS)]
         self.input_size = sizes[0]
         self.weight_decay_lambda = checks.not_negative("weight_decay_lambda", weight_decay_lambda)
         self.dtype = checks.float_dtype(dtype)
@@ -239,5 +239,5 @@ class MultiLayerNetExtend(MultiLayerNet):
 def _standard_deviation(weight_init_std: float | str, inputs: int) -> float:
     if not isinstance(weight_init_std, str):
         return checks.not_negative("weight_init_std", weight_init_std)
-    name = checks.known("weight_init_std", weight_init_std, INITS)
+    name = checks.choice("weight_init_std", weight_init_std, INITS)
     return float(np.sqrt(INITS[name] / inputs))

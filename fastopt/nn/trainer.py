@@ -84,7 +84,7 @@ class Trainer:
         if evaluate_sample_num_per_epoch is not None:
             checks.whole_number("evaluate_sample_num_per_epoch", evaluate_sample_num_per_epoch)
         if isinstance(optimizer, str):
-            optimizer = OPTIMIZERS[checks.known("optimizer", optimizer, OPTIMIZERS)](**optimizer_param)
+            optimizer = OPTIMIZERS[checks.choice("optimizer", optimizer, OPTIMIZERS)](**optimizer_param)
         elif isinstance(optimizer, type) or not hasattr(optimizer, "update"):
             raise TypeError(
                 f"optimizer must be a name ({', '.join(OPTIMIZERS)}) or an object with update(params, grads), "

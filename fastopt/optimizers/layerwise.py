@@ -62,7 +62,7 @@ class LARS(Optimizer):
     def scalars(self, step: int) -> tuple[float, ...]:
         return (self.momentum,)
 
-    def ratio(self, parameter_norm: float, gradient_norm: float, size: int) -> float:
+    def trust_ratio(self, parameter_norm: float, gradient_norm: float, size: int) -> float:
         if parameter_norm == 0 or gradient_norm == 0:
             return self.lr
         return self.lr * self.trust_coefficient * parameter_norm / (gradient_norm + self.eps)
@@ -117,10 +117,10 @@ class LAMB(Optimizer):
 
     def scalars(self, step: int) -> tuple[float, ...]:
         root = math.sqrt(1.0 - self.beta2**step)
-        decay = self._own_decay()
+        decay = self._formula_decay()
         return 1 - self.beta1, 1 - self.beta2, root / (1.0 - self.beta1**step), self.eps * root, decay
 
-    def ratio(self, parameter_norm: float, direction_norm: float, size: int) -> float:
+    def trust_ratio(self, parameter_norm: float, direction_norm: float, size: int) -> float:
         if parameter_norm == 0 or direction_norm == 0:
             return self.lr
         return self.lr * parameter_norm / direction_norm
@@ -180,10 +180,10 @@ class StableAdamW(Optimizer):
 
     def scalars(self, step: int) -> tuple[float, ...]:
         root = math.sqrt(1.0 - self.beta2**step)
-        decay = self._own_decay()
+        decay = self._formula_decay()
         return 1 - self.beta1, 1 - self.beta2, root / (1.0 - self.beta1**step), root, self.eps * root, decay
 
-    def ratio(self, spread_norm: float, parameter_norm: float, size: int) -> float:
+    def trust_ratio(self, spread_norm: float, parameter_norm: float, size: int) -> float:
         mean = spread_norm / math.sqrt(size) if size else 0.0
         return self.lr / mean if mean > 1 else self.lr
 
@@ -235,10 +235,10 @@ class NovoGrad(Optimizer):
     decoupled: bool = field(default=True, kw_only=True, repr=False)
 
     def scalars(self, step: int) -> tuple[float, ...]:
-        decay = self._own_decay()
+        decay = self._formula_decay()
         return self.beta1, 1.0 if step == 1 else 1 - self.beta2, self.eps, decay, self.lr
 
-    def ratio(self, gradient_norm: float, _: float, size: int) -> float:
+    def trust_ratio(self, gradient_norm: float, _: float, size: int) -> float:
         return gradient_norm * gradient_norm
 
 

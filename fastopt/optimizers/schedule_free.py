@@ -99,9 +99,9 @@ class ScheduleFreeSGD(_ScheduleFree):
     def scalars(self, step: int) -> tuple[float, ...]:
         return _scalars(step, self.lr, self.beta1, self.warmup)
 
-    def _wanted_options(self) -> tuple[str, ...]:
-        options = super()._wanted_options()
-        return tuple("weight_decay" if option == "decoupled_weight_decay" else option for option in options)
+    def _needed_transforms(self) -> tuple[str, ...]:
+        transforms = super()._needed_transforms()
+        return tuple("weight_decay" if transform == "decoupled_weight_decay" else transform for transform in transforms)
 
 
 @dataclass(eq=False)
@@ -158,7 +158,7 @@ class ScheduleFreeAdamW(_ScheduleFree):
 
     def scalars(self, step: int) -> tuple[float, ...]:
         root = math.sqrt(1.0 - self.beta2**step)
-        decay = self._own_decay()
+        decay = self._formula_decay()
         return 1 - self.beta2, root, self.eps * root, decay, *_scalars(step, self.lr, self.beta1, self.warmup)
 
 

@@ -105,14 +105,14 @@ class Sophia(Optimizer):
             step = self._steps + 1
             for launch in plan.stored_launches:
                 launch.begin_step(self.storage_seed, -step)  # noise of its own
-            parts, _ = self._parts(plan, step, {})
+            settings_by_row, _ = self._settings_by_row(plan, step, {})
             if self.on_nonfinite != "propagate" and not plan.finite():
                 if self.on_nonfinite == "raise":
                     plan.refuse_nonfinite(estimates)
                 return
             node = containers.joined(self._node, plan.container.node)
             try:
-                plan.run(params, [(1 - part.beta2,) for part in parts], report=False)
+                plan.run(params, [(1 - settings.beta2,) for settings in settings_by_row], report=False)
             finally:
                 if plan.stepped:
                     self.__dict__["_state"], self.__dict__["_node"] = plan.state, node

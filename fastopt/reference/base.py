@@ -103,9 +103,9 @@ class Reference:
         given = {
             key: grads[key] for key in params if not getattr(parts[key], "frozen", False) and grads[key] is not None
         }
-        touched = {key: np.unique(g.indices) for key, g in given.items() if isinstance(g, Rows) and not g.exact}
+        distinct = {key: np.unique(g.indices) for key, g in given.items() if isinstance(g, Rows) and not g.exact}
         seen = {
-            key: _summed(g, touched.get(key, np.arange(len(params[key]))), params[key].dtype)
+            key: _summed(g, distinct.get(key, np.arange(len(params[key]))), params[key].dtype)
             if isinstance(g, Rows)
             else _as_shaped(np.asarray(g).astype(_array(params[key]).dtype, copy=False), _array(params[key]))
             for key, g in given.items()
@@ -113,19 +113,19 @@ class Reference:
         scale = self._scale(seen)
         for key in seen:
             p, state = _array(params[key]), [getattr(self, slot)[key] for slot in self.slots]
-            if key in touched:
+            if key in distinct:
                 whole = [p, *state]
-                p, *state = (x[touched[key]] for x in whole)
+                p, *state = (x[distinct[key]] for x in whole)
             part = copy.copy(parts[key])
             part._iter = self.counts[key] = self.counts[key] + 1
             part.step(p, part._processed(p, seen[key], scale), *state)
             self._flush_state(state)
-            if key not in touched:
+            if key not in distinct:
                 self._store(key, p, state, parts[key], self.iter)
             self._look_ahead(p, key)
-            if key in touched:
+            if key in distinct:
                 for x, rows in zip(whole, (p, *state), strict=True):
-                    x[touched[key]] = rows
+                    x[distinct[key]] = rows
             elif not isinstance(params[key], np.ndarray):
                 params[key] = p[()] if isinstance(params[key], np.floating) else p.item()
         self._average(params)
@@ -296,11 +296,11 @@ def clipped(scale: float, grads: dict[Any, Array], most: float) -> float:
     return scale * (most / norm)
 
 
-def _summed(gradient: Rows, touched: Array, dtype: Any) -> Array:
-    """The gradient of each touched row: the values of one row are added up in the order given, from zero on."""
+def _summed(gradient: Rows, distinct: Array, dtype: Any) -> Array:
+    """The gradient of each updated row: the values of one row are added up in the order given, from zero on."""
     values = np.asarray(gradient.values).astype(dtype, copy=False)
-    sums = np.zeros((len(touched), *values.shape[1:]), dtype)
-    np.add.at(sums, np.searchsorted(touched, gradient.indices), values)
+    sums = np.zeros((len(distinct), *values.shape[1:]), dtype)
+    np.add.at(sums, np.searchsorted(distinct, gradient.indices), values)
     return sums
 
 

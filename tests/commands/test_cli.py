@@ -254,7 +254,7 @@ def test_warmup_is_for_every_kernel():
     found = warmup.kernels([make() for make in OPTIMIZERS.values()])
     assert {rule.name for rule, which, _ in found if which == "step"} >= {rule.name for rule in RULES.values()}
     assert {which for _, which, _ in found} == {
-        *("look", "look_at_squares", "norm", "quick_norm", "step", "measure", "prepare"),
+        *("finite", "finite_squares", "norm", "quick_norm", "step", "measure", "prepare"),
         *("large_measure", "small_measure"),
     }
     assert (HESSIAN, "step", ()) in found and len(found) == len(set(found))

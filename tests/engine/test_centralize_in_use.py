@@ -8,7 +8,7 @@ import pytest
 import fastopt
 from fastopt import Rows, reference, threads
 from fastopt.engine import centralized_launch, containers
-from fastopt.kernels.transforms import OPTIONS
+from fastopt.kernels.transforms import TRANSFORMS
 from tests.conftest import THREAD_COUNTS, Pair, assert_same_bits, python
 from tests.engine.test_centralize import SHAPES, model
 
@@ -20,7 +20,7 @@ def test_all_arrays_of_a_dtype_are_one_launch_and_new_gradients_need_no_plan():
     plan = optimizer._plan
     optimizer.update(params, model(seed=2, shapes=shapes))
     assert optimizer._plan is plan and len(plan._launches) == 1
-    assert "centralize" in OPTIONS and optimizer._wanted_options() == ()
+    assert "centralize" in TRANSFORMS and optimizer._needed_transforms() == ()
 
 
 @pytest.mark.parametrize("rule", ["adam", "lamb"])

@@ -269,7 +269,7 @@ optimizer, params = fastopt.Adam(), {"W": np.ones(10)}
 optimizer.update(params, {"W": np.ones(10)})
 optimizer.update(params, {"W": np.ones(10)}, report=True)
 launch = optimizer._report_plan._launches[0]
-launch.tally = None
+launch.statistics = None
 def interrupt(frame, event, argument):
     if frame.f_code.co_name == "__init__" and "ctypes" in frame.f_code.co_filename + frame.f_code.co_qualname:
         sys.settrace(None)
@@ -278,7 +278,7 @@ sys.settrace(interrupt)
 try:
     optimizer.update(params, {"W": np.ones(10)}, report=True)
 except KeyboardInterrupt:
-    print("interrupted", launch.tally is None, optimizer.iter)
+    print("interrupted", launch.statistics is None, optimizer.iter)
 print(optimizer.update(params, {"W": np.ones(10)}, report=True).gradient_norm == np.sqrt(10))
 """
 

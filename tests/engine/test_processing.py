@@ -79,13 +79,13 @@ def test_the_formulas():
 
 def test_settings_that_do_nothing_bind_nothing():
     optimizer = fastopt.Adam(weight_decay=0.0, clip_value=math.inf, clip_norm=math.inf, gradient_scale=1.0)
-    assert optimizer._wanted_options() == ()
+    assert optimizer._needed_transforms() == ()
     optimizer.weight_decay, optimizer.clip_value = 0.1, 1.0
-    assert optimizer._wanted_options() == ("clip", "weight_decay")
+    assert optimizer._needed_transforms() == ("clip", "weight_decay")
     optimizer.decoupled, optimizer.clip_value = True, math.inf
-    assert optimizer._wanted_options() == ("decoupled_weight_decay",)
+    assert optimizer._needed_transforms() == ("decoupled_weight_decay",)
     optimizer.weight_decay = 0
-    assert optimizer._wanted_options() == ()
+    assert optimizer._needed_transforms() == ()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -169,7 +169,7 @@ def test_saved_and_resumed(tmp_path):
     assert loaded.clip_norm == 0.7 and loaded.maximize is True
     for key in params:
         assert_same_bits(params[key], other[key])
-    assert copy.deepcopy(saved)._wanted_options() == saved._wanted_options()
+    assert copy.deepcopy(saved)._needed_transforms() == saved._needed_transforms()
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_bad_settings(name, value, error, text):
     optimizer = fastopt.Adam()
     with pytest.raises(error, match=text):
         setattr(optimizer, name, value)
-    assert optimizer._wanted_options() == ()
+    assert optimizer._needed_transforms() == ()
 
 
 IN_PYTHON = """

@@ -12,7 +12,7 @@ import pytest
 import fastopt
 from fastopt.kernels import RULES, array_scan, cache
 from fastopt.kernels.cache import machinery_modules
-from fastopt.kernels.compile import SPANS, callback, kernel
+from fastopt.kernels.compile import LOOPS, callback, kernel
 from fastopt.kernels.rule import Rule
 from tests.conftest import THREAD_COUNTS, assert_same_bits, python
 
@@ -25,12 +25,12 @@ FLOAT64_ARITHMETIC = re.compile(r"= (fadd|fsub|fmul|fdiv|frem|fneg|fpext)\b.*dou
 WIDTHS = {"float32": r"(4|8|16)", "float64": r"(2|4|8)"}
 
 
-def machine_code(rule, dtype, options=()):
+def machine_code(rule, dtype, transforms=()):
     """The optimised code of a rule's loop, out of numba's disk cache, where most lie since other tests' steps.
 
     `inspect_llvm` knows only what this process compiled, which would be each of them a second time.
     """
-    compiled = callback(RULES[rule], dtype, options=options)
+    compiled = callback(RULES[rule], dtype, transforms=transforms)
     cache.enable(compiled)
     compiled.compile()
     return str(compiled._library._get_module_for_linking())
@@ -207,7 +207,7 @@ def test_arena_is_aligned_and_staggered(slots, dtype, size):
         assert block.ctypes.data + block.nbytes <= after.ctypes.data
 
 
-@pytest.mark.parametrize("which", SPANS)
+@pytest.mark.parametrize("which", LOOPS)
 def test_every_function_of_a_kernel_has_a_name_of_its_own(which):
     """numba numbers functions anew in each process, so cached kernels may otherwise hold different ones by one name."""
     rule = {"measure": RULES["lamb"].measuring, "prepare": RULES["muon"].preparing}.get(which, RULES["adagrad"])

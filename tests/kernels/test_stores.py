@@ -42,7 +42,7 @@ def offset_array(values, bytes_behind_a_line):
     return array, memory[start - stores.LINE : start + values.nbytes + stores.LINE]
 
 
-def kernel_results(rule, dtype, form, count, which="step", options=()):
+def kernel_results(rule, dtype, form, count, which="step", transforms=()):
     """Every array, and the memory around it, after a kernel on arrays of all sizes."""
     rng = np.random.default_rng(7)
     slots = len(rule.state)
@@ -56,10 +56,10 @@ def kernel_results(rule, dtype, form, count, which="step", options=()):
         + [[0] * (5 + slots)]
     )
     starts = np.concatenate(([0], np.cumsum(SIZES)))
-    tally = np.zeros((starts[-1] // loops.PIECE + len(starts), loops.FIELDS))
-    table[-1, 0] = tally.ctypes.data
-    kernel(rule, dtype, count > 1, which, options, form)(table, starts, count)
-    return [memory for columns in kept for _, memory in columns] + [tally]
+    statistics = np.zeros((starts[-1] // loops.PIECE + len(starts), loops.FIELDS))
+    table[-1, 0] = statistics.ctypes.data
+    kernel(rule, dtype, count > 1, which, transforms, form)(table, starts, count)
+    return [memory for columns in kept for _, memory in columns] + [statistics]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -94,7 +94,7 @@ EVERYTHING = {
 @pytest.mark.parametrize("settings", [{}, EVERYTHING], ids=["plain", "everything"])
 @pytest.mark.parametrize("rule", ["sgd", "adam", "lamb", "muon"])
 def test_steps_do_not_depend_on_the_form(rule, settings, form_of, rng):
-    """With options, averages, both dtypes, numbers, views with gaps and rows."""
+    """With transforms, averages, both dtypes, numbers, views with gaps and rows."""
     shapes = {"W": (70, 90), "b": (90,), "d": (300,)}
     start = {key: rng.standard_normal(shape) for key, shape in shapes.items()}
     grads = [{key: rng.standard_normal(shape) for key, shape in shapes.items()} for _ in range(3)]

@@ -57,9 +57,9 @@ def assert_alike(sharded, plain, params, reference):
         assert_same_bits(params[key], reference[key])
     assert (sharded.iter, sharded.skipped) == (plain.iter, plain.skipped)
     for slot in plain._rule.state:
-        for piece, values in getattr(sharded, slot).items():
-            whole = getattr(plain, slot)[piece.path].ravel(order="K")
-            assert_same_bits(values.ravel(order="K"), whole[piece.start : piece.stop])
+        for leaf_slice, values in getattr(sharded, slot).items():
+            whole = getattr(plain, slot)[leaf_slice.path].ravel(order="K")
+            assert_same_bits(values.ravel(order="K"), whole[leaf_slice.start : leaf_slice.stop])
     sharded.check_synced(params)
 
 
@@ -137,12 +137,67 @@ def check_compact_state():
             plain.update(reference, added_up(gradients))
         for name in "abc":
             assert_same_bits(params[name], reference[name])
-        assert sum(piece.stop for piece in sharded.m) <= -(-3 // SIZE) * 4900
+        assert sum(leaf_slice.stop for leaf_slice in sharded.m) <= -(-3 // SIZE) * 4900
     with raises(ValueError, "compact state"):
         cut = Sharded(fastopt.Adam())
         cut.update(params, params)
         cut.state_storage = "int8"
         cut.update(params, params)
+
+
+def check_checkpoints_of_compact_state():
+    path = os.path.join(COMM.bcast(tempfile.mkdtemp() if RANK == 0 else None), "compact.safetensors")
+
+    def draw(seed):
+        rng = np.random.default_rng(seed)
+        found = {name: rng.standard_normal((70, 70)).astype(np.float32) for name in "ab"}
+        found["transposed"] = np.asfortranarray(rng.standard_normal((65, 66)).astype(np.float32))
+        return found | {"small": np.ones(3, np.float32), "float32": rng.standard_normal(5000).astype(np.float32)}
+
+    for storage in ("bfloat16", "int8"):
+
+        def make(storage=storage):
+            groups = {"float32": {"state_storage": "float32"}}
+            return fastopt.Adam(state_storage=storage, groups=groups, averaging=fastopt.EMA(decay=0.5))
+
+        params, reference = draw(0), draw(0)
+        sharded, plain = Sharded(make()), make()
+        for step in range(2):
+            sharded.update(params, draw(step + 1))
+            plain.update(reference, added_up([draw(step + 1)] * SIZE))
+        sharded.save(path, params)
+        alone, loaded = make(), draw(7)
+        alone.load(path, loaded)
+        again, taken = Sharded(make()), draw(8)
+        again.load(path, taken)
+        from_dict, there = Sharded(make()), {key: array.copy(order="K") for key, array in params.items()}
+        from_dict.broadcast(there)
+        from_dict.load_state_dict(sharded.state_dict())
+        for optimizer, found in ((sharded, params), (again, taken), (from_dict, there)):
+            optimizer.update(found, draw(9))
+        for optimizer, found in ((alone, loaded), (plain, reference)):
+            optimizer.update(found, added_up([draw(9)] * SIZE))
+        for found, key in itertools.product((params, taken, there, loaded), reference):
+            assert_same_bits(found[key], reference[key])
+        for optimizer in (sharded, again, from_dict):
+            assert_alike(optimizer, plain, params, reference)
+        COMM.Barrier()
+        before = {key: array.copy() for key, array in taken.items()}
+        with raises(CheckpointError, "need whole arrays", "with the settings of the checkpoint"):
+            Sharded(fastopt.Adam()).load(path, taken)
+        for key, array in before.items():
+            assert_same_bits(taken[key], array)
+        from_float32, expected, values = Sharded(make()), make(), draw(0)
+        alone.state_storage = "float32"
+        if RANK == 0:
+            alone.save(path)
+        COMM.Barrier()
+        expected.load(path, cast=storage)
+        from_float32.broadcast(values)
+        from_float32.load(path, cast=storage)
+        for leaf_slice, decoded in from_float32.v.items():
+            assert_same_bits(decoded, expected.v[leaf_slice.path].reshape(decoded.shape))
+        COMM.Barrier()
 
 
 def check_clipping():
@@ -319,16 +374,28 @@ def check_numbers():
 
 def check_accumulation():
     params, reference = arrays(0), arrays(0)
-    sharded, plain = Sharded(fastopt.Adam(gradient_scale=0.5)), fastopt.Adam(gradient_scale=0.5)
+    sharded, plain = Sharded(fastopt.Adam()), fastopt.Adam(gradient_scale=0.5)
     with raises(RuntimeError, "broadcast(params)"):
         sharded.accumulate(arrays(1))
     sharded.broadcast(params)
     for step in range(3):
         first, second = ([arrays(200 * step + 2 * rank + part + 1) for rank in range(SIZE)] for part in range(2))
         sharded.accumulate(first[RANK])
-        sharded.update(params, second[RANK])
+        with raises(RuntimeError, "update() got gradients, but 1 were accumulated"):
+            sharded.update(params, second[RANK])
+        sharded.accumulate(second[RANK])
+        sharded.update(params)
         both = [{key: one[key] + other[key] for key in one} for one, other in zip(first, second, strict=True)]
         plain.update(reference, added_up(both))
+    with raises(TypeError, "got no gradients"):
+        sharded.update(params)
+    for _ in range(RANK + 1):
+        sharded.accumulate(first[RANK])
+    if SIZE > 1:
+        with raises(ValueError, "accumulated gradients"):
+            sharded.update(params)
+    sharded.discard_accumulated()
+    assert sharded.accumulated == 0
     assert_alike(sharded, plain, params, reference)
 
 

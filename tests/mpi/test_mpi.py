@@ -84,31 +84,37 @@ def test_a_killed_process_ends_the_job_and_the_last_checkpoint_loads(tmp_path):
 GOING_ON = """
 import os, sys, numpy as np, fastopt, fastopt.mpi
 from mpi4py import MPI
-rank, path = MPI.COMM_WORLD.rank, sys.argv[1]
-params = {"W": np.zeros((7, 9), np.float32), "b": np.zeros(50)}
-optimizer = fastopt.mpi.Sharded(fastopt.Adam(clip_norm=1.0), reduce="sum")
-if os.path.exists(path):
-    optimizer.load(path, params)
-for _ in range(2):
-    rng = np.random.default_rng(optimizer.iter)
-    optimizer.update(params, {key: rng.standard_normal(value.shape) * (rank == 0) for key, value in params.items()})
-optimizer.save(path, params)
+rank = MPI.COMM_WORLD.rank
+for storage in ("float32", "int8"):
+    path = os.path.join(sys.argv[1], storage)
+    params = {"W": np.zeros((70, 90), np.float32), "b": np.zeros(50, np.float32)}
+    optimizer = fastopt.mpi.Sharded(fastopt.Adam(clip_norm=1.0, state_storage=storage), reduce="sum")
+    if os.path.exists(path):
+        optimizer.load(path, params)
+    for _ in range(2):
+        rng = np.random.default_rng(optimizer.iter)
+        grads = {key: rng.standard_normal(value.shape) * (rank == 0) for key, value in params.items()}
+        optimizer.update(params, {key: grad.astype(np.float32) for key, grad in grads.items()})
+    optimizer.save(path, params)
 """
 
 
 def test_a_training_goes_on_with_the_same_bits_on_1_3_2_and_1_processes(tmp_path):
-    path = str(tmp_path / "adam.safetensors")
     for ranks in (1, 3, 2, 1):
-        mpiexec(ranks, "-c", GOING_ON, path)
-    optimizer, params = fastopt.Adam(), {"W": np.ones((7, 9), np.float32), "b": np.ones(50)}
-    optimizer.load(path, params)
-    plain, reference = fastopt.Adam(clip_norm=1.0), {"W": np.zeros((7, 9), np.float32), "b": np.zeros(50)}
-    for step in range(8):
-        rng = np.random.default_rng(step)
-        plain.update(reference, {key: rng.standard_normal(value.shape) for key, value in reference.items()})
-    for key in reference:
-        assert_same_bits(params[key], reference[key])
-        assert_same_bits(optimizer.v[key], plain.v[key])
+        mpiexec(ranks, "-c", GOING_ON, str(tmp_path))
+    shapes = {"W": (70, 90), "b": 50}
+    for storage in ("float32", "int8"):
+        optimizer, params = fastopt.Adam(), {key: np.ones(shape, np.float32) for key, shape in shapes.items()}
+        optimizer.load(tmp_path / storage, params)
+        plain = fastopt.Adam(clip_norm=1.0, state_storage=storage)
+        reference = {key: np.zeros(shape, np.float32) for key, shape in shapes.items()}
+        for step in range(8):
+            rng = np.random.default_rng(step)
+            plain.update(reference, {key: rng.standard_normal(shapes[key]).astype(np.float32) for key in reference})
+        assert optimizer.state_storage == storage
+        for key in reference:
+            assert_same_bits(params[key], reference[key])
+            assert_same_bits(optimizer.v[key], plain.v[key])
 
 
 def test_info_is_said_once_and_names_the_share_of_the_cores():

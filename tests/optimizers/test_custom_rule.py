@@ -219,12 +219,12 @@ def test_rows_take_the_same_step_as_the_formula_in_numpy(own, dtype, count, rng)
             indices, values = rng.integers(0, 40, 60 if step % 2 else 5), rng.standard_normal((60, 3)).astype(dtype)
             values = values[: len(indices)]
             report = optimizer.update(params, {"e": Rows(indices, values), "b": np.ones(2)}, report=step == 2)
-            summed, touched = np.zeros_like(plain), np.unique(indices)
+            summed, distinct = np.zeros_like(plain), np.unique(indices)
             np.add.at(summed, indices, values)
-            old = [x[touched] for x in state]
-            new = in_numpy(own, optimizer._at(step), step, plain[touched], summed[touched], old)
+            old = [x[distinct] for x in state]
+            new = in_numpy(own, optimizer._at(step), step, plain[distinct], summed[distinct], old)
             for x, rows in zip((plain, *state), new, strict=True):
-                x[touched] = rows
+                x[distinct] = rows
             assert_same_bits(params["e"], plain)
             for slot, x in zip(own._rule.state, state, strict=True):
                 assert_same_bits(getattr(optimizer, slot)["e"], x)

@@ -9,7 +9,7 @@ State: h, the sum of squared gradients.
 import math
 
 from fastopt.kernels.rule import Rule
-from fastopt.kernels.skipped_steps import adagrad_idle
+from fastopt.kernels.skipped_steps import adagrad_skipped
 
 
 def adagrad(p, g, h, lr, eps, eps_root):
@@ -18,4 +18,4 @@ def adagrad(p, g, h, lr, eps, eps_root):
     return p, h
 
 
-ADAGRAD = Rule(adagrad, state=("h",), nonnegative=("h",), rows=True, idle=adagrad_idle)
+ADAGRAD = Rule(adagrad, state=("h",), nonnegative=("h",), rows=True, skipped=adagrad_skipped)

@@ -8,7 +8,7 @@
 with m_hat_t = m_t / (1 - beta1^t) and v_hat_t = v_t / (1 - beta2^t).
 
 State: m and v. correction = sqrt(1 - beta2^t) / (1 - beta1^t), eps is multiplied by sqrt(1 - beta2^t), and
-ratio = lr |p| / |u|.
+trust_ratio = lr |p| / |u|.
 """
 
 import math
@@ -27,9 +27,9 @@ def lamb_measure(p, g, m, v, one_minus_beta1, one_minus_beta2, correction, eps, 
     return p, u
 
 
-def lamb(p, g, m, v, one_minus_beta1, one_minus_beta2, correction, eps, weight_decay, ratio):
+def lamb(p, g, m, v, one_minus_beta1, one_minus_beta2, correction, eps, weight_decay, trust_ratio):
     u, m, v = direction(p, g, m, v, one_minus_beta1, one_minus_beta2, correction, eps, weight_decay)
-    return p - ratio * u, m, v
+    return p - trust_ratio * u, m, v
 
 
 LAMB = Rule(lamb, state=("m", "v"), measure=lamb_measure)

@@ -16,8 +16,8 @@ def lars_measure(p, g, v, momentum):
     return p, g
 
 
-def lars(p, g, v, momentum, ratio):
-    v = momentum * v + ratio * g
+def lars(p, g, v, momentum, trust_ratio):
+    v = momentum * v + trust_ratio * g
     return p - v, v
 
 

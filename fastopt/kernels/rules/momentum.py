@@ -8,7 +8,7 @@ path as long as lr does not change.
 """
 
 from fastopt.kernels.rule import Rule
-from fastopt.kernels.skipped_steps import momentum_idle
+from fastopt.kernels.skipped_steps import momentum_skipped
 
 
 def momentum(p, g, v, lr, momentum):
@@ -17,4 +17,4 @@ def momentum(p, g, v, lr, momentum):
     return p, v
 
 
-MOMENTUM = Rule(momentum, state=("v",), rows=True, idle=momentum_idle)
+MOMENTUM = Rule(momentum, state=("v",), rows=True, skipped=momentum_skipped)

@@ -10,7 +10,7 @@ lr / sqrt(1 - decay_rate).
 import math
 
 from fastopt.kernels.rule import Rule
-from fastopt.kernels.skipped_steps import rmsprop_idle
+from fastopt.kernels.skipped_steps import rmsprop_skipped
 
 
 def rmsprop(p, g, h, lr, decay_rate, one_minus_decay_rate, eps, eps_root):
@@ -20,4 +20,4 @@ def rmsprop(p, g, h, lr, decay_rate, one_minus_decay_rate, eps, eps_root):
     return p, h
 
 
-RMSPROP = Rule(rmsprop, state=("h",), nonnegative=("h",), rows=True, idle=rmsprop_idle)
+RMSPROP = Rule(rmsprop, state=("h",), nonnegative=("h",), rows=True, skipped=rmsprop_skipped)

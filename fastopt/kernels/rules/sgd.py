@@ -6,7 +6,7 @@ No state.
 """
 
 from fastopt.kernels.rule import Rule
-from fastopt.kernels.skipped_steps import sgd_idle
+from fastopt.kernels.skipped_steps import sgd_skipped
 
 
 def sgd(p, g, lr):
@@ -14,4 +14,4 @@ def sgd(p, g, lr):
     return (p,)
 
 
-SGD = Rule(sgd, rows=True, idle=sgd_idle)
+SGD = Rule(sgd, rows=True, skipped=sgd_skipped)

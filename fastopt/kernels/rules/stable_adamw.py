@@ -9,7 +9,7 @@ with m_hat_t = m_t / (1 - beta1^t) and v_hat_t = v_t / (1 - beta2^t), as StableA
 low-precision training for large-scale vision-language models, NeurIPS 2023, arXiv:2304.13013, Algorithm 2).
 
 State: m and v. root = sqrt(1 - beta2^t), by which eps is multiplied too, correction = root / (1 - beta1^t), and
-ratio = lr / max(1, r_t).
+trust_ratio = lr / max(1, r_t).
 """
 
 import math
@@ -23,10 +23,10 @@ def stable_adamw_measure(p, g, m, v, one_minus_beta1, one_minus_beta2, correctio
     return root * g / (spread if spread > eps else eps), p
 
 
-def stable_adamw(p, g, m, v, one_minus_beta1, one_minus_beta2, correction, root, eps, weight_decay, ratio):
+def stable_adamw(p, g, m, v, one_minus_beta1, one_minus_beta2, correction, root, eps, weight_decay, trust_ratio):
     m = m + one_minus_beta1 * (g - m)  # m_t
     v = v + one_minus_beta2 * (g * g - v)  # v_t
-    return p - ratio * (correction * m / (math.sqrt(v) + eps) + weight_decay * p), m, v
+    return p - trust_ratio * (correction * m / (math.sqrt(v) + eps) + weight_decay * p), m, v
 
 
 STABLE_ADAMW = Rule(stable_adamw, state=("m", "v"), measure=stable_adamw_measure)
