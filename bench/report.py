@@ -2,9 +2,9 @@
 
 Without `--json` it runs `pytest --benchmark-only` first. With `--readme` it also writes `bench/results.json`, the
 medians behind the figures, draws the pictures into `docs/source/explanation/benchmarks/`, and fills the space between
-the markers of the README and of the site's pages "Benchmarks" and "Will it help me?": training steps from what `python -m bench.states --save`
-wrote last, what settings cost from `python -m bench.ratios --save`, all else from these results. With `--kept` it runs
-nothing and takes `bench/results.json` as it is. Rows in which fastopt loses stay.
+the markers of the README and of the site's pages "Benchmarks" and "Will it help me?": training steps from what
+`python -m bench.states --save` wrote last, what settings cost from `python -m bench.ratios --save`, all else from these
+results. With `--kept` it runs nothing and takes `bench/results.json` as it is. Rows in which fastopt loses stay.
 """
 
 from __future__ import annotations
@@ -145,8 +145,8 @@ def readme(results: Results, states: Results) -> str:
 def by_kind(states: Results) -> str:
     """What fastopt is worth by kind of model, for the page "Will it help me?": Adam, each in its first state."""
     lines = [
-        "The whole step, gradient included, relative to the same step with the textbook's class, in the faster state of "
-        f"the machine (float32; `python -m bench.states`; {machine(states)}).",
+        "The whole step, gradient included, relative to the same step with the textbook's class, in the faster state "
+        f"of the machine (float32; `python -m bench.states`; {machine(states)}).",
         "",
         "| model | Adam's share of a textbook step | step with fastopt |",
         "| --- | ---: | ---: |",
@@ -164,7 +164,8 @@ def by_kind(states: Results) -> str:
             simple.append(f"{share} with {OPTIMIZERS[rule].__name__}")
     if simple:
         others = ", ".join(simple[:-1]) + f" and {simple[-1]}" if simple[1:] else simple[0]
-        lines += ["", f"Simpler rules leave less to gain: of the textbook's time, a step of the 784-100x4-10 net takes {others}."]
+        lines += ["", "Simpler rules leave less to gain: of the textbook's time, a step of the 784-100x4-10 net takes"]
+        lines += [f"{others}."]
     return "\n".join(lines)
 
 
@@ -198,8 +199,8 @@ def page(results: Results, states: Results, ratios: Results) -> str:
         "",
         _picture(
             "rules",
-            "Large steps of every rule run at the speed of memory; those with norms (LAMB, LARS, NovoGrad, StableAdamW) "
-            "read their arrays twice. Bars beyond 1 are noise: both sides were timed one after the other",
+            "Large steps of every rule run at the speed of memory; those with norms (LAMB, LARS, NovoGrad, "
+            "StableAdamW) read their arrays twice. Bars beyond 1 are noise: both sides were timed one after the other",
         ),
         "",
         "## Where fastopt was behind",

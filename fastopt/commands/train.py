@@ -240,7 +240,9 @@ def picture(folder: Path, optimizer: str, file_format: str = "png") -> Path:
 
 def _table(result: Comparison, dtype: str) -> Table:
     table = Table(
-        title=f"{result.parameters:,} parameters; medians per step, ratios of neighbouring turns", box=box.SIMPLE_HEAD, pad_edge=False
+        title=f"{result.parameters:,} parameters; medians per step, ratios of neighbouring turns",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
     )
     runs = (result.textbook, result.compiled)
     table.add_column()
@@ -345,6 +347,7 @@ def plot(result: Comparison, title: str, path: Path) -> None:
     for place, (gradient, update) in enumerate(times):
         text = f"gradient {gradient:.3g}\noptimizer {update:.3g}"
         bars.text(place, gradient + update + 0.02 * times.sum(axis=1).max(), text, ha="center", va="bottom", fontsize=9)
-    bars.set(ylabel=f"{'median time of a step' if steps > 1 else 'time of the first step'}, {unit}", ylim=(0, 1.3 * times.sum(axis=1).max()))
+    label = "median time of a step" if steps > 1 else "time of the first step"
+    bars.set(ylabel=f"{label}, {unit}", ylim=(0, 1.3 * times.sum(axis=1).max()))
     bars.legend(loc="lower center", bbox_to_anchor=(0.5, -0.32), ncols=2, frameon=False, fontsize=9)
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=150)

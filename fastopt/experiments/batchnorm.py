@@ -60,7 +60,7 @@ def _column(scale: float, use: bool) -> str:
 
 
 def _draw(curves: dict[str, Array]) -> Figure:
-    figure = new_figure(7.0, f"784-100x5-10, ReLU, SGD with lr 0.01, {SAMPLES:,} digits, from initial weights of 16 sizes")
+    figure = new_figure(7.0, f"Initial weights of 16 sizes: 784-100x5-10, ReLU, SGD with lr 0.01, {SAMPLES:,} digits")
     panels = figure.subplots(4, 4, sharex=True, sharey=True)
     for axes, scale in zip(panels.flat, SCALES, strict=True):
         axes.plot(curves["epoch"], curves[_column(scale, True)], color=BLUE, lw=2, label="with batch normalization")

@@ -65,7 +65,7 @@ def test_train(capsys, tmp_path, arguments):
         assert "The textbook rounds differently, which grows in training: it computes float32 steps in float64" in words
     (picture,) = (tmp_path / "a b").glob("train-*.png")
     content = picture.read_bytes()
-    assert content.startswith(b"\x89PNG") and struct.unpack(">II", content[16:24]) == (1200, 504)
+    assert content.startswith(b"\x89PNG") and struct.unpack(">II", content[16:24]) == (1200, 630)
     assert str(picture) in out
 
 
