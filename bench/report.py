@@ -226,11 +226,11 @@ def _steps(groups: dict[str, Any]) -> Iterable[str]:
     for label, group in STEPS:
         rows = groups[group]
         cells = [duration(rows[name]["median"]) if name in rows else "-" for name in COLUMNS]
-        factor = min(row["median"] for row in _others(rows).values()) / rows["fastopt"]["median"]
+        factor = min(row["median"] for row in _other_libraries(rows).values()) / rows["fastopt"]["median"]
         yield f"| {label} | {' | '.join(cells)} | {_factor(factor)} |"
 
 
-def _others(rows: dict[str, Any]) -> dict[str, Any]:
+def _other_libraries(rows: dict[str, Any]) -> dict[str, Any]:
     """The competitors in a group."""
     return {name: row for name, row in rows.items() if name not in ("fastopt", "flat", "fastopt serial", "limit")}
 
@@ -246,7 +246,7 @@ def _training(states: Results, shown: tuple[str, ...] | None) -> Iterable[str]:
             textbook, ours = values["sides"]["textbook"], values["sides"]["fastopt"]
             label = case_name(case) if state == "one state" else f"{case_name(case)}: {state}"
             gradient, update, our_update = map(duration, (values["gradient"], textbook["update"], ours["update"]))
-            yield f"| {label} | {gradient} | {update} | {our_update} | {_share(ours['share of textbook'])} |"
+            yield f"| {label} | {gradient} | {update} | {our_update} | {_share_text(ours['share of textbook'])} |"
 
 
 def case_name(case: str) -> str:
@@ -260,12 +260,12 @@ def _factor(factor: float) -> str:
     return f"{factor:.1f}" if factor >= 1 else f"**{factor:.2f}**"
 
 
-def _share(share: float) -> str:
+def _share_text(share: float) -> str:
     """Of the textbook's step, in turns with which it was timed."""
     return f"{share:.2f}" if share <= 1 else f"**{share:.2f}**"
 
 
-def _found(groups: dict[str, Any]) -> list[tuple[str, str, float, float]]:
+def _slower_cases(groups: dict[str, Any]) -> list[tuple[str, str, float, float]]:
     """Competitor, case, its seconds and fastopt's, wherever something that is not fastopt's was faster."""
     found = []
     for group, rows in groups.items():
@@ -273,14 +273,14 @@ def _found(groups: dict[str, Any]) -> list[tuple[str, str, float, float]]:
         if ours and ours.get("share of textbook", 0) > 1:
             found.append(("textbook", group, ours["median"] / ours["share of textbook"], ours["median"]))
         elif ours and not group.startswith("loop"):
-            faster = {name: row for name, row in _others(rows).items() if row["median"] < ours["median"]}
+            faster = {name: row for name, row in _other_libraries(rows).items() if row["median"] < ours["median"]}
             found += [(name, group, row["median"], ours["median"]) for name, row in faster.items()]
     return found
 
 
 def _losses(groups: dict[str, Any]) -> Iterable[str]:
     """Every case in which something that is not fastopt's was faster."""
-    found = _found(groups)
+    found = _slower_cases(groups)
     if not found:
         yield "In no case of this run."
         return
@@ -298,7 +298,7 @@ def _losses(groups: dict[str, Any]) -> Iterable[str]:
 
 def _behind(groups: dict[str, Any], date: str) -> str:
     """One sentence on the losses, for the README."""
-    found = _found(groups)
+    found = _slower_cases(groups)
     if not found:
         return "fastopt was behind in no case of the benches."
     most = max(ours / theirs for _, _, theirs, ours in found)

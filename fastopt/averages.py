@@ -260,7 +260,7 @@ def _of_tables(plan: Plan, amounts: list[float]) -> Iterator[None]:
 
 
 def check_rows(optimizer: Any, plan: Plan) -> None:
-    """Raises where gradients of some rows leave weights behind that averages are of."""
+    """Raises where gradients of some rows leave weights out of date that averages are of."""
     if plan.rows_launches and optimizer.lookahead is not None:
         raise ValueError(rows.with_lookahead(plan.owner))
     has_skipped = any(skipped.steps.any() for skipped in optimizer._skipped_rows.values())

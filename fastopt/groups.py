@@ -1,4 +1,4 @@
-"""Settings for a part of the parameters."""
+"""Settings of some of the parameters."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fastopt import checks, hyperparameters
 from fastopt.flat import Array
 
 GroupNumbers = tuple[int, ...]
-"""The numbers of the groups that an array belongs to, in their order; arrays of one part have the same settings."""
+"""The numbers of the groups that an array belongs to, in their order; where these are the same, so are the settings."""
 
 NO_GROUPS: GroupNumbers = ()
 
@@ -123,18 +123,18 @@ class Groups(UserDict[Any, Group]):
         return self
 
     def matching(self, key: Hashable, array: Array) -> GroupNumbers:
-        """The part that an array belongs to; its key is None where the parameters are one array."""
+        """The numbers of the groups that match an array; its key is None where the parameters are one array."""
         return tuple(number for number, selector in enumerate(self) if selects(selector, key, array))
 
     def settings_of(self, numbers: GroupNumbers) -> dict[str, Any]:
-        """Return the settings that a part has to itself."""
+        """Return the settings that these groups give together."""
         groups, settings = list(self.data.values()), {}
         for number in numbers:
             settings.update(groups[number].data)
         return settings
 
     def arrangement(self) -> tuple[Any, ...]:
-        """Everything that decides which arrays are updated, in which parts, and which are centralized."""
+        """Everything that decides which arrays are updated, with which settings, and which are centralized."""
         self._refresh()
         return self._arrangement
 

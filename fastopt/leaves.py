@@ -102,6 +102,7 @@ class Leaves:
                 "_skips_in_a_row": 0,
                 "_accumulated": 0,
                 "_sums": None,
+                "_trial": None,
                 "_state": None,
                 "_node": None,
                 "_skipped_rows": {},

@@ -31,6 +31,7 @@ from fastopt.report import Report
 from fastopt.settings import Asked, StepSettings
 from fastopt.shared_settings import SharedSettings
 from fastopt.structure import Node
+from fastopt.trial import Trials
 from fastopt.tuning import AS_THEY_COME, Tuning
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ Params = TypeVar("Params")
 
 
 @dataclass(init=False, eq=False, repr=False)
-class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation):
+class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, Trials):
     """The base class of optimizers; a subclass names its rule, its hyperparameters and how they become scalars.
 
     Hyperparameters are attributes and may be changed between steps. One that is a number may also be a schedule
@@ -112,7 +113,7 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation):
         raise NotImplementedError
 
     def kept_share(self) -> float:
-        """The share of its state that a step without a gradient keeps, in a rule with a closed form of such steps."""
+        """The fraction of its state that a step without a gradient keeps, where the rule has a closed form of those."""
         return 1.0
 
     def prepared(self, direction: Array) -> None:
@@ -334,13 +335,13 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation):
         __getattr__, __setattr__ = _attribute, _assign
 
     def _at(self, step: int, groups: GroupNumbers = NO_GROUPS, asked: Asked | None = None) -> Any:
-        """Something with the settings of a step as numbers, those of a part; see `settings`."""
+        """Something with the settings of a step as numbers, those of some groups; see `settings`."""
         return self._step_settings().at(step, groups, {} if asked is None else asked)
 
     def _settings_by_row(
         self, plan: Plan, step: int, asked: Asked, begins: bool = True
     ) -> tuple[list[Any], tuple[str, ...]]:
-        """The settings of a step for each part of a plan, and the transforms that some of them call for.
+        """The settings of a step for each row of scalars of a plan, and the transforms that some of them call for.
 
         begins : whether it is the plan's first step, at which the state of some leaves may begin
         """
@@ -387,4 +388,4 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation):
 
 
 _FORGOTTEN = {"_plan": None, "_report_plan": None, "_others": (), "_calls": ()}
-_NOT_SAVED = {*_FORGOTTEN, "_kept_settings", "_tuners", "_processes", "_objects"}
+_NOT_SAVED = {*_FORGOTTEN, "_trial", "_in_trial", "_kept_settings", "_tuners", "_processes", "_objects"}

@@ -53,7 +53,7 @@ class SharedSettings:
     those of fewer are left alone. Costs one read of the gradients."""
 
     groups: GroupSettings = field(default=number(None), kw_only=True, repr=False)
-    """Settings of a part of the parameters: `{"b*": {"lr_scale": 0.1}, "embedding": {"frozen": True}}`. See
+    """Settings of some of the parameters: `{"b*": {"lr_scale": 0.1}, "embedding": {"frozen": True}}`. See
     `fastopt.Groups`, which this becomes; `optimizer.groups["b*"]["lr"] = 0.1` changes one between steps."""
 
     averaging: EMA | SWA | None = field(default=None, kw_only=True, repr=False)

@@ -136,10 +136,10 @@ def _pack(owner: str, saved: dict[str, Any]) -> tuple[dict[str, Array], dict[str
                 _put(tensors, slot, f"/{json.dumps(encoded)}", array)
             fortran = [number for number, array in enumerate(value.values()) if layout_of(array).order == "F"]
     rows: list[Any] = []
-    for key, behind in saved.get("rows", {}).items():
+    for key, skipped in saved.get("rows", {}).items():
         name = "rows" if key is BARE else f"rows/{json.dumps(_encoded(owner, key))}"
-        tensors[name] = behind["behind"]
-        rows.append([name, *behind["rates"]])
+        tensors[name] = skipped["behind"]
+        rows.append([name, *skipped["rates"]])
     settings = dict(saved["hyperparameters"])
     groups = _plain_groups(owner, settings.pop("groups"))
     wanted = {
@@ -172,7 +172,7 @@ def _pack(owner: str, saved: dict[str, Any]) -> tuple[dict[str, Array], dict[str
         metadata["format"] = "3"
     if "counts" in saved:
         counts = [
-            [None if key is BARE else _encoded(owner, key), *own.values()] for key, own in saved["counts"].items()
+            [None if key is BARE else _encoded(owner, key), *count.values()] for key, count in saved["counts"].items()
         ]
         metadata |= {"counts": json.dumps(counts), "format": "3"}
     if "accumulated" in saved:
@@ -329,8 +329,8 @@ def _with_schedules(settings: Any) -> Any:
     }
     if "groups" in found:
         found["groups"] = {
-            PREDICATES[selector] if predicate else _decoded(selector): _with_schedules(own)
-            for predicate, selector, own in found["groups"]
+            PREDICATES[selector] if predicate else _decoded(selector): _with_schedules(group)
+            for predicate, selector, group in found["groups"]
         }
     return found
 

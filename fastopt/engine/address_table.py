@@ -156,11 +156,11 @@ class Table:
         return counts is None or len({counts.cohorts.get(key) for key in self.keys}) == 1
 
     def _number_scalars(self, active: list[Leaf], by_array: bool) -> None:
-        """Gives each array its row of scalars: one for each part and cohort, or array."""
+        """Gives each array its row of scalars: one for each combination of groups and cohort, or for each array."""
         rows: dict[tuple[GroupNumbers, int, Hashable], int] = {}
         for leaf in active:
             leaf.scalar_row = rows.setdefault((leaf.groups, leaf.cohort, leaf.key if by_array else None), len(rows))
-        # The part and the cohort of each row.
+        # The groups and the cohort of each row.
         self.row_groups: list[GroupNumbers] = [groups for groups, _, _ in rows] or [NO_GROUPS]
         self.cohorts = [cohort for _, cohort, _ in rows] or [0]
 

@@ -85,7 +85,7 @@ def again(plan: Plan, settings: StepSettings, transforms: tuple[str, ...], step:
         return None
     if any(settings.of_groups(groups).transforms_vary for groups in (NO_GROUPS, *plan.row_groups)):
         return None
-    settings.of_plan(plan, step, asked)  # so that each part knows its transforms
+    settings.of_plan(plan, step, asked)  # so that each row knows its transforms
     new = plan.again = Again(plan, settings, transforms)
     return new
 

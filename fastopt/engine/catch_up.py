@@ -1,4 +1,4 @@
-"""Rows that lag behind: steps without a gradient, which a row takes all at once when it is next updated.
+"""Catch-up of sparse rows: the steps that a row skipped, taken all at once when it is next updated.
 
 With `Rows(..., exact=True)` a step leaves all other rows as they are, but counts for them too.
 `fastopt.kernels.skipped_steps` has the closed form of several steps in which a row has no gradient.
@@ -25,12 +25,12 @@ from fastopt.foreign import shared
 from fastopt.kernels.rule import Rule
 
 Rates = tuple[float, float]
-"""Shares of parameter and state that a step without a gradient keeps: f and r in `fastopt.kernels.skipped_steps`."""
+"""Fractions of parameter and state that a step without a gradient keeps: f and r in `fastopt.kernels.skipped_steps`."""
 
 
 @dataclass(eq=False)
 class SkippedSteps:
-    """How many steps each row of a parameter is behind, and by which rates it will be brought up to date.
+    """The steps that each row of a parameter has skipped, and the rates by which it will be brought up to date.
 
     `clock` counts the steps with exact rows, and `last` says at which of them each row was up to date.
     """
@@ -46,7 +46,7 @@ class SkippedSteps:
 
 
 def reindexed(skipped: SkippedSteps, index: Array) -> SkippedSteps:
-    """Return the lag of other rows; new ones, of -1, are up to date."""
+    """Return the skipped steps of other rows; new ones, of -1, are up to date."""
     return SkippedSteps(
         np.where(index < 0, skipped.clock, np.append(skipped.last, 0)[index]), skipped.rates, skipped.clock
     )
@@ -60,7 +60,7 @@ def rates_of(owner: str, settings: Any) -> Rates:
 
 
 def scalars_of(rates: Rates, steps: Array) -> Array:
-    """kept, share and moved of the formulas `*_idle`, a row for each number of steps, which are 1 or more."""
+    """kept, share and moved of the formulas `*_skipped`, a row for each number of steps, which are 1 or more."""
     decay, share = rates
     steps = steps.astype(np.float64)
     large, small = max(decay, share), min(decay, share)
@@ -94,14 +94,14 @@ class CatchUp:
         if len(array) != len(skipped.last):
             raise ValueError(rows.other_table(owner, name, len(array), len(skipped.last)))
         assert rule.skipped is not None
-        idle = Rule(rule.skipped, rule.state)
+        several_steps = Rule(rule.skipped, rule.state)
         every = np.arange(len(array)) if chosen_rows is None else chosen_rows
         missing = skipped.clock - skipped.last[every]
         chosen, steps = every[missing > 0], missing[missing > 0]
         self._skipped, self._chosen, self._call = skipped, chosen, None
-        if not len(chosen) or (skipped.rates[0] == 1 and len(idle.scalars) == 1):
+        if not len(chosen) or (skipped.rates[0] == 1 and len(several_steps.scalars) == 1):
             return
-        scalars = np.ascontiguousarray(scalars_of(skipped.rates, steps)[:, : len(idle.scalars)])
+        scalars = np.ascontiguousarray(scalars_of(skipped.rates, steps)[:, : len(several_steps.scalars)])
         table, starts = np.zeros((len(chosen) + 2, 3 + len(state)), np.int64), np.zeros(len(chosen) + 2, np.int64)
         # The formulas take no gradient: what is read in its place is the parameter.
         whole = np.array([each.ctypes.data for each in (array, array, *state, scalars)], np.int64)
@@ -111,7 +111,7 @@ class CatchUp:
         table[:-2, -1] += np.arange(len(chosen)) * scalars.strides[0]
         moved_bytes = len(chosen) * width * array.itemsize * (2 + 2 * len(state))
         self._alive = array, state, scalars
-        self._call = Launch(table, starts, array.dtype.name, moved_bytes, [], []).call(idle, "step")
+        self._call = Launch(table, starts, array.dtype.name, moved_bytes, [], []).call(several_steps, "step")
 
     def run(self) -> None:
         """Writes."""
@@ -160,12 +160,12 @@ def _catch_up(
 
 
 class SparseStep:
-    """The part of a step that is about rows that lag behind. Making one looks at everything and writes nothing."""
+    """The catch-up of sparse rows within a step. Making one checks everything and writes nothing."""
 
     def __init__(self, optimizer: Any, plan: Plan, params: Any, settings_by_row: list[Any]) -> None:
         skipped_steps: dict[Hashable, SkippedSteps] = optimizer._skipped_rows
         self.skipped_steps = dict(skipped_steps)
-        """The lags after the step."""
+        """Those after the step."""
         self._updated: list[tuple[SkippedSteps, Array]] = []
         self._catch_ups: list[CatchUp] = []
         left_out = {leaf.key for leaf in plan.leaves if leaf.row < 0}
@@ -213,7 +213,7 @@ class SparseStep:
 
 
 def as_saved(skipped_steps: dict[Hashable, SkippedSteps]) -> dict[Hashable, dict[str, Any]]:
-    """Lags as a checkpoint has them, without those where no row is behind."""
+    """Skipped steps as a checkpoint has them, without leaves all of whose rows are up to date."""
     return {
         key: {"behind": skipped.steps, "rates": skipped.rates}
         for key, skipped in skipped_steps.items()
@@ -222,18 +222,18 @@ def as_saved(skipped_steps: dict[Hashable, SkippedSteps]) -> dict[Hashable, dict
 
 
 def loaded(owner: str, saved: Any, state: Any) -> dict[Hashable, SkippedSteps]:
-    """The lags that a checkpoint has; ValueError, TypeError or KeyError where it is not `as_saved` that made them."""
+    """The skipped steps that a checkpoint has; ValueError, TypeError or KeyError where `as_saved` did not make them."""
     skipped_steps = {}
     if not isinstance(saved, Mapping):
         raise TypeError(f"{owner}: rows are {type(saved).__name__}, expected a dict")
     for key, value in saved.items():
-        behind, rates = value["behind"], tuple(float(rate) for rate in value["rates"])
-        if not isinstance(behind, np.ndarray) or behind.dtype != np.int64 or behind.ndim != 1 or (behind < 0).any():
-            raise ValueError(f"{owner}: rows[{key!r}] has no array of the numbers of steps that each row is behind")
+        steps, rates = value["behind"], tuple(float(rate) for rate in value["rates"])
+        if not isinstance(steps, np.ndarray) or steps.dtype != np.int64 or steps.ndim != 1 or (steps < 0).any():
+            raise ValueError(f"{owner}: rows[{key!r}] has no array of the number of steps that each row skipped")
         if len(rates) != 2 or not np.isfinite(rates).all():
             raise ValueError(f"{owner}: rows[{key!r}] has rates {rates}, expected two numbers")
         for views in state.views.values() if state is not None else ():
-            if key not in views or len(views[key]) != len(behind):
-                raise ValueError(f"{owner}: rows[{key!r}] is of {len(behind)} rows, which its state does not have")
-        skipped_steps[key] = SkippedSteps(-behind, (rates[0], rates[1]))
+            if key not in views or len(views[key]) != len(steps):
+                raise ValueError(f"{owner}: rows[{key!r}] is of {len(steps)} rows, which its state does not have")
+        skipped_steps[key] = SkippedSteps(-steps, (rates[0], rates[1]))
     return skipped_steps

@@ -86,7 +86,7 @@ def moved_bytes(storage: str, itemsize: int, slots: int, averages: int = 0) -> f
 def key_of(key: Hashable) -> int:
     """The hash of the name of an array; where parameters are one array its key is an enum member, as it has none.
 
-    Where processes share arrays out, a key says which part of a leaf it is (`fastopt.mpi`), and the leaf has the name.
+    Where processes share arrays out, a key is a slice of a leaf (`mpi.layout.LeafSlice`), and the leaf has the name.
     """
     key = getattr(key, "path", key)
     return codecs.name_key(None if isinstance(key, Enum) else key)
@@ -196,7 +196,7 @@ class Column:
 
 
 class StoredSlot(MutableMapping[Hashable, Array]):
-    """A slot by key, of which some arrays are stored in fewer bits: looked at they are float32 copies.
+    """A slot by key, of which some arrays are stored in fewer bits: read, they are float32 copies.
 
     Assigning to a key encodes. The copies are read-only, as what is written to one would be lost.
     """

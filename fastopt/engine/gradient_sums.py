@@ -49,6 +49,11 @@ class GradientSums:
         """The sums by leaf."""
         return {key: self._state.views[SLOT][key] for key in self._state.layouts if key in self.begun}
 
+    @property
+    def blocks(self) -> list[Any]:
+        """The buffers."""
+        return self._state.blocks
+
     def add(self, owner: str, grads: Any, is_first: bool, commit: Callable[[GradientSums], None]) -> None:
         """Adds gradients, and has `commit` take up what there is then; both or neither, also under Ctrl-C."""
         container, given = _by_name(owner, grads)

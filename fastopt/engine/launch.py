@@ -35,7 +35,7 @@ class Leaf:
     centralized: bool = False  # whether means are taken from its gradient
     staged: Array | None = None  # a contiguous copy to work on where the parameter itself cannot be
     sparse: Any = None  # a `SparseGradient` where the gradient is Rows
-    copied: bool = False  # whether params hands out a copy of it at each look, and is assigned to
+    copied: bool = False  # whether params hands out a copy of it at each access, and is assigned to
 
     def __post_init__(self) -> None:
         self.header = header_of(self.array)
@@ -170,7 +170,7 @@ def check_addresses(plan: Any) -> None:
     for launch in plan._launches:
         launch.check_rows(plan.owner, plan.state.blocks)
         if launch.statistics is not None and launch.table[-1, 0] != launch.statistics.ctypes.data:
-            raise RuntimeError(f"{plan.owner}: the address of statistics is wrong; please report this error")
+            raise RuntimeError(f"{plan.owner}: the address of the statistics is wrong; please report this error")
 
 
 def _is_array(value: Any) -> bool:

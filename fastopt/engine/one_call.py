@@ -35,10 +35,10 @@ not made; and the cohorts whose step it is, one for each row of scalars."""
 
 
 def prepare(plan: Plan) -> None:
-    """Gives a plan its look, if compiled code can look at all of its parameters."""
+    """Gives a plan its compiled check, if compiled code can read all of its parameters."""
     plan.is_prepared = True
     specials = [plan.leaves[number] for number in plan._special_numbers]
-    if not getattr(sys, "_is_gil_enabled", lambda: True)():  # which keeps other threads away from what is looked at
+    if not getattr(sys, "_is_gil_enabled", lambda: True)():  # which keeps other threads away from what is read
         return
     if plan._scan is None or flags.CHECK or any(type(at.value) is not float for at in specials):
         return
@@ -111,7 +111,7 @@ def prepare(plan: Plan) -> None:
 def call_for(plan: Plan, transforms: tuple[str, ...]) -> Call | None:
     """The call for a plan; None if its steps cannot be made in one.
 
-    The amounts of the transforms are those of the last step that was made otherwise.
+    The scalars of the transforms are those of the last step that was made otherwise.
     """
     if plan.call_transforms != transforms:
         plan.call, plan.call_transforms = None, transforms
@@ -140,7 +140,7 @@ class Memory(np.ndarray[Any, Any]):
 
 
 def watch(plan: Plan) -> None:
-    """Has the look see to the views of a FlatDict, which must stay writeable as its buffer must."""
+    """Has the check see to the views of a FlatDict, which must stay writeable as its buffer must."""
     addresses = np.array([id(view) for view in plan.views], np.int64)
     plan.words[one_call.VIEW_COUNT] = 0  # nothing is read of those that go, whenever Ctrl-C comes
     plan.memory.views = plan.views, addresses

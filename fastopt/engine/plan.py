@@ -1,7 +1,7 @@
 """Where everything lies: worked out once for a set of arrays, checked at every step.
 
 A plan has the table of addresses that the kernels walk. As long as the parameters are the same arrays, a step costs one
-compiled look at both lists (`array_scan.scan`), which also takes up the gradients' new addresses.
+compiled check of both lists (`array_scan.scan`), which also takes up the gradients' new addresses.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Plan(Table):
         return True
 
     def finds_all_as_before(self, params: Any, grads: Any) -> bool:
-        """Whether the compiled look is enough for these arguments; if so, the plan has taken up the gradients."""
+        """Whether the compiled check is enough for these arguments; if so, the plan has taken up the gradients."""
         found = self.check(params, grads)
         self.checked = bool(found)
         if found:
@@ -98,21 +98,21 @@ class Plan(Table):
     """The result of `again.again` for the last step."""
 
     settings: PlanSettings | None = None
-    """Those of each part, as `settings.StepSettings` keeps them."""
+    """Those of each row of scalars, as `settings.StepSettings` keeps them."""
 
     moved = False
     """Whether parameters turned out to be other arrays than before."""
 
     is_prepared = False
     check: Any = None
-    """A compiled look at parameters and gradients, where `one_call.prepare` found that it is possible."""
+    """A compiled check of parameters and gradients, where `one_call.prepare` found that it is possible."""
 
     checked = False
-    """Whether that look was enough for the arguments of the last step, as it then is for a call."""
+    """Whether that check was enough for the arguments of the last step, as it then is for a call."""
 
     words: Array
     memory: Any = None
-    """The memory of the look, and the same with what must live as long."""
+    """The memory of the check, and the same with what must live as long."""
 
     call: Any = None
     call_transforms: tuple[str, ...] | None = None
@@ -146,7 +146,7 @@ class Plan(Table):
             return False
         scan, self._scan = self._scan, None  # a plan that Ctrl-C leaves half changed fits nothing
         self.written[:], self._memory = written, None
-        self._table[:, 1] = 0  # gradients that were looked at lay beside what was written then
+        self._table[:, 1] = 0  # gradients that were checked lay beside what was written then
         for number, leaf, value, address in others:
             leaf.value = leaf.array = value
             leaf.header = address, value.shape, value.strides, value.dtype
@@ -236,7 +236,7 @@ class Plan(Table):
     def prepare(
         self, params: Any, scalars: list[tuple[float, ...]], transforms: tuple[str, ...], settings_by_row: list[Any]
     ) -> None:
-        """Fills the last state slot, and does to each array of it what the settings of its part do; writes no other."""
+        """Fills the last state slot, and prepares each array of it by the settings of its row; writes no other."""
         self._write_scalars(scalars)
         assert self.rule.preparing is not None
         self._run_before("prepare", self.rule.preparing, transforms, params)
@@ -349,9 +349,9 @@ class Plan(Table):
         transforms: tuple[str, ...] = (),
         after: Iterator[None] = NOTHING,
     ) -> None:
-        """Updates everything. Only the arrays that `accepts` or `__init__` checked are touched.
+        """Updates everything. Only the arrays that `accepts` or `__init__` checked are written.
 
-        scalars : for each part those of the formula, then the amounts of the transforms
+        scalars : for each row those of the formula, then those of the transforms
         after : calls of C that write what else there is
 
         `stepped`, which the caller has set to False, stays so as long as nothing was written. After that the step is

@@ -26,7 +26,7 @@ MOST_PLANS = 4
 def in_one_call(optimizer: Any, attributes: dict[str, Any], params: Any, grads: Any) -> bool:
     """Makes a step like those before in one call of C, or writes nothing and returns False.
 
-    own : the optimizer's `__dict__`, whose `_calls` are there as long as nothing was assigned to it
+    attributes : the optimizer's `__dict__`, whose `_calls` are there as long as nothing was assigned to it
     """
     first = attributes["_calls"][0]
     if type(first) is Again:
@@ -154,7 +154,7 @@ class _Step:
         self.scalars = _scalars(self.settings_by_row, self.plan.cohorts, self.counts)
 
     def unfit_gradients(self) -> str | None:
-        """Looks at the gradients, where that is wanted, and adds the scalars of transforms and norms.
+        """Checks the gradients, where that is asked for, and adds the scalars of transforms and norms.
 
         Returns None where the step can be made, else why not: an error text, empty where gradients are not finite.
         """
@@ -264,7 +264,7 @@ def _next(optimizer: Any, cohorts: Counts, counts: Counts) -> tuple[tuple[float,
 
 
 def _scalars(settings_by_row: list[Any], cohorts: list[int], steps: Counts) -> list[tuple[float, ...]]:
-    """The scalars of the formula for each row: those of its part at the next step of its cohort."""
+    """The scalars of the formula for each row: those of its settings at the next step of its cohort."""
     if len(settings_by_row) == 1:
         return [settings_by_row[0].scalars(steps[cohorts[0]] + 1)]
     scalars_at: dict[tuple[int, int], tuple[float, ...]] = {}
@@ -364,7 +364,7 @@ def _averages(
     transforms: tuple[str, ...],
     averaged: Counts,
 ) -> tuple[list[tuple[float, ...]], tuple[str, ...], Counts, Iterator[None]]:
-    """Scalars and transforms with those of averages of the weights, how many there are, and what moves resting ones."""
+    """Scalars and transforms with those of averages, how many there are, and calls that move the other averages."""
     writes = NOTHING
     if plan.rows_launches or optimizer._skipped_rows:
         averages.check_rows(optimizer, plan)

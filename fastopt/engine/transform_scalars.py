@@ -18,10 +18,10 @@ SCALARS: dict[str, Callable[[Any], float]] = {
     "weight_decay": lambda settings: settings.weight_decay,
     "decoupled_weight_decay": lambda settings: 1 - _lr(settings) * settings.weight_decay,
 }
-"""Of the settings of a part; "scale" needs norms."""
+"""From settings; "scale" needs norms."""
 
 NEUTRAL = {"clip": math.inf, "weight_decay": 0.0, "decoupled_weight_decay": 1.0}
-"""With what a transform does nothing, for a part that does not call for it where another does."""
+"""The scalar with which a transform does nothing, for rows that do not call for it where another does."""
 
 
 def added(
@@ -32,7 +32,7 @@ def added(
     scalars: list[tuple[float, ...]],
     transforms: tuple[str, ...],
 ) -> list[tuple[float, ...]]:
-    """The scalars of each part of a plan with the ratio of its norms, where the rule has measures, and its amounts."""
+    """The scalars of each row: of the rule, the trust ratio where it has measures, and of the transforms."""
     of_transforms = _scalars_of_transforms(settings, plan, settings_by_row, transforms)
     rows = [of_rule + more for of_rule, more in zip(scalars, of_transforms, strict=True)]
     if plan.rule.prepare:
@@ -58,7 +58,7 @@ def check_squares(
 ) -> None:
     """Raises `TooLarge` where a gradient, after scale and clipping, has no finite square.
 
-    A look at all squares has found that of one without these; so this is rare, and in NumPy.
+    A pass over all squares has found that of one without these; so this is rare, and in NumPy.
     """
     named = [
         dict(zip(reversed(transforms), row, strict=True))
@@ -92,7 +92,7 @@ def _scalars_of_transforms(
     settings: Any, plan: Plan, settings_by_row: list[Any], transforms: tuple[str, ...]
 ) -> list[tuple[float, ...]]:
     """That of the last transform first."""
-    if len(settings_by_row) == 1 and "scale" not in transforms:  # which may be a group's part, with settings of its own
+    if len(settings_by_row) == 1 and "scale" not in transforms:  # one that a group may have settings for
         return [tuple([SCALARS[transform](settings_by_row[0]) for transform in reversed(transforms)])]
     if "scale" in transforms:  # which is the first of them
         by_array = plan.by_array and any(

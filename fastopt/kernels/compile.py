@@ -75,8 +75,8 @@ def kernel(
         preparing rule "prepare", which only writes the last state slot; for `NO_RULE` "finite", which only finds out
         whether all gradients are finite, "finite_squares", whether their squares are, or "norm" and
         "quick_norm", which only add these up
-    transforms : the names of the functions of `gradients.TRANSFORMS` that go before the rule, in that order, and then
-        of those of `averages.AVERAGES` that go after it. Their amounts stand behind the scalars: of those before
+    transforms : the names of the functions of `transforms.TRANSFORMS` that go before the rule, in that order, and then
+        of those of `averages.AVERAGES` that go after it. Their scalars stand behind the rule's: of those before
         the rule the last one's first, of those after it the first one's
     form : how new parameters are stored, see `stores.py`; the same machine code and bits for each
 

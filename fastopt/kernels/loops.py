@@ -73,25 +73,25 @@ STORED = 1024
 
 # What the functions below find under these names in their globals; every compiled clone of them has its own.
 rule: Any = None  # the formula, compiled, with the transforms that are bound
-transform: Any = None  # a function of gradients.py or averages.py, compiled
+transform: Any = None  # a function of transforms.py or averages.py, compiled
 DTYPE: Any = None  # np.float32 or np.float64
 SIZE: Any = None  # the bytes of an element
 COLUMNS: Any = None  # the columns of the table that the rule takes: parameter, gradient and state slots
 WRITTEN: Any = None  # those whose elements it may write, beside the gradient: all but that of means
 SMALL: Any = None  # what becomes of small values of each of those, but for the first two
-SCALARS: Any = None  # a tuple as long as the scalars and amounts
+SCALARS: Any = None  # a tuple as long as the scalars of rule and transforms
 SCALED: Any = None  # the dtype of measures times FACTOR
 FACTOR: Any = None
 
 
 def with_transform(p, g, *values):
-    """A rule with a transform before it, whose amount stands behind the rule's scalars."""
+    """A rule with a transform before it, whose scalar stands behind the rule's."""
     p, g = transform(p, g, values[-1])
     return rule(p, g, *values[:-1])
 
 
 def with_average(p, g, average, *values):
-    """A rule with an average after it, whose slot stands before the rule's and whose amount stands last."""
+    """A rule with an average after it, whose slot stands before the rule's and whose scalar stands last."""
     new = rule(p, g, *values[:-1])
     p, average = transform(new[0], average, values[-1])
     return p, average, *new[1:]
@@ -390,9 +390,9 @@ def serial(address, form, table, starts, threads):
 def parallel(address, form, table, starts, threads):
     """The same on several threads.
 
-    The elements are cut into as many equal shares as threads. A thread works through its own share, the same at every
-    step, so that its part of the model stays in its core's cache; then it helps with the others'. A core that BLAS's
-    threads still hold, spinning, therefore delays a step by one piece and not by a whole share.
+    The elements are cut into as many equal stretches as threads. A thread works through its own, the same at every
+    step, so that it stays in its core's cache; then it helps with the others'. A core that BLAS's
+    threads still hold, spinning, therefore delays a step by one piece and not by a whole stretch.
     """
     total = starts[-1]
     pieces = (total + PIECE - 1) // PIECE

@@ -23,12 +23,12 @@ class Rule:
     measure : for a rule that needs norms of each array: a formula that takes the same but for the last scalar and
         returns two numbers. What their norms come to is the last scalar.
     rows : whether it may be applied to some rows of a parameter and not to others, for gradients that are `Rows`
-    idle : where steps without a gradient have a closed form: the formula `(p, g, *state, *scalars) -> (p, *state)`
+    skipped : where steps without a gradient have a closed form: the formula `(p, g, *state, *scalars) -> (p, *state)`
         of several of them, whose scalars are the first of kept, share and moved; see `kernels/skipped_steps.py`
     exact : the slots whose exact value decides a branch, so that small ones are not flushed to zero
     signed : those whose sign decides one, which small values keep
     nonnegative : those that are never negative, which 8 bits then hold without a sign
-    squares_norms : whether the ratio of its measures is the square of a norm
+    squares_norms : whether the trust ratio of its measures is the square of a norm
     prepare : for a rule that needs whole arrays: a formula that takes the same and returns one number, which goes to
         the last state slot before the step; the optimizer's `prepared` then has each array of that slot.
     """
@@ -93,7 +93,7 @@ def no_formula(p, g):
 
 
 NO_RULE = Rule(no_formula)
-"""For the kernels that only look at gradients, which are the same for all rules."""
+"""For the kernels that only read gradients, which are the same for all rules."""
 
 
 def gradient_measure(p, g):

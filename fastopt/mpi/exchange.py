@@ -25,8 +25,8 @@ class LineBuffers:
     """Memory for the exchange of one line, made once.
 
     gradients : float[size], the gradients of this process, added up
-    received : [ranks, share], those of all processes for this one's shard, as they travel
-    summed : float[share]
+    received : [ranks, shard], those of all processes for this one's shard, as they travel
+    summed : float[shard]
     """
 
     def __init__(self, line: Line, comm: MPI.Comm, bfloat16: bool) -> None:

@@ -120,6 +120,11 @@ class Sharded(Consensus, SharedAverages, SharedSaving):
     # -- settings and state are those of the optimizer -----------------------------------------------------------------
 
     def __getattr__(self, name: str) -> Any:
+        if name in ("trial", "undo"):
+            raise AttributeError(
+                f"Sharded {self._owner} takes no steps back; `save` before a step that may fail, and `load` that on "
+                "all processes"
+            )
         if name.startswith("_") or name not in self._readable():
             raise AttributeError(
                 f"Sharded {self._owner} has no attribute {name!r}; it has {', '.join(self._readable())}"

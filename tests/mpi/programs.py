@@ -396,6 +396,8 @@ def check_accumulation():
             sharded.update(params)
     sharded.discard_accumulated()
     assert sharded.accumulated == 0
+    with raises(AttributeError, "takes no steps back"):
+        sharded.trial(params)
     assert_alike(sharded, plain, params, reference)
 
 

@@ -31,9 +31,9 @@ def adam_scalars(step, lr, beta1, beta2, eps):
 
 
 @fastopt.rule(state=("m", "v"), scalars=adam_scalars, lr=0.001, beta1=0.9, beta2=0.999, eps=1e-7)
-def my_adam(p, g, m, v, step_size, gradient_share, square_share, eps):
-    m = m + gradient_share * (g - m)
-    v = v + square_share * (g * g - v)
+def my_adam(p, g, m, v, step_size, one_minus_beta1, one_minus_beta2, eps):
+    m = m + one_minus_beta1 * (g - m)
+    v = v + one_minus_beta2 * (g * g - v)
     return p - step_size * m / (math.sqrt(v) + eps), m, v
 
 
@@ -201,10 +201,10 @@ def in_numpy(own, optimizer, step, p, g, state):
     if own is my_momentum:
         v = scalars[1] * state[0] - scalars[0] * g
         return [p + v, v]
-    step_size, gradient_share, square_share, eps = scalars
+    step_size, one_minus_beta1, one_minus_beta2, eps = scalars
     m, v = state
-    m = m + gradient_share * (g - m)
-    v = v + square_share * (g * g - v)
+    m = m + one_minus_beta1 * (g - m)
+    v = v + one_minus_beta2 * (g * g - v)
     return [p - step_size * m / (np.sqrt(v) + eps), m, v]
 
 
