@@ -155,7 +155,7 @@ def by_kind(states: Results) -> str:
     for case, found in states["cases"].items():
         rule, dtype, model = case.split(" ", 2)
         sides = next(iter(found.values()))["sides"]
-        share = _share(sides["fastopt"]["share of textbook"])
+        share = _share_text(sides["fastopt"]["share of textbook"])
         if dtype == "float32" and rule == "adam":
             name = f"dense, {model}" if model[0].isdecimal() else model
             part = sides["textbook"]["update"] / sides["textbook"]["step"]

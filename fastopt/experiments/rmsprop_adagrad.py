@@ -70,7 +70,7 @@ def _draw(curves: dict[str, Array]) -> Figure:
             losses, lengths = curves[f"{name} {lr:g} loss"], curves[f"{name} {lr:g} length"]
             panels[0, column].plot(curves["step"], losses, color=STYLES[name]["color"], lw=0.8, alpha=0.35)
             panels[0, column].plot(curves["step"][5:], smooth_curve(losses)[5:], **style)  # before, mirrored losses
-            panels[1, column].semilogy(curves["step"], lengths, **style)
+            panels[1, column].semilogy(curves["step"], lengths, **style | {"lw": 0.8})
         panels[0, column].set_yscale("log")
         finish(panels[0, column], title=f"lr {lr:g}")
         finish(panels[1, column], xlabel="step")
