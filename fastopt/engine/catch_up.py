@@ -179,7 +179,9 @@ class SparseStep:
                 bounded = (
                     settings_by_row[leaf.scalar_row].bounds is not None or settings_by_row[leaf.scalar_row].nonnegative
                 )
-                combinations.check_step(plan.owner, {"Rows(..., exact=True)": True, "bounds": bounded})
+                proximal = settings_by_row[leaf.scalar_row].l1 != 0 or settings_by_row[leaf.scalar_row].l2_prox != 0
+                there = {"Rows(..., exact=True)": True, "bounds": bounded, "l1 or l2_prox": proximal}
+                combinations.check_step(plan.owner, there)
                 if any(other is not leaf and other.identity == leaf.identity for other in plan.leaves):
                     raise ValueError(rows.tied(plan.owner, plan._name(key)))
                 rates = rates_of(plan.owner, settings_by_row[leaf.scalar_row])
