@@ -357,7 +357,7 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, T
         """
         settings = self._step_settings()
         if begins and self._rule.state:
-            combinations = {leaf.groups for leaf in plan.leaves if leaf.key in plan.begun}
+            combinations = {leaf.groups for leaf in plan.table.leaves if leaf.key in plan.table.begun}
             settings.refuse_another_start(combinations, step, asked)
         return settings.of_plan(plan, step, asked)
 

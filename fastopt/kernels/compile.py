@@ -1,7 +1,7 @@
 """From a rule to machine code.
 
 A rule is a function of scalars, `formula(p, g, *state, *scalars) -> (p, *state)`. `kernel` puts it into a loop over
-elements, `loops.step_loop`, compiles that for a dtype, and gives its address to `loops.serial` or `loops.parallel`.
+elements, `passes.step_loop`, compiles that for a dtype, and gives its address to `loops.serial` or `loops.parallel`.
 """
 
 from __future__ import annotations
@@ -23,18 +23,17 @@ from fastopt.kernels.caution import aligned
 from fastopt.kernels.compose import clone, composed, helpers
 from fastopt.kernels.constraints import BOUND_COLUMNS, BY_METRIC
 from fastopt.kernels.flags import FLAGS, INNER, compiles
-from fastopt.kernels.loops import (
+from fastopt.kernels.loops import parallel, serial
+from fastopt.kernels.passes import (
     FACTORS,
     aligned_loop,
     finite_loop,
     finite_squares_loop,
     measure_loop,
     norm_loop,
-    parallel,
     prepare_loop,
     quick_norm_loop,
     report_loop,
-    serial,
     step_loop,
 )
 from fastopt.kernels.pure_python import InterpretedRule, interpreted
@@ -44,7 +43,7 @@ from fastopt.kernels.transforms import TRANSFORMS, with_scalars
 _INT64 = numba.int64
 
 LOOP = (_INT64,) * 7, numba.void
-"""The type of `loops.step_loop` and those like it."""
+"""The type of `passes.step_loop` and those like it."""
 
 DRIVER = _INT64, _INT64, numba.types.Array(_INT64, 2, "C"), numba.types.Array(_INT64, 1, "C"), _INT64
 """The argument types of `loops.serial` and `loops.parallel`."""

@@ -15,17 +15,8 @@ import numpy as np
 from fastopt.kernels import codecs
 from fastopt.kernels.compose import clone, composed
 from fastopt.kernels.intrinsics import KEPT, SIGN_KEPT, smallest_state
-from fastopt.kernels.loops import (
-    COMPENSATION,
-    DOWN,
-    FACTORS,
-    FIELDS,
-    PIECE,
-    SECOND_COMPENSATION,
-    SECOND_TOTAL,
-    TOTAL,
-    UP,
-)
+from fastopt.kernels.loops import PIECE
+from fastopt.kernels.passes import COMPENSATION, DOWN, FACTORS, FIELDS, SECOND_COMPENSATION, SECOND_TOTAL, TOTAL, UP
 from fastopt.kernels.rule import Rule
 from fastopt.kernels.transforms import with_scalars
 
