@@ -93,41 +93,41 @@ def make(rule: str, implementation: str, **settings: Any) -> Any:
 
 def checked_step(rule: str, implementation: str, params: Arrays) -> Step:
     """A function that makes one step of an implementation on copies of the parameters."""
-    mine, grads = {key: value.copy() for key, value in params.items()}, gradients(params)
+    updated, grads = {key: value.copy() for key, value in params.items()}, gradients(params)
     if implementation == "limit":
-        return limit_step(len(RULES[rule].state), mine, grads, threads.threads_for(_moved(rule, params)))
+        return limit_step(len(RULES[rule].state), updated, grads, threads.threads_for(_moved(rule, params)))
     if implementation == "in place" and rule not in inplace.RULES:
         pytest.skip("written for the textbook's rules")
     if implementation in PEERS:
         return _peer_step(rule, implementation, params, grads)
     optimizer, threading = make(rule, implementation), one_thread if implementation == "fastopt serial" else nullcontext
     if implementation == "flat":
-        mine, grads = flatten(mine), flatten(grads)
+        updated, grads = flatten(updated), flatten(grads)
     if implementation != "reference":
         steps = _steps_to_check(params)
         with threading():
             for _ in range(steps):
-                optimizer.update(mine, grads)
-        assert_equal(rule, implementation, mine, _expected(rule, _Key(params), steps))
+                optimizer.update(updated, grads)
+        assert_equal(rule, implementation, updated, _expected(rule, _Key(params), steps))
     if implementation != "fastopt serial":
-        return lambda: optimizer.update(mine, grads)
+        return lambda: optimizer.update(updated, grads)
 
     def serial() -> None:
         with threads.num_threads(1):
-            optimizer.update(mine, grads)
+            optimizer.update(updated, grads)
 
     # The switch costs 2 us, which only small models would notice, and they are serial anyway.
-    return serial if threads.threads_for(_moved(rule, params)) > 1 else lambda: optimizer.update(mine, grads)
+    return serial if threads.threads_for(_moved(rule, params)) > 1 else lambda: optimizer.update(updated, grads)
 
 
-def assert_equal(rule: str, implementation: str, mine: Arrays, expected: Arrays) -> None:
+def assert_equal(rule: str, implementation: str, updated: Arrays, expected: Arrays) -> None:
     """All bits, but for a textbook that rounds differently."""
     for key, value in expected.items():
         text = f"{implementation} is not the reference at {key}"
         if implementation == "textbook" and not has_exact_bits(rule, value.dtype.name):
-            np.testing.assert_allclose(mine[key], value, rtol=0, atol=TOLERANCE[value.dtype.name], err_msg=text)
+            np.testing.assert_allclose(updated[key], value, rtol=0, atol=TOLERANCE[value.dtype.name], err_msg=text)
         else:
-            assert mine[key].tobytes() == value.tobytes(), text
+            assert updated[key].tobytes() == value.tobytes(), text
 
 
 def one_thread() -> AbstractContextManager[None]:
@@ -141,11 +141,11 @@ def _peer_step(rule: str, implementation: str, params: Arrays, grads: Arrays) ->
     if find_spec(package) is None:
         pytest.skip(f"{implementation} is not installed: pip install -e '.[peers]'")
     step, read, settings = function(params, grads)
-    mine, optimizer = {key: value.copy() for key, value in params.items()}, OPTIMIZERS[rule](**settings)
+    updated, optimizer = {key: value.copy() for key, value in params.items()}, OPTIMIZERS[rule](**settings)
     for _ in range(_steps_to_check(params)):
         step()
-        optimizer.update(mine, grads)
-    for theirs, ours in zip(read(), mine.values(), strict=True):
+        optimizer.update(updated, grads)
+    for theirs, ours in zip(read(), updated.values(), strict=True):
         np.testing.assert_allclose(theirs, ours, rtol=0, atol=TOLERANCE[ours.dtype.name], err_msg=implementation)
     return step
 

@@ -49,9 +49,9 @@ def adagrad(p, g, h, s, t, lr, eps, _eps_root):  # which is 0 here
     p -= t
 
 
-def rmsprop(p, g, h, s, t, lr, decay_rate, gradient_share, eps, eps_root):
+def rmsprop(p, g, h, s, t, lr, decay_rate, one_minus_beta1, eps, eps_root):
     h *= decay_rate
-    np.multiply(g, gradient_share, out=s)
+    np.multiply(g, one_minus_beta1, out=s)
     s *= g
     h += s
     np.sqrt(h, out=s)
@@ -61,13 +61,13 @@ def rmsprop(p, g, h, s, t, lr, decay_rate, gradient_share, eps, eps_root):
     p -= t
 
 
-def adam(p, g, m, v, s, t, step_size, gradient_share, square_share, eps, eps_root):
+def adam(p, g, m, v, s, t, step_size, one_minus_beta1, one_minus_beta2, eps, eps_root):
     np.subtract(g, m, out=s)
-    s *= gradient_share
+    s *= one_minus_beta1
     m += s
     np.multiply(g, g, out=s)
     s -= v
-    s *= square_share
+    s *= one_minus_beta2
     v += s
     np.sqrt(v, out=s)
     s += eps

@@ -71,14 +71,14 @@ def numexpr(params: Arrays, grads: Arrays) -> Peer:
     """Three `numexpr.evaluate` per array, in place, on all its threads."""
     import numexpr
 
-    mine = [value.copy() for value in params.values()]
-    columns = [(p, g, np.zeros_like(p), np.zeros_like(p)) for p, g in zip(mine, grads.values(), strict=True)]
+    params_of_peer = [value.copy() for value in params.values()]
+    columns = [(p, g, np.zeros_like(p), np.zeros_like(p)) for p, g in zip(params_of_peer, grads.values(), strict=True)]
     t = 0
 
     def call() -> None:
         nonlocal t
         t += 1
-        number = mine[0].dtype.type
+        number = params_of_peer[0].dtype.type
         c1, c2, eps = number(1 - 0.9), number(1 - 0.999), number(1e-7)
         rate = number(0.001 * np.sqrt(1 - 0.999**t) / (1 - 0.9**t))
         for p, g, m, v in columns:
@@ -87,32 +87,35 @@ def numexpr(params: Arrays, grads: Arrays) -> Peer:
             numexpr.evaluate("v + c2 * (g * g - v)", names, out=v)
             numexpr.evaluate("p - rate * m / (sqrt(v) + eps)", names, out=p)
 
-    return call, lambda: mine, {}
+    return call, lambda: params_of_peer, {}
 
 
 def scikit_learn(params: Arrays, grads: Arrays) -> Peer:
     """`AdamOptimizer` of `sklearn.neural_network`."""
     from sklearn.neural_network._stochastic_optimizers import AdamOptimizer
 
-    mine, given = [value.copy() for value in params.values()], list(grads.values())
-    optimizer = AdamOptimizer(mine, 0.001, epsilon=1e-7)
-    return lambda: optimizer.update_params(mine, given), lambda: mine, {}
+    params_of_peer, given = [value.copy() for value in params.values()], list(grads.values())
+    optimizer = AdamOptimizer(params_of_peer, 0.001, epsilon=1e-7)
+    return lambda: optimizer.update_params(params_of_peer, given), lambda: params_of_peer, {}
 
 
 def thinc(params: Arrays, grads: Arrays) -> Peer:
     """`thinc.api.Adam` without clipping and averages; it zeroes the gradients, so they are copied each time."""
     from thinc.api import Adam
 
-    mine, given = {key: value.copy() for key, value in params.items()}, {k: v.copy() for k, v in grads.items()}
+    params_of_peer, given = (
+        {key: value.copy() for key, value in params.items()},
+        {k: v.copy() for k, v in grads.items()},
+    )
     optimizer = Adam(0.001, eps=1e-7, L2=0.0, grad_clip=0.0, use_averages=False)
 
     def call() -> None:
-        for key, value in mine.items():
+        for key, value in params_of_peer.items():
             np.copyto(given[key], grads[key])
-            mine[key], _ = optimizer((0, key), value, given[key])
+            params_of_peer[key], _ = optimizer((0, key), value, given[key])
         optimizer.step_schedules()
 
-    return call, lambda: list(mine.values()), {}
+    return call, lambda: list(params_of_peer.values()), {}
 
 
 def keras(params: Arrays, grads: Arrays) -> Peer:

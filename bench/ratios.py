@@ -216,9 +216,9 @@ def extras() -> None:
             grads = {key: np.full_like(value, 1e-3) for key, value in params.items()}
             steps = []
             for name, settings in sides.items():
-                own = {key: value.copy() for key, value in params.items()}
+                updated = {key: value.copy() for key, value in params.items()}
                 wanted = {"report": True} if name == "report" else {}
-                steps.append(partial(make(rule, "fastopt", **settings).update, own, grads, **wanted))
+                steps.append(partial(make(rule, "fastopt", **settings).update, updated, grads, **wanted))
             report(f"{rule}, {size_of(params):,}", list(sides), interleaved(steps, turns, calls))
     matrix = {"W": array(30_000_000, "float32")["p"].reshape(5000, 6000)}
     for params, turns, calls in ((matrix, 15, 2), (mlp(784, 100, 100, 100, 100, 10), 60, 20)):

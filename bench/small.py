@@ -42,8 +42,8 @@ def on(params: Arrays) -> Callable[[Any], Step]:
     """Steps on a copy of the parameters."""
 
     def make(optimizer: Any) -> Step:
-        own, grads = {key: value.copy() for key, value in params.items()}, gradients(params)
-        return lambda: optimizer.update(own, grads)
+        updated, grads = {key: value.copy() for key, value in params.items()}, gradients(params)
+        return lambda: optimizer.update(updated, grads)
 
     return make
 
@@ -73,14 +73,14 @@ def halves(params: Arrays, absent: bool = False) -> Callable[..., Step]:
     """
 
     def make(*optimizers: Any) -> Step:
-        own, grads, keys = {key: value.copy() for key, value in params.items()}, gradients(params), list(params)
+        updated, grads, keys = {key: value.copy() for key, value in params.items()}, gradients(params), list(params)
         parts = keys[: len(keys) // 2], keys[len(keys) // 2 :]
         if absent:
-            turns = [(own, {key: grads[key] if key in part else None for key in keys}) for part in parts]
+            turns = [(updated, {key: grads[key] if key in part else None for key in keys}) for part in parts]
         else:
-            turns = [({key: own[key] for key in part}, {key: grads[key] for key in part}) for part in parts]
+            turns = [({key: updated[key] for key in part}, {key: grads[key] for key in part}) for part in parts]
         if len(optimizers) == 1:
-            optimizers[0].update(own, grads)
+            optimizers[0].update(updated, grads)
         number = 0
 
         def step() -> None:

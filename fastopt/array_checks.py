@@ -107,15 +107,15 @@ def overlapping_state(owner: str, name: str) -> str:
     return f"{owner}: {name} shares memory with the optimizer's state, which a step writes; hand in a copy"
 
 
-def replaced(owner: str, name: str, found: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+def replaced(owner: str, name: str, array: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
     """A parameter still fits the state that was made for it."""
-    if found.shape != shape:
+    if array.shape != shape:
         raise ValueError(
-            f"{owner}: {name} has shape {found.shape}, but at the first step it had {shape} and its state still has; "
+            f"{owner}: {name} has shape {array.shape}, but at the first step it had {shape} and its state still has; "
             "`optimizer.reindex` says which rows stay, `optimizer.forget` begins anew"
         )
-    if found.dtype != dtype:
+    if array.dtype != dtype:
         raise TypeError(
-            f"{owner}: {name} has dtype {found.dtype}, but at the first step it had {dtype} and its state still has; "
+            f"{owner}: {name} has dtype {array.dtype}, but at the first step it had {dtype} and its state still has; "
             "convert it, or begin anew with `optimizer.forget`"
         )

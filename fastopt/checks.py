@@ -32,9 +32,9 @@ SWAPPED = "averaged weights"
 """The state of an optimizer while averaged weights stand in the parameters."""
 
 
-def unknown_tuning(what: str, value: Any, known: Iterable[str]) -> str:
-    known = list(known)
-    return f"{what}: there is no {value!r:.200}; it is one of {', '.join(known)}{names.did_you_mean(value, known)}"
+def unknown_tuning(what: str, value: Any, choices: Iterable[str]) -> str:
+    choices = list(choices)
+    return f"{what}: there is no {value!r:.200}; it is one of {', '.join(choices)}{names.did_you_mean(value, choices)}"
 
 
 def groups(owner: str, value: Any) -> str:
@@ -51,13 +51,13 @@ def group_settings(owner: str, selector: Any, value: Any) -> str:
     )
 
 
-def no_group_setting(owner: str, selector: Any, name: Any, known: Iterable[str], for_all: bool) -> str:
-    known = list(known)
-    there = names.setting_elsewhere(owner, name, known)
-    suggestion = names.did_you_mean(name, known) if there is None else f"; {there}"
+def no_group_setting(owner: str, selector: Any, name: Any, choices: Iterable[str], for_all: bool) -> str:
+    choices = list(choices)
+    there = names.setting_elsewhere(owner, name, choices)
+    suggestion = names.did_you_mean(name, choices) if there is None else f"; {there}"
     if for_all:
         suggestion = ", which is a setting of all parameters together"
-    return f"{owner}: groups[{selector!r}] cannot have {name!r}{suggestion}; a group can have {', '.join(known)}"
+    return f"{owner}: groups[{selector!r}] cannot have {name!r}{suggestion}; a group can have {', '.join(choices)}"
 
 
 def read_at_the_start(owner: str, names: Iterable[str]) -> str:
@@ -65,6 +65,19 @@ def read_at_the_start(owner: str, names: Iterable[str]) -> str:
         f"{owner}: of {', '.join(names)} in groups one is read at the first step, for all parameters; set it for the "
         "optimizer instead"
     )
+
+
+def no_caution(owner: str, slot: str) -> str:
+    return (
+        f"{owner}: cautious=True leaves out steps of elements, which {slot} of this rule would not follow; set it "
+        "False, or take a rule without such state, Adam for one"
+    )
+
+
+def no_cautious_decay(owner: str, decays_itself: bool) -> str:
+    found = "has weight decay in its formula" if decays_itself else "has decoupled=False, an L2 penalty"
+    cure = "set it False" if decays_itself else "set decoupled=True"
+    return f"{owner}: cautious_decay=True is for decoupled weight decay after the step, but {owner} {found}; {cure}"
 
 
 def same_array(owner: str, name: str) -> str:
@@ -75,31 +88,31 @@ def empty_group(owner: str, selector: Any, keys: Iterable[Hashable]) -> str:
     return f"{owner}: groups[{selector!r}] selects none of the parameters, which are {_names(keys)}; correct its name"
 
 
-def not_in_module(module: str, name: str, known: Iterable[str]) -> str:
-    known = sorted(known)
-    has = f"has {', '.join(known[:8])}" if known else "has none, which @fastopt.rule makes"
-    return f"there is no optimizer {name!r} in module {module!r}, which {has}{names.did_you_mean(name, known)}"
+def not_in_module(module: str, name: str, choices: Iterable[str]) -> str:
+    choices = sorted(choices)
+    has = f"has {', '.join(choices[:8])}" if choices else "has none, which @fastopt.rule makes"
+    return f"there is no optimizer {name!r} in module {module!r}, which {has}{names.did_you_mean(name, choices)}"
 
 
 def no_optimizer(owner: str, value: Any) -> str:
     return f"{owner}: expected an optimizer or its class, got {value!r:.60} of type {type(value).__name__}"
 
 
-def unknown_optimizer(name: str, known: Iterable[str]) -> str:
-    return f"unknown optimizer {name!r}{names.one_of(name, known)}, and module:Name for one of your own"
+def unknown_optimizer(name: str, choices: Iterable[str]) -> str:
+    return f"unknown optimizer {name!r}{names.one_of(name, choices)}, and module:Name for one of your own"
 
 
-def arguments(owner: str, values: tuple[Any, ...], settings: Mapping[str, Any], known: Iterable[str]) -> None:
+def arguments(owner: str, values: tuple[Any, ...], settings: Mapping[str, Any], choices: Iterable[str]) -> None:
     """Refuses parameters and unknown settings as arguments of an optimizer."""
-    known = list(known)
+    choices = list(choices)
     if values and (isinstance(values[0], Mapping | list | tuple | Iterator) or np.ndim(values[0])):
         raise TypeError(
-            f"{owner}: the first setting is {known[0] if known else 'none'}, got {type(values[0]).__name__}; "
+            f"{owner}: the first setting is {choices[0] if choices else 'none'}, got {type(values[0]).__name__}; "
             f"parameters are not given here: make {owner}() and call update(params, grads)"
         )
     for name in settings:
-        if name not in known:
-            raise TypeError(names.unknown_setting(owner, name, known))
+        if name not in choices:
+            raise TypeError(names.unknown_setting(owner, name, choices))
 
 
 def unknown_rule(owner: str, rule: str) -> str:
@@ -142,8 +155,8 @@ def bad_thread_count(variable: str, text: str, most: int, taken: int) -> str:
     )
 
 
-def mismatch(owner: str, source: str, differences: dict[str, list[Any]], mine: Any, found: Any) -> str:
-    """The differences between an optimizer and a checkpoint; `mine` and `found` are layouts by key."""
+def mismatch(owner: str, source: str, differences: dict[str, list[Any]], expected: Any, saved: Any) -> str:
+    """The differences between an optimizer and a checkpoint; `expected` and `saved` are their layouts by key."""
     parts = []
     if differences["missing"]:
         parts.append(f"it has no {_names(differences['missing'])}")
@@ -152,13 +165,13 @@ def mismatch(owner: str, source: str, differences: dict[str, list[Any]], mine: A
     if differences["settings"]:
         parts.append(f"only one of the two has the settings {', '.join(differences['settings'])}")
     parts += [
-        f"{key!r} is {found[key].dtype} of shape {found[key].shape} in it and {mine[key].dtype} of shape "
-        f"{mine[key].shape} here"
+        f"{key!r} is {saved[key].dtype} of shape {saved[key].shape} in it and {expected[key].dtype} of shape "
+        f"{expected[key].shape} here"
         for key in differences["reshaped"][:8]
     ]
     advice = "strict=False loads what fits"
     if len(parts) == len(differences["reshaped"][:8]) and all(
-        found[key].shape == mine[key].shape for key in differences["reshaped"]
+        saved[key].shape == expected[key].shape for key in differences["reshaped"]
     ):
         advice = f"cast=True converts the precision, {advice}"
     return f"{owner}: {source} does not fit: {'; '.join(parts)}. {advice}"
@@ -326,7 +339,7 @@ def gradient_of_nothing(owner: str, place: str) -> str:
 
 def hands_out_copies(owner: str, name: str) -> str:
     return (
-        f"{owner}: {name} is another array at each look, so a step in place would be lost; expected containers that "
+        f"{owner}: {name} is another array at each access, so a step in place would be lost; expected containers that "
         "keep their arrays: make dicts of them once, dict(...), and hand those in"
     )
 
@@ -339,25 +352,25 @@ def missing_gradient(owner: str, key: Hashable, grads: Iterable[Hashable]) -> st
 
 
 def no_state(
-    owner: str, key: Hashable, known: Iterable[Hashable], naming: Callable[[Hashable], str] | None = None
+    owner: str, key: Hashable, choices: Iterable[Hashable], naming: Callable[[Hashable], str] | None = None
 ) -> str:
     naming = naming or name_of
     return (
         f"{owner}: {naming(key)} has no state, which begins at its first step; there is that of "
-        f"{', '.join(map(naming, list(known)[:8]))}"
+        f"{', '.join(map(naming, list(choices)[:8]))}"
     )
 
 
-def array_or_dict(owner: str, key: Hashable, known: Iterable[Hashable]) -> str:
+def array_or_dict(owner: str, key: Hashable, choices: Iterable[Hashable]) -> str:
     return (
         f"{owner}: {name_of(key)} was not there at the first step, there were "
-        f"{', '.join(name_of(name) for name in list(known)[:8])}. An optimizer is of one bare array or of a dict of "
+        f"{', '.join(name_of(name) for name in list(choices)[:8])}. An optimizer is of one bare array or of a dict of "
         "arrays: use a new one for the other"
     )
 
 
-def unknown_key(kind: str, key: Hashable, known: Iterable[Hashable]) -> str:
-    return f"{kind} has no key {key!r} and its keys are fixed; it has {_names(known)}"
+def unknown_key(kind: str, key: Hashable, choices: Iterable[Hashable]) -> str:
+    return f"{kind} has no key {key!r} and its keys are fixed; it has {_names(choices)}"
 
 
 def fixed_keys(kind: str) -> str:
@@ -379,8 +392,8 @@ def _names(keys: Iterable[Hashable]) -> str:
 # -- gradients --------------------------------------------------------------------------------------------------------
 
 
-def too_many_skips(found: str, most: float) -> str:
-    text = found.partition("; nothing was written")[0]
+def too_many_skips(reason: str, most: float) -> str:
+    text = reason.partition("; nothing was written")[0]
     return (
         f"{text}, after {most:g} steps in a row that were skipped for such gradients, which is max_skips; nothing was "
         "written. Lower lr or clip the gradient, or go back to an earlier checkpoint"

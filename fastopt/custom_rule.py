@@ -117,13 +117,13 @@ def rule(
     names, begin = formula_checks.slots(state), formula_checks.starts(start)
     unsigned = formula_checks.slots(nonnegative)
 
-    def made(formula: Callable[..., Any]) -> type[OwnOptimizer]:
+    def decorate(formula: Callable[..., Any]) -> type[OwnOptimizer]:
         try:
             return _optimizer(formula, names, scalars, begin, unsigned, settings)
         except (TypeError, ValueError) as error:  # the way to where it was found is of no use
             raise error.with_traceback(None) from None
 
-    return made if formula is None else made(formula)
+    return decorate if formula is None else decorate(formula)
 
 
 def _optimizer(
@@ -153,29 +153,29 @@ def _optimizer(
         formula_checks.number(owner, f"the start of {slot}", value)
     if scalars is not None:
         formula_checks.callable_with(owner, scalars, settings)
-    own = Rule(
+    rule = Rule(
         formula, state, rows=True, nonnegative=nonnegative
     )  # elements do not know of one another, so some may stay as they are
 
     def scalars_at(self: Optimizer, step: int) -> tuple[float, ...]:
         values = {name: getattr(self, name) for name in settings}
         if scalars is None:
-            return tuple(values[name] for name in own.scalars)
-        return formula_checks.scalar_values(owner, scalars(step, **values), own.scalars)
+            return tuple(values[name] for name in rule.scalars)
+        return formula_checks.scalar_values(owner, scalars(step, **values), rule.scalars)
 
     def start_values(self: Optimizer) -> dict[str, float]:
         return dict.fromkeys(state, 0.0) | start
 
     members = {
         "rule": owner,
-        "_rule": own,
+        "_rule": rule,
         "scalars": scalars_at,
         "start_values": start_values,
         "__doc__": formula.__doc__ or f"The rule {owner}, of one's own.",
         "__qualname__": formula.__qualname__,
     }
     fields = [(name, float, default) for name, default in settings.items()]
-    made = make_dataclass(owner, fields, bases=(Optimizer,), namespace=members, eq=False)
-    made.__module__ = formula.__module__  # by which pickle finds it
-    made()._at(1).scalars(1)  # looks at all defaults
-    return made
+    optimizer = make_dataclass(owner, fields, bases=(Optimizer,), namespace=members, eq=False)
+    optimizer.__module__ = formula.__module__  # by which pickle finds it
+    optimizer()._at(1).scalars(1)  # looks at all defaults
+    return optimizer

@@ -38,7 +38,7 @@ def check(formula: Any, state: tuple[str, ...], settings: Mapping[str, Any], has
     """Raises if an optimizer cannot be made of a formula; compiles nothing."""
     if not isinstance(formula, types.FunctionType) or formula.__name__ == "<lambda>":
         raise TypeError(
-            f"fastopt.rule: expected a function made with def, got {_what(formula)}; write a plain one with def, "
+            f"fastopt.rule: expected a function made with def, got {_described(formula)}; write a plain one with def, "
             "without other decorators"
         )
     _arguments(formula, state, settings, has_scalars)
@@ -75,7 +75,7 @@ def slots(names: Any) -> tuple[str, ...]:
 def starts(values: Any) -> dict[str, Any]:
     """Return the initial values of the state by slot; the values are not checked yet."""
     if values is not None and not isinstance(values, Mapping):
-        raise TypeError(f"fastopt.rule: start must be a dict such as {{'v': 0.1}}, got {_what(values)}")
+        raise TypeError(f"fastopt.rule: start must be a dict such as {{'v': 0.1}}, got {_described(values)}")
     return dict(values or {})
 
 
@@ -97,7 +97,7 @@ def no_slot(owner: str, slot: Any, state: tuple[str, ...]) -> str:
 def number(owner: str, name: str, value: Any) -> None:
     """Check that an argument of the decorator is a finite number; schedules are for the optimizers that are made."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{owner}: {name} must be a number, got {_what(value)}")
+        raise TypeError(f"{owner}: {name} must be a number, got {_described(value)}")
     if not np.isfinite(_as_float(value)):
         raise ValueError(f"{owner}: {name} must be a finite number, got {value!r:.60}")
 
@@ -121,14 +121,14 @@ def callable_with(owner: str, scalars: Any, settings: Mapping[str, Any]) -> None
 def scalar_values(owner: str, values: Any, names: tuple[str, ...]) -> tuple[float, ...]:
     """Return the result of `scalars` as floats, as many as the formula takes."""
     if not isinstance(values, tuple) or len(values) != len(names):
-        found = f"{len(values)} values" if isinstance(values, tuple) else _what(values)
+        found = f"{len(values)} values" if isinstance(values, tuple) else _described(values)
         raise TypeError(
             f"{owner}: scalars must return a tuple of {len(names)} numbers, those that the formula calls "
             f"{_list(names)}, got {found}"
         )
     for name, value in zip(names, values, strict=True):
         if isinstance(value, bool) or not isinstance(value, numbers.Real):
-            raise TypeError(f"{owner}: scalars must return numbers, got {_what(value)} for {name}")
+            raise TypeError(f"{owner}: scalars must return numbers, got {_described(value)} for {name}")
     return tuple([_as_float(value) for value in values])
 
 
@@ -283,8 +283,8 @@ class _Reader(ast.NodeVisitor):
         if name not in self.outside:
             return f"{name} is neither an argument nor given a value in the formula"
         return (
-            f"{name} is {_what(self.outside[name])} from outside of the formula; hand in numbers as arguments with a "
-            f"value, such as @fastopt.rule(..., {name}=...)"
+            f"{name} is {_described(self.outside[name])} from outside of the formula; hand in numbers as arguments "
+            f"with a value, such as @fastopt.rule(..., {name}=...)"
         )
 
     def refuse(self, node: Any, words: str) -> NoReturn:
@@ -353,5 +353,5 @@ def _list(names: tuple[str, ...]) -> str:
     return ", ".join(names) if names else "none"
 
 
-def _what(value: Any) -> str:
+def _described(value: Any) -> str:
     return f"{value!r:.60} of type {type(value).__name__}"

@@ -1,4 +1,4 @@
-"""Settings for a part of the parameters."""
+"""Settings of some of the parameters."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Callable, Hashable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, cast
 
-from fastopt import checks, hyperparameters
+from fastopt import checks, combinations, hyperparameters
 from fastopt.flat import Array
 
 GroupNumbers = tuple[int, ...]
-"""The numbers of the groups that an array belongs to, in their order; arrays of one part have the same settings."""
+"""The numbers of the groups that an array belongs to, in their order; where these are the same, so are the settings."""
 
 NO_GROUPS: GroupNumbers = ()
 
@@ -34,11 +34,16 @@ FOR_ALL = (
     "maximize",
     "clip_norm",
     "groups",
+    "mask",
     "averaging",
     "lookahead",
     "storage_seed",
 )
 """Settings that are of all parameters together."""
+
+
+_ARRANGING = "frozen", "centralize", "state_storage", "bounds", "nonnegative"
+"""Settings that plans are made for."""
 
 
 class Group(UserDict[str, Any]):
@@ -58,7 +63,10 @@ class Group(UserDict[str, Any]):
         ]
         if name not in known:
             raise ValueError(checks.no_group_setting(owner.__name__, self.selector, name, known, name in FOR_ALL))
-        super().__setitem__(name, hyperparameters.hyperparameter(owner.__name__, name, value))
+        value = hyperparameters.hyperparameter(owner.__name__, name, value)
+        if name in combinations.SETTINGS:
+            combinations.check(owner, self.data | {name: value})
+        super().__setitem__(name, value)
         self.whole.changes += 1
 
     def __delitem__(self, name: str) -> None:
@@ -105,7 +113,7 @@ class Groups(UserDict[Any, Group]):
         self.owner, self.changes = owner, 0
         self.matched: set[Any] = set()
         """The keys and patterns that have selected an array at some step."""
-        self._seen, self._arrangement, self._clips_arrays = 0, cast("tuple[Any, ...]", ()), False
+        self._seen, self._arrangement, self._by_array = 0, cast("tuple[Any, ...]", ()), False
         if groups is not None and not isinstance(groups, Mapping):
             raise TypeError(checks.groups(owner.__name__, groups))
         super().__init__(groups)
@@ -123,34 +131,31 @@ class Groups(UserDict[Any, Group]):
         return self
 
     def matching(self, key: Hashable, array: Array) -> GroupNumbers:
-        """The part that an array belongs to; its key is None where the parameters are one array."""
+        """The numbers of the groups that match an array; its key is None where the parameters are one array."""
         return tuple(number for number, selector in enumerate(self) if selects(selector, key, array))
 
     def settings_of(self, numbers: GroupNumbers) -> dict[str, Any]:
-        """Return the settings that a part has to itself."""
+        """Return the settings that these groups give together."""
         groups, settings = list(self.data.values()), {}
         for number in numbers:
             settings.update(groups[number].data)
         return settings
 
     def arrangement(self) -> tuple[Any, ...]:
-        """Everything that decides which arrays are updated, in which parts, and which are centralized."""
+        """Everything that decides which arrays are updated, with which settings, and which are centralized."""
         self._refresh()
         return self._arrangement
 
-    def clips_arrays(self) -> bool:
-        """Whether a group has a largest norm for each array."""
+    def are_by_array(self) -> bool:
+        """Whether a group has a setting for which each array has scalars of its own."""
         self._refresh()
-        return self._clips_arrays
+        return self._by_array
 
     def _refresh(self) -> None:
         if self._seen != self.changes:
-            found = [
-                (name, *(group.data.get(setting) for setting in ("frozen", "centralize", "state_storage")))
-                for name, group in self.data.items()
-            ]
+            found = [(name, *(group.data.get(setting) for setting in _ARRANGING)) for name, group in self.data.items()]
             self._arrangement = tuple(found)
-            self._clips_arrays = any("clip_array_norm" in group.data for group in self.data.values())
+            self._by_array = any(group.data.keys() & {"clip_array_norm", "cautious"} for group in self.data.values())
             self._seen = self.changes
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from fastopt import names
+from fastopt import constraints, names
+from fastopt.kernels.caution import CAUTION
 from fastopt.kernels.codecs import STORAGES
 
 Range = tuple[float, float, bool]
@@ -33,6 +34,7 @@ RANGES: dict[str, Range] = {
     "max_step_size": (0.0, math.inf, False),
     "gamma": (0.0, math.inf, False),
     "alpha": (0.0, math.inf, False),
+    "clip_exponent": (0.0, math.inf, False),
     "momentum_decay": (0.0, math.inf, False),
     "warmup": (0.0, math.inf, False),
     "eps": (0.0, math.inf, False),
@@ -44,6 +46,8 @@ RANGES: dict[str, Range] = {
     "clip_value": (0.0, math.inf, True),
     "clip_norm": (0.0, math.inf, True),
     "clip_array_norm": (0.0, math.inf, True),
+    "l1": (0.0, math.inf, False),
+    "l2_prox": (0.0, math.inf, False),
     "trust_coefficient": (0.0, math.inf, False),
 }
 
@@ -57,7 +61,10 @@ FOR_GROUPS = ("lr_scale", "frozen")
 # Of a hyperparameter of one's own, in `fastopt.rule`.
 ANY_NUMBER = (-math.inf, math.inf, False)
 
-SWITCHES = ("damp_first", "lr_in_velocity", "decoupled", "maximize", "centralize", "frozen")
+SWITCHES = (
+    *("damp_first", "lr_in_velocity", "decoupled", "maximize", "centralize", "frozen", "nonnegative"),
+    *CAUTION,
+)
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "form": ("textbook", "paper"),
@@ -83,6 +90,8 @@ def hyperparameter(owner: str, name: str, value: Any) -> Any:
         if not isinstance(value, bool | np.bool_):
             raise TypeError(f"{owner}: {name} must be True or False, got {value!r:.100} of type {type(value).__name__}")
         return bool(value)
+    if name in constraints.CHECKS:
+        return constraints.CHECKS[name](owner, value)
     if name in WHOLE_NUMBERS:
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 0 <= value < 2**63:
             raise ValueError(f"{owner}: {name} must be a whole number from 0 to 2**63 - 1, got {value!r:.100}")
@@ -142,4 +151,4 @@ def rounded(number: float, lowest: float, highest: float) -> float:
 
 def is_hyperparameter(name: Any) -> bool:
     """Whether some optimizer has a hyperparameter of that name."""
-    return name in RANGES or name in CHOICES or name in SWITCHES or name in WHOLE_NUMBERS
+    return any(name in known for known in (RANGES, CHOICES, SWITCHES, WHOLE_NUMBERS, constraints.CHECKS))

@@ -17,10 +17,10 @@ BUSY = 0.5  # CPUs that others keep busy, from which on times are not to be trus
 
 
 class Lines(NamedTuple):
-    """Nanoseconds of a store to a cache line: `shared`, another core has read it since; `own`, no other has."""
+    """Nanoseconds of a store to a cache line: `shared`, another core has read it since; `unshared`, no other has."""
 
     shared: float
-    own: float
+    unshared: float
 
 
 def lines(seconds: float = 0.02) -> Lines | None:
@@ -53,22 +53,22 @@ def lines(seconds: float = 0.02) -> Lines | None:
 
     reader, before = threading.Thread(target=read, daemon=True), available()
     shared: list[float] = []
-    own: list[float] = []
+    unshared: list[float] = []
     try:
         _pin({cpus[0]})  # else the reader may be woken on the core of the one that waits for it
         reader.start()
         end = time.perf_counter() + seconds
-        while len(own) < 3 or time.perf_counter() < end:
+        while len(unshared) < 3 or time.perf_counter() < end:
             to_read.release()
             was_read.acquire()
             shared.append(store())
-            own.append(store())
+            unshared.append(store())
     finally:
         _pin(before)
         done = True
         to_read.release()
     reader.join()
-    return Lines(statistics.median(shared), statistics.median(own))
+    return Lines(statistics.median(shared), statistics.median(unshared))
 
 
 MPI_VARIABLES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "PMIX_RANK")
@@ -102,15 +102,15 @@ def _pin(cpus: set[int]) -> None:
         os.sched_setaffinity(0, cpus)
 
 
-def describe(found: list[Lines | None]) -> str:
+def describe(samples: list[Lines | None]) -> str:
     """One line on load and shared lines, of one measurement or of several."""
-    known = [one for one in found if one is not None]
+    known = [one for one in samples if one is not None]
     if not known:
         return f"{load()}; one CPU, so that no cache line is shared"
     low, high = min(one.shared for one in known), max(one.shared for one in known)
     shared = f"{low:.1f}" if f"{low:.1f}" == f"{high:.1f}" else f"{low:.1f} to {high:.1f}"
-    own = statistics.median(one.own for one in known)
-    return f"{load()}; a store to a cache line that another core has read: {shared} ns (own line: {own:.1f} ns)"
+    unshared = statistics.median(one.unshared for one in known)
+    return f"{load()}; a store to a cache line that another core has read: {shared} ns (own line: {unshared:.1f} ns)"
 
 
 def load() -> str:

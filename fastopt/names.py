@@ -31,6 +31,8 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "clipnorm": ("clip_array_norm",),
     **dict.fromkeys(("globalclipnorm", "maxnorm", "maxgradnorm"), ("clip_norm",)),
     **dict.fromkeys(("gradientcentralization", "usegc"), ("centralize",)),
+    **dict.fromkeys(("caution", "cautiousupdate"), ("cautious",)),
+    **dict.fromkeys(("cautiousweightdecay", "cwd"), ("cautious_decay",)),
     **dict.fromkeys(("useema", "ema", "emamomentum", "swa"), ("averaging",)),
     "lossscale": ("gradient_scale",),
     # of schedules
@@ -118,65 +120,67 @@ def plain(name: Any) -> str:
     return "".join(letter for letter in str(name).lower() if letter.isalnum())
 
 
-def find(name: Any, known: Iterable[str]) -> str | None:
+def find(name: Any, choices: Iterable[str]) -> str | None:
     """The one of the known names that a name is in another spelling."""
-    by_plain = {plain(one): one for one in known}
+    by_plain = {plain(one): one for one in choices}
     found = by_plain.get(plain(name)) if isinstance(name, str) else None
     return found or (
         by_plain.get(plain(CLASSES[plain(name)])) if isinstance(name, str) and plain(name) in CLASSES else None
     )
 
 
-def nearest(name: Any, known: Iterable[str]) -> str | None:
+def nearest(name: Any, choices: Iterable[str]) -> str | None:
     """The known name that a name is most like, if it is much like one."""
     if not isinstance(name, str) or not name or len(name) > 100:
         return None
-    by_plain = {plain(one): one for one in known}
+    by_plain = {plain(one): one for one in choices}
     same = find(name, by_plain.values())
     if same is not None:
         return same
     turned = [one for one in by_plain if sorted(one) == sorted(plain(name))]  # two letters of a short name
-    close = turned or difflib.get_close_matches(plain(name), by_plain, n=1, cutoff=0.7)
+    longer = [one for one in by_plain if len(plain(name)) > 2 and one.startswith(plain(name))]
+    close = turned or (longer if len(longer) == 1 else [])
+    close = close or difflib.get_close_matches(plain(name), by_plain, n=1, cutoff=0.7)
     return by_plain[close[0]] if close else None
 
 
-def did_you_mean(name: Any, known: Iterable[str]) -> str:
+def did_you_mean(name: Any, choices: Iterable[str]) -> str:
     """`; did you mean 'lr'?` to end a sentence with, or nothing."""
-    close = nearest(name, known)
+    close = nearest(name, choices)
     return "" if close is None else f"; did you mean {close!r}?"
 
 
-def one_of(name: Any, known: Iterable[str]) -> str:
+def one_of(name: Any, choices: Iterable[str]) -> str:
     """The end of an error about an unknown setting: what it may have been, and all that there is."""
-    known = list(known)
-    close = nearest(name, known)
-    return (f"; did you mean {close!r}? Known are " if close else "; known are ") + ", ".join(known)
+    choices = list(choices)
+    close = nearest(name, choices)
+    return (f"; did you mean {close!r}? Known are " if close else "; known are ") + ", ".join(choices)
 
 
-def setting_elsewhere(owner: str, name: Any, known: Iterable[str]) -> str | None:
+def setting_elsewhere(owner: str, name: Any, choices: Iterable[str]) -> str | None:
     """The name here of a setting of another library, for a class that has the known ones."""
-    known = list(known)
+    choices = list(choices)
     here = SETTINGS.get(plain(name), ())
-    if "beta1" in known and "momentum" not in known and plain(name) in ("betas", "beta"):
-        betas = [one for one in known if one in ("beta1", "beta2", "beta3")]
+    if "beta1" in choices and "momentum" not in choices and plain(name) in ("betas", "beta"):
+        betas = [one for one in choices if one in ("beta1", "beta2", "beta3")]
         return (
             f"its name here is {', '.join(betas[:-1])} and {betas[-1]}" if len(betas) > 1 else "its name here is beta1"
         )
     for one in here:
-        if all(part.strip() in known for part in one.replace(" and ", ",").split(",")) and one != name:
+        if all(part.strip() in choices for part in one.replace(" and ", ",").split(",")) and one != name:
             return f"its name here is {one}"
     return ELSEWHERE.get(f"{plain(name)} of {owner}") or ELSEWHERE.get(plain(name))
 
 
-def unknown_setting(owner: str, name: Any, known: Iterable[str]) -> str:
+def unknown_setting(owner: str, name: Any, choices: Iterable[str]) -> str:
     """The text of an error about a setting that a class has not."""
-    known = list(known)
-    there = setting_elsewhere(owner, name, known)
+    choices = list(choices)
+    there = setting_elsewhere(owner, name, choices)
     if there is not None:
         return f"{owner} has no setting {name!r}: {there}"
-    close = nearest(name, known)
+    close = nearest(name, choices)
     middle = "; it has" if close is None else f"; did you mean {close!r}? It has"
-    return f"{owner} has no setting {name!r}{middle} {', '.join(known)}"
+    return f"{owner} has no setting {name!r}{middle} {', '.join(choices)}"
 
 
 def unknown_attribute(owner: str, name: str, settings: Iterable[str], methods: Iterable[str]) -> str:
@@ -190,6 +194,6 @@ def unknown_attribute(owner: str, name: str, settings: Iterable[str], methods: I
     return unknown_setting(owner, name, settings)
 
 
-def unknown_class(module: str, name: str, known: Iterable[str]) -> str:
+def unknown_class(module: str, name: str, choices: Iterable[str]) -> str:
     """The text of an error about a class that a module has not."""
-    return f"module {module!r} has no attribute {name!r}{'' if name.startswith('_') else did_you_mean(name, known)}"
+    return f"module {module!r} has no attribute {name!r}{'' if name.startswith('_') else did_you_mean(name, choices)}"

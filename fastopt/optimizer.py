@@ -10,7 +10,8 @@ from inspect import signature
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, cast, overload
 
-from fastopt import averages, checks, hyperparameters, names, tuning
+from fastopt import averages, checks, combinations, hyperparameters, names, tuning
+from fastopt.accumulation import Accumulation
 from fastopt.averages import AveragedWeights
 from fastopt.checkpoint.saving import Saving
 from fastopt.engine import catch_up, containers, objects, step
@@ -30,6 +31,7 @@ from fastopt.report import Report
 from fastopt.settings import Asked, StepSettings
 from fastopt.shared_settings import SharedSettings
 from fastopt.structure import Node
+from fastopt.trial import Trials
 from fastopt.tuning import AS_THEY_COME, Tuning
 
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ Params = TypeVar("Params")
 
 
 @dataclass(init=False, eq=False, repr=False)
-class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves):
+class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, Trials):
     """The base class of optimizers; a subclass names its rule, its hyperparameters and how they become scalars.
 
     Hyperparameters are attributes and may be changed between steps. One that is a number may also be a schedule
@@ -96,6 +98,8 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves):
     _averages = cast("Counts", ())
     _kept_settings = cast("StepSettings | None", None)  # as long as nothing is assigned, nor groups changed
     _processes = ONE_PROCESS
+    _accumulated = 0
+    _sums = cast("Any", None)  # a `GradientSums`
     _skipped_rows = cast(
         "dict[Any, catch_up.SkippedSteps]", MappingProxyType({})
     )  # by key, where rows wait for steps that they skipped
@@ -108,8 +112,15 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves):
         """Trust ratio of an array of `size` elements from the norms of its two measures, for a rule that has them."""
         raise NotImplementedError
 
+    def effective_lr(self, step: int) -> float:
+        """The step of a leaf per gradient, were that constant, in the long run; for `l1` and the like.
+
+        In a rule that has a metric it is divided by that, element by element.
+        """
+        raise NotImplementedError
+
     def kept_share(self) -> float:
-        """The share of its state that a step without a gradient keeps, in a rule with a closed form of such steps."""
+        """The fraction of its state that a step without a gradient keeps, where the rule has a closed form of those."""
         return 1.0
 
     def prepared(self, direction: Array) -> None:
@@ -147,7 +158,8 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves):
         grads : alike, with at least the keys of `params`
             Gradients of the shapes of the parameters. Another real dtype or memory layout is converted first. None
             leaves a parameter, or all of a branch, as it is, and its state; `Rows` are the gradient of some rows alone.
-            Leave it out where parameters are objects with `.data` and `.grad`, or a model that returns such objects by
+            Leave it out after `accumulate`, for a step with the mean of what that was given; and
+            where parameters are objects with `.data` and `.grad`, or a model that returns such objects by
             `.params()` or `.parameters()`: those whose gradient or data is None are left as they are.
         report : bool
             Whether to return a `Report`: norms of gradients, parameters and updates, and shares of zero and
@@ -173,6 +185,10 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves):
         # signal in, while Ctrl-C just after `acquire()` would leave a lock locked for ever.
         attributes["_stepping"] = True
         try:
+            if grads is OWN and self._accumulated:
+                params = objects.by_name(self, params)[0]
+                grads = self._sums.gradients(type(self).__name__, params)
+                return step.make(self, params, grads, report, self._accumulated)
             if grads is OWN:
                 params, grads = objects.arrays_of(type(self).__name__, params, attributes.setdefault("_objects", {}))
             if not report and attributes.get("_calls") and step.in_one_call(self, attributes, params, grads):
@@ -210,7 +226,7 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves):
         >>> old["W"], new["W"]
         (array([1.]), array([0.5]))
         """
-        if grads is OWN or objects.by_name(self, params)[1]:
+        if (grads is OWN and not self._accumulated) or objects.by_name(self, params)[1]:
             raise TypeError(checks.step_on_copies(type(self).__name__))
         new = copy.deepcopy(params)
         self.update(new, grads)
@@ -296,17 +312,20 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves):
             value = Groups(owner, value)
         elif name in SLOTS:
             value = averages.setting(owner.__name__, name, value)
+            combinations.check(owner, self.__dict__ | {name: value})
             self._forget_plans()  # they may be without its slot
         elif name in self._hyperparameters():
             # A default of None is worked out by __post_init__.
             unset = value is None and name not in self.__dict__ and getattr(owner, name) is None
             if not unset:
                 value = hyperparameters.hyperparameter(owner.__name__, name, value)
+            if name in combinations.SETTINGS:
+                combinations.check(owner, self.__dict__ | {name: value})
             if callable(value) or name in self._scheduled:
                 new = {name: value}
                 self.__dict__.update(new, _scheduled=self._scheduled_names(self.__dict__ | new))
             self.__dict__["_transforms"] = None
-            if name in ("centralize", "state_storage"):  # which plans are made for
+            if name in ("centralize", "state_storage", "bounds", "nonnegative", "mask"):  # which plans are made for
                 self._forget_plans()
         elif name in self._rule.state or name in SLOTS.values():
             checks.state_value(owner.__name__, name, value)
@@ -326,19 +345,19 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves):
         __getattr__, __setattr__ = _attribute, _assign
 
     def _at(self, step: int, groups: GroupNumbers = NO_GROUPS, asked: Asked | None = None) -> Any:
-        """Something with the settings of a step as numbers, those of a part; see `settings`."""
+        """Something with the settings of a step as numbers, those of some groups; see `settings`."""
         return self._step_settings().at(step, groups, {} if asked is None else asked)
 
     def _settings_by_row(
         self, plan: Plan, step: int, asked: Asked, begins: bool = True
     ) -> tuple[list[Any], tuple[str, ...]]:
-        """The settings of a step for each part of a plan, and the transforms that some of them call for.
+        """The settings of a step for each row of scalars of a plan, and the transforms that some of them call for.
 
         begins : whether it is the plan's first step, at which the state of some leaves may begin
         """
         settings = self._step_settings()
         if begins and self._rule.state:
-            combinations = {leaf.groups for leaf in plan.leaves if leaf.key in plan.begun}
+            combinations = {leaf.groups for leaf in plan.table.leaves if leaf.key in plan.table.begun}
             settings.refuse_another_start(combinations, step, asked)
         return settings.of_plan(plan, step, asked)
 
@@ -379,4 +398,4 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves):
 
 
 _FORGOTTEN = {"_plan": None, "_report_plan": None, "_others": (), "_calls": ()}
-_NOT_SAVED = {*_FORGOTTEN, "_kept_settings", "_tuners", "_processes", "_objects"}
+_NOT_SAVED = {*_FORGOTTEN, "_trial", "_in_trial", "_kept_settings", "_tuners", "_processes", "_objects"}

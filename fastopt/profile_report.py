@@ -14,61 +14,62 @@ if TYPE_CHECKING:
 HELPS = 1.05  # a gain below this is noise
 
 
-def report(found: Profile) -> str:
+def report(profile: Profile) -> str:
     """The report, in a few lines: parts of a step, the memory limit, what can be gained, BLAS's threads."""
-    model = found._model
-    if model is None or len(found.steps) < 2:
+    model = profile._model
+    if model is None or len(profile.steps) < 2:
         return "no steps were seen"
-    default = found._blas.default
-    counted = sum(step.blas_threads == default for step in found._counted())
-    total, optimizer, gradient = found.step, found.optimizer, found.gradient
-    known = OPTIMIZERS[found.replace_by or model.rule].__name__
-    stepping = model.optimizer if found.replacement is None else found.replacement
+    default = profile._blas.default
+    counted = sum(step.blas_threads == default for step in profile._counted())
+    total, optimizer, gradient = profile.step, profile.optimizer, profile.gradient
+    known = OPTIMIZERS[profile.replace_by or model.rule].__name__
+    stepping = model.optimizer if profile.replacement is None else profile.replacement
     mine = isinstance(stepping, Optimizer)
     parts = [("whole step", total, f"median of {counted} steps after warm-up, BLAS on {_threads(default)}")]
     if gradient is not None:
-        parts += [("  gradient", gradient, found._gradient_name)]
+        parts += [("  gradient", gradient, profile._gradient_name)]
     elements = f"{sum(model.sizes.values()):,} {' and '.join(model.sizes)} in {_counted(model.arrays, 'array')}"
     owner = "fastopt's" if mine else "its own"
     parts += [
         ("  optimizer", optimizer, f"{owner} {type(stepping).__name__}, {elements}"),
-        ("  the rest" if gradient is not None else "  gradient and the rest", found.rest, ""),
+        ("  the rest" if gradient is not None else "  gradient and the rest", profile.rest, ""),
     ]
     lines = [f"{name:24}{_time(seconds)}  {_share(seconds, total)}  {text}".rstrip() for name, seconds, text in parts]
     lines += [
         "",
-        f"{'optimizer at the limit':24}{_time(found.memory_limit)}        the same reads and writes without arithmetic",
-        f"{f'fastopt.{known}':24}{_time(found.fastopt_step)}        on arrays of this size, alone",
+        f"{'optimizer at the limit':24}{_time(profile.memory_limit)}        "
+        "the same reads and writes without arithmetic",
+        f"{f'fastopt.{known}':24}{_time(profile.fastopt_step)}        on arrays of this size, alone",
         "",
-        verdict(found, mine),
+        verdict(profile, mine),
     ]
-    lines += _blas(found)
-    if found.others > BUSY:
+    lines += _blas(profile)
+    if profile.others > BUSY:
         lines += [
             "",
-            f"Other processes kept {found.others:.1f} CPUs busy: these times are longer than on an idle machine.",
+            f"Other processes kept {profile.others:.1f} CPUs busy: these times are longer than on an idle machine.",
         ]
     return "\n".join(lines)
 
 
-def verdict(found: Profile, is_fastopt: bool) -> str:
+def verdict(profile: Profile, is_fastopt: bool) -> str:
     """One sentence on what fastopt can do for the loop."""
-    share, factor = _percent(found.optimizer / found.step), f"{found.gain:.2f} times as fast"
+    share, factor = _percent(profile.optimizer / profile.step), f"{profile.gain:.2f} times as fast"
     if is_fastopt:
         return f"fastopt's optimizer takes {share} of a step; at the memory limit the loop would be {factor}."
-    if found.gain < HELPS:
+    if profile.gain < HELPS:
         return f"The optimizer takes {share} of a step: fastopt cannot help this loop (at most {factor})."
-    saved = f"{_time(found.step).strip()} a step could become {_time(found.step / found.gain).strip()}"
+    saved = f"{_time(profile.step).strip()} a step could become {_time(profile.step / profile.gain).strip()}"
     return f"fastopt can make this loop at most {factor}: {saved}."
 
 
-def _blas(found: Profile) -> list[str]:
-    times = found.blas_threads
+def _blas(profile: Profile) -> list[str]:
+    times = profile.blas_threads
     if len(times) < 2:
-        if not found.try_blas:
+        if not profile.try_blas:
             return []
-        return ["", "BLAS threads: not compared" + ("" if found._blas.is_known else " (pip install threadpoolctl)")]
-    default, best = found._blas.default, min(times, key=lambda count: times[count])
+        return ["", "BLAS threads: not compared" + ("" if profile._blas.is_known else " (pip install threadpoolctl)")]
+    default, best = profile._blas.default, min(times, key=lambda count: times[count])
     listed = ", ".join(f"{count}: {_time(seconds).strip()}" for count, seconds in times.items())
     lines = ["", f"Whole step by BLAS threads, in turns: {listed}."]
     faster = times[default] / times[best]
@@ -77,8 +78,8 @@ def _blas(found: Profile) -> list[str]:
     return [
         *lines,
         f"{_threads(best).capitalize()} is {faster:.2f} times as fast as {_threads(default)} here; "
-        f"then fastopt can make the loop {found.gain_on(best):.2f} times as fast",
-        f"at most. Set {found._blas.variable}={best} before Python starts, or in the program",
+        f"then fastopt can make the loop {profile.gain_on(best):.2f} times as fast",
+        f"at most. Set {profile._blas.variable}={best} before Python starts, or in the program",
         f"    from threadpoolctl import threadpool_limits; threadpool_limits({best}, user_api='blas')",
     ]
 

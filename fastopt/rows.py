@@ -35,13 +35,13 @@ class Rows:
         The gradient of each. Another real dtype than the parameter's is converted first, before they are summed.
     exact : bool, default False
         Whether the other rows take the step too, with a gradient of zero, as in the dense step: not now, but when they
-        are next updated, all steps that they skipped at once, in closed form, and up to rounding. Until then they lag
-        behind: call `optimizer.catch_up(params)` before using or saving parameters. Momentum's velocity goes on as a
-        geometric series, RMSProp's mean decays, and decoupled weight decay acts; SGD and AdaGrad have nothing to do but
-        that. Adam and AdamW have no closed form (their p moves by a sum of m / (sqrt(v) + eps)) and refuse it, as do
-        rules of one's own, of which none is known, and weight decay that is not decoupled.
+        are next updated, all steps that they skipped at once, in closed form, and up to rounding. Until then they
+        are out of date: call `optimizer.catch_up(params)` before using or saving parameters. Momentum's velocity goes
+        on as a geometric series, RMSProp's mean decays, and decoupled weight decay acts; SGD and AdaGrad have nothing
+        to do but that. Adam and AdamW have no closed form (their p moves by a sum of m / (sqrt(v) + eps)) and
+        refuse it, as do rules of one's own, of which none is known, and weight decay that is not decoupled.
 
-    Neither is looked at before a step, nor ever written.
+    Neither is read before a step, nor ever written.
 
     Examples
     --------
@@ -69,10 +69,10 @@ class Rows:
 # -- checks -----------------------------------------------------------------------------------------------------------
 
 
-def unknown_form(owner: str, name: str, known: Iterable[str]) -> str:
+def unknown_form(owner: str, name: str, choices: Iterable[str]) -> str:
     return (
         f"{owner}: the gradient of {name} is Rows, but the rule has no form in which some rows only take a step; hand "
-        f"in an array, or use one of the rules {', '.join(known)}, or one of your own by fastopt.rule"
+        f"in an array, or use one of the rules {', '.join(choices)}, or one of your own by fastopt.rule"
     )
 
 
@@ -94,7 +94,7 @@ def table(owner: str, name: str, value: Any, direct: bool) -> None:
 def copied(owner: str, name: str) -> str:
     return (
         f"{owner}: the gradient of {name} is Rows, which a step writes in place, but params hands out another array "
-        "for it at each look; make a dict of it once, params = dict(params), and hand that in"
+        "for it at each access; make a dict of it once, params = dict(params), and hand that in"
     )
 
 
@@ -105,10 +105,10 @@ def centralized(owner: str, name: str) -> str:
     )
 
 
-def no_closed_form(owner: str, name: str, known: Iterable[str]) -> str:
+def no_closed_form(owner: str, name: str, choices: Iterable[str]) -> str:
     return (
         f"{owner}: {name} is Rows with exact=True, but no closed form of steps without a gradient is known for this "
-        f"rule; hand in Rows without it, an array with zeros elsewhere, or use one of the rules {', '.join(known)}"
+        f"rule; hand in Rows without it, an array with zeros elsewhere, or use one of the rules {', '.join(choices)}"
     )
 
 
@@ -116,6 +116,13 @@ def coupled_decay(owner: str) -> str:
     return (
         f"{owner}: Rows with exact=True need decoupled weight decay, as steps of an L2 penalty have no closed form; "
         "set decoupled=True or weight_decay=0, for a group if you like"
+    )
+
+
+def cautious(owner: str, name: str) -> str:
+    return (
+        f"{owner}: Rows with exact=True need steps without a gradient in closed form, which {name}=True leaves out; "
+        f"set {name}=False, for a group if you like, or exact=False"
     )
 
 
@@ -128,7 +135,7 @@ def with_lookahead(owner: str) -> str:
 
 def skipped_with_average(owner: str) -> str:
     return (
-        f"{owner}: gradients that are Rows with exact=True let rows lag behind, and averages are of weights that do "
+        f"{owner}: gradients that are Rows with exact=True let rows skip steps, and averages are of weights that do "
         "not; hand in Rows without it, after catch_up(params), or set averaging to None"
     )
 
@@ -139,13 +146,13 @@ def tied(owner: str, name: str) -> str:
 
 def other_table(owner: str, name: str, found: int, expected: int) -> str:
     return (
-        f"{owner}: {name} has {found} rows, but had {expected} when some of them began to lag behind; use a new "
+        f"{owner}: {name} has {found} rows, but had {expected} when some of them began to skip steps; use a new "
         "optimizer"
     )
 
 
 def skipped_is_missing(owner: str, name: str) -> str:
-    return f"{owner}: {name} is missing, of which rows lag behind; hand in what update() was given"
+    return f"{owner}: {name} is missing, of which rows have skipped steps; hand in what update() was given"
 
 
 def arrays(owner: str, name: str, rows: Rows, parameter_name: str, target: Array) -> tuple[Array, Array]:

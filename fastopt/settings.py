@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from fastopt import checks, hyperparameters
+from fastopt import checks, combinations, hyperparameters
 from fastopt.groups import NO_GROUPS, GroupNumbers
 from fastopt.kernels.transforms import TRANSFORMS
 
@@ -20,7 +20,7 @@ Asked = dict[tuple[str, int], float]
 class StepSettings:
     """Settings of an optimizer at a step; kept from step to step as long as nothing is assigned and no group changes.
 
-    Each part of the parameters has a copy of the optimizer without state, in which only the values of schedules change.
+    Leaves of the same groups have a copy of the optimizer without state, in which only the values of schedules change.
     """
 
     def __init__(self, optimizer: Optimizer) -> None:
@@ -29,33 +29,34 @@ class StepSettings:
         self._by_groups: dict[GroupNumbers, LeafSettings] = {}
 
     def at(self, step: int, groups: GroupNumbers, asked: Asked) -> Any:
-        """A copy of the optimizer whose settings are numbers, those of a part at a step."""
+        """A copy of the optimizer whose settings are numbers, those of some groups at a step."""
         return self.of_groups(groups).at(step, asked)
 
     def of_plan(self, plan: Plan, step: int, asked: Asked) -> tuple[list[Any], tuple[str, ...]]:
-        """The settings of each part of a plan, and the transforms that some of them call for."""
+        """The settings of each row of scalars of a plan, and the transforms that some of them call for."""
         if plan.settings is None or plan.settings.whole is not self:
-            plan.settings = PlanSettings(self, [self.of_groups(groups) for groups in plan.row_groups])
+            plan.settings = PlanSettings(self, [self.of_groups(groups) for groups in plan.table.row_groups])
         return plan.settings.at(step, asked)
 
     def refuse_another_start(self, combinations: Iterable[GroupNumbers], step: int, asked: Asked) -> None:
-        """Raises ValueError where the state of a part would begin with other values than that of all."""
+        """Raises ValueError where state would begin with other values in some groups than in the rest."""
         start = self.at(step, NO_GROUPS, asked).start_values()
         for groups in combinations:
             if self.at(step, groups, asked).start_values() != start:
                 raise ValueError(checks.read_at_the_start(self.owner.__name__, self.groups.settings_of(groups)))
 
     def of_groups(self, groups: GroupNumbers) -> LeafSettings:
-        """The settings of one part, asked for no step yet or the last one."""
+        """The settings of some groups, asked for no step yet or the last one."""
         found = self._by_groups.get(groups)
         if found is None:
             settings = {**self._settings, **self.groups.settings_of(groups)}
+            combinations.check(self.owner, settings)
             found = self._by_groups[groups] = LeafSettings(self.owner, settings, "lr_scale" in self._settings)
         return found
 
 
 class LeafSettings:
-    """The settings of one part."""
+    """The settings of leaves of the same groups."""
 
     def __init__(self, owner: type[Optimizer], settings: dict[str, Any], has_lr_scale: bool) -> None:
         self.owner, self.values = owner, object.__new__(owner)
@@ -88,7 +89,7 @@ class LeafSettings:
 
 
 class PlanSettings:
-    """The settings of each part of a plan."""
+    """The settings of each row of scalars of a plan."""
 
     def __init__(self, whole: StepSettings, rows: list[LeafSettings]) -> None:
         self.whole, self._distinct = whole, list(dict.fromkeys(rows))
@@ -97,7 +98,7 @@ class PlanSettings:
         self._transforms: tuple[str, ...] | None = None
 
     def at(self, step: int, asked: Asked) -> tuple[list[Any], tuple[str, ...]]:
-        """Of a step; with the transforms that some part calls for."""
+        """Of a step; with the transforms that some row calls for."""
         for row in self._distinct:
             row.at(step, asked)
         if self._transforms is None or self._transforms_vary:

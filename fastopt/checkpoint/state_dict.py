@@ -17,6 +17,7 @@ from fastopt.engine import catch_up
 from fastopt.engine.columns import Codes, Column
 from fastopt.engine.containers import BARE
 from fastopt.engine.execute import NOTHING, consume
+from fastopt.engine.gradient_sums import GradientSums
 from fastopt.engine.state import Layout, State, layout_of
 from fastopt.groups import Groups
 from fastopt.kernels.averages import SLOTS
@@ -54,7 +55,7 @@ def state_dict(optimizer: Any) -> dict[str, Any]:
     whole = optimizer.iter, optimizer._averaged
     # What joined late, or rested meanwhile; all others have the optimizer's.
     counts = {
-        key: dict(zip(_COUNTS, own, strict=True)) for key, own in optimizer._leaf_counts().items() if own != whole
+        key: dict(zip(_COUNTS, count, strict=True)) for key, count in optimizer._leaf_counts().items() if count != whole
     }
     return {
         "rule": optimizer.rule,
@@ -65,6 +66,7 @@ def state_dict(optimizer: Any) -> dict[str, Any]:
         "state": slots,
         **({"rows": rows} if rows else {}),
         **({"counts": counts} if counts else {}),
+        **({"accumulated": optimizer._sums.saved(optimizer.accumulated)} if optimizer.accumulated else {}),
     }
 
 
@@ -97,6 +99,7 @@ def load_state_dict(
         skipped = checks.step_count(owner, saved.get("skipped", 0), "skipped")
         averaged = checks.step_count(owner, saved.get("averaged", 0), "averaged")
         counts = _counts(owner, saved.get("counts", {}))
+        sums, accumulated = GradientSums.loaded(owner, saved.get("accumulated"))
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{source}: {error}") from None
 
@@ -111,9 +114,9 @@ def load_state_dict(
     layouts = {key: layout_of(array) for key, array in next(iter(state.values()), {}).items()}
     for key in counts.keys() - layouts.keys():
         raise CheckpointError(f"{owner}: counts in {source} have {key!r:.100}, of which there is no state")
-    known = optimizer._hyperparameters()
-    own = [field.name for field in fields(optimizer) if not field.kw_only]  # later versions may add shared ones
-    differing = [name for name in settings if name not in known] + [name for name in own if name not in settings]
+    names = optimizer._hyperparameters()
+    of_rule = [field.name for field in fields(optimizer) if not field.kw_only]  # later versions may add shared ones
+    differing = [name for name in settings if name not in names] + [name for name in of_rule if name not in settings]
     mismatch = Mismatch([], [], [], differing)
     if current is not None:
         mismatch.missing.extend(key for key in current if key not in layouts)
@@ -132,7 +135,7 @@ def load_state_dict(
         }
     loaded: State | None = None
     if layouts:
-        mine = {} if current is None else optimizer._state.views
+        slots = {} if current is None else optimizer._state.views
         nonnegative = optimizer._rule.nonnegative
         left_out = {*mismatch.missing, *mismatch.reshaped}
         taken = {key for key in layouts if key not in left_out}
@@ -140,8 +143,8 @@ def load_state_dict(
         begun = {SLOTS["lookahead"]: (True, True), SLOTS["averaging"]: (averaged > 0, optimizer._averaged > 0)}
         whole = [
             slot
-            for slot, (there, here) in begun.items()
-            if slot in state and there and (len(taken) == len(layouts) or (slot in mine and here))
+            for slot, (is_saved, has_begun) in begun.items()
+            if slot in state and is_saved and (len(taken) == len(layouts) or (slot in slots and has_begun))
         ]
         start: dict[str, float | None] = dict.fromkeys((*optimizer._rule.state, *whole), 0.0)  # all is written below
         loaded = State(start, layouts, nonnegative)
@@ -149,18 +152,18 @@ def load_state_dict(
             for key in layouts:
                 given = state[slot][key] if key in taken else optimizer._state.array_of(slot, key)
                 loaded.take(slot, key, given)
-    own_counts = optimizer._leaf_counts()
+    known_counts = optimizer._leaf_counts()
     begins_anew = loaded is None or SLOTS["averaging"] not in loaded.slots
     by_leaf = {}
     for key in loaded.layouts if loaded else ():
-        steps, moved = counts.get(key, (step, averaged)) if key in taken else own_counts[key]
+        steps, moved = counts.get(key, (step, averaged)) if key in taken else known_counts[key]
         by_leaf[key] = steps, 0 if begins_anew else moved
     try:
         skipped_steps = catch_up.loaded(owner, saved.get("rows", {}), loaded)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{source}: {one_line(error)}") from None
     # What is None was not wanted, or not known: it goes on as it is.
-    new = {name: _copied(value) for name, value in settings.items() if name in known}
+    new = {name: _copied(value) for name, value in settings.items() if name in names}
     new = {name: value for name, value in new.items() if name not in SLOTS or value is not None}
     new["_scheduled"] = optimizer._scheduled_names(optimizer.__dict__ | new)
     new |= {
@@ -170,7 +173,7 @@ def load_state_dict(
         "_skipped_rows": skipped_steps,
         **leaves.with_counts(by_leaf),
     }
-    new |= {"_transforms": None, "_kept_settings": None}
+    new |= {"_transforms": None, "_kept_settings": None, "_sums": sums, "_accumulated": accumulated}
     consume(chain(writes, map(optimizer.__dict__.update, [new])))  # all at once
     missing, unexpected, reshaped = ([None if key is BARE else key for key in keys] for keys in mismatch[:3])
     return Mismatch(missing, unexpected, reshaped, mismatch.settings)
@@ -179,13 +182,13 @@ def load_state_dict(
 _COUNTS = "steps", "averages"
 
 
-def _counts(owner: str, found: Any) -> dict[Hashable, tuple[int, int]]:
+def _counts(owner: str, saved: Any) -> dict[Hashable, tuple[int, int]]:
     """Steps and averages of the leaves that have others than the optimizer."""
-    if not isinstance(found, Mapping) or not all(isinstance(own, Mapping) for own in found.values()):
-        raise TypeError(f"{owner}: counts are {found!r:.100}, expected a dict of dicts with {' and '.join(_COUNTS)}")
+    if not isinstance(saved, Mapping) or not all(isinstance(count, Mapping) for count in saved.values()):
+        raise TypeError(f"{owner}: counts are {saved!r:.100}, expected a dict of dicts with {' and '.join(_COUNTS)}")
     counts = {}
-    for key, own in found.items():
-        steps, moved = (checks.step_count(owner, own.get(name), f"{name} of {key!r:.100}") for name in _COUNTS)
+    for key, count in saved.items():
+        steps, moved = (checks.step_count(owner, count.get(name), f"{name} of {key!r:.100}") for name in _COUNTS)
         counts[key] = steps, moved
     return counts
 
@@ -228,15 +231,15 @@ def _settings(optimizer: Any, settings: Any, source: str) -> dict[str, Any]:
 
 def _storage(optimizer: Any, settings: dict[str, Any], cast: Any, source: str) -> dict[str, Any]:
     """The settings with the storage that state is to have: that of the checkpoint, or that which is asked for."""
-    own, found = optimizer.state_storage, settings.get("state_storage", FLOAT32)
+    storage, saved = optimizer.state_storage, settings.get("state_storage", FLOAT32)
     if cast is False:
-        if own not in (FLOAT32, found):
+        if storage not in (FLOAT32, saved):
             raise CheckpointError(
-                f"{type(optimizer).__name__}: {source} holds state in {found}, and state_storage is {own!r} here; "
-                f"cast={own!r} or cast=True rounds it to that, state_storage={found!r} takes it as it is"
+                f"{type(optimizer).__name__}: {source} holds state in {saved}, and state_storage is {storage!r} here; "
+                f"cast={storage!r} or cast=True rounds it to that, state_storage={saved!r} takes it as it is"
             )
         return settings
-    return settings | {"state_storage": own if cast is True else cast if cast in STORAGES else FLOAT32}
+    return settings | {"state_storage": storage if cast is True else cast if cast in STORAGES else FLOAT32}
 
 
 def _state(

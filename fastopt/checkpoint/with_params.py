@@ -79,10 +79,10 @@ def unpack(tensors: dict[str, Array], text: str, decoded: Callable[[Any], Hashab
     return {decoded(key): tensors.pop(f"{NAME}/{json.dumps(key)}") for key in keys}
 
 
-def loading(owner: str, source: str, found: Any, params: Any, strict: bool, cast: Any) -> Loading:
+def loading(owner: str, source: str, saved: Any, params: Any, strict: bool, cast: Any) -> Loading:
     """Return the values of a file that are to be written to `params`; raises before anything is."""
     arrays = arrays_of(owner, params)
-    if found is None:
+    if saved is None:
         raise CheckpointError(
             f"{owner}: {source} holds no parameters; save(path, params) puts them into the file, and load(path) takes "
             "the state alone"
@@ -92,21 +92,21 @@ def loading(owner: str, source: str, found: Any, params: Any, strict: bool, cast
     fitting = Loading(
         container.leaves(params),
         {},
-        [key for key in arrays if key not in found],
-        [key for key in found if key not in arrays],
-        [key for key in arrays if key in found and not _fits(found[key], arrays[key], cast)],
+        [key for key in arrays if key not in saved],
+        [key for key in saved if key not in arrays],
+        [key for key in arrays if key in saved and not _fits(saved[key], arrays[key], cast)],
     )
     if strict and any(fitting[2:]):
-        raise CheckpointError(_text(owner, source, fitting, found, arrays, naming))
+        raise CheckpointError(_text(owner, source, fitting, saved, arrays, naming))
     left_out = {*fitting.missing, *fitting.reshaped}
     for key, array in arrays.items():
         if key not in left_out:
-            fitting.values[key] = converted(owner, source, naming(key), found[key], array.dtype)
+            fitting.values[key] = converted(owner, source, naming(key), saved[key], array.dtype)
     return fitting
 
 
-def _fits(found: Array, array: Array, cast: Any) -> bool:
-    return found.dtype in checks.DTYPES and found.shape == array.shape and bool(cast or found.dtype == array.dtype)
+def _fits(saved: Array, array: Array, cast: Any) -> bool:
+    return saved.dtype in checks.DTYPES and saved.shape == array.shape and bool(cast or saved.dtype == array.dtype)
 
 
 def cast_state(
@@ -188,17 +188,17 @@ def _naming(container: Container) -> Callable[[Hashable], str]:
     return lambda key: container.name(key) if key in known else _name(key)
 
 
-def _text(owner: str, source: str, loading: Loading, found: Any, arrays: Any, naming: Callable[[Hashable], str]) -> str:
+def _text(owner: str, source: str, loading: Loading, saved: Any, arrays: Any, naming: Callable[[Hashable], str]) -> str:
     parts = []
     if loading.missing:
         parts.append(f"it has no {', '.join(map(naming, loading.missing[:8]))}")
     if loading.unexpected:
         parts.append(f"it has {', '.join(map(naming, loading.unexpected[:8]))} besides")
     parts += [
-        f"{naming(key)} is {found[key].dtype} of shape {found[key].shape} in it and {arrays[key].dtype} of shape "
+        f"{naming(key)} is {saved[key].dtype} of shape {saved[key].shape} in it and {arrays[key].dtype} of shape "
         f"{arrays[key].shape} here"
         for key in loading.reshaped[:8]
     ]
-    only = not loading.missing and all(found[key].shape == arrays[key].shape for key in loading.reshaped)
+    only = not loading.missing and all(saved[key].shape == arrays[key].shape for key in loading.reshaped)
     advice = "cast=True converts the precision" if only and loading.reshaped else "strict=False loads what fits"
     return f"{owner}: the parameters in {source} do not fit: {'; '.join(parts)}. {advice}"

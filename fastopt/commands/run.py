@@ -32,7 +32,7 @@ def run_train(options: argparse.Namespace) -> int:
     from fastopt.nn.mnist import read_mnist
 
     settings = dict(options.set) | ({} if options.lr is None else {"lr": options.lr})
-    made = _made(options.optimizer, list(settings.items()))
+    made = _optimizer(options.optimizer, list(settings.items()))
     settings = {name: getattr(made, name) for name in settings}
     if options.mpi:
         return _train_mpi(options, settings)
@@ -179,11 +179,11 @@ def run_info(options: argparse.Namespace) -> int:
 def run_explain(options: argparse.Namespace) -> int:
     from fastopt.commands import explain
 
-    print(explain.explain(_made(options.name, options.set), options.step))
+    print(explain.explain(_optimizer(options.name, options.set), options.step))
     return 0
 
 
-def _made(name: str, given: list[tuple[str, Any]]) -> Any:
+def _optimizer(name: str, given: list[tuple[str, Any]]) -> Any:
     """The optimizer of a name, or of `module:Name`, with settings."""
     from fastopt.commands import explain
 
@@ -205,7 +205,7 @@ def run_warmup(options: argparse.Namespace) -> int:
     except ImportError as error:
         raise _missing("warmup", error) from None
     averages = [name for name in ("averaging", "lookahead") if getattr(options, name)]
-    warmup.main([_made(name, options.set) for name in options.names or OPTIMIZERS], averages)
+    warmup.main([_optimizer(name, options.set) for name in options.names or OPTIMIZERS], averages)
     return 0
 
 

@@ -21,7 +21,7 @@ leaf
 column, table row
     of the address table: a slot of the state, a leaf
 group
-    settings of a part of the leaves
+    settings of some of the leaves
 launch
     one kernel call
 pass

@@ -18,32 +18,32 @@ def gradient(owner: str, name: str, value: Any, parameter_name: str, target: Arr
                 f"{owner}: {name} is a masked array, expected a plain one, as a step would ignore the mask; hand in "
                 f"{name}.filled(0) for a gradient of zero where it is masked, or {name}.data for what lies beneath"
             )
-        found = np.asarray(value)
+        values = np.asarray(value)
     elif is_number(value) or isinstance(value, np.number | np.bool_):
-        found = np.array(value)
+        values = np.array(value)
     else:
         raise TypeError(
             f"{owner}: {name} is of type {type(value).__name__}, expected an array of dtype {target.dtype}, or None "
             f"in a dict for no update; {conversion(name, value) or f'convert it: np.asarray({name})'}"
         )
-    if not np.can_cast(found.dtype, target.dtype, casting="same_kind"):
+    if not np.can_cast(values.dtype, target.dtype, casting="same_kind"):
         cure = "hand in real numbers"
-        if found.dtype.kind == "c":
+        if values.dtype.kind == "c":
             cure = (
-                f"step real and imaginary parts: {parameter_name}.view({real_part(found.dtype)}), and {name} likewise"
+                f"step real and imaginary parts: {parameter_name}.view({real_part(values.dtype)}), and {name} likewise"
             )
         raise TypeError(
-            f"{owner}: {name} has dtype {found.dtype}, which does not convert to {target.dtype}, the dtype of "
+            f"{owner}: {name} has dtype {values.dtype}, which does not convert to {target.dtype}, the dtype of "
             f"{parameter_name}; {cure}"
         )
-    if found.shape == target.shape:
-        return found
-    if not same_but_for_ones(found.shape, target.shape):
+    if values.shape == target.shape:
+        return values
+    if not same_but_for_ones(values.shape, target.shape):
         raise ValueError(
-            f"{owner}: {name} has shape {found.shape}, {parameter_name} has {target.shape}; "
-            f"{_advice(name, found.shape, parameter_name, target.shape)}"
+            f"{owner}: {name} has shape {values.shape}, {parameter_name} has {target.shape}; "
+            f"{_advice(name, values.shape, parameter_name, target.shape)}"
         )
-    return found.reshape(target.shape)
+    return values.reshape(target.shape)
 
 
 def same_but_for_ones(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
@@ -51,15 +51,15 @@ def same_but_for_ones(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
     return [length for length in one if length != 1] == [length for length in other if length != 1]
 
 
-def _advice(name: str, found: tuple[int, ...], parameter_name: str, expected: tuple[int, ...]) -> str:
+def _advice(name: str, shape: tuple[int, ...], parameter_name: str, expected: tuple[int, ...]) -> str:
     """Advice on a gradient of another shape; names the sum that is missing where there is one."""
     try:
-        together = np.broadcast_shapes(found, expected)
+        together = np.broadcast_shapes(shape, expected)
     except ValueError:
         together = None
-    aligned = (*[1] * (len(found) - len(expected)), *expected)
-    if together == found:
-        axes = [axis for axis, length in enumerate(aligned) if length == 1 and found[axis] != 1]
+    aligned = (*[1] * (len(shape) - len(expected)), *expected)
+    if together == shape:
+        axes = [axis for axis, length in enumerate(aligned) if length == 1 and shape[axis] != 1]
         where = axes[0] if len(axes) == 1 else tuple(axes)
         plural = "axis" if len(axes) == 1 else "axes"
         return (
@@ -74,17 +74,17 @@ def _advice(name: str, found: tuple[int, ...], parameter_name: str, expected: tu
     return "compute the gradient of the parameter as it is, without broadcasting"
 
 
-def nonfinite(owner: str, name: str, found: Array, bad: Array) -> str:
+def nonfinite(owner: str, name: str, values: Array, bad: Array) -> str:
     return (
-        f"{owner}: {name} has {np.count_nonzero(bad)} of {found.size} values that are not finite, the first, "
-        f"{_first(found, bad)}; nothing was written. Lower lr or clip the gradient, or choose on_nonfinite='skip'"
+        f"{owner}: {name} has {np.count_nonzero(bad)} of {values.size} values that are not finite, the first, "
+        f"{_first(values, bad)}; nothing was written. Lower lr or clip the gradient, or choose on_nonfinite='skip'"
     )
 
 
-def nonfinite_squares(owner: str, name: str, found: Array, bad: Array, bound: float) -> str:
+def nonfinite_squares(owner: str, name: str, values: Array, bad: Array, bound: float) -> str:
     return (
-        f"{owner}: {name} has {np.count_nonzero(bad)} of {found.size} values whose squares, which the rule needs, are "
-        f"not finite, the first, {_first(found, bad)}; in {found.dtype} they must not be beyond {bound:.3g}; nothing "
+        f"{owner}: {name} has {np.count_nonzero(bad)} of {values.size} values whose squares, which the rule needs, are "
+        f"not finite, the first, {_first(values, bad)}; in {values.dtype} they must not be beyond {bound:.3g}; nothing "
         "was written. Clip the gradient (clip_norm, clip_value), use float64, or choose on_nonfinite='skip'"
     )
 
@@ -97,11 +97,11 @@ def nonfinite_squared_norm(owner: str, name: str, norm: float, dtype: Any, bound
     )
 
 
-def _first(found: Array, bad: Array) -> str:
+def _first(values: Array, bad: Array) -> str:
     """The first of the elements that are bad, and where it is."""
-    first = tuple(int(index) for index in np.unravel_index(int(np.argmax(bad)), found.shape))
+    first = tuple(int(index) for index in np.unravel_index(int(np.argmax(bad)), values.shape))
     where = f", at {first if len(first) > 1 else first[0]}" if first else ""
-    return f"{found[first]}{where}"
+    return f"{values[first]}{where}"
 
 
 def gradient_in_written_memory(owner: str, name: str, other: str) -> str:

@@ -1,4 +1,4 @@
-"""Rows that lag behind: steps without a gradient, which a row takes all at once when it is next updated.
+"""Catch-up of sparse rows: the steps that a row skipped, taken all at once when it is next updated.
 
 With `Rows(..., exact=True)` a step leaves all other rows as they are, but counts for them too.
 `fastopt.kernels.skipped_steps` has the closed form of several steps in which a row has no gradient.
@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from fastopt import array_checks, rows
+from fastopt import array_checks, combinations, rows
 from fastopt.engine import containers, mappings
+from fastopt.engine.address_table import Table
 from fastopt.engine.containers import BARE, Container
 from fastopt.engine.launch import Launch
-from fastopt.engine.plan import Plan
 from fastopt.engine.sparse_launch import compiled_spread
 from fastopt.engine.transform_scalars import SCALARS
 from fastopt.flat import Array
@@ -25,12 +25,12 @@ from fastopt.foreign import shared
 from fastopt.kernels.rule import Rule
 
 Rates = tuple[float, float]
-"""Shares of parameter and state that a step without a gradient keeps: f and r in `fastopt.kernels.skipped_steps`."""
+"""Fractions of parameter and state that a step without a gradient keeps: f and r in `fastopt.kernels.skipped_steps`."""
 
 
 @dataclass(eq=False)
 class SkippedSteps:
-    """How many steps each row of a parameter is behind, and by which rates it will be brought up to date.
+    """The steps that each row of a parameter has skipped, and the rates by which it will be brought up to date.
 
     `clock` counts the steps with exact rows, and `last` says at which of them each row was up to date.
     """
@@ -46,7 +46,7 @@ class SkippedSteps:
 
 
 def reindexed(skipped: SkippedSteps, index: Array) -> SkippedSteps:
-    """Return the lag of other rows; new ones, of -1, are up to date."""
+    """Return the skipped steps of other rows; new ones, of -1, are up to date."""
     return SkippedSteps(
         np.where(index < 0, skipped.clock, np.append(skipped.last, 0)[index]), skipped.rates, skipped.clock
     )
@@ -56,11 +56,13 @@ def rates_of(owner: str, settings: Any) -> Rates:
     """The rates at some settings, or an error where steps without a gradient have no closed form."""
     if settings.weight_decay and not settings.decoupled:
         raise ValueError(rows.coupled_decay(owner))
+    if settings.cautious or (settings.cautious_decay and settings.weight_decay):
+        raise ValueError(rows.cautious(owner, "cautious" if settings.cautious else "cautious_decay"))
     return SCALARS["decoupled_weight_decay"](settings), settings.kept_share()
 
 
 def scalars_of(rates: Rates, steps: Array) -> Array:
-    """kept, share and moved of the formulas `*_idle`, a row for each number of steps, which are 1 or more."""
+    """kept, share and moved of the formulas `*_skipped`, a row for each number of steps, which are 1 or more."""
     decay, share = rates
     steps = steps.astype(np.float64)
     large, small = max(decay, share), min(decay, share)
@@ -94,14 +96,14 @@ class CatchUp:
         if len(array) != len(skipped.last):
             raise ValueError(rows.other_table(owner, name, len(array), len(skipped.last)))
         assert rule.skipped is not None
-        idle = Rule(rule.skipped, rule.state)
+        several_steps = Rule(rule.skipped, rule.state)
         every = np.arange(len(array)) if chosen_rows is None else chosen_rows
         missing = skipped.clock - skipped.last[every]
         chosen, steps = every[missing > 0], missing[missing > 0]
         self._skipped, self._chosen, self._call = skipped, chosen, None
-        if not len(chosen) or (skipped.rates[0] == 1 and len(idle.scalars) == 1):
+        if not len(chosen) or (skipped.rates[0] == 1 and len(several_steps.scalars) == 1):
             return
-        scalars = np.ascontiguousarray(scalars_of(skipped.rates, steps)[:, : len(idle.scalars)])
+        scalars = np.ascontiguousarray(scalars_of(skipped.rates, steps)[:, : len(several_steps.scalars)])
         table, starts = np.zeros((len(chosen) + 2, 3 + len(state)), np.int64), np.zeros(len(chosen) + 2, np.int64)
         # The formulas take no gradient: what is read in its place is the parameter.
         whole = np.array([each.ctypes.data for each in (array, array, *state, scalars)], np.int64)
@@ -111,7 +113,7 @@ class CatchUp:
         table[:-2, -1] += np.arange(len(chosen)) * scalars.strides[0]
         moved_bytes = len(chosen) * width * array.itemsize * (2 + 2 * len(state))
         self._alive = array, state, scalars
-        self._call = Launch(table, starts, array.dtype.name, moved_bytes, [], []).call(idle, "step")
+        self._call = Launch(table, starts, array.dtype.name, moved_bytes, [], []).call(several_steps, "step")
 
     def run(self) -> None:
         """Writes."""
@@ -160,43 +162,47 @@ def _catch_up(
 
 
 class SparseStep:
-    """The part of a step that is about rows that lag behind. Making one looks at everything and writes nothing."""
+    """The catch-up of sparse rows within a step. Making one checks everything and writes nothing."""
 
-    def __init__(self, optimizer: Any, plan: Plan, params: Any, settings_by_row: list[Any]) -> None:
+    def __init__(self, optimizer: Any, table: Table, params: Any, settings_by_row: list[Any]) -> None:
         skipped_steps: dict[Hashable, SkippedSteps] = optimizer._skipped_rows
         self.skipped_steps = dict(skipped_steps)
-        """The lags after the step."""
+        """Those after the step."""
         self._updated: list[tuple[SkippedSteps, Array]] = []
         self._catch_ups: list[CatchUp] = []
-        left_out = {leaf.key for leaf in plan.leaves if leaf.row < 0}
-        for leaf in plan.leaves:
+        left_out = {leaf.key for leaf in table.leaves if leaf.row < 0}
+        for leaf in table.leaves:
             if leaf.sparse is None:
                 continue
             key, chosen_rows, skipped = leaf.key, leaf.sparse.distinct, skipped_steps.get(leaf.key)
             if leaf.sparse.exact:
-                if any(other is not leaf and other.identity == leaf.identity for other in plan.leaves):
-                    raise ValueError(rows.tied(plan.owner, plan._name(key)))
-                rates = rates_of(plan.owner, settings_by_row[leaf.scalar_row])
+                settings = settings_by_row[leaf.scalar_row]
+                bounded = settings.bounds is not None or settings.nonnegative
+                proximal = settings.l1 != 0 or settings.l2_prox != 0
+                there = {"Rows(..., exact=True)": True, "bounds": bounded, "l1 or l2_prox": proximal}
+                combinations.check_step(table.owner, there)
+                if any(other is not leaf and other.identity == leaf.identity for other in table.leaves):
+                    raise ValueError(rows.tied(table.owner, table.name(key)))
+                rates = rates_of(table.owner, settings_by_row[leaf.scalar_row])
                 skipped = skipped or SkippedSteps(np.zeros(len(leaf.array), np.int64), rates)
                 self._updated.append((skipped, chosen_rows))
                 self.skipped_steps[key] = SkippedSteps(skipped.last, rates, skipped.clock + 1)
-                chosen_rows = (
-                    chosen_rows if rates == skipped.rates else None
-                )  # all rows, at the rates of the steps they skipped
+                if rates != skipped.rates:
+                    chosen_rows = None  # all rows, at the rates of the steps they skipped
             if skipped is not None:
                 self._catch_ups.append(
-                    _catch_up(optimizer, plan.state, plan.container, params, key, skipped, chosen_rows)
+                    _catch_up(optimizer, table.state, table.container, params, key, skipped, chosen_rows)
                 )
             left_out.add(key)
         # A step of a whole array is one of all its rows.
         self._catch_ups += [
-            _catch_up(optimizer, plan.state, plan.container, params, key, skipped)
+            _catch_up(optimizer, table.state, table.container, params, key, skipped)
             for key, skipped in skipped_steps.items()
             if key not in left_out
         ]
 
     def before(self) -> None:
-        """Brings up to date what the step touches, which does no harm if the step is not made."""
+        """Brings up to date what the step updates, which does no harm if the step is not made."""
         for row_steps in self._catch_ups:
             row_steps.run()
 
@@ -213,7 +219,7 @@ class SparseStep:
 
 
 def as_saved(skipped_steps: dict[Hashable, SkippedSteps]) -> dict[Hashable, dict[str, Any]]:
-    """Lags as a checkpoint has them, without those where no row is behind."""
+    """Skipped steps as a checkpoint has them, without leaves all of whose rows are up to date."""
     return {
         key: {"behind": skipped.steps, "rates": skipped.rates}
         for key, skipped in skipped_steps.items()
@@ -222,18 +228,18 @@ def as_saved(skipped_steps: dict[Hashable, SkippedSteps]) -> dict[Hashable, dict
 
 
 def loaded(owner: str, saved: Any, state: Any) -> dict[Hashable, SkippedSteps]:
-    """The lags that a checkpoint has; ValueError, TypeError or KeyError where it is not `as_saved` that made them."""
+    """The skipped steps that a checkpoint has; ValueError, TypeError or KeyError where `as_saved` did not make them."""
     skipped_steps = {}
     if not isinstance(saved, Mapping):
         raise TypeError(f"{owner}: rows are {type(saved).__name__}, expected a dict")
     for key, value in saved.items():
-        behind, rates = value["behind"], tuple(float(rate) for rate in value["rates"])
-        if not isinstance(behind, np.ndarray) or behind.dtype != np.int64 or behind.ndim != 1 or (behind < 0).any():
-            raise ValueError(f"{owner}: rows[{key!r}] has no array of the numbers of steps that each row is behind")
+        steps, rates = value["behind"], tuple(float(rate) for rate in value["rates"])
+        if not isinstance(steps, np.ndarray) or steps.dtype != np.int64 or steps.ndim != 1 or (steps < 0).any():
+            raise ValueError(f"{owner}: rows[{key!r}] has no array of the number of steps that each row skipped")
         if len(rates) != 2 or not np.isfinite(rates).all():
             raise ValueError(f"{owner}: rows[{key!r}] has rates {rates}, expected two numbers")
         for views in state.views.values() if state is not None else ():
-            if key not in views or len(views[key]) != len(behind):
-                raise ValueError(f"{owner}: rows[{key!r}] is of {len(behind)} rows, which its state does not have")
-        skipped_steps[key] = SkippedSteps(-behind, (rates[0], rates[1]))
+            if key not in views or len(views[key]) != len(steps):
+                raise ValueError(f"{owner}: rows[{key!r}] is of {len(steps)} rows, which its state does not have")
+        skipped_steps[key] = SkippedSteps(-steps, (rates[0], rates[1]))
     return skipped_steps

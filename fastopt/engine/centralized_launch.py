@@ -19,10 +19,10 @@ from fastopt.kernels.rule import GRADIENT_MEASURE, NO_RULE, Rule
 from fastopt.kernels.transforms import TRANSFORMS
 from fastopt.tuning import AS_THEY_COME, Choice
 
-# Parts of an array have about so many elements, several rows of a matrix where these are short: the kernels should have
-# more to do in parts than between them.
+# Runs of an array have about so many elements, several rows of a matrix where these are short: the kernels should have
+# more to do in runs than between them.
 RUN = 2048
-# Where one mean is that of many elements in a row, so many copies of it are written, and a part has no more elements.
+# Where one mean is that of many elements in a row, so many copies of it are written, and a run has no more elements.
 COPIES = 256
 
 
@@ -80,7 +80,7 @@ class CentralizedLaunch(Launch):
     ) -> tuple[Any, Array, Array, int]:
         """As in `Launch`; finds the means first, with scale and clipping as the plan's scalars have them."""
         self.table[:-1, 1] = self._whole[self._owners, 1] + self._offsets
-        if rule is NO_RULE or rule is GRADIENT_MEASURE:  # which look at gradients as they come
+        if rule is NO_RULE or rule is GRADIENT_MEASURE:  # which read gradients as they come
             return super().call(rule, which, transforms, choice)
         call = super().call(rule, which, centralized(transforms), choice)
         if not rule.is_by_array:  # otherwise they were found for the pass before the step
@@ -105,7 +105,7 @@ class CentralizedLaunch(Launch):
             column_means.write_exactly(self._matrices[number], column, *given, self._means)
 
     def check_rows(self, owner: str, blocks: list[Array]) -> None:
-        """Raises if an address is not that of a part of its array, or of means; the arrays are checked as wholes."""
+        """Raises if an address is not that of a run of its array, or of means; the arrays are checked as wholes."""
         sizes = np.diff(self.starts) * self._means.itemsize
         room = np.array([leaf.layout.size for leaf in self._leaves])[self._owners] * self._means.itemsize
         low, high = self._whole[self._owners, :-1], self._whole[self._owners, :-1] + room[:, None]
@@ -158,9 +158,7 @@ def cut(stacks: int, size: int, run: int, means_at: int) -> tuple[Array, Array, 
 @cache
 def centralized(transforms: tuple[str, ...]) -> tuple[str, ...]:
     """The transforms with `centralize`, in their order."""
-    return tuple(
-        transform for transform in TRANSFORMS | AVERAGES if transform in transforms or transform == "centralize"
-    )
+    return tuple(name for name in TRANSFORMS | AVERAGES if name in transforms or name == "centralize")
 
 
 @cache

@@ -74,11 +74,11 @@ class Container:
         raise NotImplementedError
 
     def copied(self, owner: str, params: Any, values: list[Any]) -> set[Hashable]:
-        """The keys of leaves that are another array at each look; an error if a step would be lost in them."""
+        """The keys of leaves that are another array at each access; an error if a step would be lost in them."""
         return set()
 
     def copied_keys(self, params: Any, values: list[Any]) -> set[Hashable]:
-        """The same, without a look at whether they can be assigned to."""
+        """The same, whether or not they can be assigned to."""
         return set()
 
     def check_rebindable(self, owner: str, params: Any, keys: list[Hashable]) -> None:
@@ -124,7 +124,7 @@ class Buffers(Container):
 
     def __init__(self, leaves: Container) -> None:
         self.by_leaf, self.keys, self.node = leaves, leaves.keys, leaves.node
-        """The container whose arrays are looked at one by one."""
+        """The container leaf by leaf."""
 
     def values(self, params: Any) -> list[Any] | None:
         return [params.buffer]

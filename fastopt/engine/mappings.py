@@ -1,4 +1,4 @@
-"""Mappings that hand out another array at each look, into which a step in place would be lost."""
+"""Mappings that hand out another array at each access, into which a step in place would be lost."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from fastopt.flat import FlatDict
 
 
 def copied(owner: str, params: Any, values: list[Any]) -> set[Hashable]:
-    """The keys of parameters that are copies at each look, as of an npz file, a shelf, or a dict that copies.
+    """The keys of parameters that are copies at each access, as of an npz file, a shelf, or a dict that copies.
 
-    values : those of the parameters, in their order, of an earlier look
+    values : those of the parameters, in their order, of an earlier access
 
     What is there is assigned to these keys once, to find out whether that can be done; an error otherwise.
     """
@@ -36,7 +36,7 @@ def copied_keys(params: Any, values: list[Any]) -> set[Hashable]:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two looks found the same memory; numbers are replaced anyhow."""
+    """Whether two accesses found the same memory; numbers are replaced anyhow."""
     if one is other or not isinstance(one, np.ndarray) or not isinstance(other, np.ndarray):
         return True
     return (one.ctypes.data, one.shape, one.strides, one.dtype) == (
@@ -50,7 +50,7 @@ def same(one: Any, other: Any) -> bool:
 def hands_out_copies(owner: str, params: Any, key: Hashable) -> str:
     kind = type(params).__name__
     return (
-        f"{owner}: params, of type {kind}, hands out another array for {key!r} at each look, so a step in place would "
-        f"be lost, and it cannot be assigned to; expected one that keeps its arrays: make a dict of it once, "
+        f"{owner}: params, of type {kind}, hands out another array for {key!r} at each access, so a step in place "
+        f"would be lost, and it cannot be assigned to; expected one that keeps its arrays: make a dict of it once, "
         "params = dict(params), and hand that in"
     )

@@ -13,7 +13,7 @@ from typing import TypeVar
 import numpy as np
 
 from fastopt.flat import Array
-from fastopt.kernels.loops import DOWN, UP
+from fastopt.kernels.passes import DOWN, UP
 
 LARGE, SMALL = "large_measure", "small_measure"
 """The passes, by the names of their kernels."""
@@ -61,12 +61,12 @@ def power(number: float, exponent: int) -> float:
 class OneProcess:
     """Results of the passes before a step, of one process: there is nothing to add.
 
-    Where several processes step parts of the same leaves, theirs takes its place (`fastopt.mpi`). Every method is then
+    Where several processes step slices of the same leaves, theirs takes its place (`fastopt.mpi`). Every method is then
     called by all of them, in the same order.
     """
 
     def leaf(self, key: Hashable) -> Hashable:
-        """The leaf that what a plan steps under a key is, or is a part of."""
+        """The leaf that a plan steps under a key, or a slice of which it steps."""
         return key
 
     def size(self, key: Hashable, size: int) -> int:
@@ -110,9 +110,9 @@ def norms(
     each: int = 0,
     processes: OneProcess = ONE_PROCESS,
 ) -> dict[Name, Norm]:
-    """Norms by name, from what a look at all numbers adds up: rows of a sum, and what rounding took from it.
+    """Norms by name, from what a pass over all numbers adds up: rows of a sum, and what rounding took from it.
 
-    look : takes the name of another pass, LARGE or SMALL, or None for the plain one
+    run_pass : takes the name of another pass, LARGE or SMALL, or None for the plain one
     again : whether other passes may be needed; float32 numbers have squares that float64 holds
     each : as in `OneProcess.add_up`
     """

@@ -1,4 +1,4 @@
-"""The rows that a step touches, behind gradients that are `Rows`: each is an array of its own to the kernels."""
+"""The rows that a step updates, of gradients that are `Rows`: each is an array of its own to the kernels."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class RowsLaunch(Launch):
     ) -> tuple[Any, Array, Array, int]:
         """As in `Launch`, but stored as they come, and averages are of all rows and not moved here.
 
-        Their amount, the last, is not read then.
+        Their scalar, the last, is not read then.
         """
         return super().call(rule, which, tuple(transform for transform in transforms if transform != "averaging"))
 
@@ -110,7 +110,8 @@ class RowsLaunch(Launch):
         for leaf in self._leaves:
             sparse = leaf.sparse
             assert sparse is not None
-            arrays = [[leaf.array], [sparse._sums]] + [blocks] * (self.table.shape[1] - 3)
+            others = [*blocks, *leaf.columns.values()]
+            arrays = [[leaf.array], [sparse._sums]] + [others] * (self.table.shape[1] - 3)
             for row in self.table[first : first + sparse.count].tolist():
                 for column, (address, owners) in enumerate(zip(row[:-1], arrays, strict=True)):
                     places = map(byte_bounds, owners)

@@ -7,13 +7,24 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Any
 
-from fastopt import averages, checks, threads, tuning
-from fastopt.engine import catch_up, containers, one_call, transform_scalars
+from fastopt import checks, combinations, constraints, threads, tuning
+from fastopt.engine import (
+    averaging,
+    catch_up,
+    containers,
+    gradient_sums,
+    gradients,
+    one_call,
+    reports,
+    transform_scalars,
+)
+from fastopt.engine.address_table import Table
 from fastopt.engine.again import Again, again
 from fastopt.engine.execute import NOTHING
+from fastopt.engine.norms import ONE_PROCESS
 from fastopt.engine.plan import Plan
 from fastopt.engine.step_counts import Counts, counted
-from fastopt.engine.transform_scalars import TooLarge
+from fastopt.engine.transform_scalars import PROXIMAL, TooLarge, with_prox
 from fastopt.groups import NO_GROUPS, Groups
 from fastopt.kernels.squares import squares
 from fastopt.report import Report
@@ -26,7 +37,7 @@ MOST_PLANS = 4
 def in_one_call(optimizer: Any, attributes: dict[str, Any], params: Any, grads: Any) -> bool:
     """Makes a step like those before in one call of C, or writes nothing and returns False.
 
-    own : the optimizer's `__dict__`, whose `_calls` are there as long as nothing was assigned to it
+    attributes : the optimizer's `__dict__`, whose `_calls` are there as long as nothing was assigned to it
     """
     first = attributes["_calls"][0]
     if type(first) is Again:
@@ -57,9 +68,14 @@ def in_one_call(optimizer: Any, attributes: dict[str, Any], params: Any, grads: 
     return bool(call(params, grads, scalars, attributes, step, after))
 
 
-def make(optimizer: Any, params: Any, grads: Any, report: bool) -> Report | None:
-    """Makes a step of any kind: its phases, in this order. Nothing of the user's is written before `run`."""
-    step = _Step(optimizer, params, grads, report)
+def make(optimizer: Any, params: Any, grads: Any, report: bool, summed: int = 0) -> Report | None:
+    """Makes a step of any kind: its phases, in this order. Nothing of the user's is written before `run`.
+
+    summed : of how many gradients `grads` are the sums that were accumulated; 0 of gradients that are handed in
+    """
+    if optimizer._accumulated and not summed:
+        raise RuntimeError(gradient_sums.with_gradients(type(optimizer).__name__, optimizer._accumulated))
+    step = _Step(optimizer, params, grads, report, summed)
     step.ask_settings()
     step.take_plan()
     step.find_rule_scalars()
@@ -70,40 +86,21 @@ def make(optimizer: Any, params: Any, grads: Any, report: bool) -> Report | None
     step.add_catch_up()
     step.prepare_next()
     step.run()
-    return step.plan.report() if report else None
+    return reports.of_last_step(step.plan.table) if report else None
 
 
 class _Step:
     """A step on its way: what a phase has found out for those after it."""
 
     __slots__ = (
-        *(
-            "optimizer",
-            "attributes",
-            "params",
-            "grads",
-            "wants_report",
-            "number",
-            "asked",
-            "previous_calls",
-            "settings",
-        ),
-        *(
-            "groups",
-            "by_array",
-            "plan",
-            "others",
-            "is_reused",
-            "settings_by_row",
-            "transforms",
-            "all_transforms",
-            "scalars",
-        ),
-        *("counts", "averages", "cohorts", "writes", "averaging", "sparse_step", "calls"),
+        *"optimizer attributes params grads wants_report number asked previous_calls settings".split(),
+        *"groups by_array plan others is_reused settings_by_row transforms all_transforms scalars".split(),
+        *"counts averages is_proximal cohorts writes averaging sparse_step calls summed".split(),
     )
 
-    def __init__(self, optimizer: Any, params: Any, grads: Any, report: bool) -> None:
+    def __init__(self, optimizer: Any, params: Any, grads: Any, report: bool, summed: int) -> None:
         self.optimizer, self.params, self.grads, self.wants_report = optimizer, params, grads, report
+        self.summed = summed
         self.attributes: dict[str, Any] = optimizer.__dict__
         self.number = optimizer._steps + 1
         # Calls of the step before do not fit where this one ends halfway.
@@ -115,9 +112,10 @@ class _Step:
         self.asked: Asked = {}
         self.settings = optimizer._at(self.number, NO_GROUPS, self.asked) if optimizer._scheduled else optimizer
         self.groups: Groups | None = optimizer.groups if optimizer.groups.data else None
-        self.by_array = optimizer._rule.is_by_array or self.settings.clip_array_norm != math.inf
+        settings = self.settings
+        self.by_array = optimizer._rule.is_by_array or settings.clip_array_norm != math.inf or settings.cautious
         if self.groups is not None and not self.by_array:
-            self.by_array = self.groups.clips_arrays()
+            self.by_array = self.groups.are_by_array()
 
     def take_plan(self) -> None:
         """Finds the plan that fits the arguments, or makes one; then settings and step counts of its rows."""
@@ -133,27 +131,30 @@ class _Step:
             )
         elif self.transforms is None:
             self.transforms = settings.__dict__["_transforms"] = settings._needed_transforms()
-        self.counts: Counts = attributes["_counts"] if self.is_reused else plan.counted.counts[1]
-        self.averages: Counts = attributes["_averages"] if self.is_reused else plan.counted.counts[2]
-        if not plan.counted.are_counted:
+        plan.summed = self.summed or 1
+        if self.summed > 1 and "scale" not in self.transforms:
+            self.transforms = ("scale", *self.transforms)
+        self.counts: Counts = attributes["_counts"] if self.is_reused else plan.table.counted.counts[1]
+        self.averages: Counts = attributes["_averages"] if self.is_reused else plan.table.counted.counts[2]
+        if not plan.table.counted.are_counted:
             self.counts = (optimizer._steps,)
-        if len(self.settings_by_row) < len(plan.cohorts):
-            self.settings_by_row = self.settings_by_row * len(plan.cohorts)
+        if len(self.settings_by_row) < len(plan.table.cohorts):
+            self.settings_by_row = self.settings_by_row * len(plan.table.cohorts)
 
     def find_rule_scalars(self) -> None:
         """Works out the scalars of the formula, for each row."""
-        self.scalars = _scalars(self.settings_by_row, self.plan.cohorts, self.counts)
+        self.scalars = _scalars(self.settings_by_row, self.plan.table.cohorts, self.counts)
 
     def unfit_gradients(self) -> str | None:
-        """Looks at the gradients, where that is wanted, and adds the scalars of transforms and norms.
+        """Checks the gradients, where that is asked for, and adds the scalars of transforms and norms.
 
         Returns None where the step can be made, else why not: an error text, empty where gradients are not finite.
         """
         optimizer, plan = self.optimizer, self.plan
         checks_them = optimizer.on_nonfinite != "propagate"
         squared = checks_them and squares(optimizer._rule)
-        all_fit = not checks_them or plan.finite(squared)
-        if not all_fit and not (squared and plan.finite()):
+        all_fit = not checks_them or plan.passes.finite(squared)
+        if not all_fit and not (squared and plan.passes.finite()):
             return ""
         try:
             if squared and (not all_fit or self.settings.gradient_scale > 1):
@@ -164,6 +165,10 @@ class _Step:
                 )
         except TooLarge as error:
             return str(error)
+        self.is_proximal = any(name in self.transforms for name in PROXIMAL)
+        if self.is_proximal:
+            steps = [self.counts[cohort] + 1 for cohort in plan.table.cohorts]
+            self.scalars = with_prox(optimizer._rule, self.scalars, self.settings_by_row, steps, self.transforms)
         if checks_them:
             self.attributes["_skips_in_a_row"] = 0
         return None
@@ -182,13 +187,13 @@ class _Step:
         """Finds the steps that sparse rows have skipped; counts this one."""
         optimizer, plan = self.optimizer, self.plan
         self.sparse_step = (
-            catch_up.SparseStep(optimizer, plan, self.params, self.settings_by_row)
-            if optimizer._skipped_rows or plan.rows_launches
+            catch_up.SparseStep(optimizer, plan.table, self.params, self.settings_by_row)
+            if optimizer._skipped_rows or plan.table.rows_launches
             else None
         )
         if self.sparse_step:
             self.writes = chain(self.writes, self.sparse_step.marks())
-        self.counts, self.cohorts = counted(self.counts, plan.counted.stepping), plan.counted.counts.cohorts
+        self.counts, self.cohorts = counted(self.counts, plan.table.counted.stepping), plan.table.counted.counts.cohorts
 
     def prepare_next(self) -> None:
         """Decides whether the next step may be one call, or one like this again."""
@@ -197,7 +202,9 @@ class _Step:
         can_check = self.is_reused and plan.checked
         if (
             self.wants_report
+            or self.summed
             or self.averaging
+            or self.is_proximal
             or self.sparse_step
             or self.by_array
             or optimizer.on_nonfinite != "propagate"
@@ -210,7 +217,9 @@ class _Step:
             return
         if self.others:  # of which some may have calls of other settings
             previous, cohorts = self.previous_calls, self.cohorts
-            kept = [other.call for other in self.others if other.call in previous and other.counted.follow(cohorts)]
+            kept = [
+                other.call for other in self.others if other.call in previous and other.table.counted.follow(cohorts)
+            ]
             self.calls = tuple(kept)
         call = one_call.call_for(plan, self.transforms) if can_check else None
         if call:
@@ -219,9 +228,9 @@ class _Step:
     def run(self) -> None:
         """Runs the kernels, and notes state and counts; both, or neither, also under Ctrl-C."""
         attributes, plan, sparse_step = self.attributes, self.plan, self.sparse_step
-        for launch in plan.stored_launches:
+        for launch in plan.table.stored_launches:
             launch.begin_step(self.optimizer.storage_seed, self.number)
-        plan.stepped, node = False, containers.joined(attributes.get("_node"), plan.container.node)
+        plan.stepped, node = False, containers.joined(attributes.get("_node"), plan.table.container.node)
         try:
             if sparse_step:
                 sparse_step.before()
@@ -235,10 +244,10 @@ class _Step:
                     self.counts,
                     self.averages,
                 )
-                attributes["_state"] = plan.state if plan.state.slots else None
+                attributes["_state"] = plan.table.state if plan.table.state.slots else None
                 attributes["_node"] = node
                 attributes["_skipped_rows"] = sparse_step.skipped_steps if sparse_step else {}
-                attributes["_calls"] = self.calls
+                attributes["_calls"], attributes["_accumulated"] = self.calls, 0
                 if not self.wants_report:
                     attributes["_others"] = self.others
 
@@ -254,7 +263,7 @@ def _next(optimizer: Any, cohorts: Counts, counts: Counts) -> tuple[tuple[float,
 
 
 def _scalars(settings_by_row: list[Any], cohorts: list[int], steps: Counts) -> list[tuple[float, ...]]:
-    """The scalars of the formula for each row: those of its part at the next step of its cohort."""
+    """The scalars of the formula for each row: those of its settings at the next step of its cohort."""
     if len(settings_by_row) == 1:
         return [settings_by_row[0].scalars(steps[cohorts[0]] + 1)]
     scalars_at: dict[tuple[int, int], tuple[float, ...]] = {}
@@ -283,7 +292,7 @@ def _plan_for(
                 one_call.prepare(plan)
             moved = plan.moved
             if moved:
-                if plan.check is not None and isinstance(plan.container, containers.Buffers):
+                if plan.check is not None and isinstance(plan.table.container, containers.Buffers):
                     one_call.watch(plan)
                 _let_go(attributes, plan)
             if not report and (moved or plan is not first):
@@ -293,14 +302,29 @@ def _plan_for(
     if plans:  # arrays of the past should not be kept alive
         attributes["_plan"] = attributes["_report_plan"] = None
         attributes["_others"] = ()
-    arguments = type(optimizer).__name__, optimizer._rule, params, grads, settings._start(), optimizer._state
-    plan = Plan(
-        *arguments, report, groups, by_array, optimizer.centralize, optimizer.state_storage, optimizer._step_counts()
+    columns = constraints.columns_for(optimizer)
+    if columns is not None and optimizer._processes is not ONE_PROCESS:
+        there = {"mask": bool(columns.mask), "bounds that are arrays": True, "Sharded": True}
+        combinations.check_step(type(optimizer).__name__, there)
+    table = Table(
+        type(optimizer).__name__,
+        optimizer._rule,
+        params,
+        grads,
+        settings._start(),
+        optimizer._state,
+        by_key=report,
+        groups=groups,
+        by_array=by_array,
+        centralize=optimizer.centralize,
+        storage=optimizer.state_storage,
+        counts=optimizer._step_counts(),
+        constraints=columns,
     )
-    if optimizer._state is not None and plan.state is not optimizer._state:  # others have the state as it was
+    if optimizer._state is not None and table.state is not optimizer._state:  # others have the state as it was
         attributes["_plan"] = attributes["_report_plan"] = None
         attributes["_others"] = plans = ()
-    plan.processes = optimizer._processes
+    plan = Plan(table, optimizer._processes)
     plan.tuned_by(attributes.setdefault("_tuners", {}))
     return plan, () if report else _of_today(plans, plan), False
 
@@ -319,29 +343,31 @@ def _let_go(attributes: dict[str, Any], plan: Plan) -> None:
 
 def _of_today(others: Any, plan: Plan) -> tuple[Plan, ...]:
     """Those of other plans that have the same arrays, as far as they have the same keys."""
-    return tuple([other for other in others if other.is_plain and other.has_the_arrays_of(plan)])[: MOST_PLANS - 1]
+    return tuple([other for other in others if other.table.is_plain and other.has_the_arrays_of(plan)])[
+        : MOST_PLANS - 1
+    ]
 
 
 def _skip_or_raise(optimizer: Any, plan: Plan, grads: Any, report: bool, too_large: str = "") -> Report | None:
     """Raises, or leaves the step out, because of gradients that are NaN or infinite, or too large by an error text."""
     if optimizer.on_nonfinite == "raise":
         if too_large:
-            plan.forget_gradients()
+            plan.table.gradients = []
             raise FloatingPointError(too_large)
-        plan.refuse_nonfinite(grads)
+        gradients.refuse_nonfinite(plan.table, grads, plan.processes)
     most = optimizer._at(optimizer._steps + 1).max_skips
     if optimizer._skips_in_a_row >= most:
         try:
             if too_large:
-                plan.forget_gradients()
+                plan.table.gradients = []
                 raise FloatingPointError(too_large)
-            plan.refuse_nonfinite(grads)
+            gradients.refuse_nonfinite(plan.table, grads, plan.processes)
         except FloatingPointError as error:
             raise FloatingPointError(checks.too_many_skips(str(error), most)) from None
-    nothing = plan.report_of_nothing() if report else None
-    plan.forget_gradients()
+    nothing = reports.of_skipped_step(plan.table) if report else None
+    plan.table.gradients = []
     optimizer.__dict__["_skipped"] = optimizer._skipped + 1
-    optimizer.__dict__["_skips_in_a_row"] = optimizer._skips_in_a_row + 1
+    optimizer.__dict__.update(_skips_in_a_row=optimizer._skips_in_a_row + 1, _accumulated=0)
     return nothing
 
 
@@ -354,18 +380,18 @@ def _averages(
     transforms: tuple[str, ...],
     averaged: Counts,
 ) -> tuple[list[tuple[float, ...]], tuple[str, ...], Counts, Iterator[None]]:
-    """Scalars and transforms with those of averages of the weights, how many there are, and what moves resting ones."""
+    """Scalars and transforms with those of averages, how many there are, and calls that move the other averages."""
     writes = NOTHING
-    if plan.rows_launches or optimizer._skipped_rows:
-        averages.check_rows(optimizer, plan)
-    after = averages.amounts(optimizer, step, averaged)
+    if plan.table.rows_launches or optimizer._skipped_rows:
+        averaging.check_rows(optimizer, plan.table)
+    after = averaging.amounts(optimizer, step, averaged)
     if after:
-        rows = [tuple([weights[cohort] for weights in after.values()]) for cohort in plan.cohorts]
+        rows = [tuple([weights[cohort] for weights in after.values()]) for cohort in plan.table.cohorts]
         scalars, transforms = (
             [of_rule + more for of_rule, more in zip(scalars, rows, strict=True)],
             (*transforms, *after),
         )
     if "averaging" in after:
-        writes = averages.of_left_out(plan, params, after["averaging"])
-        averaged = counted(averaged, (*plan.counted.stepping, *plan.counted.left_out))
+        writes = averaging.of_left_out(plan.table, params, after["averaging"])
+        averaged = counted(averaged, (*plan.table.counted.stepping, *plan.table.counted.left_out))
     return scalars, transforms, averaged, writes

@@ -84,7 +84,7 @@ class CountedLeaves:
         self.stepping = tuple(dict.fromkeys(self.cohort_of[leaf] for leaf in updated)) if self.are_counted else (0,)
         """The cohorts that a step counts."""
         self.left_out = tuple({self.cohort_of[leaf] for leaf in others} - {*self.stepping})
-        """Those that are there too, of which averages are."""
+        """Those of leaves that it leaves alone, of which averages are too."""
 
     def follow(self, cohorts: Mapping[Hashable, int]) -> bool:
         """Whether the leaves are counted so by the cohorts of today, too."""

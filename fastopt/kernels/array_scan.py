@@ -1,4 +1,4 @@
-"""Where arrays lie: the aligned arena of the state, and a compiled look at a list of NumPy arrays.
+"""Where arrays lie: the aligned arena of the state, and a compiled check of a list of NumPy arrays.
 
 `scan` reads what a step must know of each array (its type, dtype, flags, shape, address) from the structs themselves.
 Asking in Python costs 1 to 2 us an array, this 5 ns. Every field it reads belongs to a public binary interface:
@@ -36,7 +36,7 @@ C_ORDER, F_ORDER, ALIGNED, WRITEABLE = 0x1, 0x2, 0x100, 0x400  # NPY_ARRAY_*
 
 # Columns of `leaves`, the table of what a plan expects of each array.
 ROW = 0  # its row in the table of addresses, -1 where the gradient is to be None
-PARAMETER = 1  # address of the parameter object, 0 where Python looks after it
+PARAMETER = 1  # address of the parameter object, 0 where Python checks it
 DTYPE = 2  # its dtype, as `dtype_word` gives it
 ORDER = 3  # the flags that the gradient must have: contiguous in the order of the state, and aligned
 DIMENSION = 4  # number of dimensions
@@ -54,15 +54,15 @@ NONE = id(None)
 def scan(parameters, gradients, first, ndarray, none, leaves, shapes, written, table):
     """Checks a step's arrays against the plan and refreshes the gradients' addresses.
 
-    parameters, gradients : addresses of two lists with an object per entry
-    first : the entry to start at
+    parameters, gradients : addresses of two lists with an object per leaf
+    first : the leaf to start at
     ndarray, none : addresses of `np.ndarray` and None; other ones in every process, so not constants
-    entries : int64[entry, ENTRY_FIELDS], what is expected
-    shapes : int64[...], the shapes of all entries, one after the other
+    leaves : int64[leaf, LEAF_FIELDS], what is expected
+    shapes : int64[...], the shapes of all leaves, one after the other
     written : int64[2, n], starts and ends of the disjoint memory blocks that a step writes, ascending
     table : int64[row, 2 + state slots]; column 1 is written
 
-    Returns the number of entries if all is as planned; k < that if gradient k needs a look in Python (another dtype,
+    Returns the number of leaves if all is as planned; k < that if Python must check gradient k (another dtype,
     layout or shape, or memory that the step writes); -1 if the parameters are not those of the plan.
     """
     items = peek(parameters + LIST_ITEMS), peek(gradients + LIST_ITEMS)

@@ -182,9 +182,13 @@ def _values(codes: Array, scales: Array, nonnegative: bool) -> Array:
     codes, scales = codes.astype(np.int32), scales[:, None]
     special = np.signbit(scales)
     if nonnegative:
-        infinite, nan, share = codes == 254, codes == 255, (np.float32(1 / 253**2), np.float32(1 / 255**2))
+        infinite, nan, scale_factors = codes == 254, codes == 255, (np.float32(1 / 253**2), np.float32(1 / 255**2))
     else:
-        infinite, nan, share = np.abs(codes) == 127, codes == -128, (np.float32(1 / 126**2), np.float32(1 / 127**2))
-    values = (codes * np.abs(codes)).astype(np.float32) * np.where(special, *share) * np.abs(scales)
+        infinite, nan, scale_factors = (
+            np.abs(codes) == 127,
+            codes == -128,
+            (np.float32(1 / 126**2), np.float32(1 / 127**2)),
+        )
+    values = (codes * np.abs(codes)).astype(np.float32) * np.where(special, *scale_factors) * np.abs(scales)
     values = np.where(special & infinite, np.copysign(np.float32(np.inf), codes.astype(np.float32)), values)
     return np.where(special & nan, np.float32(np.nan), values)

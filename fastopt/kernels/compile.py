@@ -1,7 +1,7 @@
 """From a rule to machine code.
 
 A rule is a function of scalars, `formula(p, g, *state, *scalars) -> (p, *state)`. `kernel` puts it into a loop over
-elements, `loops.step_loop`, compiles that for a dtype, and gives its address to `loops.serial` or `loops.parallel`.
+elements, `passes.step_loop`, compiles that for a dtype, and gives its address to `loops.serial` or `loops.parallel`.
 """
 
 from __future__ import annotations
@@ -19,19 +19,21 @@ from numba.core.ccallback import CFunc
 from fastopt.kernels import storage, stores
 from fastopt.kernels.averages import AVERAGES
 from fastopt.kernels.cache import digest_of, through_cache
+from fastopt.kernels.caution import aligned
 from fastopt.kernels.compose import clone, composed, helpers
+from fastopt.kernels.constraints import BOUND_COLUMNS, BY_METRIC
 from fastopt.kernels.flags import FLAGS, INNER, compiles
-from fastopt.kernels.loops import (
+from fastopt.kernels.loops import parallel, serial
+from fastopt.kernels.passes import (
     FACTORS,
+    aligned_loop,
     finite_loop,
     finite_squares_loop,
     measure_loop,
     norm_loop,
-    parallel,
     prepare_loop,
     quick_norm_loop,
     report_loop,
-    serial,
     step_loop,
 )
 from fastopt.kernels.pure_python import InterpretedRule, interpreted
@@ -41,7 +43,7 @@ from fastopt.kernels.transforms import TRANSFORMS, with_scalars
 _INT64 = numba.int64
 
 LOOP = (_INT64,) * 7, numba.void
-"""The type of `loops.step_loop` and those like it."""
+"""The type of `passes.step_loop` and those like it."""
 
 DRIVER = _INT64, _INT64, numba.types.Array(_INT64, 2, "C"), numba.types.Array(_INT64, 1, "C"), _INT64
 """The argument types of `loops.serial` and `loops.parallel`."""
@@ -57,7 +59,12 @@ LOOPS = {
     "finite_squares": finite_squares_loop,
     "norm": norm_loop,
     "quick_norm": quick_norm_loop,
+    "aligned": aligned_loop,
 }
+
+
+FUNCTIONS = TRANSFORMS | BOUND_COLUMNS | AVERAGES
+"""The functions of transforms by name; a mask has none."""
 
 
 def kernel(
@@ -72,12 +79,13 @@ def kernel(
 
     which : "step"; "report", which fills the statistics as well; for a measuring rule "measure", which only adds up
         the squares of its results, "large_measure" or "small_measure" where those would overflow or vanish; for a
-        preparing rule "prepare", which only writes the last state slot; for `NO_RULE` "finite", which only finds out
+        preparing rule "prepare", which only writes the last state slot; with the transform "cautious" "aligned", which
+        only counts the elements whose step goes against the gradient; for `NO_RULE` "finite", which only finds out
         whether all gradients are finite, "finite_squares", whether their squares are, or "norm" and
         "quick_norm", which only add these up
-    transforms : the names of the functions of `gradients.TRANSFORMS` that go before the rule, in that order, and then
-        of those of `averages.AVERAGES` that go after it. Their amounts stand behind the scalars: of those before
-        the rule the last one's first, of those after it the first one's
+    transforms : the names of the functions of `transforms.TRANSFORMS` that go before the rule or on its step, in that
+        order, then of those of `averages.AVERAGES` that go after it, and of columns. Their scalars stand behind the
+        rule's: of those of TRANSFORMS the last one's first, of averages the first one's
     form : how new parameters are stored, see `stores.py`; the same machine code and bits for each
 
     Compiled, or loaded from numba's disk cache, at the first call and kept for the life of the process.
@@ -93,13 +101,16 @@ def kernel(
 
 def callback(rule: Rule, dtype: str, which: str = "step", transforms: tuple[str, ...] = ()) -> CFunc:
     """The part of a kernel that is the rule's, not compiled yet and without the disk cache."""
-    functions = [(TRANSFORMS | AVERAGES)[name] for name in transforms]
+    functions = [FUNCTIONS[name] for name in transforms if name in FUNCTIONS]
+    functions += [aligned] if which == "aligned" else []
+    if rule.metric:
+        functions += [rule.metric, *(BY_METRIC[name] for name in transforms if name in BY_METRIC)]
     digest = digest_of(rule.formula, *functions, constants=(rule.columns(transforms), rule.small(transforms)))
     name = "_".join((rule.name, *transforms, which, dtype, digest))
     # The inner functions carry it too: two cached kernels, compiled in two processes, may otherwise hold different
     # functions under one symbol, of which the loader takes the first for both.
     names = {
-        "rule": composed(rule.formula, transforms, name, njit(**FLAGS, **INNER)),
+        "rule": composed(rule, transforms, name, njit(**FLAGS, **INNER), which),
         "DTYPE": getattr(np, dtype),
         "SIZE": np.dtype(dtype).itemsize,
         "COLUMNS": rule.columns(transforms),
@@ -135,8 +146,8 @@ def _form(form: int, dtype: str, in_pieces: bool) -> Any:
     return numbers
 
 
-def stored_form(form: int, in_pieces: bool, kinds: Any, keys: Any) -> Any:
-    """Return the numbers for `loops.walk_stored`.
+def stored_form(form: int, in_pieces: bool, kinds: Any, keys: Any, encodes: bool = True) -> Any:
+    """Return the numbers for `loops.walk_stored`; of a kernel that does not write state, it `encodes` nothing.
 
     kinds : int64[slots], the forms of `storage.py`
     keys : uint64[arrays, slots], see `codecs.slot_key`
@@ -144,7 +155,7 @@ def stored_form(form: int, in_pieces: bool, kinds: Any, keys: Any) -> Any:
     numbers = _form(form, "float32", in_pieces).copy()
     numbers[stores.SLOTS], numbers[stores.KINDS], numbers[stores.KEYS] = len(kinds), kinds.ctypes.data, keys.ctypes.data
     numbers[stores.DECODE] = compiled_for_c(storage.decode, 7)
-    numbers[stores.ENCODE] = compiled_for_c(storage.encode, 7)
+    numbers[stores.ENCODE] = compiled_for_c(storage.encode, 7) if encodes else 0
     return numbers
 
 

@@ -1,8 +1,8 @@
-"""A whole step in one call from Python: looks at parameters and gradients, and runs the kernel if all is as planned.
+"""A whole step in one call from Python: checks parameters and gradients, and runs the kernel if all is as planned.
 
 `one_call` becomes a method of C that Python calls without a wrapper of numba's. It walks dicts by functions of CPython
-and reads arrays as `memory.scan` does. The GIL is held all the while: no other thread and no signal comes between,
-and what was looked at stays alive.
+and reads arrays as `array_scan.scan` does. The GIL is held all the while: no other thread and no signal comes between,
+and what was checked stays alive.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ def one_call(self, arguments, count):
     scalars : a tuple of floats, those of the rule, row after row
     settings : the optimizer's `__dict__`, where the number of steps becomes `step`, and those of leaves `counts`
 
-    `(params, grads)` only looks, and takes up the gradients' addresses. Where those are in containers it returns a list
-    of them, which keeps them alive, in place of DONE.
+    `(params, grads)` only checks, and takes up the gradients' addresses. Where those are in containers it returns a
+    list of them, which keeps them alive, in place of DONE.
     """
     plan = peek(self + DATA)
     params, grads, only_checks = peek(arguments), peek(arguments + 8), count == 2

@@ -7,6 +7,7 @@ import inspect
 import math
 import types
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,17 +15,8 @@ import numpy as np
 from fastopt.kernels import codecs
 from fastopt.kernels.compose import clone, composed
 from fastopt.kernels.intrinsics import KEPT, SIGN_KEPT, smallest_state
-from fastopt.kernels.loops import (
-    COMPENSATION,
-    DOWN,
-    FACTORS,
-    FIELDS,
-    PIECE,
-    SECOND_COMPENSATION,
-    SECOND_TOTAL,
-    TOTAL,
-    UP,
-)
+from fastopt.kernels.loops import PIECE
+from fastopt.kernels.passes import COMPENSATION, DOWN, FACTORS, FIELDS, SECOND_COMPENSATION, SECOND_TOTAL, TOTAL, UP
 from fastopt.kernels.rule import Rule
 from fastopt.kernels.transforms import with_scalars
 
@@ -70,7 +62,7 @@ def interpreted(rule: Rule, dtype: str, which: str, transforms: tuple[str, ...] 
     smallest = number(smallest_state(dtype))
     scalars = ctypes.c_double * (len(rule.scalars) + len(with_scalars(transforms)))
     written = [rule.columns(transforms).index(column) for column in rule.columns(with_scalars(transforms))]
-    formula = composed(on_arrays(rule.formula), transforms, rule.name, lambda function: function)
+    formula = composed(on_arrays_of(rule), transforms, rule.name, _in_python, which)
 
     @np.errstate(all="ignore")
     def kernel(table: Any, starts: Any, threads: int) -> None:
@@ -96,6 +88,9 @@ def interpreted(rule: Rule, dtype: str, which: str, transforms: tuple[str, ...] 
             parameter, gradient = (array.astype(np.float64) for array in arrays[:2])
             if which == "norm":
                 cells[TOTAL], cells[COMPENSATION] = _squares(gradient)
+            elif which == "aligned":
+                count = sum(bool(formula(*(array[index] for array in arrays), *constants)) for index in range(size))
+                cells[TOTAL], cells[COMPENSATION] = float(count), 0.0
             elif which == "quick_norm":
                 cells[TOTAL], cells[COMPENSATION] = np.square(gradient).sum(), 0.0
             elif which == "measure" or which in FACTORS:
@@ -112,6 +107,17 @@ def interpreted(rule: Rule, dtype: str, which: str, transforms: tuple[str, ...] 
                 cells[:] = [*plain, int((gradient == 0).sum()), int((~np.isfinite(seen)).sum()), *large, *small]
 
     return kernel
+
+
+def on_arrays_of(rule: Rule) -> Rule:
+    """A rule of the same formulas on arrays."""
+    return replace(rule, formula=on_arrays(rule.formula), metric=rule.metric and on_arrays(rule.metric))
+
+
+def _in_python(function: Any) -> Any:
+    """A function with what an intrinsic of it is in Python."""
+    function.__globals__["chosen"] = lambda mask, new, old: new if mask else old[: len(new)]
+    return function
 
 
 def _squares(values: Any) -> tuple[float, float]:
@@ -132,8 +138,11 @@ class Stored:
     keys : uint64[arrays, slots], those of the noise
     """
 
-    def __init__(self, kernel: Callable[..., None], storage: str, nonnegative: list[bool], keys: Any) -> None:
+    def __init__(
+        self, kernel: Callable[..., None], storage: str, nonnegative: list[bool], keys: Any, encodes: bool = True
+    ) -> None:
         self._kernel, self._storage, self._nonnegative, self._keys = kernel, storage, nonnegative, keys
+        self._encodes = encodes
 
     def __call__(self, table: Any, starts: Any, threads: int) -> None:
         """Decodes the state of all arrays, has the kernel work on it, and encodes it."""
@@ -146,5 +155,5 @@ class Stored:
                 decoded[row, 2 + slot] = values.ctypes.data
                 copies.append((nonnegative, values, int(self._keys[row, slot]), run))
         self._kernel(decoded, starts, threads)
-        for nonnegative, values, key, run in copies:
+        for nonnegative, values, key, run in copies if self._encodes else ():
             codecs.encode(self._storage, nonnegative, values, key, run)

@@ -18,42 +18,42 @@ BLOCK = 2048
 """Elements that are added up at a time, so that the sum stays in the first-level cache."""
 
 
-def add_ranks(parts, total, factor):
-    """Writes `((parts[0] + parts[1]) + parts[2] ...) * factor` to `total`.
+def add_ranks(summands, total, factor):
+    """Writes `((summands[0] + summands[1]) + summands[2] ...) * factor` to `total`.
 
-    parts : float[ranks, n]
+    summands : float[ranks, n]
     total : float[n]
     factor : of the same dtype
     """
-    ranks, size = parts.shape
+    ranks, size = summands.shape
     for start in range(0, size, BLOCK):
         stop = min(start + BLOCK, size)
         block = total[start:stop]
-        block[:] = parts[0, start:stop]
+        block[:] = summands[0, start:stop]
         for rank in range(1, ranks):
-            part = parts[rank, start:stop]
+            summand = summands[rank, start:stop]
             for i in range(len(block)):
-                block[i] += part[i]
+                block[i] += summand[i]
         for i in range(len(block)):
             block[i] *= factor
 
 
-def add_ranks_of_bfloat16(parts, total, factor):
+def add_ranks_of_bfloat16(summands, total, factor):
     """`add_ranks` of numbers that travelled as bfloat16, the upper halves of float32.
 
-    parts : uint16[ranks, n]
+    summands : uint16[ranks, n]
     total : float32[n]
     """
-    ranks, size = parts.shape
+    ranks, size = summands.shape
     words = np.zeros(BLOCK, np.uint32)
     for start in range(0, size, BLOCK):
         stop = min(start + BLOCK, size)
         block, bits = total[start:stop], words[: stop - start]
         numbers = bits.view(np.float32)
         for rank in range(ranks):
-            part = parts[rank, start:stop]
+            summand = summands[rank, start:stop]
             for i in range(len(bits)):
-                bits[i] = part[i] << 16
+                bits[i] = summand[i] << 16
             if rank == 0:
                 block[:] = numbers
             else:
@@ -64,9 +64,9 @@ def add_ranks_of_bfloat16(parts, total, factor):
 
 
 def round_to_bfloat16(numbers, words, residual):
-    """Writes `numbers + residual` to `words`, rounded to bfloat16 (nearest, ties to even), and the rest to `residual`.
+    """Writes `numbers + residual` to `words`, rounded to bfloat16 (nearest, ties to even), and what that took to it.
 
-    A rest that is NaN or infinite, as of a gradient that is, is forgotten.
+    A residual that is NaN or infinite, as of a gradient that is, is forgotten.
 
     numbers, residual : float32[n]
     words : uint16[n]
@@ -74,11 +74,11 @@ def round_to_bfloat16(numbers, words, residual):
     both, sent = np.zeros(BLOCK, np.float32), np.zeros(BLOCK, np.uint32)
     for start in range(0, len(words), BLOCK):
         stop = min(start + BLOCK, len(words))
-        gradient, rest, word = numbers[start:stop], residual[start:stop], words[start:stop]
+        gradient, remainder, word = numbers[start:stop], residual[start:stop], words[start:stop]
         exact, bits = both[: stop - start], sent[: stop - start]
         exact_bits, values = exact.view(np.uint32), bits.view(np.float32)
         for i in range(len(exact)):
-            exact[i] = gradient[i] + rest[i]
+            exact[i] = gradient[i] + remainder[i]
         for i in range(len(exact)):
             whole = np.int64(exact_bits[i])
             is_nan = (whole & 0x7FFFFFFF) > 0x7F800000
@@ -87,7 +87,7 @@ def round_to_bfloat16(numbers, words, residual):
             bits[i] = (half >> 16) << 16
         for i in range(len(exact)):
             missing = exact[i] - values[i]
-            rest[i] = missing if abs(missing) < np.inf else np.float32(0)
+            remainder[i] = missing if abs(missing) < np.inf else np.float32(0)
 
 
 @cache

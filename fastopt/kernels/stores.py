@@ -115,7 +115,7 @@ def invoke(typingctx: Any, address: Any, form: Any, stack: Any, parameter: Any, 
     return types.int64(*[types.int64] * 5, block), codegen
 
 
-def _each(builder: Any, begin: Any, end: Any, step: int, body: Callable[[Any], None]) -> None:
+def _for_each_vector(builder: Any, begin: Any, end: Any, step: int, body: Callable[[Any], None]) -> None:
     with cgutils.for_range_slice(builder, begin, end, ir.Constant(_INT64, step), _INT64) as (at, _):
         body(at)
 
@@ -130,7 +130,7 @@ def prefetch(typingctx: Any, begin: Any, end: Any) -> Any:
         ask = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
         how = [ir.Constant(flag, value) for value in (1, 3, 1)]  # to write it, to keep it, data
         begin, end = args
-        _each(builder, begin, end, LINE, lambda at: builder.call(ask, [builder.inttoptr(at, pointer), *how]))
+        _for_each_vector(builder, begin, end, LINE, lambda at: builder.call(ask, [builder.inttoptr(at, pointer), *how]))
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64), codegen
@@ -155,9 +155,9 @@ def _copying(past_caches: bool) -> Any:
         first = builder.select(builder.icmp_signed("<", up, end), up, end)
         down = builder.and_(end, mask)
         last = builder.select(builder.icmp_signed(">", down, first), down, first)
-        _each(builder, target, first, width, lambda at: move(at, word, width))
-        _each(builder, first, last, LINE, lambda at: move(at, line, LINE))
-        _each(builder, last, end, width, lambda at: move(at, word, width))
+        _for_each_vector(builder, target, first, width, lambda at: move(at, word, width))
+        _for_each_vector(builder, first, last, LINE, lambda at: move(at, line, LINE))
+        _for_each_vector(builder, last, end, width, lambda at: move(at, word, width))
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64, types.int64), codegen

@@ -1,4 +1,4 @@
-"""The arrays that a sharded step works on: views of the user's parameters, by share."""
+"""The arrays that a sharded step works on: views of the user's parameters, by shard."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Binding:
     arrays : {path: parameter as an array}
     leaves : {path: how it lies}
     flats : {path: its elements as a vector}, a copy where the array is not contiguous or a number
-    pieces : {Piece: view of the elements that this process steps}
+    slices : {LeafSlice: view of the elements that this process steps}
     """
 
     def __init__(self, owner: str, params: Any) -> None:

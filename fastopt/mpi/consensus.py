@@ -7,6 +7,8 @@ from operator import is_
 from typing import Any
 
 from fastopt import array_checks, checks, rows
+from fastopt.engine import gradient_sums
+from fastopt.engine.objects import OWN
 from fastopt.kernels import RULES
 from fastopt.mpi.agreement import digest_of
 from fastopt.mpi.binding import Binding, name_of
@@ -23,7 +25,7 @@ class Consensus:
     """The checks of `Sharded`, which all processes pass or all fail."""
 
     def _checked(
-        self, operation: str, params: Any, grads: Any, report: bool = False
+        self: Any, operation: str, params: Any, grads: Any, report: bool = False
     ) -> tuple[Binding, Exchange, dict[Hashable, Any]]:
         """Parameters and gradients that all processes have alike; raises on all otherwise."""
         error: Exception | None = None
@@ -31,7 +33,11 @@ class Consensus:
         found: dict[Hashable, Any] = {}
         try:
             binding, exchange = self._bound(params)
-            found = exchange.checked(grads, binding)
+            if grads is OWN and not exchange.calls:
+                raise TypeError(f"Sharded {self._owner}: {operation}() got no gradients, and none were accumulated")
+            if grads is not OWN and exchange.calls:
+                raise RuntimeError(gradient_sums.with_gradients(f"Sharded {self._owner}", exchange.calls))
+            found = {} if grads is OWN else exchange.checked(grads, binding)
             kinds = exchange.kinds_with(found)
             self._check_kinds(kinds)
         except Exception as caught:
@@ -114,19 +120,23 @@ class Consensus:
                 "the optimizer": f"{self._owner}, reduce={self.reduce!r}, transport={self.transport!r}",
                 **self._settings_as_text(),
                 "iter": str(self.optimizer.iter),
+                "the number of accumulated gradients": str(self._calls()),
                 **({} if binding is None else binding.as_text()),
                 **{name_of(path, "grads"): kind for path, kind in (kinds or {}).items()},
             }
 
         if error is None and operation in AFTER_A_STEP and self._exchange is not None:
-            if any(kind != NONE for kind in self._exchange.kinds.values()):
+            if self._calls():
                 error = RuntimeError(
                     f"Sharded {self._owner}: gradients were accumulated, which {operation} does not know; call update "
                     "before"
                 )
         leaves = b"" if binding is None else binding.digest
-        parts = operation, report, self.reduce, self.transport, self.optimizer.iter, leaves, kinds
+        parts = operation, report, self.reduce, self.transport, self.optimizer.iter, self._calls(), leaves, kinds
         self._agreement.reach(digest_of(*parts, self._settings_digest()), describe, error)
+
+    def _calls(self: Any) -> int:
+        return 0 if self._exchange is None else self._exchange.calls
 
     def _settings_digest(self: Any) -> bytes:
         """A digest of all settings; worked out anew only where one was assigned to, or follows a schedule."""

@@ -25,8 +25,8 @@ class LineBuffers:
     """Memory for the exchange of one line, made once.
 
     gradients : float[size], the gradients of this process, added up
-    received : [ranks, share], those of all processes for this one's shard, as they travel
-    summed : float[share]
+    received : [ranks, shard], those of all processes for this one's shard, as they travel
+    summed : float[shard]
     """
 
     def __init__(self, line: Line, comm: MPI.Comm, bfloat16: bool) -> None:
@@ -100,6 +100,8 @@ class Exchange:
         """Lets go of all gradients."""
         self.kinds: dict[Hashable, str] = dict.fromkeys(self.shards.leaves, NONE)
         self.rows: dict[Hashable, list[Any]] = {}
+        self.calls = 0
+        """How many gradients were accumulated."""
 
     def checked(self, grads: Any, binding: Binding) -> dict[Hashable, Any]:
         """Gradients by path, each an array, a pair of indices and values, or None; writes nothing."""
@@ -140,7 +142,7 @@ class Exchange:
     def kinds_with(self, gradients: dict[Hashable, Any]) -> dict[Hashable, str]:
         """The kinds of all gradients since the last step, those that `checked` returned included."""
         kinds = {path: _kind_of(value) for path, value in gradients.items()}
-        return {path: self.kinds[path] if kind == NONE else kind for path, kind in kinds.items()}
+        return self.kinds | {path: kind for path, kind in kinds.items() if kind != NONE}
 
     def add(self, gradients: dict[Hashable, Any], grads: Any = None) -> Any:
         """Adds gradients that `checked` returned to those that are waiting.

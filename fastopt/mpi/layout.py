@@ -19,11 +19,11 @@ from fastopt.engine.state import Layout
 from fastopt.flat import Array
 
 CACHE_LINE = 64
-"""Bytes; shares begin at multiples of it, so that no two processes of a machine write to one."""
+"""Bytes; shards begin at multiples of it, so that no two processes of a machine write to one."""
 
 
 class LeafSlice(NamedTuple):
-    """A part of one leaf: its elements from `start` to `stop` in the order of memory."""
+    """A slice of one leaf: its elements from `start` to `stop` in the order of memory."""
 
     path: Hashable
     start: int
@@ -63,7 +63,7 @@ class Line:
 
 
 class Shards:
-    """The shares of all processes.
+    """The shards of all processes.
 
     leaves : {path: how the array lies}
     ranks : the number of processes
@@ -124,7 +124,7 @@ def flat(array: Array, order: str) -> Array:
 
 
 def _cut(dtype: np.dtype[Any], sizes: dict[Hashable, int], ranks: int) -> Line:
-    """Equal shares, in the middle of an array where the borders fall."""
+    """Equal shards, in the middle of an array where the borders fall."""
     total = sum(sizes.values())
     step = CACHE_LINE // dtype.itemsize
     shard = math.ceil(total / ranks / step) * step

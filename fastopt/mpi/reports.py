@@ -8,13 +8,13 @@ import numpy as np
 from mpi4py import MPI
 
 from fastopt.engine.containers import BARE
-from fastopt.kernels.loops import FIELDS
+from fastopt.kernels.passes import FIELDS
 from fastopt.mpi.layout import LeafSlice, Shards
 from fastopt.report import Report
 
 
 def over_all(report: Report, shards: Shards, comm: MPI.Comm) -> Report:
-    """The report on whole leaves, the same on all processes, from each one's report on its pieces.
+    """The report on whole leaves, the same on all processes, from each one's report on its slices.
 
     Sums are added in the order of the ranks. They are float64, of other parts than on one process, so norms may differ
     from its in their last digits.

@@ -157,16 +157,16 @@ class SharedSaving:
 
     def _storages(self: Any, local: dict[str, Any]) -> dict[tuple[str, Hashable], Storage]:
         """How the compact arrays of all processes are stored; each lies whole on one of them."""
-        own = {
+        storages = {
             (slot, leaf_slice.path): Storage.of(array)
             for slot, parts in local["state"].items()
             for leaf_slice, array in (parts or {}).items()
             if isinstance(array, Codes)
         }
-        return {name: storage for of_rank in self.comm.allgather(own) for name, storage in of_rank.items()}
+        return {name: storage for of_rank in self.comm.allgather(storages) for name, storage in of_rank.items()}
 
     def _by_leaf(self: Any, local: dict[str, Any]) -> dict[str, Any]:
-        """Steps that rows wait for and counts of leaves, of all processes' pieces, by leaf."""
+        """Steps that rows wait for and counts of leaves, of all processes' slices, by leaf."""
         merged: dict[str, Any] = {}
         for of_rank in self.comm.allgather({name: local[name] for name in BY_KEY if name in local}):
             for name, by_slice in of_rank.items():
@@ -266,23 +266,23 @@ class SharedSaving:
     def _scattered(
         self: Any, arrays: dict[Hashable, Any], storages: dict[Hashable, Storage]
     ) -> dict[LeafSlice, Array | Codes]:
-        """Return this process's pieces of the arrays of a slot, which rank 0 has."""
+        """Return this process's slices of the arrays of a slot, which rank 0 has."""
         shards, rank = self._exchange.shards, self.comm.rank
         slices: dict[LeafSlice, Array | Codes] = {}
         for path, leaf in shards.leaves.items():
             starts, counts = shards.ranges(path)
-            own = [leaf_slice for leaf_slice in shards.slices(rank) if leaf_slice.path == path]
+            of_leaf = [leaf_slice for leaf_slice in shards.slices(rank) if leaf_slice.path == path]
             if path in storages:  # whole, on one process
                 storage, codes, scales = storages[path]
                 owner = int(np.argmax(counts))
                 sent = (arrays[path].codes, arrays[path].scales) if rank == 0 else (None, None)
                 found = Codes(storage, self._sent(sent[0], codes, owner), self._sent(sent[1], scales, owner))
-                slices |= dict.fromkeys(own, found)
+                slices |= dict.fromkeys(of_leaf, found)
                 continue
             part = np.empty(counts[rank], leaf.dtype)
             whole = flat(np.asarray(arrays[path], order=leaf.order), leaf.order) if rank == 0 else None
             self.comm.Scatterv(None if whole is None else [whole, (counts, starts)], part)
-            for leaf_slice in own:
+            for leaf_slice in of_leaf:
                 slices[leaf_slice] = shards.shaped(
                     leaf_slice, part[leaf_slice.start - starts[rank] : leaf_slice.stop - starts[rank]]
                 )
@@ -297,7 +297,7 @@ class SharedSaving:
         return part
 
     def _by_slice(self: Any, by_leaf: dict[Hashable, Any]) -> dict[LeafSlice, Any]:
-        """The entries by leaf, for this process's pieces."""
+        """Values by leaf, for this process's slices."""
         shards, found = self._exchange.shards, {}
         for leaf_slice in shards.slices(self.comm.rank):
             if leaf_slice.path in by_leaf:
@@ -308,9 +308,11 @@ class SharedSaving:
 
     def _plain(self: Any) -> Any:
         """An optimizer with these settings, on one process and before its first step."""
-        own, plain = self.optimizer.__dict__, object.__new__(type(self.optimizer))
+        attributes, plain = self.optimizer.__dict__, object.__new__(type(self.optimizer))
         names = [name for name in self.optimizer._hyperparameters() if name != "groups"]
-        plain.__dict__.update({name: copy.deepcopy(own[name]) for name in names}, _scheduled=self.optimizer._scheduled)
+        plain.__dict__.update(
+            {name: copy.deepcopy(attributes[name]) for name in names}, _scheduled=self.optimizer._scheduled
+        )
         plain.groups = {selector: dict(group) for selector, group in self.optimizer.groups.items()}
         return plain
 

@@ -12,6 +12,8 @@ import numpy as np
 from mpi4py import MPI
 
 from fastopt import checks
+from fastopt.engine import step
+from fastopt.engine.objects import OWN
 from fastopt.flat import Array
 from fastopt.mpi.agreement import Agreement
 from fastopt.mpi.averaging import SharedAverages
@@ -118,6 +120,11 @@ class Sharded(Consensus, SharedAverages, SharedSaving):
     # -- settings and state are those of the optimizer -----------------------------------------------------------------
 
     def __getattr__(self, name: str) -> Any:
+        if name in ("trial", "undo"):
+            raise AttributeError(
+                f"Sharded {self._owner} takes no steps back; `save` before a step that may fail, and `load` that on "
+                "all processes"
+            )
         if name.startswith("_") or name not in self._readable():
             raise AttributeError(
                 f"Sharded {self._owner} has no attribute {name!r}; it has {', '.join(self._readable())}"
@@ -155,16 +162,14 @@ class Sharded(Consensus, SharedAverages, SharedSaving):
 
     # -- a step -------------------------------------------------------------------------------------------------------
 
-    def update(self, params: Any, grads: Any, *, report: bool = False) -> Any:
+    def update(self, params: Any, grads: Any = OWN, *, report: bool = False) -> Any:
         """Makes one step with the gradients of all processes: writes `params` and this process's shard of the state.
-
-        What `accumulate` was given since the last step is added to `grads`.
 
         Parameters
         ----------
         params, grads, report
-            As in `Optimizer.update`. Names, shapes, dtypes and the order of names are the same on all processes, and so
-            is which gradients are None or `Rows`.
+            As in `Optimizer.update`; after `accumulate` without `grads`. Names, shapes, dtypes and the order of names
+            are the same on all processes, and so is which gradients are None or `Rows`.
 
         Raises
         ------
@@ -174,18 +179,22 @@ class Sharded(Consensus, SharedAverages, SharedSaving):
         """
         with self._alone():
             binding, exchange, found = self._checked("update", params, grads, report)
-            kinds = exchange.kinds_with(found)
-            gradients = exchange.reduce(exchange.add(found, grads))
+            kinds, summed = exchange.kinds_with(found), exchange.calls
+            gradients = exchange.reduce(None if grads is OWN else exchange.add(found, grads))
             binding.fetch()
             # What a step may refuse alone shows when it is first made like this; what values call for, all find alike.
-            kind = binding.digest, kinds, report, self._last_settings[1]
+            kind = binding.digest, kinds, report, bool(summed), self._last_settings[1]
             first, self._kind_of_step = kind != self._kind_of_step, None
-            result = (self._on_all if first else call)(
-                lambda: self.optimizer.update(binding.slices, gradients, report=report)
-            )
+            result = (self._on_all if first else call)(lambda: self._stepped(binding.slices, gradients, report, summed))
             self._kind_of_step = kind
             exchange.gather(binding)
             return over_all(result, exchange.shards, self.comm) if report else None
+
+    def _stepped(self, slices: Any, gradients: Any, report: bool, summed: int) -> Any:
+        if not summed:
+            return self.optimizer.update(slices, gradients, report=report)
+        with self.optimizer._not_stepping():
+            return step.make(self.optimizer, slices, gradients, report, summed)
 
     def update_hessian(self, params: Any, estimates: Any) -> None:
         """Takes the mean (or sum) of all processes' estimates of the Hessian's diagonal into `h`, for `Sophia`.
@@ -204,10 +213,10 @@ class Sharded(Consensus, SharedAverages, SharedSaving):
             self._on_all(lambda: take(binding.slices, reduced))
 
     def accumulate(self, grads: Any) -> None:
-        """Adds gradients to those of the next `update`, without communication; writes neither parameters nor state.
+        """Adds gradients up until the next `update(params)`, which steps with their mean, without communication.
 
-        For batches that do not fit at once. The sum counts: set `gradient_scale` to 1 / n where the mean of n is
-        wanted. `update` adds its own gradients to it. The number of calls may differ between processes.
+        For batches that do not fit at once; as `Optimizer.accumulate`, but in the dtype of the parameters, and of
+        `Rows` too. All processes make as many calls between two steps.
 
         Parameters
         ----------
@@ -224,10 +233,11 @@ class Sharded(Consensus, SharedAverages, SharedSaving):
         Examples
         --------
         >>> import numpy as np, fastopt, fastopt.mpi
-        >>> params, optimizer = {"W": np.ones(3)}, fastopt.mpi.Sharded(fastopt.SGD(lr=0.5, gradient_scale=0.5))
+        >>> params, optimizer = {"W": np.ones(3)}, fastopt.mpi.Sharded(fastopt.SGD(lr=0.5))
         >>> optimizer.broadcast(params)
         >>> optimizer.accumulate({"W": np.ones(3)})
-        >>> optimizer.update(params, {"W": 3 * np.ones(3)})
+        >>> optimizer.accumulate({"W": 3 * np.ones(3)})
+        >>> optimizer.update(params)
         >>> params["W"]
         array([0., 0., 0.])
         """
@@ -240,6 +250,18 @@ class Sharded(Consensus, SharedAverages, SharedSaving):
             found = self._exchange.checked(grads, self._binding)
             self._check_kinds(self._exchange.kinds_with(found))
             self._exchange.add(found)
+            self._exchange.calls += 1
+
+    @property
+    def accumulated(self) -> int:
+        """The number of gradients that `accumulate` was given since the last step."""
+        return self._calls()
+
+    def discard_accumulated(self) -> None:
+        """Drops what `accumulate` was given since the last step; called by all processes, without communication."""
+        with self._alone():
+            if self._exchange is not None:
+                self._exchange.forget()
 
     def broadcast(self, params: Any) -> None:
         """Writes the parameters of rank 0 to `params` of all processes, in place.

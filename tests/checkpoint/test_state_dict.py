@@ -202,7 +202,7 @@ BAD_FILES = {
     "one bit": (lambda path: path.write_bytes(path.read_bytes()[:-5] + bytes([path.read_bytes()[-5] ^ 1]) + path.read_bytes()[-4:]), "is damaged: its checksum"),
     "other model": (lambda path: safetensors.numpy.save_file({"x": np.ones(3)}, path), "no checkpoint of fastopt: it names no format"),
     "other model with metadata": (lambda path: safetensors.numpy.save_file({"x": np.ones(3)}, path, {"format": "pt"}), "it names no format"),
-    "newer": (lambda path: rewritten(path, lambda tensors, metadata: metadata.update(format="4", fastopt="9.9")), "of format 4, written by fastopt 9.9; this version reads formats up to 3: update fastopt"),
+    "newer": (lambda path: rewritten(path, lambda tensors, metadata: metadata.update(format="5", fastopt="9.9")), "of format 5, written by fastopt 9.9; this version reads formats up to 4: update fastopt"),
     "step changed": (lambda path: rewritten(path, lambda tensors, metadata: metadata.update(step="7", checksum="0" * 64)), "is damaged: its checksum"),
     "unknown rule": (lambda path: rewritten(path, lambda tensors, metadata: metadata.update(rule="sofia")), "holds the state of rule 'sofia', expected 'adam'"),
     "other rule": (lambda path: rewritten(path, lambda tensors, metadata: (metadata.update(rule="momentum", hyperparameters="{}"), tensors.update({'v/"W"': tensors.pop('m/"W"')}))), "state of rule 'momentum', expected 'adam'"),

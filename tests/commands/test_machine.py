@@ -16,7 +16,7 @@ def test_lines():
     if len(before) == 1:
         assert found is None
     else:
-        assert found.shared > 0 and found.own > 0
+        assert found.shared > 0 and found.unshared > 0
 
 
 def test_one_cpu(monkeypatch):

@@ -30,7 +30,7 @@ SETTINGS = {
 
 
 @pytest.fixture
-def made(monkeypatch):
+def full_steps(monkeypatch):
     """How many steps `step.make` has made."""
     counted, make = [], step.make
     monkeypatch.setattr(step, "make", lambda *rest: counted.append(1) or make(*rest))
@@ -43,7 +43,7 @@ def arrays(rng, dtype):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("name", SETTINGS)
-def test_as_the_reference(name, dtype, made, rng):
+def test_as_the_reference(name, dtype, full_steps, rng):
     settings = SETTINGS[name]
     numbers = {key: value for key, value in settings.items() if not callable(value)}
     pair, fast = Pair("adam", **numbers), arrays(rng, dtype)
@@ -56,11 +56,11 @@ def test_as_the_reference(name, dtype, made, rng):
         for key in fast:
             assert_same_bits(fast[key], plain[key])
     pair.assert_same_state()
-    assert len(made) == 2 and pair.fast.iter == 8
+    assert len(full_steps) == 2 and pair.fast.iter == 8
 
 
 @pytest.mark.parametrize("kind", ["array", "flat"])
-def test_one_array_and_flat_dicts(kind, made, rng):
+def test_one_array_and_flat_dicts(kind, full_steps, rng):
     params, grads = arrays(rng, np.float32), arrays(rng, np.float32)
     if kind == "array":
         params, grads = params["W"], grads["W"]
@@ -73,7 +73,7 @@ def test_one_array_and_flat_dicts(kind, made, rng):
         pair.update(params, plain, grads)
     for key in (...,) if kind == "array" else params:
         assert_same_bits(params[key], plain[key])
-    assert len(made) == 2
+    assert len(full_steps) == 2
 
 
 CHANGES = {
@@ -110,7 +110,7 @@ def test_changes_are_seen(what, rng):
         assert_same_bits(array, expected[key])
 
 
-def test_errors_write_nothing(made, rng):
+def test_errors_write_nothing(full_steps, rng):
     params, grads = arrays(rng, np.float32), arrays(rng, np.float32)
     optimizer = fastopt.Adam(lr=lambda step: -1.0 if step == 6 else 0.1, clip_norm=1.0)
     for bad, error, words in (

@@ -266,7 +266,7 @@ REFUSED = {
     "in a dataclass": (lambda: [Setting(np.ones(2))], TypeError, r"params\[0\]\.rate is .*\{'static': True\}"),
     "two of one name": (lambda: {"a.b": np.ones(1), "a": {"b": np.ones(1)}}, ValueError, r"both have the name 'a\.b'"),
     "itself": (itself, ValueError, "params cannot be walked: a list holds itself"),
-    "copies": (lambda: [Copying(W=np.ones(2))], TypeError, r"params\[0\]\['W'\] is another array at each look"),
+    "copies": (lambda: [Copying(W=np.ones(2))], TypeError, r"params\[0\]\['W'\] is another array at each access"),
     "text": (lambda: [["x"]], TypeError, r"params\[0\]\[0\] is of type str"),
     "integers": (lambda: [{"a": np.ones(2, int)}], TypeError, r"params\[0\]\['a'\] has dtype int64"),
     "overlap": (

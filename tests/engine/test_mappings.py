@@ -1,4 +1,4 @@
-"""Mappings other than dicts, among them those that hand out another array at each look."""
+"""Mappings other than dicts, among them those that hand out another array at each access."""
 
 import shelve
 from collections import OrderedDict, UserDict
@@ -14,21 +14,21 @@ from tests.conftest import ONE_OF_EACH_KIND, assert_same_bits
 
 
 class Copying(UserDict):
-    """Whose every look is a copy."""
+    """Whose every access is a copy."""
 
     def __getitem__(self, key):
         return np.copy(super().__getitem__(key))
 
 
 class CopyingDict(dict):
-    """Whose `values` are its own, and whose looks are copies."""
+    """Whose `values` are its own, and whose accesses are copies."""
 
     def __getitem__(self, key):
         return super().__getitem__(key).copy()
 
 
 class Views(UserDict):
-    """Whose every look is another view of the same memory."""
+    """Whose every access is another view of the same memory."""
 
     def __getitem__(self, key):
         return super().__getitem__(key)[...]
@@ -99,7 +99,7 @@ def test_what_cannot_be_assigned_to_is_refused(tmp_path, make):
         "refusing": lambda: Refusing(W=np.ones(3)),
     }[make]()
     optimizer = fastopt.Adam()
-    words = r"Adam: params, of type \w+, hands out another array for 'W' at each look.* params = dict\(params\)"
+    words = r"Adam: params, of type \w+, hands out another array for 'W' at each access.* params = dict\(params\)"
     with pytest.raises(TypeError, match=words):
         optimizer.update(params, {"W": np.ones(3)})
     assert optimizer.iter == 0 and optimizer.m is None and (params["W"] == 1).all()

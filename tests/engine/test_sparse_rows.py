@@ -294,7 +294,7 @@ def test_skipped_steps_are_made_at_the_settings_of_their_time():
     np.testing.assert_allclose(fast, plain, rtol=1e-12)
 
 
-def test_lazy_and_flat_steps_of_a_lagging_table():
+def test_lazy_and_flat_steps_of_a_table_that_skipped_some():
     optimizer, params = (
         fastopt.Momentum(lr=1.0, momentum=0.5),
         fastopt.flatten({"e": np.zeros((3, 1)), "b": np.zeros(1)}),
@@ -308,7 +308,7 @@ def test_lazy_and_flat_steps_of_a_lagging_table():
     assert params["e"].ravel().tolist() == [-1.75, -1.5, -1.5]
 
 
-def test_rows_that_lag_behind_are_saved(tmp_path):
+def test_skipped_steps_are_saved(tmp_path):
     for table in ({"e": np.ones((30, 2), np.float32), "W": np.ones((2, 2))}, np.ones((30, 2))):
         bare, optimizer = isinstance(table, np.ndarray), fastopt.Momentum(momentum=0.99)
         for step in range(6):
@@ -348,9 +348,9 @@ def test_what_cannot_be_exact():
         fastopt.SGD().update({"a": table, "b": table}, {"a": rows, "b": np.ones((5, 3))})
     assert (table == 1).all()
     optimizer = fastopt.Momentum()
-    optimizer.catch_up({})  # nothing lags behind yet
+    optimizer.catch_up({})  # no row has skipped a step yet
     optimizer.update({"e": table}, {"e": rows})
-    with pytest.raises(KeyError, match=r"Momentum: params\['e'\] is missing, of which rows lag behind"):
+    with pytest.raises(KeyError, match=r"Momentum: params\['e'\] is missing, of which rows have skipped steps"):
         optimizer.catch_up({"W": table})
     with pytest.raises(ValueError, match=r"params\['e'\] has shape \(4, 3\), but at the first step"):
         optimizer.catch_up({"e": np.ones((4, 3))})

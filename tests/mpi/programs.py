@@ -207,6 +207,7 @@ def check_clipping():
 
     compare(lambda: fastopt.Adam(clip_norm=0.5, clip_value=0.1))
     compare(lambda: fastopt.Adam(clip_array_norm=0.5))
+    compare(lambda: fastopt.Adam(cautious=True))
     compare(lambda: fastopt.SGD(clip_norm=0.5), change=large)
     compare(lambda: fastopt.SGD(clip_array_norm=0.5), change=large)
 
@@ -374,16 +375,30 @@ def check_numbers():
 
 def check_accumulation():
     params, reference = arrays(0), arrays(0)
-    sharded, plain = Sharded(fastopt.Adam(gradient_scale=0.5)), fastopt.Adam(gradient_scale=0.5)
+    sharded, plain = Sharded(fastopt.Adam()), fastopt.Adam(gradient_scale=0.5)
     with raises(RuntimeError, "broadcast(params)"):
         sharded.accumulate(arrays(1))
     sharded.broadcast(params)
     for step in range(3):
         first, second = ([arrays(200 * step + 2 * rank + part + 1) for rank in range(SIZE)] for part in range(2))
         sharded.accumulate(first[RANK])
-        sharded.update(params, second[RANK])
+        with raises(RuntimeError, "update() got gradients, but 1 were accumulated"):
+            sharded.update(params, second[RANK])
+        sharded.accumulate(second[RANK])
+        sharded.update(params)
         both = [{key: one[key] + other[key] for key in one} for one, other in zip(first, second, strict=True)]
         plain.update(reference, added_up(both))
+    with raises(TypeError, "got no gradients"):
+        sharded.update(params)
+    for _ in range(RANK + 1):
+        sharded.accumulate(first[RANK])
+    if SIZE > 1:
+        with raises(ValueError, "accumulated gradients"):
+            sharded.update(params)
+    sharded.discard_accumulated()
+    assert sharded.accumulated == 0
+    with raises(AttributeError, "takes no steps back"):
+        sharded.trial(params)
     assert_alike(sharded, plain, params, reference)
 
 

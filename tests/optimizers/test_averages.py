@@ -117,14 +117,14 @@ def test_averages_are_of_all_rows_where_gradients_are_of_some(averaging, dtype, 
     pair.assert_same_state()
 
 
-def test_rows_that_lag_behind_and_lookahead_are_refused_with_averages():
+def test_rows_that_skip_steps_and_lookahead_are_refused_with_averages():
     for settings, exact, words in (
         (
             {"lookahead": Lookahead(), "averaging": EMA()},
             False,
             r"Rows leave most of an array",
         ),
-        ({"averaging": EMA()}, True, "Rows with exact=True let rows lag behind, and averages are of weights"),
+        ({"averaging": EMA()}, True, "Rows with exact=True let rows skip steps, and averages are of weights"),
     ):
         params, optimizer = {"W": np.ones((5, 3))}, fastopt.SGD(**settings)
         with pytest.raises(ValueError, match=f"SGD: gradients that are {words}"):
@@ -203,7 +203,7 @@ def test_steps_that_leave_averages_alone_run_the_plain_kernel():
     kernels = []
     for step in range(1, 6):
         optimizer.update(params, model(seed=step))
-        (launch,) = optimizer._plan._launches
+        (launch,) = optimizer._plan.table.launches
         kernels.append([transforms for _, _, transforms, _ in launch.kernels])
     assert kernels[1] == [()] and kernels[2] == [(), ("averaging",)]
     assert kernels[4] == kernels[3] == [(), ("averaging",), ("lookahead",)]

@@ -11,6 +11,7 @@ import pytest
 
 import fastopt
 from fastopt import CheckpointError, Rows, reference, schedules, threads
+from fastopt.engine.address_table import Table
 from fastopt.engine.plan import Plan
 from fastopt.kernels.compile import callback
 from fastopt.kernels.pure_python import on_arrays
@@ -31,9 +32,9 @@ def adam_scalars(step, lr, beta1, beta2, eps):
 
 
 @fastopt.rule(state=("m", "v"), scalars=adam_scalars, lr=0.001, beta1=0.9, beta2=0.999, eps=1e-7)
-def my_adam(p, g, m, v, step_size, gradient_share, square_share, eps):
-    m = m + gradient_share * (g - m)
-    v = v + square_share * (g * g - v)
+def my_adam(p, g, m, v, step_size, one_minus_beta1, one_minus_beta2, eps):
+    m = m + one_minus_beta1 * (g - m)
+    v = v + one_minus_beta2 * (g * g - v)
     return p - step_size * m / (math.sqrt(v) + eps), m, v
 
 
@@ -181,7 +182,7 @@ def test_kernels_are_cached_by_their_formula(tmp_path):
         )
         cache = {"NUMBA_CACHE_DIR": str(tmp_path / "cache"), "NUMBA_DEBUG_CACHE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
         out = python(SHELL, str(tmp_path), **cache).stdout
-        kernel = [line for line in out.splitlines() if "loops.shrink" in line]
+        kernel = [line for line in out.splitlines() if "passes.shrink" in line]
         return any("data loaded" in line for line in kernel), out.split("RESULT")[1].strip()
 
     assert step("p - lr * g") == (False, "0.5")
@@ -201,10 +202,10 @@ def in_numpy(own, optimizer, step, p, g, state):
     if own is my_momentum:
         v = scalars[1] * state[0] - scalars[0] * g
         return [p + v, v]
-    step_size, gradient_share, square_share, eps = scalars
+    step_size, one_minus_beta1, one_minus_beta2, eps = scalars
     m, v = state
-    m = m + gradient_share * (g - m)
-    v = v + square_share * (g * g - v)
+    m = m + one_minus_beta1 * (g - m)
+    v = v + one_minus_beta2 * (g * g - v)
     return [p - step_size * m / (np.sqrt(v) + eps), m, v]
 
 
@@ -314,9 +315,9 @@ def test_kernels_without_arithmetic_are_one_for_each_number_of_slots():
     assert len({callback(rule, "float32").__name__ for rule in rules}) == 4
     for slots, moving in enumerate(rules):
         p, g = np.ones(9, np.float32), np.full(9, 2, np.float32)
-        plan = Plan("limit", moving, p, g, dict.fromkeys(moving.state, 5.0), None)
+        plan = Plan(Table("limit", moving, p, g, dict.fromkeys(moving.state, 5.0), None))
         plan.run(p, [()], report=False)
-        last = plan.state.views[moving.state[-1]] if slots else {"": p}
+        last = plan.table.state.views[moving.state[-1]] if slots else {"": p}
         assert next(iter(last.values())).tolist() == [3.0] * 9 and p[0] == (5 if slots else 3)
 
 
