@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
-import re
 from collections.abc import Hashable, Mapping
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fastopt import averages, checks
-from fastopt.checkpoint import atomic_file, setting_arrays, with_params
+from fastopt import averages
+from fastopt.checkpoint import atomic_file, setting_arrays, tensor_file, with_params
 from fastopt.checkpoint.state_dict import CheckpointError, Mismatch, load_state_dict, one_line, same_rule
+from fastopt.checkpoint.tensor_file import CODES
 from fastopt.constraints import Bounds, Mask
 from fastopt.engine import containers
 from fastopt.engine.columns import Codes
@@ -31,9 +30,6 @@ from fastopt.flat import Array
 from fastopt.groups import PREDICATES, Groups
 from fastopt.kernels.averages import SLOTS
 from fastopt.schedules import from_dict, to_dict
-
-CODES = tuple(map(np.dtype, (np.uint16, np.int8, np.uint8)))
-"""The dtypes of compact state."""
 
 FORMAT = 4
 """The version of what the file holds: 1 where there are no parameters, 3 where there is compact state or leaves have
@@ -56,7 +52,7 @@ def save(saved: dict[str, Any], owner: str, path: str | os.PathLike[str]) -> Non
     One array is in memory at a time, where they are made of parts that lie elsewhere (`fastopt.mpi`).
     """
     tensors, metadata = _pack(owner, saved)
-    header, places = _header(tensors, {**metadata, "checksum": hashlib.sha256().hexdigest()})
+    header, places = tensor_file.header(tensors, {**metadata, "checksum": hashlib.sha256().hexdigest()})
     if len(header) - 8 > LONGEST_HEADER:
         raise CheckpointError(
             f"{owner}: the names of its arrays are too long for a file, whose header may have {LONGEST_HEADER:,} "
@@ -64,70 +60,16 @@ def save(saved: dict[str, Any], owner: str, path: str | os.PathLike[str]) -> Non
         )
 
     def fill(descriptor: int) -> None:
-        digest = _digest_of(metadata)
+        digest = tensor_file.digest_of(metadata)
         for name in sorted(tensors):
             array = np.ascontiguousarray(tensors[name])
-            _add(digest, name, array.reshape(tensors[name].shape))
+            tensor_file.add(digest, name, array.reshape(tensors[name].shape))
             if array.size:
                 atomic_file.write_all(descriptor, array.data, len(header) + places[name])
-        complete, _ = _header(tensors, {**metadata, "checksum": digest.hexdigest()})
+        complete, _ = tensor_file.header(tensors, {**metadata, "checksum": digest.hexdigest()})
         atomic_file.write_all(descriptor, complete, 0)
 
     atomic_file.write(owner, path, fill)
-
-
-def _header(tensors: dict[str, Array], metadata: dict[str, str]) -> tuple[bytes, dict[str, int]]:
-    """The header of a safetensors file with its length before it, and where each array begins behind it."""
-    described: dict[str, Any] = {"__metadata__": metadata}
-    places, place = {}, 0
-    for name, array in sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])):
-        places[name], stop = place, place + math.prod(array.shape) * array.dtype.itemsize
-        described[name] = {"dtype": _kind(array.dtype), "shape": list(array.shape), "data_offsets": [place, stop]}
-        place = stop
-    text = json.dumps(described, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # so that arrays are aligned
-    return len(text).to_bytes(8, "little") + text, places
-
-
-@cache
-def _kind(dtype: np.dtype[Any]) -> str:
-    """The name that safetensors has for a dtype."""
-    return f"{dtype.kind.upper()}{8 * dtype.itemsize}"
-
-
-_KNOWN: tuple[np.dtype[Any], ...] = (*checks.DTYPES, np.dtype(np.int64), *CODES)
-_DTYPES = {_kind(dtype).encode(): dtype for dtype in _KNOWN}
-
-# What safetensors and `_header` write, in the order of the offsets; any JSON could take many times as much memory.
-_TEXT = rb'"(?:[^"\\]++|\\.)*+"'
-_METADATA = re.compile(rb'"__metadata__":(\{(?:%s:%s,?+)*+\})[,}]' % (_TEXT, _TEXT), re.DOTALL)
-_ARRAY = re.compile(
-    rb'(%s):\{"dtype":"(\w++)","shape":\[([\d,]*+)\],"data_offsets":\[(\d++),(\d++)\]\}[,}]' % _TEXT, re.DOTALL
-)
-
-
-def _parsed(content: bytes) -> tuple[dict[str, Array], Any]:
-    """The arrays of a safetensors file, which are views of its content, and its metadata.
-
-    Raises some error where that is not one: where an array is of an unknown dtype, is not of the size that its shape
-    says, or does not begin where the one before it ends, so that all together have the bytes that are there.
-    """
-    start = begin = 8 + int.from_bytes(content[:8], "little")
-    tensors: dict[str, Array] = {}
-    metadata, place = {}, 9
-    if found := _METADATA.match(content, place, begin):
-        metadata, place = json.loads(found[1]), found.end()
-    while found := _ARRAY.match(content, place, begin):
-        name, dtype, first, last = json.loads(found[1].decode()), _DTYPES[found[2]], int(found[4]), int(found[5])
-        shape = tuple(map(int, found[3].split(b","))) if found[3] else ()
-        size = math.prod(shape)
-        if begin + first != start or last - first != size * dtype.itemsize:
-            raise ValueError(f"{name} does not lie between the bytes {first} and {last}")
-        tensors[name] = np.frombuffer(content, dtype, size, start).reshape(shape) if size else np.empty(shape, dtype)
-        start, place = begin + last, found.end()
-    if start != len(content) or content[8:9] != b"{" or content[place - 1 : begin].strip(b" ") != b"}":
-        raise ValueError("its header is not that of its content")
-    return tensors, metadata
 
 
 def load(optimizer: Any, path: str | os.PathLike[str], params: Any, strict: bool, cast: Any) -> Mismatch:
@@ -135,7 +77,7 @@ def load(optimizer: Any, path: str | os.PathLike[str], params: Any, strict: bool
     content = Path(path).read_bytes()  # not mapped into memory: a file that shrinks meanwhile would end the process
     name = os.fspath(path)
     try:
-        tensors, metadata = _parsed(content)
+        tensors, metadata = tensor_file.parsed(content)
     except Exception as error:
         raise CheckpointError(f"{name} is damaged, or no checkpoint of fastopt ({one_line(error)})") from None
     try:
@@ -275,7 +217,7 @@ def _unpack(optimizer: Any, tensors: dict[str, Array], metadata: Any, name: str)
             f"reads formats up to {FORMAT}: update fastopt"
         )
     checksum = metadata.pop("checksum", None)
-    if checksum != _checksum(tensors, metadata):
+    if checksum != tensor_file.checksum(tensors, metadata):
         raise CheckpointError(f"{name} is damaged: its checksum is not that of its content; take another copy")
     # Texts are parsed only where they can be what they should be, so that a small file takes little memory.
     metadata.setdefault("rows", "[]")
@@ -394,30 +336,6 @@ def _restored(settings: Any, tensors: dict[str, Array]) -> Any:
             for predicate, selector, group in found["groups"]
         }
     return found
-
-
-def _checksum(tensors: dict[str, Array], metadata: dict[str, str]) -> str:
-    """sha256 over all names, dtypes, shapes, bytes and texts, in an order that the file does not decide."""
-    digest = _digest_of(metadata)
-    for name in sorted(tensors):
-        _add(digest, name, tensors[name])
-    return str(digest.hexdigest())
-
-
-def _digest_of(metadata: dict[str, str]) -> Any:
-    return hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
-
-
-def _add(digest: Any, name: str, array: Array) -> None:
-    digest.update(f"[{json.dumps(name)}, {_form(array.dtype, array.shape)}]".encode())
-    if array.size:
-        digest.update(np.ascontiguousarray(array).data)
-
-
-@cache
-def _form(dtype: np.dtype[Any], shape: tuple[int, ...]) -> str:
-    """Dtype and shape in JSON; there are few of them."""
-    return json.dumps([dtype.name, shape])[1:-1]
 
 
 def _encoded(owner: str, key: Hashable) -> Any:

@@ -144,11 +144,11 @@ def test_keys_that_could_not_be_found_again(key, tmp_path):
 
 MEMORY = """
 import json, resource, sys, safetensors.numpy, fastopt
-from fastopt.checkpoint import file
+from fastopt.checkpoint import tensor_file
 metadata = {"format": "1", "fastopt": "0", "rule": "adam", "step": "1", "skipped": "0", "hyperparameters": "{}", "keys": "null", "fortran": "[]"}
 text = "[" + ",".join(["[]"] * 3_000_000) + "]"
 metadata[sys.argv[1]] = text
-metadata["checksum"] = file._checksum({}, metadata)
+metadata["checksum"] = tensor_file.checksum({}, metadata)
 with open("state", "wb") as file:
     header = f'{{"{text}":{text}}}'.encode()
     file.write(len(header).to_bytes(8, "little") + header if sys.argv[1] == "header" else safetensors.numpy.save({}, metadata))
