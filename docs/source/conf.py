@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sys
+from importlib.metadata import distribution
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -69,7 +71,7 @@ html_theme_options = {
 }
 html_show_sourcelink = False
 html_copy_source = False
-mathjax_path = "https://cdn.jsdelivr.net/npm/mathjax@3/es5/tex-mml-chtml.js"
+mathjax_path = "mathjax/tex-mml-chtml.js"  # with the site, which so reads without a network
 mathjax3_config: dict[str, Any] = {"chtml": {"displayAlign": "left", "displayIndent": "1em"}}
 
 
@@ -82,5 +84,17 @@ def _plain_sections(app: Any, kind: str, name: str, thing: Any, options: Any, li
             lines[number : number + 2] = [f"**{heading}**", ""]
 
 
+def _copy_mathjax(app: Any, exception: Exception | None) -> None:
+    """MathJax and its fonts, from the wheel of sphinx-mathjax-offline, whose other 20 MB stay behind."""
+    wheel = distribution("sphinx-mathjax-offline")
+    for file in wheel.files or ():
+        path = str(file).partition("static/")[2]
+        if exception is None and (path == mathjax_path or path.startswith("mathjax/output/chtml/fonts/")):
+            target = Path(app.outdir) / "_static" / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(str(wheel.locate_file(file)), target)
+
+
 def setup(app: Any) -> None:
     app.connect("autodoc-process-docstring", _plain_sections, priority=100)
+    app.connect("build-finished", _copy_mathjax)
