@@ -76,10 +76,8 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, T
         if values or not settings.keys() <= {*known}:
             expected = signature(cls.__init__).parameters.values()  # which a subclass may have of its own
             if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in expected) and cls is not Optimizer:
-                names_of_settings = [parameter.name for parameter in expected][1:]
-                checks.arguments(
-                    cls.__name__, values if names_of_settings[:1] == known[:1] else (), settings, names_of_settings
-                )
+                taken = [parameter.name for parameter in expected][1:]
+                checks.arguments(cls.__name__, values if taken[:1] == known[:1] else (), settings, taken)
         return super().__new__(cls)
 
     # Not annotated, which would make hyperparameters of them.
@@ -100,9 +98,7 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, T
     _processes = ONE_PROCESS
     _accumulated = 0
     _sums = cast("Any", None)  # a `GradientSums`
-    _skipped_rows = cast(
-        "dict[Any, catch_up.SkippedSteps]", MappingProxyType({})
-    )  # by key, where rows wait for steps that they skipped
+    _skipped_rows = cast("dict[Any, catch_up.SkippedSteps]", MappingProxyType({}))  # by key, of rows that wait for them
 
     def scalars(self, step: int) -> tuple[float, ...]:
         """The scalars of the rule's formula at a step of a leaf, counted from 1."""
