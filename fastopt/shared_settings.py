@@ -6,10 +6,12 @@ import math
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal, cast
 
-from fastopt import checks, representation
+import numpy as np
+
+from fastopt import checks, constraints, representation
 from fastopt.averages import EMA, SWA, Lookahead
 from fastopt.kernels.transforms import TRANSFORMS
-from fastopt.typed import GroupSettings, Number, number
+from fastopt.typed import BoundsSetting, GroupSettings, MaskSetting, Number, number
 
 
 @dataclass(init=False, eq=False, repr=False)
@@ -52,6 +54,17 @@ class SharedSettings:
     of a matrix (inputs, outputs) that over axis 0, of more dimensions (filters, ...) that over all axes but the first;
     those of fewer are left alone. Costs one read of the gradients."""
 
+    bounds: BoundsSetting = field(default=number(None), kw_only=True, repr=False)
+    """The least and the largest value of a parameter, `(low, high)`: each step ends with `np.clip(p, low, high)`, in
+    the same pass. Numbers, arrays that broadcast to the parameter (in groups, one for each), or None for no bound."""
+
+    nonnegative: bool = field(default=False, kw_only=True, repr=False)
+    """Whether negative parameters become 0 at the end of a step, as with `bounds=(0, None)`."""
+
+    mask: MaskSetting = field(default=number(None), kw_only=True, repr=False)
+    """Arrays of booleans by key, True where elements are updated: `{"W": W != 0}`, or one array where the parameters
+    are one. Elsewhere value and state stay as they are, whatever decay, momentum and averages do. State of arrays with
+    a mask is not stored in fewer bits."""
     cautious: bool = field(default=False, kw_only=True, repr=False)
     """Whether elements that a step would move along their gradient, as momentum may, stay (Liang et al.,
     arXiv:2411.16085). The steps of the others in an array are divided by their share of it, of which 0.001 is the least
@@ -111,7 +124,12 @@ class SharedSettings:
             "cautious_decay": decays and self.cautious_decay,
             "cautious": self.cautious,
         }
-        return tuple(transform for transform in TRANSFORMS if needed.get(transform))  # a plan sees to `centralize`
+        if self.nonnegative or self.bounds is not None:
+            low, high = constraints.lowest(self), constraints.highest(self)
+            needed["lower"] = not isinstance(low, np.ndarray) and low > -math.inf
+            needed["upper"] = not isinstance(high, np.ndarray) and high < math.inf
+        # A plan sees to `centralize`, and to what comes from arrays.
+        return tuple(transform for transform in TRANSFORMS if needed.get(transform))
 
     @classmethod
     def _scheduled_names(cls, settings: dict[str, Any]) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """From a rule to machine code.
 
 A rule is a function of scalars, `formula(p, g, *state, *scalars) -> (p, *state)`. `kernel` puts it into a loop over
-elements, `loops.step_loop`, compiles that for a dtype, and gives its address to `loops.serial` or `loops.parallel`.
+elements, `passes.step_loop`, compiles that for a dtype, and gives its address to `loops.serial` or `loops.parallel`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ from fastopt.kernels.averages import AVERAGES
 from fastopt.kernels.cache import digest_of, through_cache
 from fastopt.kernels.caution import aligned
 from fastopt.kernels.compose import clone, composed, helpers
+from fastopt.kernels.constraints import BOUND_COLUMNS
 from fastopt.kernels.flags import FLAGS, INNER, compiles
-from fastopt.kernels.loops import (
+from fastopt.kernels.loops import parallel, serial
+from fastopt.kernels.passes import (
     FACTORS,
     STRIP_BYTES,
     aligned_loop,
@@ -30,11 +32,9 @@ from fastopt.kernels.loops import (
     finite_squares_loop,
     measure_loop,
     norm_loop,
-    parallel,
     prepare_loop,
     quick_norm_loop,
     report_loop,
-    serial,
     step_loop,
 )
 from fastopt.kernels.pure_python import InterpretedRule, interpreted
@@ -44,7 +44,7 @@ from fastopt.kernels.transforms import TRANSFORMS, with_scalars
 _INT64 = numba.int64
 
 LOOP = (_INT64,) * 7, numba.void
-"""The type of `loops.step_loop` and those like it."""
+"""The type of `passes.step_loop` and those like it."""
 
 DRIVER = _INT64, _INT64, numba.types.Array(_INT64, 2, "C"), numba.types.Array(_INT64, 1, "C"), _INT64
 """The argument types of `loops.serial` and `loops.parallel`."""
@@ -64,6 +64,10 @@ LOOPS = {
 }
 
 
+FUNCTIONS = TRANSFORMS | BOUND_COLUMNS | AVERAGES
+"""The functions of transforms by name; a mask has none."""
+
+
 def kernel(
     rule: Rule,
     dtype: str,
@@ -81,9 +85,9 @@ def kernel(
         only counts the elements whose step goes against the gradient; for `NO_RULE` "finite", which only finds out
         whether all gradients are finite, "finite_squares", whether their squares are, or "norm" and
         "quick_norm", which only add these up
-    transforms : the names of the functions of `transforms.TRANSFORMS` that go before the rule, in that order, and then
-        of those of `averages.AVERAGES` that go after it. Their scalars stand behind the rule's: of those before
-        the rule the last one's first, of those after it the first one's
+    transforms : the names of the functions of `transforms.TRANSFORMS` that go before the rule or on its step, in that
+        order, then of those of `averages.AVERAGES` that go after it, and of columns. Their scalars stand behind the
+        rule's: of those of TRANSFORMS the last one's first, of averages the first one's
     form : how new parameters are stored, see `stores.py`; the same machine code and bits for each
     ahead : whether a step asks for memory ahead, see `loops.AHEAD`
 
@@ -100,7 +104,7 @@ def kernel(
 
 def callback(rule: Rule, dtype: str, which: str = "step", transforms: tuple[str, ...] = ()) -> CFunc:
     """The part of a kernel that is the rule's, not compiled yet and without the disk cache."""
-    functions = [(TRANSFORMS | AVERAGES)[name] for name in transforms]
+    functions = [FUNCTIONS[name] for name in transforms if name in FUNCTIONS]
     functions += [aligned] if which == "aligned" else []
     digest = digest_of(rule.formula, *functions, constants=(rule.columns(transforms), rule.small(transforms)))
     name = "_".join((rule.name, *transforms, which, dtype, digest))

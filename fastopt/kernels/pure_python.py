@@ -14,17 +14,8 @@ import numpy as np
 from fastopt.kernels import codecs
 from fastopt.kernels.compose import clone, composed
 from fastopt.kernels.intrinsics import KEPT, SIGN_KEPT, smallest_state
-from fastopt.kernels.loops import (
-    COMPENSATION,
-    DOWN,
-    FACTORS,
-    FIELDS,
-    PIECE,
-    SECOND_COMPENSATION,
-    SECOND_TOTAL,
-    TOTAL,
-    UP,
-)
+from fastopt.kernels.loops import PIECE
+from fastopt.kernels.passes import COMPENSATION, DOWN, FACTORS, FIELDS, SECOND_COMPENSATION, SECOND_TOTAL, TOTAL, UP
 from fastopt.kernels.rule import Rule
 from fastopt.kernels.transforms import with_scalars
 
@@ -70,7 +61,7 @@ def interpreted(rule: Rule, dtype: str, which: str, transforms: tuple[str, ...] 
     smallest = number(smallest_state(dtype))
     scalars = ctypes.c_double * (len(rule.scalars) + len(with_scalars(transforms)))
     written = [rule.columns(transforms).index(column) for column in rule.columns(with_scalars(transforms))]
-    formula = composed(on_arrays(rule.formula), transforms, rule.name, lambda function: function, which)
+    formula = composed(on_arrays(rule.formula), transforms, rule.name, _in_python, which)
 
     @np.errstate(all="ignore")
     def kernel(table: Any, starts: Any, threads: int) -> None:
@@ -115,6 +106,12 @@ def interpreted(rule: Rule, dtype: str, which: str, transforms: tuple[str, ...] 
                 cells[:] = [*plain, int((gradient == 0).sum()), int((~np.isfinite(seen)).sum()), *large, *small]
 
     return kernel
+
+
+def _in_python(function: Any) -> Any:
+    """A function with what an intrinsic of it is in Python."""
+    function.__globals__["chosen"] = lambda mask, new, old: new if mask else old[: len(new)]
+    return function
 
 
 def _squares(values: Any) -> tuple[float, float]:
