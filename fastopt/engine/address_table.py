@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Hashable
 from functools import cache
-from operator import itemgetter
 from typing import Any
 
 import numpy as np
 from numba import types
-from numpy.lib.array_utils import byte_bounds
 
 from fastopt import array_checks, checks, combinations, rows
 from fastopt.constraints import Columns
@@ -20,11 +17,11 @@ from fastopt.engine.centralized_launch import CentralizedLaunch
 from fastopt.engine.containers import BARE, Buffers
 from fastopt.engine.execute import packing
 from fastopt.engine.launch import Launch, Leaf
-from fastopt.engine.overlaps import Memory, share_memory
 from fastopt.engine.sparse_launch import RowsLaunch, SparseGradient
 from fastopt.engine.state import Layout, State, lies_in, state_for
 from fastopt.engine.step_counts import CountedLeaves, StepCounts
 from fastopt.engine.stored_launch import StoredLaunch
+from fastopt.engine.written_memory import WrittenMemory
 from fastopt.flat import Array
 from fastopt.groups import NO_GROUPS, GroupNumbers, Groups, selects
 from fastopt.kernels import RULES, array_scan, averages
@@ -123,7 +120,7 @@ class Table:
                 leaf.sparse = self._sparse_gradient(leaf)
         if constraints is not None:
             self._add_columns(active, constraints, groups or Groups(object))
-        self.written = self._written_memory(active)
+        self.written = WrittenMemory(owner, active, self.state, self.container)
         self._tabulate(active)
         self._expect()
         for number, leaf in enumerate(self.leaves):
@@ -208,33 +205,6 @@ class Table:
         if leaf.centralized:
             raise ValueError(rows.centralized(self.owner, name))
         return SparseGradient(leaf.layout)
-
-    def _written_memory(self, active: list[Leaf]) -> Array:
-        """int64[2, n], starts and ends of the blocks that a step writes, ascending; raises where parameters overlap."""
-        self.memory: Memory | None = None
-        memory = self._memory_of(active)
-        if memory.overlapping:
-            names = sorted(self.name(self._writing[number].key) for number in memory.overlapping)
-            raise ValueError(array_checks.overlapping(self.owner, *names))
-        merged = [[block.start, block.end] for block in memory.blocks]
-        for block in self.state.blocks:
-            low, high = byte_bounds(block)
-            number = bisect_right(merged, low, key=itemgetter(1))
-            if number < len(memory.blocks) and merged[number][0] < high and low < high:
-                members = [self._writing[member] for member in memory.blocks[number].members]
-                leaf = next(leaf for leaf in members if byte_bounds(leaf.array)[0] < high)
-                raise ValueError(array_checks.overlapping_state(self.owner, self.name(leaf.key)))
-        merged += [[low, high] for low, high in map(byte_bounds, self.state.blocks) if low < high]
-        return np.array(sorted(merged), dtype=np.int64).reshape(-1, 2).T.copy()
-
-    def _memory_of(self, active: list[Leaf]) -> Memory:
-        """The memory of the parameters that a step writes; worked out anew where some have become other arrays."""
-        if self.memory is None:
-            self._writing = list(
-                {leaf.identity: leaf for leaf in active if leaf.array.size and not leaf.copied}.values()
-            )
-            self.memory = Memory([leaf.array for leaf in self._writing])
-        return self.memory
 
     def _tabulate(self, active: list[Leaf]) -> None:
         """The table of addresses, a row per array that is updated, rows of one launch next to one another."""
@@ -331,7 +301,7 @@ class Table:
             array_scan.NONE,
             self.expected,
             self.shapes,
-            self.written,
+            self.written.blocks,
             self.addresses,
         )
 
@@ -354,7 +324,7 @@ class Table:
         gradient = arguments.gradient(self.owner, name, value, self.name(leaf.key), leaf.array)
         if (
             # A number has memory of its own.
-            (not isinstance(value, float) and self._is_written(name, leaf, gradient))
+            (not isinstance(value, float) and self.written.holds(name, leaf, gradient, self.state))
             or not isinstance(value, np.ndarray)
             or gradient.dtype != layout.dtype
             or gradient.shape != value.shape
@@ -370,22 +340,6 @@ class Table:
         """Makes the tables of addresses of updated rows, when all gradients have been placed."""
         for launch in self.rows_launches:
             launch.arrange()
-
-    def _is_written(self, name: str, leaf: Leaf, gradient: Array) -> bool:
-        """Whether a gradient lies in its own parameter's memory; in any other that the step writes it is refused."""
-        if gradient.size == 0:
-            return False
-        start, end = byte_bounds(gradient)
-        block = int(self.written[1].searchsorted(start, side="right"))
-        if block == self.written.shape[1] or self.written[0, block] >= end:
-            return False
-        sharing = [self._writing[number] for number in self._memory_of(self.active).sharing(gradient)]
-        for other in sharing:
-            if other.identity != leaf.identity:
-                raise ValueError(arguments.gradient_in_written_memory(self.owner, name, self.name(other.key)))
-        if any(share_memory(block, gradient) for block in self.state.blocks):
-            raise ValueError(arguments.gradient_in_written_memory(self.owner, name, "the optimizer's state"))
-        return bool(sharing)
 
     def write_scalars(self, scalars: list[tuple[float, ...]]) -> None:
         """Writes scalars for each row: those of the formula, then those of the transforms."""

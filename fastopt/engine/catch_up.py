@@ -176,10 +176,11 @@ class SparseStep:
                 continue
             key, chosen_rows, skipped = leaf.key, leaf.sparse.distinct, skipped_steps.get(leaf.key)
             if leaf.sparse.exact:
-                bounded = (
-                    settings_by_row[leaf.scalar_row].bounds is not None or settings_by_row[leaf.scalar_row].nonnegative
-                )
-                combinations.check_step(table.owner, {"Rows(..., exact=True)": True, "bounds": bounded})
+                settings = settings_by_row[leaf.scalar_row]
+                bounded = settings.bounds is not None or settings.nonnegative
+                proximal = settings.l1 != 0 or settings.l2_prox != 0
+                there = {"Rows(..., exact=True)": True, "bounds": bounded, "l1 or l2_prox": proximal}
+                combinations.check_step(table.owner, there)
                 if any(other is not leaf and other.identity == leaf.identity for other in table.leaves):
                     raise ValueError(rows.tied(table.owner, table.name(key)))
                 rates = rates_of(table.owner, settings_by_row[leaf.scalar_row])

@@ -19,7 +19,6 @@ from fastopt.engine.address_table import Table, arrangement
 from fastopt.engine.containers import Buffers
 from fastopt.engine.execute import NOTHING, assignments, consume, fetch_values, kernels
 from fastopt.engine.norms import ONE_PROCESS, OneProcess
-from fastopt.engine.overlaps import moved_blocks
 from fastopt.engine.passes import Passes
 from fastopt.engine.state import State
 from fastopt.flat import Array
@@ -157,11 +156,11 @@ class Plan:
         if not others:
             return False
         moved = [(leaf.header[0], address, leaf.nbytes) for _, leaf, _, address in others if leaf.nbytes]
-        written = moved_blocks(table.written, moved)
+        written = table.written.moved(moved)
         if written is None:
             return False
         scan, table.scan = table.scan, None  # a plan that Ctrl-C leaves half changed fits nothing
-        table.written[:], table.memory = written, None
+        table.written.take(written)
         table.addresses[:, 1] = 0  # gradients that were checked lay beside what was written then
         for number, leaf, value, address in others:
             leaf.value = leaf.array = value

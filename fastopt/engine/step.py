@@ -25,7 +25,7 @@ from fastopt.engine.execute import NOTHING
 from fastopt.engine.norms import ONE_PROCESS
 from fastopt.engine.plan import Plan
 from fastopt.engine.step_counts import Counts, counted
-from fastopt.engine.transform_scalars import TooLarge
+from fastopt.engine.transform_scalars import PROXIMAL, TooLarge, with_prox
 from fastopt.groups import NO_GROUPS, Groups
 from fastopt.kernels.squares import squares
 from fastopt.report import Report
@@ -96,7 +96,7 @@ class _Step:
     __slots__ = (
         *"optimizer attributes params grads wants_report number asked previous_calls settings".split(),
         *"groups by_array plan others is_reused settings_by_row transforms all_transforms scalars".split(),
-        *"counts averages cohorts writes averaging sparse_step calls summed".split(),
+        *"counts averages is_proximal cohorts writes averaging sparse_step calls summed".split(),
     )
 
     def __init__(self, optimizer: Any, params: Any, grads: Any, report: bool, summed: int) -> None:
@@ -169,6 +169,10 @@ class _Step:
                 )
         except TooLarge as error:
             return str(error)
+        self.is_proximal = any(name in self.transforms for name in PROXIMAL)
+        if self.is_proximal:
+            steps = [self.counts[cohort] + 1 for cohort in plan.table.cohorts]
+            self.scalars = with_prox(optimizer._rule, self.scalars, self.settings_by_row, steps, self.transforms)
         if checks_them:
             self.attributes["_skips_in_a_row"] = 0
         return None
@@ -204,6 +208,7 @@ class _Step:
             self.wants_report
             or self.summed
             or self.averaging
+            or self.is_proximal
             or self.sparse_step
             or self.by_array
             or optimizer.on_nonfinite != "propagate"

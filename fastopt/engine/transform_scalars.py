@@ -14,7 +14,12 @@ from fastopt.engine.gradients import first_bad
 from fastopt.engine.norms import Norm, clipped, quick_clipped
 from fastopt.engine.plan import Plan
 from fastopt.kernels.caution import scale_of_share
+from fastopt.kernels.constraints import BY_METRIC
+from fastopt.kernels.rule import Rule
 from fastopt.kernels.squares import largest
+
+PROXIMAL = tuple(BY_METRIC)
+"""Transforms whose scalars take the step count of each leaf."""
 
 SCALARS: dict[str, Callable[[Any], float]] = {
     "clip": lambda settings: settings.clip_value,
@@ -24,12 +29,14 @@ SCALARS: dict[str, Callable[[Any], float]] = {
     "upper": lambda settings: _number(constraints.highest(settings), math.inf),
     "cautious_decay": lambda settings: _lr(settings) * settings.weight_decay,
     "cautious": lambda settings: 0.0,  # until aligned elements are counted
+    **dict.fromkeys(PROXIMAL, lambda settings: 0.0),  # until the effective learning rate is known
 }
 """From settings; "scale" needs norms."""
 
 NEUTRAL = {
     **{"clip": math.inf, "weight_decay": 0.0, "decoupled_weight_decay": 1.0},
     **{"lower": -math.inf, "upper": math.inf, "cautious_decay": 0.0, "cautious": 0.0},
+    **dict.fromkeys(PROXIMAL, 0.0),
 }
 """The scalar with which a transform does nothing, for rows that do not call for it where another does."""
 
@@ -75,6 +82,31 @@ def _with_caution(
         for row, count in counts.items()
     }
     return [(*row[:before], of_transforms.get(number, 0.0), *row[before + 1 :]) for number, row in enumerate(rows)]
+
+
+def with_prox(
+    rule: Rule,
+    rows: list[tuple[float, ...]],
+    settings_by_row: list[Any],
+    steps: list[int],
+    transforms: tuple[str, ...],
+) -> list[tuple[float, ...]]:
+    """The scalars of rows with those of proximal steps.
+
+    steps : the step count of each row
+    """
+    found = []
+    for row, settings, step in zip(rows, settings_by_row, steps, strict=True):
+        scalars = list(row)
+        for name in PROXIMAL:
+            weight = getattr(settings, name)
+            if name in transforms and weight:
+                amount = weight * settings.effective_lr(step)
+                if name == "l2_prox" and rule.metric is None:
+                    amount /= 1 + amount
+                scalars[len(rule.scalars) + transforms[::-1].index(name)] = amount
+        found.append(tuple(scalars))
+    return found
 
 
 class TooLarge(ArithmeticError):

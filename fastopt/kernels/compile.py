@@ -21,7 +21,7 @@ from fastopt.kernels.averages import AVERAGES
 from fastopt.kernels.cache import digest_of, through_cache
 from fastopt.kernels.caution import aligned
 from fastopt.kernels.compose import clone, composed, helpers
-from fastopt.kernels.constraints import BOUND_COLUMNS
+from fastopt.kernels.constraints import BOUND_COLUMNS, BY_METRIC
 from fastopt.kernels.flags import FLAGS, INNER, compiles
 from fastopt.kernels.loops import parallel, serial
 from fastopt.kernels.passes import (
@@ -106,12 +106,14 @@ def callback(rule: Rule, dtype: str, which: str = "step", transforms: tuple[str,
     """The part of a kernel that is the rule's, not compiled yet and without the disk cache."""
     functions = [FUNCTIONS[name] for name in transforms if name in FUNCTIONS]
     functions += [aligned] if which == "aligned" else []
+    if rule.metric:
+        functions += [rule.metric, *(BY_METRIC[name] for name in transforms if name in BY_METRIC)]
     digest = digest_of(rule.formula, *functions, constants=(rule.columns(transforms), rule.small(transforms)))
     name = "_".join((rule.name, *transforms, which, dtype, digest))
     # The inner functions carry it too: two cached kernels, compiled in two processes, may otherwise hold different
     # functions under one symbol, of which the loader takes the first for both.
     names = {
-        "rule": composed(rule.formula, transforms, name, njit(**FLAGS, **INNER), which),
+        "rule": composed(rule, transforms, name, njit(**FLAGS, **INNER), which),
         "DTYPE": getattr(np, dtype),
         "SIZE": np.dtype(dtype).itemsize,
         "COLUMNS": rule.columns(transforms),

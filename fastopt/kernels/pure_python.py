@@ -7,6 +7,7 @@ import inspect
 import math
 import types
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -61,7 +62,7 @@ def interpreted(rule: Rule, dtype: str, which: str, transforms: tuple[str, ...] 
     smallest = number(smallest_state(dtype))
     scalars = ctypes.c_double * (len(rule.scalars) + len(with_scalars(transforms)))
     written = [rule.columns(transforms).index(column) for column in rule.columns(with_scalars(transforms))]
-    formula = composed(on_arrays(rule.formula), transforms, rule.name, _in_python, which)
+    formula = composed(on_arrays_of(rule), transforms, rule.name, _in_python, which)
 
     @np.errstate(all="ignore")
     def kernel(table: Any, starts: Any, threads: int) -> None:
@@ -106,6 +107,11 @@ def interpreted(rule: Rule, dtype: str, which: str, transforms: tuple[str, ...] 
                 cells[:] = [*plain, int((gradient == 0).sum()), int((~np.isfinite(seen)).sum()), *large, *small]
 
     return kernel
+
+
+def on_arrays_of(rule: Rule) -> Rule:
+    """A rule of the same formulas on arrays."""
+    return replace(rule, formula=on_arrays(rule.formula), metric=rule.metric and on_arrays(rule.metric))
 
 
 def _in_python(function: Any) -> Any:
