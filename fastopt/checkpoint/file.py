@@ -20,7 +20,7 @@ from fastopt import averages
 from fastopt.checkpoint import atomic_file, setting_arrays, tensor_file, with_params
 from fastopt.checkpoint.state_dict import CheckpointError, Mismatch, load_state_dict, one_line, same_rule
 from fastopt.checkpoint.tensor_file import CODES
-from fastopt.constraints import Bounds, Mask
+from fastopt.constraints import PROJECTIONS, Bounds, Mask
 from fastopt.engine import containers
 from fastopt.engine.columns import Codes
 from fastopt.engine.containers import BARE
@@ -30,13 +30,14 @@ from fastopt.flat import Array
 from fastopt.groups import PREDICATES, Groups
 from fastopt.kernels.averages import SLOTS
 from fastopt.schedules import from_dict, to_dict
+from fastopt.shared_settings import SharedSettings
 
 FORMAT = 4
 """The version of what the file holds: 1 where there are no parameters, 3 where there is compact state or leaves have
 step counts of their own, 4 where gradients are accumulated or parameters constrained; one with a higher number is
 refused."""
 
-LATER = ("bounds", "nonnegative", "l1", "l2_prox", "mask")
+LATER = ("bounds", "nonnegative", "l1", "l2_prox", "mask", "constraint_axis", *PROJECTIONS)
 """Settings that a file names only where they are not the default, so that versions without them can read it."""
 
 LONGEST_HEADER = 100_000_000
@@ -128,7 +129,7 @@ def _pack(owner: str, saved: dict[str, Any]) -> tuple[dict[str, Array], dict[str
         rows.append([name, *skipped["rates"]])
     settings = dict(saved["hyperparameters"])
     for name in LATER:
-        if not settings[name]:
+        if settings[name] == getattr(SharedSettings, name):
             del settings[name]
     constraints: dict[str, Array] = {}
     groups = _plain_groups(owner, settings.pop("groups"), constraints)
