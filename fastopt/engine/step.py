@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 from fastopt import averages, checks, threads, tuning
 from fastopt.engine import catch_up, containers, gradient_sums, one_call, transform_scalars
@@ -64,7 +64,7 @@ def make(optimizer: Any, params: Any, grads: Any, report: bool, summed: int = 0)
     """
     if optimizer._accumulated and not summed:
         raise RuntimeError(gradient_sums.with_gradients(type(optimizer).__name__, optimizer._accumulated))
-    step = _Step(optimizer, params, grads, report, summed)
+    step = Step(optimizer, params, grads, report, summed)
     step.ask_settings()
     step.take_plan()
     step.find_rule_scalars()
@@ -78,7 +78,7 @@ def make(optimizer: Any, params: Any, grads: Any, report: bool, summed: int = 0)
     return step.plan.report() if report else None
 
 
-class _Step:
+class Step:
     """A step on its way: what a phase has found out for those after it."""
 
     __slots__ = (
@@ -104,12 +104,12 @@ class _Step:
             "all_transforms",
             "scalars",
         ),
-        *("counts", "averages", "cohorts", "writes", "averaging", "sparse_step", "calls", "summed"),
+        *("counts", "averages", "cohorts", "writes", "averaging", "sparse_step", "calls", "summed", "more"),
     )
 
     def __init__(self, optimizer: Any, params: Any, grads: Any, report: bool, summed: int) -> None:
         self.optimizer, self.params, self.grads, self.wants_report = optimizer, params, grads, report
-        self.summed = summed
+        self.summed, self.more = summed, cast("dict[str, Any]", {})
         self.attributes: dict[str, Any] = optimizer.__dict__
         self.number = optimizer._steps + 1
         # Calls of the step before do not fit where this one ends halfway.
@@ -235,7 +235,7 @@ class _Step:
         try:
             if sparse_step:
                 sparse_step.before()
-            plan.run(self.params, self.scalars, self.wants_report, self.all_transforms, self.writes)
+            self.execute()
         finally:
             if plan.stepped:  # also where Ctrl-C came during the step, which is then complete
                 # No calls, between which Ctrl-C could come.
@@ -249,8 +249,13 @@ class _Step:
                 attributes["_node"] = node
                 attributes["_skipped_rows"] = sparse_step.skipped_steps if sparse_step else {}
                 attributes["_calls"], attributes["_accumulated"] = self.calls, 0
+                attributes.update(self.more)
                 if not self.wants_report:
                     attributes["_others"] = self.others
+
+    def execute(self) -> None:
+        """Runs the kernels."""
+        self.plan.run(self.params, self.scalars, self.wants_report, self.all_transforms, self.writes)
 
 
 def _next(optimizer: Any, cohorts: Counts, counts: Counts) -> tuple[tuple[float, ...], Counts]:
