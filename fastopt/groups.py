@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, cast
 
-from fastopt import checks, hyperparameters
+from fastopt import checks, combinations, hyperparameters
 from fastopt.flat import Array
 
 GroupNumbers = tuple[int, ...]
@@ -34,11 +34,17 @@ FOR_ALL = (
     "maximize",
     "clip_norm",
     "groups",
+    "mask",
     "averaging",
     "lookahead",
     "storage_seed",
+    "batch_axis",
 )
 """Settings that are of all parameters together."""
+
+
+_ARRANGING = "frozen", "centralize", "state_storage", "bounds", "nonnegative"
+"""Settings that plans are made for."""
 
 
 class Group(UserDict[str, Any]):
@@ -58,7 +64,12 @@ class Group(UserDict[str, Any]):
         ]
         if name not in known:
             raise ValueError(checks.no_group_setting(owner.__name__, self.selector, name, known, name in FOR_ALL))
-        super().__setitem__(name, hyperparameters.hyperparameter(owner.__name__, name, value))
+        value = hyperparameters.hyperparameter(owner.__name__, name, value)
+        if name == "lr" and not isinstance(value, float) and not callable(value):
+            raise TypeError(f"{owner.__name__}: lr of groups[{self.selector!r}] must be a number; give it lr_scale")
+        if name in combinations.SETTINGS:
+            combinations.check(owner, self.data | {name: value})
+        super().__setitem__(name, value)
         self.whole.changes += 1
 
     def __delitem__(self, name: str) -> None:
@@ -105,7 +116,7 @@ class Groups(UserDict[Any, Group]):
         self.owner, self.changes = owner, 0
         self.matched: set[Any] = set()
         """The keys and patterns that have selected an array at some step."""
-        self._seen, self._arrangement, self._clips_arrays = 0, cast("tuple[Any, ...]", ()), False
+        self._seen, self._arrangement, self._by_array = 0, cast("tuple[Any, ...]", ()), False
         if groups is not None and not isinstance(groups, Mapping):
             raise TypeError(checks.groups(owner.__name__, groups))
         super().__init__(groups)
@@ -138,19 +149,16 @@ class Groups(UserDict[Any, Group]):
         self._refresh()
         return self._arrangement
 
-    def clips_arrays(self) -> bool:
-        """Whether a group has a largest norm for each array."""
+    def are_by_array(self) -> bool:
+        """Whether a group has a setting for which each array has scalars of its own."""
         self._refresh()
-        return self._clips_arrays
+        return self._by_array
 
     def _refresh(self) -> None:
         if self._seen != self.changes:
-            found = [
-                (name, *(group.data.get(setting) for setting in ("frozen", "centralize", "state_storage")))
-                for name, group in self.data.items()
-            ]
+            found = [(name, *(group.data.get(setting) for setting in _ARRANGING)) for name, group in self.data.items()]
             self._arrangement = tuple(found)
-            self._clips_arrays = any("clip_array_norm" in group.data for group in self.data.values())
+            self._by_array = any(group.data.keys() & {"clip_array_norm", "cautious"} for group in self.data.values())
             self._seen = self.changes
 
 

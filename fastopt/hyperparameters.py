@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from fastopt import names
+from fastopt import constraints, names
+from fastopt.kernels.caution import CAUTION
 from fastopt.kernels.codecs import STORAGES
 
 Range = tuple[float, float, bool]
@@ -33,6 +34,7 @@ RANGES: dict[str, Range] = {
     "max_step_size": (0.0, math.inf, False),
     "gamma": (0.0, math.inf, False),
     "alpha": (0.0, math.inf, False),
+    "clip_exponent": (0.0, math.inf, False),
     "momentum_decay": (0.0, math.inf, False),
     "warmup": (0.0, math.inf, False),
     "eps": (0.0, math.inf, False),
@@ -57,7 +59,10 @@ FOR_GROUPS = ("lr_scale", "frozen")
 # Of a hyperparameter of one's own, in `fastopt.rule`.
 ANY_NUMBER = (-math.inf, math.inf, False)
 
-SWITCHES = ("damp_first", "lr_in_velocity", "decoupled", "maximize", "centralize", "frozen")
+SWITCHES = (
+    *("damp_first", "lr_in_velocity", "decoupled", "maximize", "centralize", "frozen", "nonnegative"),
+    *CAUTION,
+)
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "form": ("textbook", "paper"),
@@ -83,11 +88,34 @@ def hyperparameter(owner: str, name: str, value: Any) -> Any:
         if not isinstance(value, bool | np.bool_):
             raise TypeError(f"{owner}: {name} must be True or False, got {value!r:.100} of type {type(value).__name__}")
         return bool(value)
+    if name in constraints.CHECKS:
+        return constraints.CHECKS[name](owner, value)
     if name in WHOLE_NUMBERS:
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 0 <= value < 2**63:
             raise ValueError(f"{owner}: {name} must be a whole number from 0 to 2**63 - 1, got {value!r:.100}")
         return int(value)
+    if name == "batch_axis":
+        if value is not None and (isinstance(value, bool) or value != 0):
+            raise ValueError(f"{owner}: batch_axis must be None or 0, the axis of the problems, got {value!r:.100}")
+        return value
+    if name == "lr" and isinstance(value, np.ndarray) and value.ndim:
+        return _rates(owner, value)
     return number_or_schedule(owner, name, value, RANGES.get(name, ANY_NUMBER))
+
+
+def _rates(owner: str, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Learning rates of many problems as read-only float64, or an error."""
+    if values.ndim != 1 or values.dtype.kind not in "fiu":
+        raise TypeError(
+            f"{owner}: lr must be a number, or with batch_axis=0 an array of shape (problems,), got {values.dtype} of "
+            f"shape {values.shape}"
+        )
+    rates = values.astype(np.float64)
+    bad = np.flatnonzero(~((rates >= 0) & (rates < math.inf)))
+    if bad.size:
+        raise ValueError(f"{owner}: lr must be in [0, inf), got {rates[bad[0]]} for problem {bad[0]}")
+    rates.flags.writeable = False
+    return rates
 
 
 def hyperparameter_at(owner: str, name: str, schedule: Any, step: int) -> float:
@@ -142,4 +170,4 @@ def rounded(number: float, lowest: float, highest: float) -> float:
 
 def is_hyperparameter(name: Any) -> bool:
     """Whether some optimizer has a hyperparameter of that name."""
-    return name in RANGES or name in CHOICES or name in SWITCHES or name in WHOLE_NUMBERS
+    return any(name in known for known in (RANGES, CHOICES, SWITCHES, WHOLE_NUMBERS, constraints.CHECKS))

@@ -31,6 +31,8 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "clipnorm": ("clip_array_norm",),
     **dict.fromkeys(("globalclipnorm", "maxnorm", "maxgradnorm"), ("clip_norm",)),
     **dict.fromkeys(("gradientcentralization", "usegc"), ("centralize",)),
+    **dict.fromkeys(("caution", "cautiousupdate"), ("cautious",)),
+    **dict.fromkeys(("cautiousweightdecay", "cwd"), ("cautious_decay",)),
     **dict.fromkeys(("useema", "ema", "emamomentum", "swa"), ("averaging",)),
     "lossscale": ("gradient_scale",),
     # of schedules

@@ -8,6 +8,10 @@ from dataclasses import MISSING, fields
 from html import escape
 from typing import Any
 
+import numpy as np
+
+from fastopt.constraints import Bounds
+
 
 def of(thing: Any) -> str:
     """`Name(setting=value, ...)` of a dataclass: settings declared with `repr=False` only where not the default."""
@@ -25,8 +29,12 @@ def of_value(value: Any) -> str:
 
     if isinstance(value, float) and not math.isfinite(value):
         return f"float({str(value)!r})"
+    if isinstance(value, np.ndarray) and value.size > 8:
+        return f"<{value.size} numbers from {value.min():g} to {value.max():g}>"
     if isinstance(value, Mapping):
         return f"{{{', '.join(f'{of_value(key)}: {of_value(own)}' for key, own in value.items())}}}"
+    if isinstance(value, Bounds):
+        return f"({', '.join(map(of_value, value))})"
     for name, predicate in PREDICATES.items():
         if value is predicate:
             return name

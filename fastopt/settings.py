@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from fastopt import checks, hyperparameters
+from fastopt import checks, combinations, hyperparameters
 from fastopt.groups import NO_GROUPS, GroupNumbers
 from fastopt.kernels.transforms import TRANSFORMS
 
@@ -50,6 +50,7 @@ class StepSettings:
         found = self._by_groups.get(groups)
         if found is None:
             settings = {**self._settings, **self.groups.settings_of(groups)}
+            combinations.check(self.owner, settings)
             found = self._by_groups[groups] = LeafSettings(self.owner, settings, "lr_scale" in self._settings)
         return found
 

@@ -6,10 +6,12 @@ import math
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal, cast
 
-from fastopt import representation
+import numpy as np
+
+from fastopt import checks, constraints, representation
 from fastopt.averages import EMA, SWA, Lookahead
 from fastopt.kernels.transforms import TRANSFORMS
-from fastopt.typed import GroupSettings, Number, number
+from fastopt.typed import BoundsSetting, GroupSettings, MaskSetting, Number, number
 
 
 @dataclass(init=False, eq=False, repr=False)
@@ -52,6 +54,26 @@ class SharedSettings:
     of a matrix (inputs, outputs) that over axis 0, of more dimensions (filters, ...) that over all axes but the first;
     those of fewer are left alone. Costs one read of the gradients."""
 
+    bounds: BoundsSetting = field(default=number(None), kw_only=True, repr=False)
+    """The least and the largest value of a parameter, `(low, high)`: each step ends with `np.clip(p, low, high)`, in
+    the same pass. Numbers, arrays that broadcast to the parameter (in groups, one for each), or None for no bound."""
+
+    nonnegative: bool = field(default=False, kw_only=True, repr=False)
+    """Whether negative parameters become 0 at the end of a step, as with `bounds=(0, None)`."""
+
+    mask: MaskSetting = field(default=number(None), kw_only=True, repr=False)
+    """Arrays of booleans by key, True where elements are updated: `{"W": W != 0}`, or one array where the parameters
+    are one. Elsewhere value and state stay as they are, whatever decay, momentum and averages do. State of arrays with
+    a mask is not stored in fewer bits."""
+    cautious: bool = field(default=False, kw_only=True, repr=False)
+    """Whether elements that a step would move along their gradient, as momentum may, stay (Liang et al.,
+    arXiv:2411.16085). The steps of the others in an array are divided by their share of it, of which 0.001 is the least
+    that counts; the gradient is the one that the rule sees. Costs one read of what the step reads."""
+
+    cautious_decay: bool = field(default=False, kw_only=True, repr=False)
+    """Whether decoupled weight decay leaves out elements that the step moves away from zero (Chen et al.,
+    arXiv:2510.12402); it then comes after the step, `p = p - lr weight_decay p_before`."""
+
     groups: GroupSettings = field(default=number(None), kw_only=True, repr=False)
     """Settings of some of the parameters: `{"b*": {"lr_scale": 0.1}, "embedding": {"frozen": True}}`. See
     `fastopt.Groups`, which this becomes; `optimizer.groups["b*"]["lr"] = 0.1` changes one between steps."""
@@ -70,6 +92,10 @@ class SharedSettings:
     storage_seed: int = field(default=0, kw_only=True, repr=False)
     """The seed of the noise by which compact state is rounded: the same seed gives the same bits."""
 
+    batch_axis: Literal[0] | None = field(default=None, kw_only=True, repr=False)
+    """0 where parameters are many independent problems, of shape (problems, ...): each then has a step count, a norm to
+    clip, skips, and an lr of its own, where `lr` is an array of shape (problems,). See `active` and `restart`."""
+
     _shared: ClassVar[frozenset[str]]
     """The settings of every optimizer, which transforms follow from."""
 
@@ -86,6 +112,11 @@ class SharedSettings:
 
     def _needed_transforms(self) -> tuple[str, ...]:
         """The transforms of `fastopt.kernels.transforms` that the settings call for."""
+        decays = self.weight_decay != 0 and self.decoupled and not self._decays_itself
+        if self.cautious and self._rule.follows:  # type: ignore[attr-defined]  # of an optimizer
+            raise ValueError(checks.no_caution(type(self).__name__, self._rule.follows[0]))  # type: ignore[attr-defined]
+        if self.cautious_decay and self.weight_decay != 0 and not decays:
+            raise ValueError(checks.no_cautious_decay(type(self).__name__, self._decays_itself))
         needed = {
             "scale": self.maximize
             or self.gradient_scale != 1
@@ -93,9 +124,16 @@ class SharedSettings:
             or self.clip_array_norm != math.inf,
             "clip": self.clip_value != math.inf,
             "weight_decay": self.weight_decay != 0 and not self.decoupled,
-            "decoupled_weight_decay": self.weight_decay != 0 and self.decoupled and not self._decays_itself,
+            "decoupled_weight_decay": decays and not self.cautious_decay,
+            "cautious_decay": decays and self.cautious_decay,
+            "cautious": self.cautious,
         }
-        return tuple(transform for transform in TRANSFORMS if needed.get(transform))  # a plan sees to `centralize`
+        if self.nonnegative or self.bounds is not None:
+            low, high = constraints.lowest(self), constraints.highest(self)
+            needed["lower"] = not isinstance(low, np.ndarray) and low > -math.inf
+            needed["upper"] = not isinstance(high, np.ndarray) and high < math.inf
+        # A plan sees to `centralize`, and to what comes from arrays.
+        return tuple(transform for transform in TRANSFORMS if needed.get(transform))
 
     @classmethod
     def _scheduled_names(cls, settings: dict[str, Any]) -> tuple[str, ...]:

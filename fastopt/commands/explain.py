@@ -77,6 +77,8 @@ def _scalars(optimizer: Optimizer, step: int) -> list[tuple[str, str]]:
     for transform in (name for name in TRANSFORMS if name in wanted):
         if transform == "centralize":
             value: Any = "the means of gradients, where an array has two dimensions or more"
+        elif transform == "cautious":
+            value = "one over the share of elements whose step goes against the gradient"
         elif transform != "scale":
             value = SCALARS[transform](settings)
         elif math.inf == settings.clip_norm == settings.clip_array_norm:

@@ -13,7 +13,8 @@ import numpy as np
 from numba import types
 from numpy.lib.array_utils import byte_bounds
 
-from fastopt import array_checks, checks, rows
+from fastopt import array_checks, checks, combinations, rows
+from fastopt.constraints import Columns
 from fastopt.engine import arguments, columns, containers
 from fastopt.engine.centralized_launch import CentralizedLaunch
 from fastopt.engine.containers import BARE, Buffers
@@ -28,6 +29,7 @@ from fastopt.groups import NO_GROUPS, GroupNumbers, Groups, selects
 from fastopt.kernels import RULES, array_scan, averages
 from fastopt.kernels.codecs import FLOAT32
 from fastopt.kernels.compile import compiled
+from fastopt.kernels.constraints import COLUMNS
 from fastopt.kernels.rule import Rule
 from fastopt.kernels.transforms import TRANSFORMS
 from fastopt.rows import Rows
@@ -46,6 +48,7 @@ class Table:
     centralize : whether gradients are centralized where no group says otherwise; None: nowhere, whatever groups say
     storage : how state is stored where no group says otherwise
     counts : the step counts of the leaves; None where leaves are not known, and not counted
+    constraints : what makes arrays of bounds and masks; None where there are none
     """
 
     def __init__(
@@ -62,12 +65,13 @@ class Table:
         centralize: bool | None = None,
         storage: str = FLOAT32,
         counts: StepCounts | None = None,
+        constraints: Columns | None = None,
     ) -> None:
         self.owner = owner
         self.rule = rule
         self.by_array, self.arrangement = by_array, arrangement(groups, by_array)
         self.divided = bool(groups) or by_array
-        by_key = by_key or self.divided or bool(centralize)
+        by_key = by_key or self.divided or bool(centralize) or constraints is not None
         self.form = containers.form_of(params, grads)
         self.container = container = containers.pair(owner, params, grads)
         if isinstance(container, Buffers):
@@ -83,7 +87,7 @@ class Table:
         by_name = dict(zip(self.keys, arrays, strict=True))
         if state is not None and by_name and (BARE in state.layouts) != (BARE in by_name):
             raise KeyError(checks.array_or_dict(owner, self.keys[0], state.layouts))
-        storages = columns.storages(owner, rule, by_name, container, grads, groups, centralize, storage)
+        storages = columns.storages(owner, rule, by_name, container, grads, groups, centralize, storage, constraints)
         named = {key: (self._name(key), array) for key, array in by_name.items()}
         state, self.begun = state_for(owner, rule, state, start_values, named, storages)
         self.state = state
@@ -115,6 +119,8 @@ class Table:
         for leaf, gradient in zip(self.leaves, gradients, strict=True):
             if isinstance(gradient, Rows):
                 leaf.sparse = self._sparse_gradient(leaf)
+        if constraints is not None:
+            self._add_columns(active, constraints, groups or Groups(object))
         self.written = self._written_memory(active)
         self._tabulate(active)
         self._expect()
@@ -142,6 +148,16 @@ class Table:
                 groups.matched.add(selector)
             elif selector not in groups.matched and not self._is_of_old(selector):
                 raise ValueError(checks.empty_group(self.owner, selector, self.state.layouts))
+
+    def _add_columns(self, active: list[Leaf], constraints: Columns, groups: Groups) -> None:
+        """Makes the arrays of bounds and masks of what is updated."""
+        constraints.check_keys(None if key is BARE else key for key in self.state.layouts)
+        for leaf in active:
+            key, settings = None if leaf.key is BARE else leaf.key, groups.settings_of(leaf.groups)
+            leaf.columns = constraints.of(self._name(leaf.key), key, leaf.layout.empty(), settings)
+            if "mask" in leaf.columns:
+                there = {"centralize": leaf.centralized, "gradients that are Rows": leaf.sparse is not None}
+                combinations.check_step(self.owner, {"mask": True} | there)
 
     def _count(self, active: list[Leaf], counts: StepCounts | None) -> None:
         """Finds the cohort of each leaf."""
@@ -222,18 +238,24 @@ class Table:
         """The table of addresses, a row per array that is updated, rows of one launch next to one another."""
         slots = len(self.state.slots)
         launched: Counter[tuple[Any, ...]] = Counter()
-        members: dict[tuple[int, np.dtype[Any], str, bool], list[Leaf]] = {}
+        members: dict[tuple[int, np.dtype[Any], str, bool, tuple[str, ...]], list[Leaf]] = {}
         for leaf in active:
             # The same array under several keys is updated once per key: in as many launches, in the keys' order.
             stored = leaf.layout.storage
-            launch_key = launched[leaf.identity], leaf.layout.dtype, stored, leaf.sparse is not None
+            launch_key = (
+                launched[leaf.identity],
+                leaf.layout.dtype,
+                stored,
+                leaf.sparse is not None,
+                tuple(leaf.columns),
+            )
             members.setdefault(launch_key, []).append(leaf)
             launched[leaf.identity] += 1
             if self.rule.is_by_array and launched[leaf.identity] > 1 and leaf.layout.size:
                 raise ValueError(checks.same_array(self.owner, self._name(leaf.key)))
             if not _is_direct(leaf):
                 leaf.staged = leaf.layout.empty()
-        width = 3 + len(self.rule.state) + len(averages.SLOTS)
+        width = 3 + len(self.rule.state) + len(averages.SLOTS) + len(COLUMNS)
         self._table = np.zeros((len(active) + len(members), width), dtype=np.int64)
         self._scalars = np.zeros((len(self.row_groups), len(self.rule.scalars) + len(TRANSFORMS) + len(averages.SLOTS)))
         self._scalars_memory, self._scalars_stride = self._scalars.data, self._scalars.strides[0]
@@ -242,7 +264,7 @@ class Table:
         self.rows_launches: list[RowsLaunch] = []
         self.stored_launches: list[StoredLaunch] = []
         for launch_key in sorted(members, key=lambda launch_key: launch_key[0]):
-            _, dtype, stored, by_rows = launch_key
+            _, dtype, stored, by_rows, more_columns = launch_key
             leaves, first = members[launch_key], row
             for leaf in leaves:
                 leaf.row = row
@@ -253,6 +275,7 @@ class Table:
             centralized = any(leaf.centralized for leaf in leaves)
             plain = Launch if stored == FLOAT32 else StoredLaunch
             each = columns.moved_bytes(stored, dtype.itemsize, len(self.rule.state), slots - len(self.rule.state))
+            each += len(more_columns) * dtype.itemsize
             launch = (RowsLaunch if by_rows else CentralizedLaunch if centralized else plain)(
                 table=self._table[first : row + 1],
                 starts=np.cumsum([0, *sizes], dtype=np.int64),
@@ -260,6 +283,7 @@ class Table:
                 moved_bytes=int(sum(sizes) * each),
                 staged=[leaf for leaf in leaves if leaf.staged is not None],
                 scalar_rows=[leaf.scalar_row for leaf in leaves],
+                columns=more_columns,
             )
             self._launches.append(launch)
             if isinstance(launch, RowsLaunch):
@@ -305,7 +329,8 @@ class Table:
     def _state_addresses(self, leaf: Leaf) -> list[int]:
         key = self.keys[0] if leaf.key is BARE else leaf.key
         slots = (*self.rule.state, *averages.SLOTS.values())
-        return [self.state.address_of(slot, key) for slot in slots]
+        behind = [leaf.columns[name].ctypes.data if name in leaf.columns else 0 for name in COLUMNS]
+        return [self.state.address_of(slot, key) for slot in slots] + behind
 
     def _place_gradient(self, number: int, value: Any) -> None:
         """Checks a gradient and puts its address, or that of a converted copy, into the table."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from fastopt import array_checks, rows
+from fastopt import array_checks, combinations, rows
 from fastopt.engine import containers, mappings
 from fastopt.engine.containers import BARE, Container
 from fastopt.engine.launch import Launch
@@ -56,6 +56,8 @@ def rates_of(owner: str, settings: Any) -> Rates:
     """The rates at some settings, or an error where steps without a gradient have no closed form."""
     if settings.weight_decay and not settings.decoupled:
         raise ValueError(rows.coupled_decay(owner))
+    if settings.cautious or (settings.cautious_decay and settings.weight_decay):
+        raise ValueError(rows.cautious(owner, "cautious" if settings.cautious else "cautious_decay"))
     return SCALARS["decoupled_weight_decay"](settings), settings.kept_share()
 
 
@@ -174,6 +176,10 @@ class SparseStep:
                 continue
             key, chosen_rows, skipped = leaf.key, leaf.sparse.distinct, skipped_steps.get(leaf.key)
             if leaf.sparse.exact:
+                bounded = (
+                    settings_by_row[leaf.scalar_row].bounds is not None or settings_by_row[leaf.scalar_row].nonnegative
+                )
+                combinations.check_step(plan.owner, {"Rows(..., exact=True)": True, "bounds": bounded})
                 if any(other is not leaf and other.identity == leaf.identity for other in plan.leaves):
                     raise ValueError(rows.tied(plan.owner, plan._name(key)))
                 rates = rates_of(plan.owner, settings_by_row[leaf.scalar_row])

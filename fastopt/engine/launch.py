@@ -16,6 +16,7 @@ from fastopt.engine.state import Layout, lies_in
 from fastopt.flat import Array
 from fastopt.kernels import loops
 from fastopt.kernels.compile import kernel as kernel_of
+from fastopt.kernels.constraints import COLUMNS
 from fastopt.kernels.rule import Rule
 from fastopt.tuning import AS_THEY_COME, Choice
 
@@ -35,6 +36,7 @@ class Leaf:
     centralized: bool = False  # whether means are taken from its gradient
     staged: Array | None = None  # a contiguous copy to work on where the parameter itself cannot be
     sparse: Any = None  # a `SparseGradient` where the gradient is Rows
+    columns: dict[str, Array] = field(default_factory=dict)  # arrays of bounds and mask, by their column of the table
     copied: bool = False  # whether params hands out a copy of it at each access, and is assigned to
 
     def __post_init__(self) -> None:
@@ -90,6 +92,7 @@ class Launch:
     moved_bytes: int
     staged: list[Leaf]
     scalar_rows: list[int]  # the row of scalars of each array
+    columns: tuple[str, ...] = ()  # the columns of the table that all of its arrays have besides
     kernels: dict[tuple[str, bool, tuple[str, ...], int], Any] = field(default_factory=dict)
     statistics: Array | None = None  # float64[pieces and arrays, FIELDS], a row for each piece of each array
 
@@ -111,6 +114,8 @@ class Launch:
     ) -> tuple[Any, Array, Array, int]:
         """Kernel and arguments; compiles the kernel at its first use."""
         threads = choice.threads_for(self.moved_bytes)
+        if self.columns and which in ("step", "report"):
+            transforms = (*transforms, *self.columns)
         variant = which, threads > 1, transforms, choice.form
         kernel = self.kernels.get(variant)
         if kernel is None:
@@ -154,7 +159,8 @@ def check_addresses(plan: Any) -> None:
         size = leaf.layout.size * leaf.layout.dtype.itemsize
         owners = [[leaf.array if leaf.staged is None else leaf.staged]]
         owners += [[array for array in (plan._scratch.get(number), plan._gradients[number]) if _is_array(array)]]
-        owners += [plan.state.blocks] * (plan._table.shape[1] - 3) + [[plan._scalars]]
+        owners += [plan.state.blocks] * (plan._table.shape[1] - 3 - len(COLUMNS))
+        owners += [[leaf.columns[name]] if name in leaf.columns else [] for name in COLUMNS] + [[plan._scalars]]
         for column, (address, arrays) in enumerate(zip(plan._table[leaf.row].tolist(), owners, strict=True)):
             places = [byte_bounds(array) for array in arrays if column == 1 or array.flags.writeable]
             most = plan._scalars[0].nbytes if column == plan._table.shape[1] - 1 else size

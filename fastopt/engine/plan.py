@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator, Mapping, MutableMapping
 from functools import cached_property
 from itertools import chain
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import numpy as np
 
@@ -209,6 +209,11 @@ class Plan(Table):
         return {leaf.scalar_row: self.processes.leaf(leaf.key) for leaf in self._active}
 
     @cached_property
+    def of_problems(self) -> dict[str, Any]:
+        """What steps of many problems at once keep for the next one."""
+        return {}
+
+    @cached_property
     def _has_float64(self) -> bool:
         return any(launch.dtype == "float64" for launch in self._launches)
 
@@ -232,6 +237,18 @@ class Plan(Table):
         found = norms.norms(run_pass, self._has_float64, 2, self.processes)
         sizes = {leaf.scalar_row: self.processes.size(leaf.key, leaf.layout.size) for leaf in self._active}
         return {row: (found[leaf, 0], found[leaf, 1], sizes[row]) for row, leaf in leaves.items()}
+
+    def aligned(
+        self, params: Any, scalars: list[tuple[float, ...]], transforms: tuple[str, ...]
+    ) -> dict[int, tuple[int, int]]:
+        """For each row of scalars how many elements a step moves against the gradient, and of how many; no writes."""
+        self._write_scalars(scalars)
+        leaves, found = self._leaves_by_row(), cast("dict[Hashable, list[Array]]", {})
+        for row, sums in self._sums_by_row("aligned", self.rule, transforms, params):
+            found.setdefault(leaves[row], []).append(sums[:, SUMS])
+        counts = self.processes.add_up(found, 1)
+        sizes = {leaf.scalar_row: self.processes.size(leaf.key, leaf.size) for leaf in self._active}
+        return {row: (round(sum(counts[leaf])), sizes[row]) for row, leaf in leaves.items()}
 
     def prepare(
         self, params: Any, scalars: list[tuple[float, ...]], transforms: tuple[str, ...], settings_by_row: list[Any]

@@ -7,10 +7,13 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Any, cast
 
-from fastopt import averages, checks, threads, tuning
+import numpy as np
+
+from fastopt import averages, checks, combinations, constraints, threads, tuning
 from fastopt.engine import catch_up, containers, gradient_sums, one_call, transform_scalars
 from fastopt.engine.again import Again, again
 from fastopt.engine.execute import NOTHING
+from fastopt.engine.norms import ONE_PROCESS
 from fastopt.engine.plan import Plan
 from fastopt.engine.step_counts import Counts, counted
 from fastopt.engine.transform_scalars import TooLarge
@@ -62,10 +65,10 @@ def make(optimizer: Any, params: Any, grads: Any, report: bool, summed: int = 0)
 
     summed : of how many gradients `grads` are the sums that were accumulated; 0 of gradients that are handed in
     """
-    if optimizer._accumulated and not summed:
-        raise RuntimeError(gradient_sums.with_gradients(type(optimizer).__name__, optimizer._accumulated))
     step = Step(optimizer, params, grads, report, summed)
     step.ask_settings()
+    if isinstance(step.settings.__dict__.get("lr"), np.ndarray):
+        raise TypeError(checks.rates_without_problems(type(optimizer).__name__))
     step.take_plan()
     step.find_rule_scalars()
     unfit = step.unfit_gradients()
@@ -108,6 +111,8 @@ class Step:
     )
 
     def __init__(self, optimizer: Any, params: Any, grads: Any, report: bool, summed: int) -> None:
+        if optimizer._accumulated and not summed:
+            raise RuntimeError(gradient_sums.with_gradients(type(optimizer).__name__, optimizer._accumulated))
         self.optimizer, self.params, self.grads, self.wants_report = optimizer, params, grads, report
         self.summed, self.more = summed, cast("dict[str, Any]", {})
         self.attributes: dict[str, Any] = optimizer.__dict__
@@ -121,9 +126,10 @@ class Step:
         self.asked: Asked = {}
         self.settings = optimizer._at(self.number, NO_GROUPS, self.asked) if optimizer._scheduled else optimizer
         self.groups: Groups | None = optimizer.groups if optimizer.groups.data else None
-        self.by_array = optimizer._rule.is_by_array or self.settings.clip_array_norm != math.inf
+        settings = self.settings
+        self.by_array = optimizer._rule.is_by_array or settings.clip_array_norm != math.inf or settings.cautious
         if self.groups is not None and not self.by_array:
-            self.by_array = self.groups.clips_arrays()
+            self.by_array = self.groups.are_by_array()
 
     def take_plan(self) -> None:
         """Finds the plan that fits the arguments, or makes one; then settings and step counts of its rows."""
@@ -308,9 +314,20 @@ def _plan_for(
     if plans:  # arrays of the past should not be kept alive
         attributes["_plan"] = attributes["_report_plan"] = None
         attributes["_others"] = ()
+    columns = constraints.columns_for(optimizer)
+    if columns is not None and optimizer._processes is not ONE_PROCESS:
+        there = {"mask": bool(columns.mask), "bounds that are arrays": True, "Sharded": True}
+        combinations.check_step(type(optimizer).__name__, there)
     arguments = type(optimizer).__name__, optimizer._rule, params, grads, settings._start(), optimizer._state
     plan = Plan(
-        *arguments, report, groups, by_array, optimizer.centralize, optimizer.state_storage, optimizer._step_counts()
+        *arguments,
+        report,
+        groups,
+        by_array,
+        optimizer.centralize,
+        optimizer.state_storage,
+        optimizer._step_counts(),
+        columns,
     )
     if optimizer._state is not None and plan.state is not optimizer._state:  # others have the state as it was
         attributes["_plan"] = attributes["_report_plan"] = None

@@ -31,7 +31,7 @@ class StoredLaunch(Launch):
         keys = [[codecs.mixed(name + slot * codecs.GOLDEN) for slot in range(len(slots))] for name in names]
         self._names = np.array(keys, np.uint64)
         self._keys = self._names.copy()
-        self._forms: dict[tuple[int, bool], Array] = {}
+        self._forms: dict[tuple[int, str], Array] = {}
 
     def begin_step(self, seed: int, step: int) -> None:
         """Has the noise be that of a step."""
@@ -42,13 +42,14 @@ class StoredLaunch(Launch):
     ) -> tuple[Any, Array, Array, int]:
         """As in `Launch`."""
         kernel, *arguments = super().call(rule, which, transforms, choice)
-        if which not in ("step", "report"):  # which read gradients only
+        if which not in ("step", "report", "aligned"):  # which read gradients only
             return kernel, *arguments
+        encodes = which != "aligned"
         if not compiles():
-            stored = pure_python.Stored(kernel, self._storage, self._nonnegative, self._keys)
+            stored = pure_python.Stored(kernel, self._storage, self._nonnegative, self._keys, encodes)
             return stored, *arguments  # type: ignore[return-value]
-        form = self._forms.get((choice.form, which == "report"))
+        form = self._forms.get((choice.form, which))
         if form is None:
-            form = stored_form(choice.form, which == "report", self._kinds, self._keys)
-            self._forms[choice.form, which == "report"] = form
+            form = stored_form(choice.form, which != "step", self._kinds, self._keys, encodes)
+            self._forms[choice.form, which] = form
         return partial(kernel.func, kernel.args[0], form.ctypes.data), *arguments  # type: ignore[return-value]

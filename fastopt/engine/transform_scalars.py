@@ -8,19 +8,28 @@ from typing import Any
 
 import numpy as np
 
+from fastopt import constraints
 from fastopt.engine.arguments import nonfinite_squared_norm, nonfinite_squares
 from fastopt.engine.norms import Norm, clipped, quick_clipped
 from fastopt.engine.plan import Plan
+from fastopt.kernels.caution import scale_of_share
 from fastopt.kernels.squares import largest
 
 SCALARS: dict[str, Callable[[Any], float]] = {
     "clip": lambda settings: settings.clip_value,
     "weight_decay": lambda settings: settings.weight_decay,
     "decoupled_weight_decay": lambda settings: 1 - _lr(settings) * settings.weight_decay,
+    "lower": lambda settings: _number(constraints.lowest(settings), -math.inf),
+    "upper": lambda settings: _number(constraints.highest(settings), math.inf),
+    "cautious_decay": lambda settings: _lr(settings) * settings.weight_decay,
+    "cautious": lambda settings: 0.0,  # until aligned elements are counted
 }
 """From settings; "scale" needs norms."""
 
-NEUTRAL = {"clip": math.inf, "weight_decay": 0.0, "decoupled_weight_decay": 1.0}
+NEUTRAL = {
+    **{"clip": math.inf, "weight_decay": 0.0, "decoupled_weight_decay": 1.0},
+    **{"lower": -math.inf, "upper": math.inf, "cautious_decay": 0.0, "cautious": 0.0},
+}
 """The scalar with which a transform does nothing, for rows that do not call for it where another does."""
 
 
@@ -38,7 +47,7 @@ def added(
     if plan.rule.prepare:
         plan.prepare(params, rows, transforms, settings_by_row)
     if plan.rule.measure is None:
-        return rows
+        return _with_caution(plan, params, settings_by_row, rows, transforms)
     norms = plan.measures(params, rows, transforms)
     ratios = [
         settings_of_row.trust_ratio(*norms[row]) if row in norms else 0.0
@@ -46,7 +55,22 @@ def added(
     ]
     if plan.rule.squares_norms and settings.on_nonfinite != "propagate":
         _check_squared_norms(plan, norms, ratios)
-    return [(*of_rule, ratio, *more) for of_rule, ratio, more in zip(scalars, ratios, of_transforms, strict=True)]
+    rows = [(*of_rule, ratio, *more) for of_rule, ratio, more in zip(scalars, ratios, of_transforms, strict=True)]
+    return _with_caution(plan, params, settings_by_row, rows, transforms)
+
+
+def _with_caution(
+    plan: Plan, params: Any, settings_by_row: list[Any], rows: list[tuple[float, ...]], transforms: tuple[str, ...]
+) -> list[tuple[float, ...]]:
+    """The same with the scalar of `cautious`, for which aligned elements are counted in a pass before the step."""
+    if "cautious" not in transforms:
+        return rows
+    before, counts = len(plan.rule.scalars), plan.aligned(params, rows, transforms)  # it is the last of `TRANSFORMS`
+    of_transforms = {
+        row: scale_of_share(*count) if settings_by_row[row].cautious else NEUTRAL["cautious"]
+        for row, count in counts.items()
+    }
+    return [(*row[:before], of_transforms.get(number, 0.0), *row[before + 1 :]) for number, row in enumerate(rows)]
 
 
 class TooLarge(ArithmeticError):
@@ -142,5 +166,11 @@ def unclipped(settings: Any) -> float:
     return float(-settings.gradient_scale if settings.maximize else settings.gradient_scale)
 
 
-def _lr(settings: Any) -> float:
-    return float(getattr(settings, "lr", 1.0))  # a rule of one's own may have none
+def _number(bound: Any, otherwise: float) -> float:
+    """A bound that is a number; one that is an array has a column of the table."""
+    return otherwise if isinstance(bound, np.ndarray) else float(bound)
+
+
+def _lr(settings: Any) -> Any:
+    """A number, or an array where each of many problems has one."""
+    return getattr(settings, "lr", 1.0)  # a rule of one's own may have none

@@ -19,10 +19,13 @@ from numba.core.ccallback import CFunc
 from fastopt.kernels import storage, stores
 from fastopt.kernels.averages import AVERAGES
 from fastopt.kernels.cache import digest_of, through_cache
+from fastopt.kernels.caution import aligned
 from fastopt.kernels.compose import clone, composed, helpers
+from fastopt.kernels.constraints import BOUND_COLUMNS
 from fastopt.kernels.flags import FLAGS, INNER, compiles
 from fastopt.kernels.loops import (
     FACTORS,
+    aligned_loop,
     finite_loop,
     finite_squares_loop,
     measure_loop,
@@ -59,7 +62,12 @@ LOOPS = {
     "norm": norm_loop,
     "quick_norm": quick_norm_loop,
     "problems": problems_loop,
+    "aligned": aligned_loop,
 }
+
+
+FUNCTIONS = TRANSFORMS | BOUND_COLUMNS | AVERAGES
+"""The functions of transforms by name; a mask has none."""
 
 
 def kernel(
@@ -74,12 +82,13 @@ def kernel(
 
     which : "step"; "report", which fills the statistics as well; for a measuring rule "measure", which only adds up
         the squares of its results, "large_measure" or "small_measure" where those would overflow or vanish; for a
-        preparing rule "prepare", which only writes the last state slot; for `NO_RULE` "finite", which only finds out
+        preparing rule "prepare", which only writes the last state slot; with the transform "cautious" "aligned", which
+        only counts the elements whose step goes against the gradient; for `NO_RULE` "finite", which only finds out
         whether all gradients are finite, "finite_squares", whether their squares are, or "norm" and
         "quick_norm", which only add these up
-    transforms : the names of the functions of `transforms.TRANSFORMS` that go before the rule, in that order, and then
-        of those of `averages.AVERAGES` that go after it. Their scalars stand behind the rule's: of those before
-        the rule the last one's first, of those after it the first one's
+    transforms : the names of the functions of `transforms.TRANSFORMS` that go before the rule or on its step, in that
+        order, then of those of `averages.AVERAGES` that go after it, and of columns. Their scalars stand behind the
+        rule's: of those of TRANSFORMS the last one's first, of averages the first one's
     form : how new parameters are stored, see `stores.py`; the same machine code and bits for each
 
     Compiled, or loaded from numba's disk cache, at the first call and kept for the life of the process.
@@ -110,14 +119,15 @@ def callback(
     rule: Rule, dtype: str, which: str = "step", transforms: tuple[str, ...] = (), places: tuple[int, ...] = ()
 ) -> CFunc:
     """The part of a kernel that is the rule's, not compiled yet and without the disk cache."""
-    functions = [(TRANSFORMS | AVERAGES)[name] for name in transforms]
+    functions = [FUNCTIONS[name] for name in transforms if name in FUNCTIONS]
+    functions += [aligned] if which == "aligned" else []
     constants = rule.columns(transforms), rule.small(transforms), *(places and (places,))
     digest = digest_of(rule.formula, *functions, constants=constants)
     name = "_".join((rule.name, *transforms, which, dtype, digest))
     # The inner functions carry it too: two cached kernels, compiled in two processes, may otherwise hold different
     # functions under one symbol, of which the loader takes the first for both.
     names = {
-        "rule": composed(rule.formula, transforms, name, njit(**FLAGS, **INNER)),
+        "rule": composed(rule.formula, transforms, name, njit(**FLAGS, **INNER), which),
         "DTYPE": getattr(np, dtype),
         "SIZE": np.dtype(dtype).itemsize,
         "COLUMNS": rule.columns(transforms),
@@ -134,9 +144,7 @@ def callback(
 
 
 @cache
-def _callback(
-    rule: Rule, dtype: str, which: str, transforms: tuple[str, ...], places: tuple[int, ...] = ()
-) -> Any:
+def _callback(rule: Rule, dtype: str, which: str, transforms: tuple[str, ...], places: tuple[int, ...] = ()) -> Any:
     return through_cache(lambda: callback(rule, dtype, which, transforms, places), CFunc.compile)
 
 
@@ -157,8 +165,8 @@ def _form(form: int, dtype: str, in_pieces: bool) -> Any:
     return numbers
 
 
-def stored_form(form: int, in_pieces: bool, kinds: Any, keys: Any) -> Any:
-    """Return the numbers for `loops.walk_stored`.
+def stored_form(form: int, in_pieces: bool, kinds: Any, keys: Any, encodes: bool = True) -> Any:
+    """Return the numbers for `loops.walk_stored`; of a kernel that does not write state, it `encodes` nothing.
 
     kinds : int64[slots], the forms of `storage.py`
     keys : uint64[arrays, slots], see `codecs.slot_key`
@@ -166,7 +174,7 @@ def stored_form(form: int, in_pieces: bool, kinds: Any, keys: Any) -> Any:
     numbers = _form(form, "float32", in_pieces).copy()
     numbers[stores.SLOTS], numbers[stores.KINDS], numbers[stores.KEYS] = len(kinds), kinds.ctypes.data, keys.ctypes.data
     numbers[stores.DECODE] = compiled_for_c(storage.decode, 7)
-    numbers[stores.ENCODE] = compiled_for_c(storage.encode, 7)
+    numbers[stores.ENCODE] = compiled_for_c(storage.encode, 7) if encodes else 0
     return numbers
 
 

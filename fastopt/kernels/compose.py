@@ -7,8 +7,20 @@ import types
 from collections.abc import Callable
 from typing import Any
 
+from fastopt.kernels.around import (
+    of_step,
+    with_average,
+    with_bound,
+    with_constraint,
+    with_mask,
+    with_mean,
+    with_step,
+    with_transform,
+    without,
+)
 from fastopt.kernels.averages import AVERAGES
-from fastopt.kernels.loops import with_average, with_mean, with_transform
+from fastopt.kernels.caution import CAUTION, aligned
+from fastopt.kernels.constraints import BOUND_COLUMNS, CONSTRAINTS
 from fastopt.kernels.transforms import TRANSFORMS
 
 
@@ -20,19 +32,44 @@ def clone(function: Any, name: str, names: dict[str, Any]) -> types.FunctionType
     return copied
 
 
-def composed(formula: Any, transforms: tuple[str, ...], name: str, compile: Callable[[Any], Any]) -> Any:
-    """The formula with the transforms before and after it; what `name` is for, see `compile.callback`."""
+def composed(
+    formula: Any, transforms: tuple[str, ...], name: str, compile: Callable[[Any], Any], which: str = "step"
+) -> Any:
+    """The formula with the transforms before and after it; what `name` is for, see `compile.callback`.
+
+    which : as in `compile.kernel`; in a pass before the step there is no caution and no constraint
+    """
     inner = compile(clone(formula, f"rule_{name}", helpers(formula, name, compile)))
-    for which in reversed(
-        [transform for transform in transforms if transform in TRANSFORMS]
-    ):  # the last one applied lies innermost
-        names = {"rule": inner, "transform": compile(clone(TRANSFORMS[which], f"{which}_{name}", {}))}
-        around = with_mean if which == "centralize" else with_transform
-        inner = compile(clone(around, f"with_{which}_{name}", names))
-    for which in [transform for transform in transforms if transform in AVERAGES]:
-        names = {"rule": inner, "transform": compile(clone(AVERAGES[which], f"{which}_{name}", {}))}
-        inner = compile(clone(with_average, f"with_{which}_{name}", names))
+
+    def put_around(transform: str, function: Any, around: Any, **names: Any) -> None:
+        nonlocal inner
+        function = function and compile(clone(function, f"{transform}_{name}", {}))
+        inner = compile(clone(around, f"with_{transform}_{name}", {"rule": inner, "transform": function, **names}))
+
+    before = [transform for transform in transforms if transform in TRANSFORMS]
+    for transform in reversed(before):  # the last one lies innermost
+        put_around(transform, *_around(transform, which))
+    bounds = [transform for transform in BOUND_COLUMNS if transform in transforms]
+    for transform in bounds:
+        put_around(transform, BOUND_COLUMNS[transform], with_bound)
+    if "lookahead" in transforms:
+        put_around("lookahead", AVERAGES["lookahead"], with_average)
+    if "mask" in transforms:
+        slots = int("lookahead" in transforms)
+        put_around("mask", None, with_mask, BEFORE=slots, BEHIND=slots + len(bounds))
+    if "averaging" in transforms:
+        put_around("averaging", AVERAGES["averaging"], with_average)
     return inner
+
+
+def _around(transform: str, which: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The function of a transform, and how it is put around a rule."""
+    function = TRANSFORMS[transform]
+    if transform in CAUTION or transform in CONSTRAINTS:
+        if which not in ("step", "report", "problems"):
+            return (aligned, of_step) if which == "aligned" and transform == "cautious" else (function, without)
+        return function, with_step if transform in CAUTION else with_constraint
+    return function, with_mean if transform == "centralize" else with_transform
 
 
 def helpers(function: Any, name: str, compile: Callable[[Any], Any]) -> dict[str, Any]:

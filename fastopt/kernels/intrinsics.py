@@ -117,6 +117,18 @@ def load(typingctx: Any, where: Any, index: Any, dtype: Any) -> Any:
 
 
 @intrinsic
+def chosen(typingctx: Any, mask: Any, new: Any, old: Any) -> Any:
+    """The numbers of `new` where `mask` is not zero, else the first as many of `old`, of two tuples of one dtype."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        moves = builder.fcmp_unordered("!=", args[0], ir.Constant(args[0].type, 0.0))
+        pairs = zip(cgutils.unpack_tuple(builder, args[1]), cgutils.unpack_tuple(builder, args[2]), strict=False)
+        return context.make_tuple(builder, new, [builder.select(moves, *pair) for pair in pairs])
+
+    return new(mask, new, old), codegen
+
+
+@intrinsic
 def store(typingctx: Any, where: Any, index: Any, values: Any, small: Any, dtype: Any) -> Any:
     """Writes a formula's results `(p, *state)` to the addresses `(p, g, *state)`; the gradient is never written.
 

@@ -73,7 +73,6 @@ STORED = 1024
 
 # What the functions below find under these names in their globals; every compiled clone of them has its own.
 rule: Any = None  # the formula, compiled, with the transforms that are bound
-transform: Any = None  # a function of transforms.py or averages.py, compiled
 DTYPE: Any = None  # np.float32 or np.float64
 SIZE: Any = None  # the bytes of an element
 COLUMNS: Any = None  # the columns of the table that the rule takes: parameter, gradient and state slots
@@ -82,25 +81,6 @@ SMALL: Any = None  # what becomes of small values of each of those, but for the 
 SCALARS: Any = None  # a tuple as long as the scalars of rule and transforms
 SCALED: Any = None  # the dtype of measures times FACTOR
 FACTOR: Any = None
-
-
-def with_transform(p, g, *values):
-    """A rule with a transform before it, whose scalar stands behind the rule's."""
-    p, g = transform(p, g, values[-1])
-    return rule(p, g, *values[:-1])
-
-
-def with_average(p, g, average, *values):
-    """A rule with an average after it, whose slot stands before the rule's and whose scalar stands last."""
-    new = rule(p, g, *values[:-1])
-    p, average = transform(new[0], average, values[-1])
-    return p, average, *new[1:]
-
-
-def with_mean(p, g, mean, *values):
-    """A rule with a transform before it that takes an element of an array, which stands before the state slots."""
-    p, g = transform(p, g, mean)
-    return rule(p, g, *values)
 
 
 def step_loop(row, scalars, parameter, statistics, form, first, last):
@@ -255,6 +235,16 @@ def measure_loop(row, scalars, parameter, statistics, form, first, last):
     put(statistics, SECOND_COMPENSATION, second_compensation)
 
 
+def aligned_loop(row, scalars, parameter, statistics, form, first, last):
+    """Writes to the statistics for how many elements the formula, of which all others are the same, says yes."""
+    where, count = addresses(row, COLUMNS), 0
+    constants = numbers(scalars, SCALARS, DTYPE)
+    for element in range(first, last):
+        count += rule(*(load(where, element, DTYPE) + constants))
+    put(statistics, TOTAL, np.float64(count))
+    put(statistics, COMPENSATION, 0.0)
+
+
 def prepare_loop(row, scalars, parameter, statistics, form, first, last):
     """Writes the result of the formula to the last state slot, and nothing else."""
     where = addresses(row, COLUMNS)
@@ -352,7 +342,8 @@ def walk_stored(kernel, form, table, starts, first, last):
                     peek(peek(form + 8 * KINDS) + 8 * slot),
                     peek(peek(form + 8 * KEYS) + 8 * (array * slots + slot)),
                 )
-                invoke(peek(form + 8 * ENCODE), kind, codes, size, place, (index, until, key))
+                if peek(form + 8 * ENCODE):
+                    invoke(peek(form + 8 * ENCODE), kind, codes, size, place, (index, until, key))
             index = until
             is_last = index >= stop
         first = end
@@ -377,10 +368,10 @@ def serial(address, form, table, starts, threads):
 
     address : of the rule's compiled `step_loop`: this function and `parallel` are compiled once for all rules
     form : how parameters are stored: an address that `stores.py` explains
-    table : int64[arrays + 1, 5 + state slots], the addresses of parameter, gradient, state, averages (0 where there are
-        none) and the array's scalars: float64, those of the rule in the order of the formula, then those of the
-        transforms. Of the last row the first element is the address of the statistics, if there are any. With
-        `centralize` the means of gradients have a column more, before the scalars
+    table : int64[arrays + 1, 8 + state slots], the addresses of parameter, gradient, state, averages, arrays of bounds
+        and mask (0 where there are none) and the array's scalars: float64, those of the rule in the order of the
+        formula, then those of the transforms. Of the last row the first element is the address of the statistics, if
+        there are any. With `centralize` the means of gradients have a column more, before the scalars
     starts : int64[arrays + 1], the running sum of the array sizes
     threads : 1
     """

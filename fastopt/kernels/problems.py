@@ -1,8 +1,8 @@
 """Steps of many independent problems, which lie one behind the other in each array and have scalars of their own.
 
 The loop over elements takes each scalar from an array, as it takes the state: a block's scalars are spread over its
-elements on the stack, which costs a store for every 16 of them. Those that are the same for all problems are spread once
-for many blocks. So the loop is vectorised however few numbers a problem has.
+elements on the stack, which costs a store for every 16 of them. Those that are the same for all problems stay in
+registers. So the loop is vectorised however few numbers a problem has.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ STRIDE = 8 * (BLOCK + 2 * AT_ONCE)
 """Bytes between the scalars on the stack; not a power of two."""
 
 SPARSE = 10
-"""Where fewer problems of a block than one in so many are active, each is stepped alone; else all are, some in vain."""
+"""Where fewer problems of a block than one in so many are active, each steps alone; else all do, some in vain."""
 
-# What the last column of the table is the address of, int64 numbers: the elements of a problem; the address of the scalars,
-# float64, of which those that differ are not looked at; how many differ, or say whether a problem is active; where not all
-# are active, the addresses of int64 numbers: how many are before each problem, and which are; and of each that differs
-# the address of its float64 values.
+# What the last column of the table is the address of, int64 numbers: the elements of a problem; the address of the
+# scalars, float64, of which those that differ are not read; how many differ, or say whether a problem is active; where
+# not all are active, the addresses of int64 numbers: how many are before each problem, and which are; and of each that
+# differs the address of its float64 values.
 WIDTH, CONSTANTS, COUNT, BEFORE, WHICH, VALUES = range(6)
 
 # See `loops.py`.
@@ -54,7 +54,9 @@ WRITTEN: Any = None
 SMALL: Any = None
 SCALARS: Any = None
 BEHIND: Any = None  # how many columns there are
-PLACES: Any = None  # for each scalar, and for the mark of active elements, where it is among those on the stack; -1: nowhere
+PLACES: Any = (
+    None  # for each scalar, and for the mark of active elements, where it is among those on the stack; -1: nowhere
+)
 
 
 @intrinsic
@@ -232,7 +234,7 @@ def problem_measures(gradient, shift, problems, width, out):
             else:
                 value = load((gradient,), element, np.float64)[0]
             size = abs(value)
-            largest = largest if size <= largest else size
+            largest = largest if size <= largest or largest != largest else size
             square = value * value
             new = total + square
             back = new - total

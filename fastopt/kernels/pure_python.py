@@ -70,7 +70,7 @@ def interpreted(rule: Rule, dtype: str, which: str, transforms: tuple[str, ...] 
     smallest = number(smallest_state(dtype))
     scalars = ctypes.c_double * (len(rule.scalars) + len(with_scalars(transforms)))
     written = [rule.columns(transforms).index(column) for column in rule.columns(with_scalars(transforms))]
-    formula = composed(on_arrays(rule.formula), transforms, rule.name, lambda function: function)
+    formula = composed(on_arrays(rule.formula), transforms, rule.name, _in_python, which)
 
     @np.errstate(all="ignore")
     def kernel(table: Any, starts: Any, threads: int) -> None:
@@ -96,6 +96,9 @@ def interpreted(rule: Rule, dtype: str, which: str, transforms: tuple[str, ...] 
             parameter, gradient = (array.astype(np.float64) for array in arrays[:2])
             if which == "norm":
                 cells[TOTAL], cells[COMPENSATION] = _squares(gradient)
+            elif which == "aligned":
+                count = sum(bool(formula(*(array[index] for array in arrays), *constants)) for index in range(size))
+                cells[TOTAL], cells[COMPENSATION] = float(count), 0.0
             elif which == "quick_norm":
                 cells[TOTAL], cells[COMPENSATION] = np.square(gradient).sum(), 0.0
             elif which == "measure" or which in FACTORS:
@@ -145,6 +148,12 @@ def interpreted_problems(
     return kernel
 
 
+def _in_python(function: Any) -> Any:
+    """A function with what an intrinsic of it is in Python."""
+    function.__globals__["chosen"] = lambda mask, new, old: new if mask else old[: len(new)]
+    return function
+
+
 def _squares(values: Any) -> tuple[float, float]:
     """The sum of squares, and what rounding took from it."""
     squares = (values**2).tolist()
@@ -163,8 +172,11 @@ class Stored:
     keys : uint64[arrays, slots], those of the noise
     """
 
-    def __init__(self, kernel: Callable[..., None], storage: str, nonnegative: list[bool], keys: Any) -> None:
+    def __init__(
+        self, kernel: Callable[..., None], storage: str, nonnegative: list[bool], keys: Any, encodes: bool = True
+    ) -> None:
         self._kernel, self._storage, self._nonnegative, self._keys = kernel, storage, nonnegative, keys
+        self._encodes = encodes
 
     def __call__(self, table: Any, starts: Any, threads: int) -> None:
         """Decodes the state of all arrays, has the kernel work on it, and encodes it."""
@@ -177,5 +189,5 @@ class Stored:
                 decoded[row, 2 + slot] = values.ctypes.data
                 copies.append((nonnegative, values, int(self._keys[row, slot]), run))
         self._kernel(decoded, starts, threads)
-        for nonnegative, values, key, run in copies:
+        for nonnegative, values, key, run in copies if self._encodes else ():
             codecs.encode(self._storage, nonnegative, values, key, run)

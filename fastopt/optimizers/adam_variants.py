@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fastopt.optimizer import Optimizer
 from fastopt.typed import Number, number
 
-__all__ = ["AdEMAMix", "AdaBelief", "Adan", "LaProp", "Yogi"]
+__all__ = ["ADOPT", "AdEMAMix", "AdaBelief", "Adan", "LaProp", "Yogi"]
 
 
 @dataclass(eq=False)
@@ -294,3 +294,56 @@ class LaProp(Optimizer):
     def scalars(self, step: int) -> tuple[float, ...]:
         root = math.sqrt(1.0 - self.beta2**step)
         return self.lr * root, 1 - self.beta1, 1 - self.beta2, 1.0 / (1.0 - self.beta1**step), self.eps * root
+
+
+@dataclass(eq=False)
+class ADOPT(Optimizer):
+    """Adam that divides each gradient by a mean square that has not seen it, which converges for every beta2.
+
+    `n = g / max(sqrt(v), eps)`, clipped to `(t - 1)^clip_exponent` at step t, `m = m + (1 - beta1)(n - m)`,
+    `p = p - lr m`, and then `v = v + (1 - beta2)(g^2 - v)`. The first step sets `v = g^2` and moves nothing.
+
+    Parameters
+    ----------
+    lr : float, default 0.001
+        Learning rate, 0 or more.
+    beta1, beta2 : float, default 0.9 and 0.9999
+        The shares of the running means that are kept at each step, in [0, 1).
+    eps : float, default 1e-6
+        The least divisor, 0 or more.
+    clip_exponent : float, default 0.25
+        The growth of the bound of n with the step, 0 or more.
+
+    State: `m` and `v`, the running means of scaled gradients and squared gradients.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> params, optimizer = {"W": np.array([1.0])}, ADOPT(lr=0.1, beta1=0.5)
+    >>> for _ in range(2):
+    ...     optimizer.update(params, {"W": np.array([4.0])})
+    >>> params["W"]
+    array([0.95])
+
+    References
+    ----------
+    Taniguchi et al., ADOPT: modified Adam can converge with any beta2 with the optimal rate, NeurIPS 2024,
+    arXiv:2411.02853, Algorithm 2.
+
+    Differences
+    -----------
+    PyTorch: has none; timm's `Adopt` is the same formula, but decoupled weight decay leaves out the first step.
+    Keras: has none.
+    optax: `contrib.adopt`, the same formula.
+    """
+
+    rule = "adopt"
+    lr: Number = number(0.001)
+    beta1: Number = number(0.9)
+    beta2: Number = number(0.9999)
+    eps: Number = number(1e-6)
+    clip_exponent: Number = number(0.25)
+
+    def scalars(self, step: int) -> tuple[float, ...]:
+        clip = (step - 1) ** self.clip_exponent if step > 1 else 0.0
+        return self.lr, 1 - self.beta1, 1 - self.beta2 if step > 1 else 1.0, self.eps, clip

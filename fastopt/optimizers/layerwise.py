@@ -11,7 +11,7 @@ from fastopt.kernels.rules.muon import matrix_shape, orthogonalise
 from fastopt.optimizer import Optimizer
 from fastopt.typed import Number, number
 
-__all__ = ["LAMB", "LARS", "Muon", "NovoGrad", "StableAdamW"]
+__all__ = ["LAMB", "LARS", "MARS", "Muon", "NovoGrad", "StableAdamW"]
 
 
 @dataclass(eq=False)
@@ -186,6 +186,66 @@ class StableAdamW(Optimizer):
     def trust_ratio(self, spread_norm: float, parameter_norm: float, size: int) -> float:
         mean = spread_norm / math.sqrt(size) if size else 0.0
         return self.lr / mean if mean > 1 else self.lr
+
+
+@dataclass(eq=False)
+class MARS(Optimizer):
+    """AdamW with the gradient corrected by its change from the last one, which reduces its variance: MARS-AdamW.
+
+    `c = g + gamma beta1 / (1 - beta1) (g - previous)`, at first `c = g`, divided by its norm where that is above 1,
+    `m = m + (1 - beta1)(c - m)`, `v = v + (1 - beta2)(c^2 - v)` and `p = p - lr m_hat / (sqrt(v_hat) + eps)` with
+    `m_hat = m / (1 - beta1^t)`, `v_hat = v / (1 - beta2^t)` at step t. The norm is that of each array.
+
+    Parameters
+    ----------
+    lr : float, default 0.003
+        Learning rate, 0 or more.
+    beta1, beta2 : float, default 0.95 and 0.99
+        The shares of the running means that are kept at each step, in [0, 1).
+    gamma : float, default 0.025
+        The weight of the change, 0 or more.
+    eps : float, default 1e-8
+        Added to the root, 0 or more.
+    decoupled : default True
+        As of every optimizer, but on by default.
+
+    State: `m` and `v`, the running means of c and its square, uncorrected; `previous`, the gradient of the step before.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> params = {"W": np.array([1.0])}
+    >>> MARS(lr=0.1, eps=0.0).update(params, {"W": np.array([5.0])})
+    >>> params["W"].round(6)
+    array([0.9])
+
+    References
+    ----------
+    Yuan et al., MARS: unleashing the power of variance reduction for training large models, ICML 2025,
+    arXiv:2411.10438, Algorithm 3, of which this is the approximate form.
+
+    Differences
+    -----------
+    PyTorch: has none; timm's `Mars` is the same formula, but vectors go to AdamW unless `optimize_1d=True`.
+    Keras: has none.
+    optax: has none.
+    """
+
+    rule = "mars"
+    lr: Number = number(0.003)
+    beta1: Number = number(0.95)
+    beta2: Number = number(0.99)
+    gamma: Number = number(0.025)
+    eps: Number = number(1e-8)
+    decoupled: bool = field(default=True, kw_only=True, repr=False)
+
+    def scalars(self, step: int) -> tuple[float, ...]:
+        root = math.sqrt(1.0 - self.beta2**step)
+        gain = self.gamma * self.beta1 / (1 - self.beta1) if step > 1 else 0.0
+        return self.lr * root / (1.0 - self.beta1**step), 1 - self.beta1, 1 - self.beta2, self.eps * root, gain
+
+    def trust_ratio(self, corrected_norm: float, _: float, size: int) -> float:
+        return 1 / corrected_norm if corrected_norm > 1 else 1.0
 
 
 @dataclass(eq=False)

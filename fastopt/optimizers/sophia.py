@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from fastopt import constraints
 from fastopt.engine import containers
 from fastopt.engine.plan import Plan
 from fastopt.kernels import RULES
@@ -99,8 +100,9 @@ class Sophia(Optimizer):
         Everything is checked before anything is written.
         """
         with self._not_stepping():
+            columns = constraints.masks_for(self)
             known = type(self).__name__, HESSIAN, params, estimates, self._start(), self._state
-            plan = Plan(*known, groups=self.groups, storage=self.state_storage)
+            plan = Plan(*known, groups=self.groups, storage=self.state_storage, constraints=columns)
             plan.processes = self._processes
             step = self._steps + 1
             for launch in plan.stored_launches:

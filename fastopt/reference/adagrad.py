@@ -20,7 +20,7 @@ class AdaGrad(Reference):
     lr_decay: float = 0.0
     eps_root: float = field(default=0.0, kw_only=True, repr=False)
     slots = ("h",)
-    nonnegative = ("h",)
+    unsigned = ("h",)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -43,7 +43,7 @@ class RMSProp(Reference):
     eps_root: float = 0.0
     initial_accumulator: float = field(default=0.0, kw_only=True, repr=False)
     slots: ClassVar[tuple[str, ...]] = ("h",)
-    nonnegative: ClassVar[tuple[str, ...]] = ("h",)
+    unsigned: ClassVar[tuple[str, ...]] = ("h",)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -104,7 +104,7 @@ class Adadelta(Reference):
     decay_rate: float = 0.9
     eps: float = 1e-6
     slots = ("h", "d")
-    nonnegative = ("h", "d")
+    unsigned = ("h", "d")
 
     def step(self, p: Array, g: Array, h: Array, d: Array) -> None:  # type: ignore[override]
         h *= self.decay_rate

@@ -21,7 +21,7 @@ class Adam(Reference):
     eps_root: float = 0.0
     form: str = "textbook"
     slots = ("m", "v")
-    nonnegative = ("v",)
+    unsigned = ("v",)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -56,7 +56,7 @@ class AMSGrad(Reference):
     beta2: float = 0.999
     eps: float = 1e-8
     slots = ("m", "v", "v_max")
-    nonnegative = ("v", "v_max")
+    unsigned = ("v", "v_max")
 
     def step(self, p: Array, g: Array, m: Array, v: Array, v_max: Array) -> None:  # type: ignore[override]
         correction = math.sqrt(1.0 - self.beta2**self.iter)
@@ -74,7 +74,7 @@ class Adamax(Reference):
     beta2: float = 0.999
     eps: float = 1e-8
     slots = ("m", "u")
-    nonnegative = ("u",)
+    unsigned = ("u",)
 
     def step(self, p: Array, g: Array, m: Array, u: Array) -> None:  # type: ignore[override]
         m += (1 - self.beta1) * (g - m)
@@ -91,7 +91,7 @@ class NAdam(Reference):
     eps: float = 1e-8
     momentum_decay: float = 0.004
     slots = ("m", "v")
-    nonnegative = ("v",)
+    unsigned = ("v",)
 
     def mu(self, step: int) -> float:
         return self.beta1 * (1.0 - 0.5 * math.pow(0.96, step * self.momentum_decay))
@@ -117,7 +117,7 @@ class RAdam(Reference):
     beta2: float = 0.999
     eps: float = 1e-8
     slots = ("m", "v")
-    nonnegative = ("v",)
+    unsigned = ("v",)
 
     def step(self, p: Array, g: Array, m: Array, v: Array) -> None:  # type: ignore[override]
         t = self.iter

@@ -9,7 +9,7 @@ import numpy as np
 
 from fastopt.reference.base import Array, Reference
 
-__all__ = ["AdEMAMix", "AdaBelief", "Adan", "LaProp", "Yogi"]
+__all__ = ["ADOPT", "AdEMAMix", "AdaBelief", "Adan", "LaProp", "Yogi"]
 
 
 @dataclass(eq=False)
@@ -20,7 +20,7 @@ class AdaBelief(Reference):
     eps: float = 1e-16
     eps_root: float = 1e-16
     slots = ("m", "s")
-    nonnegative = ("s",)
+    unsigned = ("s",)
 
     def step(self, p: Array, g: Array, m: Array, s: Array) -> None:  # type: ignore[override]
         correction = math.sqrt(1.0 - self.beta2**self.iter)
@@ -39,7 +39,7 @@ class Yogi(Reference):
     eps: float = 1e-3
     initial_accumulator: float = 1e-6
     slots = ("m", "v")
-    nonnegative = ("v",)
+    unsigned = ("v",)
 
     def start_values(self) -> dict[str, float]:
         return {"v": self.initial_accumulator}
@@ -62,7 +62,7 @@ class AdEMAMix(Reference):
     eps: float = 1e-8
     warmup: float = 0.0
     slots = ("m", "slow", "v")
-    nonnegative = ("v",)
+    unsigned = ("v",)
 
     def step(self, p: Array, g: Array, m: Array, slow: Array, v: Array) -> None:  # type: ignore[override]
         t = self.iter
@@ -89,7 +89,7 @@ class Adan(Reference):
     beta3: float = 0.99
     eps: float = 1e-8
     slots = ("m", "v", "n", "previous")
-    nonnegative = ("n",)
+    unsigned = ("n",)
 
     def step(self, p: Array, g: Array, m: Array, v: Array, n: Array, previous: Array) -> None:  # type: ignore[override]
         t = self.iter
@@ -112,10 +112,30 @@ class LaProp(Reference):
     beta2: float = 0.999
     eps: float = 1e-15
     slots = ("m", "v")
-    nonnegative = ("v",)
+    unsigned = ("v",)
 
     def step(self, p: Array, g: Array, m: Array, v: Array) -> None:  # type: ignore[override]
         correction = math.sqrt(1.0 - self.beta2**self.iter)
         v += (1 - self.beta2) * (g * g - v)
         m += (1 - self.beta1) * (self.lr * correction * g / (np.sqrt(v) + self.eps * correction) - m)
         p -= 1.0 / (1.0 - self.beta1**self.iter) * m
+
+
+@dataclass(eq=False)
+class ADOPT(Reference):
+    lr: float = 0.001
+    beta1: float = 0.9
+    beta2: float = 0.9999
+    eps: float = 1e-6
+    clip_exponent: float = 0.25
+    slots = ("m", "v")
+    unsigned = ("v",)
+
+    def step(self, p: Array, g: Array, m: Array, v: Array) -> None:  # type: ignore[override]
+        first, root, eps = self.iter == 1, np.sqrt(v), np.asarray(self.eps, p.dtype)
+        clip = np.asarray(0.0 if first else (self.iter - 1) ** self.clip_exponent, p.dtype)
+        n = g / np.where(root < eps, eps, root)
+        n = np.where(n < -clip, -clip, np.where(n > clip, clip, n))
+        m += (1 - self.beta1) * (n - m)
+        v += (1.0 if first else 1 - self.beta2) * (g * g - v)
+        p -= self.lr * m

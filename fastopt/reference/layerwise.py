@@ -9,7 +9,7 @@ import numpy as np
 
 from fastopt.reference.base import Array, Reference
 
-__all__ = ["LAMB", "LARS", "Muon", "NovoGrad", "StableAdamW"]
+__all__ = ["LAMB", "LARS", "MARS", "Muon", "NovoGrad", "StableAdamW"]
 
 
 @dataclass(eq=False)
@@ -74,6 +74,29 @@ class StableAdamW(Reference):
         decay = self.weight_decay if self.decoupled else 0.0
         update = root / (1.0 - self.beta1**self.iter) * m / (spread + eps) + decay * p
         p -= (self.lr / mean if mean > 1 else self.lr) * update
+
+
+@dataclass(eq=False)
+class MARS(Reference):
+    lr: float = 0.003
+    beta1: float = 0.95
+    beta2: float = 0.99
+    gamma: float = 0.025
+    eps: float = 1e-8
+    decoupled: bool = field(default=True, kw_only=True, repr=False)
+    slots = ("m", "v", "previous")
+    by_array = True
+
+    def step(self, p: Array, g: Array, m: Array, v: Array, previous: Array) -> None:  # type: ignore[override]
+        root = math.sqrt(1.0 - self.beta2**self.iter)
+        gain = self.gamma * self.beta1 / (1 - self.beta1) if self.iter > 1 else 0.0
+        c = g + gain * (g - previous)
+        norm = self.norm(c)
+        c = (1 / norm if norm > 1 else 1.0) * c
+        m += (1 - self.beta1) * (c - m)
+        v += (1 - self.beta2) * (c * c - v)
+        p -= self.lr * root / (1.0 - self.beta1**self.iter) * m / (np.sqrt(v) + self.eps * root)
+        previous[...] = g
 
 
 @dataclass(eq=False)

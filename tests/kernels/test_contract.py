@@ -88,7 +88,9 @@ def test_permuted_axes(rule, rng):
 def test_neighbours_of_a_strided_parameter_stay(rule, rng):
     whole = rng.standard_normal((6, 30)).astype(np.float32)
     before = whole.copy()
-    fastopt.optimizers.OPTIMIZERS[rule]().update({"W": whole[:, ::3]}, {"W": np.ones((6, 10), np.float32)})
+    optimizer = fastopt.optimizers.OPTIMIZERS[rule]()
+    for _ in range(2):  # ADOPT's first step moves nothing
+        optimizer.update({"W": whole[:, ::3]}, {"W": np.ones((6, 10), np.float32)})
     changed = whole != before
     assert changed[:, ::3].all() and changed.sum() == 60
 

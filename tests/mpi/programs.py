@@ -207,6 +207,7 @@ def check_clipping():
 
     compare(lambda: fastopt.Adam(clip_norm=0.5, clip_value=0.1))
     compare(lambda: fastopt.Adam(clip_array_norm=0.5))
+    compare(lambda: fastopt.Adam(cautious=True))
     compare(lambda: fastopt.SGD(clip_norm=0.5), change=large)
     compare(lambda: fastopt.SGD(clip_array_norm=0.5), change=large)
 

@@ -73,6 +73,7 @@ DEFAULTS = {
     "nadam": {"lr": 0.002, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "momentum_decay": 0.004},
     "radam": {"lr": 0.001, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8},
     "laprop": {"lr": 0.0004, "beta1": 0.9, "beta2": 0.999, "eps": 1e-15},
+    "adopt": {"lr": 0.001, "beta1": 0.9, "beta2": 0.9999, "eps": 1e-6, "clip_exponent": 0.25},
     "adabelief": {"lr": 0.001, "beta1": 0.9, "beta2": 0.999, "eps": 1e-16, "eps_root": 1e-16},
     "yogi": {"lr": 0.01, "beta1": 0.9, "beta2": 0.999, "eps": 1e-3, "initial_accumulator": 1e-6},
     "ademamix": {"lr": 0.001, "beta1": 0.9, "beta2": 0.999, "beta3": 0.9999, "alpha": 5.0, "eps": 1e-8, "warmup": 0.0},
@@ -83,6 +84,7 @@ DEFAULTS = {
     "lars": {"lr": 0.1, "momentum": 0.9, "trust_coefficient": 0.001, "eps": 0.0},
     "lamb": {"lr": 0.001, "beta1": 0.9, "beta2": 0.999, "eps": 1e-6},
     "stable_adamw": {"lr": 0.001, "beta1": 0.9, "beta2": 0.99, "eps": 1e-6},
+    "mars": {"lr": 0.003, "beta1": 0.95, "beta2": 0.99, "gamma": 0.025, "eps": 1e-8},
     "novograd": {"lr": 0.001, "beta1": 0.9, "beta2": 0.25, "eps": 1e-6},
     "muon": {"lr": 0.001, "momentum": 0.95, "adjust": "original"},
 }

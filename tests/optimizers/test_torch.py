@@ -123,6 +123,8 @@ ELSEWHERE = (
     "stable_adamw",
     "novograd",
     "muon",  # below
+    "adopt",
+    "mars",
 )
 
 

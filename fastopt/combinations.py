@@ -1,0 +1,211 @@
+"""Settings that do not go together: one table, for the errors and for the documentation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Feature(NamedTuple):
+    """Something that settings, a rule or a step may have.
+
+    settings : the settings that decide it; () where it is the rule, or how a step is made, which names it itself
+    is_there : `(class of the optimizer, its settings) -> bool`
+    """
+
+    settings: tuple[str, ...]
+    is_there: Callable[[Any, Any], bool]
+
+
+class Combination(NamedTuple):
+    """Two features that do not go together, the reason, and what to do."""
+
+    one: str
+    other: str
+    reason: str
+    advice: str
+
+
+def _has_arrays(bounds: Any) -> bool:
+    return bounds is not None and any(isinstance(bound, np.ndarray) for bound in bounds)
+
+
+def _of_a_step(owner: Any, settings: Any) -> bool:
+    return False
+
+
+FEATURES: dict[str, Feature] = {
+    "bounds": Feature(("bounds", "nonnegative"), lambda owner, own: own.bounds is not None or own.nonnegative),
+    "bounds that are arrays": Feature(("bounds",), lambda owner, own: _has_arrays(own.bounds)),
+    "mask": Feature(("mask",), lambda owner, own: own.mask is not None),
+    "centralize": Feature(("centralize", "groups"), lambda owner, own: own.centralize and not own.groups),
+    "cautious": Feature(("cautious",), lambda owner, own: own.cautious),
+    "lookahead": Feature(("lookahead",), lambda owner, own: own.lookahead is not None),
+    "a rule with norms of whole arrays": Feature((), lambda owner, own: owner._rule.is_by_array),
+    "ASGD": Feature((), lambda owner, own: owner.rule == "asgd"),
+    "a rule that starts from lr": Feature((), lambda owner, own: owner.rule == "rprop"),
+    "a schedule-free rule": Feature((), lambda owner, own: owner.rule.startswith("schedule_free")),
+    "batch_axis": Feature(("batch_axis",), lambda owner, own: own.batch_axis is not None),
+    "clip_array_norm": Feature(("clip_array_norm",), lambda owner, own: own.clip_array_norm != math.inf),
+    "averages of the weights": Feature(
+        ("averaging", "lookahead"), lambda owner, own: own.averaging is not None or own.lookahead is not None
+    ),
+    "compact state": Feature(("state_storage",), lambda owner, own: own.state_storage != "float32"),
+    "gradients that are Rows": Feature((), _of_a_step),
+    "Rows(..., exact=True)": Feature((), _of_a_step),
+    "Sharded": Feature((), _of_a_step),
+}
+"""By the name that the table and the errors have for it."""
+
+TABLE: tuple[Combination, ...] = (
+    Combination(
+        "bounds",
+        "lookahead",
+        "slow weights between two points within bounds may round to one outside",
+        "use averaging=EMA(...), whose average is evaluated beside the parameters",
+    ),
+    Combination(
+        "bounds",
+        "ASGD",
+        "its average is of parameters before the projection",
+        "use SGD(averaging=SWA(start=...))",
+    ),
+    Combination(
+        "bounds",
+        "a schedule-free rule",
+        "the weights to evaluate are an average that no projection reaches",
+        "use AdamW or SGD with averaging=EMA(...)",
+    ),
+    Combination(
+        "bounds",
+        "Rows(..., exact=True)",
+        "steps that rows skip are made in closed form, which may leave the bounds on the way",
+        "use exact=False",
+    ),
+    Combination(
+        "bounds that are arrays",
+        "Sharded",
+        "each process has a share of the parameters only",
+        "give numbers as bounds",
+    ),
+    Combination(
+        "mask",
+        "a rule with norms of whole arrays",
+        "the norms, or the direction, would be of masked elements too",
+        "use a rule without, such as AdamW, or groups={...: {'frozen': True}} for whole arrays",
+    ),
+    Combination(
+        "mask",
+        "centralize",
+        "the means would be of masked elements too",
+        "leave centralize out, or set it in groups for arrays without a mask",
+    ),
+    Combination(
+        "mask",
+        "cautious",
+        "the share of elements that move would count masked ones too",
+        "leave cautious out; cautious_decay works",
+    ),
+    Combination("mask", "ASGD", "its average would not begin where a mask is", "use SGD(averaging=SWA(start=...))"),
+    Combination(
+        "mask",
+        "gradients that are Rows",
+        "rows without a gradient are left alone as it is",
+        "leave rows out of the gradient, or hand in a dense one",
+    ),
+    Combination(
+        "batch_axis",
+        "a rule with norms of whole arrays",
+        "the norm would be that of all problems together",
+        "use a rule whose steps are by element, such as Adam",
+    ),
+    Combination(
+        "batch_axis",
+        "a rule that starts from lr",
+        "its state is made for all problems at once",
+        "use RMSProp or Adam",
+    ),
+    Combination(
+        "batch_axis",
+        "clip_array_norm",
+        "the norm would be that of an array of all problems",
+        "clip_norm is that of each problem by itself",
+    ),
+    Combination(
+        "batch_axis",
+        "centralize",
+        "the means would be over problems",
+        "subtract the mean from each problem's gradient before the step",
+    ),
+    Combination(
+        "batch_axis",
+        "cautious",
+        "the share of elements that move would be that of all problems",
+        "leave cautious out; cautious_decay works",
+    ),
+    Combination(
+        "batch_axis",
+        "averages of the weights",
+        "they would move at the steps of all problems together",
+        "keep a mean of the parameters yourself",
+    ),
+    Combination(
+        "batch_axis",
+        "compact state",
+        "groups of elements that share a scale may be of two problems",
+        "leave state_storage out",
+    ),
+    Combination(
+        "batch_axis",
+        "mask",
+        "a mask is of elements of all problems",
+        "use optimizer.active for whole problems, gradients of zero for elements",
+    ),
+    Combination(
+        "batch_axis",
+        "bounds that are arrays",
+        "they would be read by element of all problems",
+        "give numbers as bounds, or scale the problems",
+    ),
+    Combination(
+        "batch_axis",
+        "gradients that are Rows",
+        "rows are problems there",
+        "use optimizer.active to step some of them",
+    ),
+    Combination(
+        "batch_axis",
+        "Sharded",
+        "a share of the parameters may end within a problem",
+        "give each process problems, and an optimizer, of its own",
+    ),
+    Combination("mask", "Sharded", "each process has a share of the parameters only", "set gradients to zero instead"),
+)
+"""All of them; what is not here works together."""
+
+SETTINGS = frozenset(name for feature in FEATURES.values() for name in feature.settings)
+"""The settings on which it depends whether there is an error."""
+
+
+def check(owner: Any, settings: Mapping[str, Any]) -> None:
+    """Raises ValueError for the first combination of which both sides are there.
+
+    owner : the class of the optimizer, whose defaults count where `settings` has nothing
+    """
+    own = SimpleNamespace(**{name: settings.get(name, getattr(owner, name, None)) for name in SETTINGS})
+    _check(owner.__name__, {name for name, feature in FEATURES.items() if feature.is_there(owner, own)})
+
+
+def check_step(owner: str, there: Mapping[str, bool]) -> None:
+    """The same for features of which it shows only at a step whether they are there; `owner` is a name."""
+    _check(owner, {name for name, is_there in there.items() if is_there})
+
+
+def _check(owner: str, there: set[str]) -> None:
+    for one, other, reason, advice in TABLE:
+        if one in there and other in there:
+            raise ValueError(f"{owner}: {one} and {other} do not go together: {reason}; {advice}")
