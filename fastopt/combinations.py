@@ -34,6 +34,12 @@ def _has_arrays(bounds: Any) -> bool:
     return bounds is not None and any(isinstance(bound, np.ndarray) for bound in bounds)
 
 
+def _has_step_size(owner: Any) -> bool:
+    """Whether the class, or one with the same metric that it is made of, says what its effective learning rate is."""
+    defines = next(kind for kind in owner.__mro__ if "effective_lr" in vars(kind))
+    return "_rule" in dir(defines) and defines._rule.metric is owner._rule.metric
+
+
 def _of_a_step(owner: Any, settings: Any) -> bool:
     return False
 
@@ -41,11 +47,13 @@ def _of_a_step(owner: Any, settings: Any) -> bool:
 FEATURES: dict[str, Feature] = {
     "bounds": Feature(("bounds", "nonnegative"), lambda owner, own: own.bounds is not None or own.nonnegative),
     "bounds that are arrays": Feature(("bounds",), lambda owner, own: _has_arrays(own.bounds)),
+    "l1 or l2_prox": Feature(("l1", "l2_prox"), lambda owner, own: own.l1 != 0 or own.l2_prox != 0),
     "mask": Feature(("mask",), lambda owner, own: own.mask is not None),
     "centralize": Feature(("centralize", "groups"), lambda owner, own: own.centralize and not own.groups),
     "cautious": Feature(("cautious",), lambda owner, own: own.cautious),
     "lookahead": Feature(("lookahead",), lambda owner, own: own.lookahead is not None),
     "a rule with norms of whole arrays": Feature((), lambda owner, own: owner._rule.is_by_array),
+    "a rule without a step size of each element": Feature((), lambda owner, own: not _has_step_size(owner)),
     "ASGD": Feature((), lambda owner, own: owner.rule == "asgd"),
     "a rule that starts from lr": Feature((), lambda owner, own: owner.rule == "rprop"),
     "a schedule-free rule": Feature((), lambda owner, own: owner.rule.startswith("schedule_free")),
@@ -91,6 +99,24 @@ TABLE: tuple[Combination, ...] = (
         "Sharded",
         "each process has a share of the parameters only",
         "give numbers as bounds",
+    ),
+    Combination(
+        "l1 or l2_prox",
+        "a rule without a step size of each element",
+        "a penalty must act in proportion to the rule's steps",
+        "use SGD, Momentum, RMSProp, AdaGrad, Adam or another that has effective_lr, or weight_decay",
+    ),
+    Combination(
+        "l1 or l2_prox",
+        "lookahead",
+        "slow weights between two points are not zero where one of them is",
+        "use averaging=EMA(...)",
+    ),
+    Combination(
+        "l1 or l2_prox",
+        "Rows(..., exact=True)",
+        "steps that rows skip are made in closed form, without the penalty",
+        "use exact=False, with which rows shrink only in steps that have a gradient of theirs",
     ),
     Combination(
         "mask",
@@ -158,6 +184,12 @@ TABLE: tuple[Combination, ...] = (
         "compact state",
         "groups of elements that share a scale may be of two problems",
         "leave state_storage out",
+    ),
+    Combination(
+        "batch_axis",
+        "l1 or l2_prox",
+        "the step size of an element is that of one problem",
+        "subtract the penalty's gradient yourself, or use weight_decay",
     ),
     Combination(
         "batch_axis",

@@ -147,6 +147,16 @@ def highest(settings: Any) -> Any:
     return (settings.bounds or NO_BOUNDS)[1]
 
 
+def effective_lr_of_momentum(optimizer: Any) -> float:
+    """The effective learning rate of a rule whose velocity adds up gradients."""
+    if optimizer.momentum == 1:
+        raise ValueError(
+            f"{type(optimizer).__name__}: l1 and l2_prox need momentum below 1, got 1, with which the steps of a "
+            "constant gradient have no limit; set it to 0.9, say"
+        )
+    return float(optimizer.lr / (1 - optimizer.momentum))
+
+
 def columns_for(optimizer: Any) -> Columns | None:
     """What makes the columns of a plan's table; None where no setting calls for any."""
     groups = optimizer.groups.data.values()

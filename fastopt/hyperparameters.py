@@ -46,6 +46,8 @@ RANGES: dict[str, Range] = {
     "clip_value": (0.0, math.inf, True),
     "clip_norm": (0.0, math.inf, True),
     "clip_array_norm": (0.0, math.inf, True),
+    "l1": (0.0, math.inf, False),
+    "l2_prox": (0.0, math.inf, False),
     "trust_coefficient": (0.0, math.inf, False),
 }
 

@@ -115,6 +115,13 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, T
         """Trust ratio of an array of `size` elements from the norms of its two measures, for a rule that has them."""
         raise NotImplementedError
 
+    def effective_lr(self, step: int) -> float:
+        """The step of a leaf per gradient, were that constant, in the long run; for `l1` and the like.
+
+        In a rule that has a metric it is divided by that, element by element.
+        """
+        raise NotImplementedError
+
     def kept_share(self) -> float:
         """The fraction of its state that a step without a gradient keeps, where the rule has a closed form of those."""
         return 1.0
@@ -344,7 +351,7 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, T
         """
         settings = self._step_settings()
         if begins and self._rule.state:
-            combinations = {leaf.groups for leaf in plan.leaves if leaf.key in plan.begun}
+            combinations = {leaf.groups for leaf in plan.table.leaves if leaf.key in plan.table.begun}
             settings.refuse_another_start(combinations, step, asked)
         return settings.of_plan(plan, step, asked)
 

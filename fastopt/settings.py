@@ -35,7 +35,7 @@ class StepSettings:
     def of_plan(self, plan: Plan, step: int, asked: Asked) -> tuple[list[Any], tuple[str, ...]]:
         """The settings of each row of scalars of a plan, and the transforms that some of them call for."""
         if plan.settings is None or plan.settings.whole is not self:
-            plan.settings = PlanSettings(self, [self.of_groups(groups) for groups in plan.row_groups])
+            plan.settings = PlanSettings(self, [self.of_groups(groups) for groups in plan.table.row_groups])
         return plan.settings.at(step, asked)
 
     def refuse_another_start(self, combinations: Iterable[GroupNumbers], step: int, asked: Asked) -> None:

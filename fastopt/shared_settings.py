@@ -61,6 +61,16 @@ class SharedSettings:
     nonnegative: bool = field(default=False, kw_only=True, repr=False)
     """Whether negative parameters become 0 at the end of a step, as with `bounds=(0, None)`."""
 
+    l1: Number = field(default=number(0.0), kw_only=True, repr=False)
+    """The weight of the L1 penalty `l1 |p|`: after the rule's step comes a proximal one, soft thresholding by l1 times
+    the step size of the element, so that weights become exactly 0. That step size is the step per gradient, were the
+    gradient constant: lr, lr / (1 - momentum), or lr / (sqrt(v_hat) + eps) in Adam, as in ProxGen (Yun, Lozano and
+    Yang, NeurIPS 2021, arXiv:2007.07484)."""
+
+    l2_prox: Number = field(default=number(0.0), kw_only=True, repr=False)
+    """The weight of the penalty `l2_prox p^2 / 2`, by a proximal step `p / (1 + l2_prox step_size)` after that of `l1`:
+    stable for any weight, unlike `weight_decay`."""
+
     mask: MaskSetting = field(default=number(None), kw_only=True, repr=False)
     """Arrays of booleans by key, True where elements are updated: `{"W": W != 0}`, or one array where the parameters
     are one. Elsewhere value and state stay as they are, whatever decay, momentum and averages do. State of arrays with
@@ -127,6 +137,8 @@ class SharedSettings:
             "decoupled_weight_decay": decays and not self.cautious_decay,
             "cautious_decay": decays and self.cautious_decay,
             "cautious": self.cautious,
+            "l1": self.l1 != 0,
+            "l2_prox": self.l2_prox != 0,
         }
         if self.nonnegative or self.bounds is not None:
             low, high = constraints.lowest(self), constraints.highest(self)

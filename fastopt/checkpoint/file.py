@@ -39,7 +39,7 @@ FORMAT = 4
 step counts of their own, 4 where gradients are accumulated or parameters constrained; one with a higher number is
 refused."""
 
-LATER = ("bounds", "nonnegative", "mask")
+LATER = ("bounds", "nonnegative", "l1", "l2_prox", "mask")
 """Settings that a file names only where they are not the default, so that versions without them can read it."""
 
 LONGEST_HEADER = 100_000_000

@@ -11,8 +11,8 @@ from numba import types
 
 from fastopt import checks, combinations
 from fastopt.engine import arguments
+from fastopt.engine.address_checks import check_addresses
 from fastopt.engine.execute import NOTHING
-from fastopt.engine.launch import check_addresses
 from fastopt.engine.norms import LEAST_SUM, Norm, clipped
 from fastopt.engine.problem_counts import ProblemCounts
 from fastopt.engine.step import Step
@@ -55,8 +55,8 @@ class ProblemStep(Step):
         optimizer, plan = self.optimizer, self.plan
         owner, known = type(optimizer).__name__, optimizer._problems
         size = None if known is None else known.size
-        for leaf in plan.leaves:
-            name, shape = plan._name(leaf.key), leaf.array.shape
+        for leaf in plan.table.leaves:
+            name, shape = plan.table.name(leaf.key), leaf.array.shape
             if leaf.sparse is not None:
                 combinations.check_step(owner, {"batch_axis": True, "gradients that are Rows": True})
             if leaf.row < 0:
@@ -76,9 +76,9 @@ class ProblemStep(Step):
                     f"{owner}: {name} lies in Fortran's order, but with batch_axis=0 each problem must lie in one "
                     f"piece; make it so once: np.ascontiguousarray({name})"
                 )
-        if optimizer._state is not None and [*optimizer._state.layouts] != plan.keys:
+        if optimizer._state is not None and [*optimizer._state.layouts] != plan.table.keys:
             raise ValueError(
-                f"{owner}: params has {plan.keys!r:.200}, but at the first step it had "
+                f"{owner}: params has {plan.table.keys!r:.200}, but at the first step it had "
                 f"{[*optimizer._state.layouts]!r:.200}; with batch_axis=0 arrays do not come or go: call reset()"
             )
         wanted = optimizer._wanted_active
@@ -116,7 +116,7 @@ class ProblemStep(Step):
         optimizer, plan = self.optimizer, self.plan
         squared, active = squares(optimizer._rule), self.problems.active
         bad_by_leaf = []
-        for leaf, peak in zip(plan._active, peaks, strict=True):
+        for leaf, peak in zip(plan.table.active, peaks, strict=True):
             bad = ~np.isfinite(peak)
             if squared:
                 dtype = leaf.layout.dtype.type
@@ -133,15 +133,15 @@ class ProblemStep(Step):
         if over.any():
             problem = int(np.argmax(over))
             number = next(number for number, bad in enumerate(bad_by_leaf) if bad[problem])
-            leaf, gradient = plan._active[number], self._gradient(number)[problem]
-            name = f"{plan._name(leaf.key, 'grads')}[{problem}]"
+            leaf, gradient = plan.table.active[number], self._gradient(number)[problem]
+            name = f"{plan.table.name(leaf.key, 'grads')}[{problem}]"
             bad = ~np.isfinite(gradient)
             if bad.any():
-                text = arguments.nonfinite(plan.owner, name, gradient, bad)
+                text = arguments.nonfinite(plan.table.owner, name, gradient, bad)
             else:
                 bound = largest(leaf.layout.dtype)
-                text = arguments.nonfinite_squares(plan.owner, name, gradient, np.abs(gradient) > bound, bound)
-            plan.forget_gradients()
+                text = arguments.nonfinite_squares(plan.table.owner, name, gradient, np.abs(gradient) > bound, bound)
+            plan.table.gradients = []
             raise FloatingPointError(text if raises else checks.too_many_skips(text, limit))
         self.skipped = skipped
 
@@ -150,9 +150,9 @@ class ProblemStep(Step):
 
     def _gradient(self, number: int) -> Array:
         """The gradient of an active leaf as the kernels see it: float[problems, elements of each]."""
-        leaf = self.plan._active[number]
+        leaf = self.plan.table.active[number]
         itemsize, problems = leaf.layout.dtype.itemsize, self.problems.size
-        return _at(int(self.plan._table[leaf.row, 1]), leaf.layout.size * itemsize, leaf.layout.dtype).reshape(
+        return _at(int(self.plan.table.addresses[leaf.row, 1]), leaf.layout.size * itemsize, leaf.layout.dtype).reshape(
             problems, -1
         )
 
@@ -160,7 +160,7 @@ class ProblemStep(Step):
         """The largest magnitude of each problem's gradient by leaf; the norm of all of it."""
         size = self.problems.size
         peaks, total, rest = [], np.zeros(size), np.zeros(size)
-        for number in range(len(self.plan._active)):
+        for number in range(len(self.plan.table.active)):
             gradient = self._gradient(number)
             out = np.empty((size, 3))
             if flags.compiles():
@@ -183,7 +183,7 @@ class ProblemStep(Step):
 
     def _norm(self, problem: int) -> Norm:
         """The norm of a problem's gradient, where squares overflow or vanish."""
-        values = [self._gradient(number)[problem].astype(np.float64) for number in range(len(self.plan._active))]
+        values = [self._gradient(number)[problem].astype(np.float64) for number in range(len(self.plan.table.active))]
         whole = np.concatenate(values)
         peak = float(np.abs(whole).max(initial=0.0))
         if not 0 < peak < math.inf:
@@ -208,7 +208,7 @@ class ProblemStep(Step):
                 kept[count] = self._scalars_at(count)
             by_count.append(kept[count])
         rows = []
-        for row in range(len(plan.row_groups)):
+        for row in range(len(plan.table.row_groups)):
             rows.append([_spread([of[row][k] for of in by_count], places) for k in range(len(by_count[0][row]))])
         if "scale" in self.transforms:
             rows = [[*row, self.factor] for row in rows]
@@ -239,7 +239,7 @@ class ProblemStep(Step):
         if self.skipped is not None:
             stepping = ~self.skipped if stepping is None else stepping & ~self.skipped
         differing = sorted({k for row in self.rows for k, value in enumerate(row) if isinstance(value, np.ndarray)})
-        plan._write_scalars([tuple(0.0 if isinstance(v, np.ndarray) else v for v in row) for row in self.rows])
+        plan.table.write_scalars([tuple(0.0 if isinstance(v, np.ndarray) else v for v in row) for row in self.rows])
         alive: list[Any] = []
         if differing or stepping is not None:
             known = plan.of_problems.setdefault("differing", set())
@@ -247,10 +247,11 @@ class ProblemStep(Step):
             differing = sorted(known)
             calls = self._calls(differing, stepping, alive)
         else:
-            self._point([plan._scalars[leaf.scalar_row :].ctypes.data for leaf in plan._active])
-            calls = [launch.call(plan.rule, "step", self.transforms, AS_THEY_COME) for launch in plan._launches]
+            self._point([plan.table.scalars[leaf.scalar_row :].ctypes.data for leaf in plan.table.active])
+            rule, launches = plan.table.rule, plan.table.launches
+            calls = [launch.call(rule, "step", self.transforms, AS_THEY_COME) for launch in launches]
         if flags.CHECK and not alive:
-            check_addresses(plan)
+            check_addresses(plan.table)
         plan._run_all(self.params, calls, NOTHING)
 
     def _calls(self, differing: list[int], stepping: Array | None, alive: list[Any]) -> list[tuple[Any, ...]]:
@@ -272,34 +273,34 @@ class ProblemStep(Step):
             alive.append(kept)
             marks, before, which = [kept[1].ctypes.data], kept[2].ctypes.data, kept[3].ctypes.data
         pointers = []
-        for leaf in plan._active:
+        for leaf in plan.table.active:
             row = self.rows[leaf.scalar_row]
             values = [
                 np.ascontiguousarray(row[k], np.float64) if isinstance(row[k], np.ndarray) else np.full(size, row[k])
                 for k in differing
             ]
             alive += values
-            constants = plan._scalars[leaf.scalar_row :].ctypes.data
+            constants = plan.table.scalars[leaf.scalar_row :].ctypes.data
             own = [leaf.layout.size // size, constants, len(values) + len(marks), before, which]
             found = np.array([*own, *[array.ctypes.data for array in values], *marks], np.int64)
             alive.append(found)
             pointers.append(found.ctypes.data)
         self._point(pointers)
         calls = []
-        for launch in plan._launches:
+        for launch in plan.table.launches:
             threads = AS_THEY_COME.threads_for(launch.moved_bytes)
             wanted: Any = "problems", threads > 1, self.transforms, tuple(places)
             kernel = launch.kernels.get(wanted)
             if kernel is None:
-                kernel = problems_kernel(plan.rule, launch.dtype, threads > 1, self.transforms, tuple(places))
+                kernel = problems_kernel(plan.table.rule, launch.dtype, threads > 1, self.transforms, tuple(places))
                 launch.kernels[wanted] = kernel
             calls.append((kernel, launch.table, launch.starts, threads))
         return calls
 
     def _point(self, pointers: list[int]) -> None:
         """Puts addresses into the last column of the table."""
-        for leaf, pointer in zip(self.plan._active, pointers, strict=True):
-            self.plan._table[leaf.row, -1] = pointer
+        for leaf, pointer in zip(self.plan.table.active, pointers, strict=True):
+            self.plan.table.addresses[leaf.row, -1] = pointer
 
 
 def check_active(owner: str, active: Array, size: int) -> None:

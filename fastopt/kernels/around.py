@@ -9,6 +9,9 @@ from fastopt.kernels.intrinsics import chosen
 # What the functions below find under these names in their globals; every compiled clone of them has its own.
 rule: Any = None  # the formula, compiled, with the transforms that lie within
 transform: Any = None  # a function of transforms.py, constraints.py or averages.py, compiled
+metric: Any = None  # that of the rule, compiled
+STATE: Any = None  # how many state slots the formula has
+SCALARS: Any = None  # where its scalars end
 BEFORE: Any = None  # how many of a rule's arguments behind the gradient are slots of Lookahead, which a mask keeps
 BEHIND: Any = None  # where its other slots begin among them
 
@@ -36,6 +39,12 @@ def with_constraint(p, g, *values):
     """A rule with a constraint after it, whose scalar stands behind the rule's."""
     new = rule(p, g, *values[:-1])
     return transform(new[0], values[-1]), *new[1:]
+
+
+def with_prox(p, g, *values):
+    """A rule with a constraint after it that takes the metric of its new state; its scalar stands behind the rule's."""
+    new = rule(p, g, *values[:-1])
+    return transform(new[0], metric(*new[1:], *values[STATE:SCALARS]), values[-1]), *new[1:]
 
 
 def with_step(p, g, *values):

@@ -14,13 +14,15 @@ from fastopt.kernels.around import (
     with_constraint,
     with_mask,
     with_mean,
+    with_prox,
     with_step,
     with_transform,
     without,
 )
 from fastopt.kernels.averages import AVERAGES
 from fastopt.kernels.caution import CAUTION, aligned
-from fastopt.kernels.constraints import BOUND_COLUMNS, CONSTRAINTS
+from fastopt.kernels.constraints import BOUND_COLUMNS, BY_METRIC, CONSTRAINTS
+from fastopt.kernels.rule import Rule
 from fastopt.kernels.transforms import TRANSFORMS
 
 
@@ -33,13 +35,13 @@ def clone(function: Any, name: str, names: dict[str, Any]) -> types.FunctionType
 
 
 def composed(
-    formula: Any, transforms: tuple[str, ...], name: str, compile: Callable[[Any], Any], which: str = "step"
+    rule: Rule, transforms: tuple[str, ...], name: str, compile: Callable[[Any], Any], which: str = "step"
 ) -> Any:
-    """The formula with the transforms before and after it; what `name` is for, see `compile.callback`.
+    """The formula of a rule with the transforms before and after it; what `name` is for, see `compile.callback`.
 
     which : as in `compile.kernel`; in a pass before the step there is no caution and no constraint
     """
-    inner = compile(clone(formula, f"rule_{name}", helpers(formula, name, compile)))
+    inner = compile(clone(rule.formula, f"rule_{name}", helpers(rule.formula, name, compile)))
 
     def put_around(transform: str, function: Any, around: Any, **names: Any) -> None:
         nonlocal inner
@@ -48,7 +50,12 @@ def composed(
 
     before = [transform for transform in transforms if transform in TRANSFORMS]
     for transform in reversed(before):  # the last one lies innermost
-        put_around(transform, *_around(transform, which))
+        if transform in BY_METRIC and rule.metric and which in ("step", "report"):
+            metric = compile(clone(rule.metric, f"metric_{name}", helpers(rule.metric, name, compile)))
+            places = {"STATE": len(rule.state), "SCALARS": len(rule.state) + len(rule.scalars)}
+            put_around(transform, BY_METRIC[transform], with_prox, metric=metric, **places)
+        else:
+            put_around(transform, *_around(transform, which))
     bounds = [transform for transform in BOUND_COLUMNS if transform in transforms]
     for transform in bounds:
         put_around(transform, BOUND_COLUMNS[transform], with_bound)

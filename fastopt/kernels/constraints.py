@@ -21,7 +21,31 @@ def upper(p, high):
     return high if p > high else p
 
 
-CONSTRAINTS: dict[str, Callable[..., Any]] = {"upper": upper, "lower": lower}
+def l1(p, threshold):
+    """The proximal step of an L1 penalty: soft thresholding, which leaves exact zeros; NaN goes through."""
+    return p - threshold if p > threshold else (p + threshold if p < -threshold else (p - p if threshold else p))
+
+
+def l1_by_metric(p, metric, amount):
+    """The same with a threshold for each element, of amount over metric."""
+    threshold = amount / metric
+    return p - threshold if p > threshold else (p + threshold if p < -threshold else (p - p if amount else p))
+
+
+def l2_prox(p, share):
+    """The proximal step of a squared L2 penalty, p / (1 + amount), by share = amount / (1 + amount)."""
+    return p - share * p if share else p
+
+
+def l2_prox_by_metric(p, metric, amount):
+    """The same with an amount for each element, of amount over metric."""
+    return p * (metric / (metric + amount)) if amount else p
+
+
+BY_METRIC: dict[str, Callable[..., Any]] = {"l2_prox": l2_prox_by_metric, "l1": l1_by_metric}
+"""`(p, metric, amount) -> p`, in the place of those of the same name in a rule that has a metric."""
+
+CONSTRAINTS: dict[str, Callable[..., Any]] = {"upper": upper, "lower": lower, "l2_prox": l2_prox, "l1": l1}
 """Those that take an amount."""
 
 BOUND_COLUMNS: dict[str, Callable[..., Any]] = {"lower_array": lower, "upper_array": upper}

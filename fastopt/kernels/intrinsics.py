@@ -62,7 +62,7 @@ def call(
     first: Any,
     last: Any,
 ) -> Any:
-    """Calls the compiled `loops.step_loop` at an address."""
+    """Calls the compiled `passes.step_loop` at an address."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         address, *arguments = args

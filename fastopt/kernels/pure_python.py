@@ -7,6 +7,7 @@ import inspect
 import math
 import types
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,17 +15,8 @@ import numpy as np
 from fastopt.kernels import codecs, problems
 from fastopt.kernels.compose import clone, composed
 from fastopt.kernels.intrinsics import KEPT, SIGN_KEPT, smallest_state
-from fastopt.kernels.loops import (
-    COMPENSATION,
-    DOWN,
-    FACTORS,
-    FIELDS,
-    PIECE,
-    SECOND_COMPENSATION,
-    SECOND_TOTAL,
-    TOTAL,
-    UP,
-)
+from fastopt.kernels.loops import PIECE
+from fastopt.kernels.passes import COMPENSATION, DOWN, FACTORS, FIELDS, SECOND_COMPENSATION, SECOND_TOTAL, TOTAL, UP
 from fastopt.kernels.rule import Rule
 from fastopt.kernels.transforms import with_scalars
 
@@ -70,7 +62,7 @@ def interpreted(rule: Rule, dtype: str, which: str, transforms: tuple[str, ...] 
     smallest = number(smallest_state(dtype))
     scalars = ctypes.c_double * (len(rule.scalars) + len(with_scalars(transforms)))
     written = [rule.columns(transforms).index(column) for column in rule.columns(with_scalars(transforms))]
-    formula = composed(on_arrays(rule.formula), transforms, rule.name, _in_python, which)
+    formula = composed(on_arrays_of(rule), transforms, rule.name, _in_python, which)
 
     @np.errstate(all="ignore")
     def kernel(table: Any, starts: Any, threads: int) -> None:
@@ -146,6 +138,11 @@ def interpreted_problems(
                 step(single, np.array([0, width]), 1)
 
     return kernel
+
+
+def on_arrays_of(rule: Rule) -> Rule:
+    """A rule of the same formulas on arrays."""
+    return replace(rule, formula=on_arrays(rule.formula), metric=rule.metric and on_arrays(rule.metric))
 
 
 def _in_python(function: Any) -> Any:

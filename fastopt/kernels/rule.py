@@ -31,6 +31,8 @@ class Rule:
     nonnegative : those that are never negative, which 8 bits then hold without a sign
     squares_norms : whether the trust ratio of its measures is the square of a norm
     follows : the slots that follow the new parameters, so that nothing may change these after the formula
+    metric : where steps differ by element in more than the gradient: a formula `(*state, *scalars)` of the new state
+        that returns by what the optimizer's `effective_lr` is divided
     prepare : for a rule that needs whole arrays: a formula that takes the same and returns one number, which goes to
         the last state slot before the step; the optimizer's `prepared` then has each array of that slot.
     """
@@ -46,6 +48,7 @@ class Rule:
     nonnegative: tuple[str, ...] = ()
     squares_norms: bool = False
     follows: tuple[str, ...] = ()
+    metric: Callable[..., Any] | None = None
 
     @cached_property
     def is_by_array(self) -> bool:

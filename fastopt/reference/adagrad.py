@@ -30,6 +30,12 @@ class AdaGrad(Reference):
     def start_values(self) -> dict[str, float]:
         return {"h": self.initial_accumulator}
 
+    def effective_lr(self) -> float:
+        return self.lr / (1 + (self.iter - 1) * self.lr_decay)
+
+    def metric(self, h: Array) -> Array:  # type: ignore[override]
+        return np.sqrt(h + self.eps_root) + self.eps
+
     def step(self, p: Array, g: Array, h: Array) -> None:  # type: ignore[override]
         h += g * g
         p -= self.lr / (1 + (self.iter - 1) * self.lr_decay) * g / (np.sqrt(h + self.eps_root) + self.eps)
@@ -53,6 +59,12 @@ class RMSProp(Reference):
     def start_values(self) -> dict[str, float]:
         return {"h": self.initial_accumulator}
 
+    def effective_lr(self) -> float:
+        return self.lr
+
+    def metric(self, h: Array) -> Array:  # type: ignore[override]
+        return np.sqrt(h + self.eps_root) + self.eps
+
     def step(self, p: Array, g: Array, h: Array) -> None:  # type: ignore[override]
         h *= self.decay_rate
         h += (1 - self.decay_rate) * g * g
@@ -71,6 +83,12 @@ class RMSPropMomentum(RMSProp):
     lr_in_velocity: bool = field(default=False, kw_only=True, repr=False)
     slots = ("h", "v")
 
+    def effective_lr(self) -> float:
+        return self.lr / (1 - self.momentum)
+
+    def metric(self, h: Array, v: Array) -> Array:  # type: ignore[override]
+        return np.sqrt(h + self.eps_root) + self.eps
+
     def step(self, p: Array, g: Array, h: Array, v: Array) -> None:  # type: ignore[override]
         h *= self.decay_rate
         h += (1 - self.decay_rate) * g * g
@@ -87,6 +105,12 @@ class RMSPropMomentum(RMSProp):
 class CentredRMSProp(RMSProp):
     momentum: float = 0.0
     slots = ("h", "m", "v")
+
+    def effective_lr(self) -> float:
+        return self.lr / (1 - self.momentum)
+
+    def metric(self, h: Array, m: Array, v: Array) -> Array:  # type: ignore[override]
+        return np.asarray(np.sqrt(np.maximum(h - m * m, 0) + self.eps_root) + self.eps)
 
     def step(self, p: Array, g: Array, h: Array, m: Array, v: Array) -> None:  # type: ignore[override]
         h *= self.decay_rate

@@ -22,6 +22,12 @@ class AdaBelief(Reference):
     slots = ("m", "s")
     unsigned = ("s",)
 
+    def effective_lr(self) -> float:
+        return self.lr * math.sqrt(1.0 - self.beta2**self.iter)
+
+    def metric(self, m: Array, s: Array) -> Array:  # type: ignore[override]
+        return np.sqrt(s) + self.eps * math.sqrt(1.0 - self.beta2**self.iter)
+
     def step(self, p: Array, g: Array, m: Array, s: Array) -> None:  # type: ignore[override]
         correction = math.sqrt(1.0 - self.beta2**self.iter)
         m += (1 - self.beta1) * (g - m)
@@ -43,6 +49,12 @@ class Yogi(Reference):
 
     def start_values(self) -> dict[str, float]:
         return {"v": self.initial_accumulator}
+
+    def effective_lr(self) -> float:
+        return self.lr * math.sqrt(1.0 - self.beta2**self.iter)
+
+    def metric(self, m: Array, v: Array) -> Array:  # type: ignore[override]
+        return np.sqrt(v) + self.eps * math.sqrt(1.0 - self.beta2**self.iter)
 
     def step(self, p: Array, g: Array, m: Array, v: Array) -> None:  # type: ignore[override]
         correction = math.sqrt(1.0 - self.beta2**self.iter)

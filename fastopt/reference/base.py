@@ -40,6 +40,8 @@ class Reference:
     centralize: bool = field(default=False, kw_only=True, repr=False)
     bounds: Any = field(default=None, kw_only=True, repr=False)
     nonnegative: bool = field(default=False, kw_only=True, repr=False)
+    l1: float = field(default=0.0, kw_only=True, repr=False)
+    l2_prox: float = field(default=0.0, kw_only=True, repr=False)
     mask: Any = field(default=None, kw_only=True, repr=False)
     cautious: bool = field(default=False, kw_only=True, repr=False)
     cautious_decay: bool = field(default=False, kw_only=True, repr=False)
@@ -125,7 +127,7 @@ class Reference:
             part._iter = self.counts[key] = self.counts[key] + 1
             kept = Masked(self.mask, key, p, *state)
             part._step(p, part._processed(p, seen[key], scale), state)
-            part._constrain(p, params[key], distinct.get(key, ...))
+            part._constrain(p, state, params[key], distinct.get(key, ...))
             kept.put_back(p, *state)
             self._flush_state(state)
             if key not in distinct:
@@ -138,8 +140,25 @@ class Reference:
                 params[key] = p[()] if isinstance(params[key], np.floating) else p.item()
         self._average(params)
 
-    def _constrain(self, p: Array, whole: Any, rows: Any) -> None:
-        """Brings new parameters within bounds; p are these rows of the whole one."""
+    def metric(self, *state: Array) -> Array | None:
+        """By what the effective learning rate of each element is divided; None where they are all alike."""
+        return None
+
+    def effective_lr(self) -> float:
+        """The learning rate as a constant gradient meets it in the long run."""
+        raise NotImplementedError
+
+    def _constrain(self, p: Array, state: list[Array], whole: Any, rows: Any) -> None:
+        """Proximal steps and bounds of new parameters; p are these rows of the whole one."""
+        metric = self.metric(*state) if self.l1 or self.l2_prox else None
+        if self.l1:
+            amount = p.dtype.type(self.l1 * self.effective_lr())
+            threshold = amount if metric is None else amount / metric
+            p[...] = np.where(p > threshold, p - threshold, np.where(p < -threshold, p + threshold, p - p))
+        if self.l2_prox:
+            amount = self.l2_prox * self.effective_lr()
+            shrunk = p - amount / (1 + amount) * p if metric is None else p * (metric / (metric + amount))
+            p[...] = shrunk
         if self.bounds is None and not self.nonnegative:
             return
         bounds = zip(self.bounds or (None, None), (-math.inf, math.inf), strict=True)

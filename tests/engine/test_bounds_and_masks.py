@@ -292,12 +292,12 @@ def test_checkpoints(tmp_path, is_bare):
 
     mask = np.arange(6).reshape(3, 2) % 2 > 0
     groups = {} if is_bare else {"a": {"bounds": (np.zeros((3, 1)), 2)}}
-    settings = {"bounds": (None, 0.75), "mask": mask if is_bare else {"b": mask}, "groups": groups}
+    settings = {"l1": 0.01, "bounds": (None, 0.75), "mask": mask if is_bare else {"b": mask}, "groups": groups}
     optimizer = trained(fastopt.Adam(**settings))
     optimizer.save(tmp_path / "file")
     loaded = fastopt.Adam()
     loaded.load(tmp_path / "file")
-    assert loaded.bounds == (-math.inf, 0.75) and loaded.mask == optimizer.mask
+    assert loaded.bounds == (-math.inf, 0.75) and loaded.mask == optimizer.mask and loaded.l1 == 0.01
     if not is_bare:
         assert loaded.groups["a"]["bounds"] == optimizer.groups["a"]["bounds"]
     moments = [trained(one).m if is_bare else trained(one).m["b"] for one in (loaded, optimizer)]

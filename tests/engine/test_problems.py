@@ -258,7 +258,12 @@ def test_mistakes():
     for settings in ({"clip_array_norm": 1.0}, {"centralize": True}, {"averaging": fastopt.EMA()}, {"cautious": True}):
         with pytest.raises(ValueError, match=r"Adam: batch_axis and .* do not go together"):
             fastopt.Adam(batch_axis=0, **settings)
-    for settings in ({"state_storage": "int8"}, {"lookahead": fastopt.Lookahead()}, {"mask": np.ones(2, bool)}):
+    for settings in (
+        {"state_storage": "int8"},
+        {"lookahead": fastopt.Lookahead()},
+        {"mask": np.ones(2, bool)},
+        {"l1": 1.0},
+    ):
         with pytest.raises(ValueError, match="do not go together"):
             fastopt.Adam(batch_axis=0, **settings)
     for kind in (fastopt.LAMB, fastopt.Muon, fastopt.Rprop):
