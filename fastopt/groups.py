@@ -82,7 +82,7 @@ class Group(UserDict[str, Any]):
 
 
 class Groups(UserDict[Any, Group]):
-    """Groups by what selects them; if several groups match an array, the last one wins.
+    """Settings for groups of parameters; if several groups match an array, the last one wins.
 
     Parameters
     ----------
@@ -94,11 +94,12 @@ class Groups(UserDict[Any, Group]):
 
     Notes
     -----
-    A group's own `lr` takes the place of the optimizer's, and of its schedule; `lr_scale` multiplies whatever lr is, a
-    schedule too, as schedulers of PyTorch do in all groups. It may be a schedule itself.
+    A group's own `lr` replaces the optimizer's, schedule included; `lr_scale` multiplies it instead, and may be a
+    schedule itself.
 
-    `optimizer.groups` is one; assigned to, or changed as a dict is, between steps. TypeError and ValueError, at once,
-    for what is no dict or no setting of a group; at the next step ValueError for a key or pattern that selects nothing.
+    `optimizer.groups` is such an object; assign to it, or change it like a dict, between steps. What is no dict, or no
+    setting of a group, raises TypeError or ValueError at once; a key or pattern that selects nothing raises ValueError
+    at the next step.
 
     Examples
     --------

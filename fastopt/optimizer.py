@@ -48,9 +48,9 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, T
     Hyperparameters are attributes and may be changed between steps. One that is a number may also be a schedule
     (`fastopt.schedules`) or any function of the step, counted from 1. Each name in the rule's state (`m`, `v`, `h`) is
     an attribute too: None before the first step, then a dict of arrays by key (or one array, where parameters are one
-    array) whose values are the state itself. `iter` is the number of steps taken, which schedules see; bias corrections
-    and the like take the step count of each leaf, which is that of the steps in which it was updated. `skipped` is the
-    number of steps that `on_nonfinite="skip"` did not make. Pickle and `copy.deepcopy` keep settings, state and counts.
+    array) whose values are the state itself. `iter` is the number of steps taken, which schedules use; bias corrections
+    use the step count of each leaf, the number of steps that updated it. `skipped` is the number of steps that
+    `on_nonfinite="skip"` did not make. Pickle and `copy.deepcopy` keep settings, state and counts.
     """
 
     rule: ClassVar[str]
@@ -77,10 +77,8 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, T
         if values or not settings.keys() <= {*known}:
             expected = signature(cls.__init__).parameters.values()  # which a subclass may have of its own
             if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in expected) and cls is not Optimizer:
-                names_of_settings = [parameter.name for parameter in expected][1:]
-                checks.arguments(
-                    cls.__name__, values if names_of_settings[:1] == known[:1] else (), settings, names_of_settings
-                )
+                taken = [parameter.name for parameter in expected][1:]
+                checks.arguments(cls.__name__, values if taken[:1] == known[:1] else (), settings, taken)
         return super().__new__(cls)
 
     # Not annotated, which would make hyperparameters of them.
@@ -103,9 +101,7 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, T
     _sums = cast("Any", None)  # a `GradientSums`
     _problems = cast("Any", None)  # the `ProblemCounts`, after the first step with `batch_axis`
     _wanted_active = cast("Array | None", None)  # before it
-    _skipped_rows = cast(
-        "dict[Any, catch_up.SkippedSteps]", MappingProxyType({})
-    )  # by key, where rows wait for steps that they skipped
+    _skipped_rows = cast("dict[Any, catch_up.SkippedSteps]", MappingProxyType({}))  # by key, of rows that wait for them
 
     def scalars(self, step: int) -> tuple[float, ...]:
         """The scalars of the rule's formula at a step of a leaf, counted from 1."""
@@ -127,7 +123,7 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, T
         return 1.0
 
     def prepared(self, direction: Array) -> None:
-        """Makes of an array of the last state slot what the step goes along, in place, for a rule that prepares."""
+        """Turns an array of the last state slot into the update direction, in place, for a rule that prepares."""
         raise NotImplementedError
 
     def start_values(self) -> dict[str, float]:
@@ -153,20 +149,20 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, T
         Parameters
         ----------
         params : dict of arrays, FlatDict, one array, or nested containers
-            float32 or float64 arrays of any shape and strides, both dtypes if you like, in a dict or in lists, tuples,
-            dicts, namedtuples and dataclasses in one another. Plain numbers in dicts and lists work too: they are
-            replaced. The same array under several keys is updated once per key. Arrays of other libraries in the
-            memory of the CPU (PyTorch's) are written in place. A key that is new begins with fresh state and a step
-            count of its own; one that is gone keeps its state until `forget`.
-        grads : alike, with at least the keys of `params`
+            float32 or float64 arrays of any shape and strides, both dtypes if you like, in a dict or in nested lists,
+            tuples, dicts, namedtuples and dataclasses. Plain numbers in dicts and lists work too: they are replaced.
+            The same array under several keys is updated once per key. Arrays of other libraries in the memory of the
+            CPU (PyTorch's) are written in place. A key that is new begins with fresh state and a step count of its own;
+            one that is gone keeps its state until `forget`.
+        grads : the same structure, with at least the keys of `params`
             Gradients of the shapes of the parameters. Another real dtype or memory layout is converted first. None
-            leaves a parameter, or all of a branch, as it is, and its state; `Rows` are the gradient of some rows alone.
-            Leave it out after `accumulate`, for a step with the mean of what that was given; and
-            where parameters are objects with `.data` and `.grad`, or a model that returns such objects by
-            `.params()` or `.parameters()`: those whose gradient or data is None are left as they are.
+            leaves a parameter, or a whole branch, and its state as they are; `Rows` are the gradient of some rows only.
+            Leave it out after `accumulate`, for a step with the mean of what that was given; and where parameters are
+            objects with `.data` and `.grad`, or a model that returns such objects by `.params()` or `.parameters()`:
+            those whose gradient or data is None are left as they are.
         report : bool
-            Whether to return a `Report`: norms of gradients, parameters and updates, and shares of zero and
-            non-finite gradients, in all and by key, added up in the same pass.
+            Whether to return a `Report`: norms of gradients, parameters and updates, and shares of zero and non-finite
+            gradients, in total and by key, from the same pass.
 
         Raises
         ------
@@ -208,9 +204,9 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, T
         return None
 
     def updated(self, params: Params, grads: Any = OWN) -> Params:
-        """Makes one step and returns the new parameters; leaves `params` as they are, which may be read-only.
+        """Makes one step and returns the new parameters; `params` stay as they are and may be read-only.
 
-        The state is the optimizer's and goes on, as with `update`. Costs the memory of `params` and a copy of them.
+        The optimizer's state advances as with `update`. Takes as much memory as `params`, and the time to copy them.
 
         Parameters
         ----------
@@ -255,7 +251,7 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, T
 
     @property
     def iter(self) -> int:
-        """The number of steps taken, which schedules see; assigned, it becomes the step count of every leaf too."""
+        """The number of steps taken, which schedules use; assigned, it becomes the step count of every leaf too."""
         return self._steps
 
     @iter.setter
@@ -267,12 +263,12 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, T
 
     @property
     def skipped(self) -> int:
-        """The number of steps that were not made because of gradients that are NaN or infinite."""
+        """The number of steps skipped because of gradients that are NaN or infinite."""
         return self._skipped
 
     @property
     def tuning(self) -> Tuning:
-        """How steps run, and what was measured to choose that: see `fastopt.set_tuning`."""
+        """How steps run, and the measurements behind that choice: see `fastopt.set_tuning`."""
         plan = self._plan or self._report_plan
         if plan is None:
             return Tuning(FORMS[PLAIN], "no step has been made yet")

@@ -292,7 +292,7 @@ _MODES = (AUTO, OFF, *FORMS)
 
 
 def set_tuning(mode: str) -> None:
-    """Sets how the steps of all optimizers of this process choose their form, on which no bit of a result depends.
+    """Sets how all optimizers of this process choose the way a step runs, on which no bit of a result depends.
 
     Parameters
     ----------

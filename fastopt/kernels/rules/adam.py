@@ -27,4 +27,4 @@ def adam_metric(m, v, step_size, one_minus_beta1, one_minus_beta2, eps, eps_root
 
 
 ADAM = Rule(adam, state=("m", "v"), nonnegative=("v",), rows=True, metric=adam_metric)
-ADAMW = Rule(adam, state=("m", "v"), nonnegative=("v",), rows=True)
+ADAMW = ADAM
