@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from itertools import chain
+from time import perf_counter_ns
 from typing import Any, cast
 
 import numpy as np
@@ -107,6 +108,9 @@ class Step:
         self.summed, self.more = summed, cast("dict[str, Any]", {})
         self.attributes: dict[str, Any] = optimizer.__dict__
         self.number = optimizer._steps + 1
+        known = self.attributes.get("_plan")
+        if known is not None and known.tuner is not None:
+            known.tuner.entered = perf_counter_ns()
         # Calls of the step before do not fit where this one ends halfway.
         self.previous_calls, self.attributes["_calls"] = self.attributes.get("_calls", ()), ()
 

@@ -26,6 +26,7 @@ from fastopt.kernels.flags import FLAGS, INNER, compiles
 from fastopt.kernels.loops import parallel, serial
 from fastopt.kernels.passes import (
     FACTORS,
+    STRIP_BYTES,
     aligned_loop,
     finite_loop,
     finite_squares_loop,
@@ -76,6 +77,7 @@ def kernel(
     which: str = "step",
     transforms: tuple[str, ...] = (),
     form: int = stores.PLAIN,
+    ahead: bool = False,
 ) -> Callable[[Any, Any, int], None]:
     """The compiled `serial` or `parallel` of this rule for `dtype` ("float32" or "float64").
 
@@ -89,6 +91,7 @@ def kernel(
         order, then of those of `averages.AVERAGES` that go after it, and of columns. Their scalars stand behind the
         rule's: of those of TRANSFORMS the last one's first, of averages the first one's
     form : how new parameters are stored, see `stores.py`; the same machine code and bits for each
+    ahead : whether a step asks for memory ahead, see `loops.AHEAD`
 
     Compiled, or loaded from numba's disk cache, at the first call and kept for the life of the process.
     """
@@ -98,7 +101,7 @@ def kernel(
     driver = compiled(parallel if in_parallel else serial, *DRIVER, nogil=True, in_parallel=in_parallel)
     if which not in ("step", "report"):  # which do not write parameters
         form = stores.PLAIN
-    return partial(driver, callback.address, form_address(form, dtype, which not in ("step", "prepare")))
+    return partial(driver, callback.address, form_address(form, dtype, which not in ("step", "prepare"), ahead))
 
 
 def problems_kernel(
@@ -150,14 +153,15 @@ def _callback(rule: Rule, dtype: str, which: str, transforms: tuple[str, ...], p
 
 
 @cache
-def form_address(form: int, dtype: str, in_pieces: bool = False) -> int:
+def form_address(form: int, dtype: str, in_pieces: bool = False, ahead: bool = False) -> int:
     """Return the address by which kernels for `dtype` get a form of `stores`; compiles its functions."""
-    return int(_form(form, dtype, in_pieces).ctypes.data)
+    return int(_form(form, dtype, in_pieces, ahead).ctypes.data)
 
 
 @cache
-def _form(form: int, dtype: str, in_pieces: bool) -> Any:
+def _form(form: int, dtype: str, in_pieces: bool, ahead: bool) -> Any:
     numbers = np.zeros(stores.FIELDS, np.int64)
+    numbers[stores.STRIP] = STRIP_BYTES // np.dtype(dtype).itemsize if ahead else stores.WHOLE
     numbers[stores.FORM], numbers[stores.LENGTH] = form, stores.LENGTHS[form]
     numbers[stores.SHIFT], numbers[stores.IN_PIECES] = np.dtype(dtype).itemsize.bit_length() - 1, in_pieces
     if form != stores.PLAIN:
@@ -166,13 +170,13 @@ def _form(form: int, dtype: str, in_pieces: bool) -> Any:
     return numbers
 
 
-def stored_form(form: int, in_pieces: bool, kinds: Any, keys: Any, encodes: bool = True) -> Any:
+def stored_form(form: int, in_pieces: bool, ahead: bool, kinds: Any, keys: Any, encodes: bool = True) -> Any:
     """Return the numbers for `loops.walk_stored`; of a kernel that does not write state, it `encodes` nothing.
 
     kinds : int64[slots], the forms of `storage.py`
     keys : uint64[arrays, slots], see `codecs.slot_key`
     """
-    numbers = _form(form, "float32", in_pieces).copy()
+    numbers = _form(form, "float32", in_pieces, ahead).copy()
     numbers[stores.SLOTS], numbers[stores.KINDS], numbers[stores.KEYS] = len(kinds), kinds.ctypes.data, keys.ctypes.data
     numbers[stores.DECODE] = compiled_for_c(storage.decode, 7)
     numbers[stores.ENCODE] = compiled_for_c(storage.encode, 7) if encodes else 0
