@@ -48,12 +48,24 @@ FEATURES: dict[str, Feature] = {
     "bounds": Feature(("bounds", "nonnegative"), lambda owner, own: own.bounds is not None or own.nonnegative),
     "bounds that are arrays": Feature(("bounds",), lambda owner, own: _has_arrays(own.bounds)),
     "l1 or l2_prox": Feature(("l1", "l2_prox"), lambda owner, own: own.l1 != 0 or own.l2_prox != 0),
+    "group_lasso": Feature(("group_lasso",), lambda owner, own: own.group_lasso != 0),
+    "simplex": Feature(("simplex",), lambda owner, own: own.simplex),
+    "unit_norm": Feature(("unit_norm",), lambda owner, own: own.unit_norm),
+    "max_norm": Feature(("max_norm",), lambda owner, own: own.max_norm != math.inf),
+    "group_lasso, max_norm, unit_norm or simplex": Feature(
+        ("group_lasso", "max_norm", "unit_norm", "simplex"),
+        lambda owner, own: own.group_lasso != 0 or own.max_norm != math.inf or own.unit_norm or own.simplex,
+    ),
     "mask": Feature(("mask",), lambda owner, own: own.mask is not None),
     "centralize": Feature(("centralize", "groups"), lambda owner, own: own.centralize and not own.groups),
     "cautious": Feature(("cautious",), lambda owner, own: own.cautious),
+    "averaging": Feature(("averaging",), lambda owner, own: own.averaging is not None),
     "lookahead": Feature(("lookahead",), lambda owner, own: own.lookahead is not None),
     "a rule with norms of whole arrays": Feature((), lambda owner, own: owner._rule.is_by_array),
     "a rule without a step size of each element": Feature((), lambda owner, own: not _has_step_size(owner)),
+    "a rule whose elements have step sizes of their own": Feature(
+        (), lambda owner, own: not _has_step_size(owner) or owner._rule.metric is not None
+    ),
     "ASGD": Feature((), lambda owner, own: owner.rule == "asgd"),
     "a rule that starts from lr": Feature((), lambda owner, own: owner.rule == "rprop"),
     "a schedule-free rule": Feature((), lambda owner, own: owner.rule.startswith("schedule_free")),
@@ -118,6 +130,51 @@ TABLE: tuple[Combination, ...] = (
         "steps that rows skip are made in closed form, without the penalty",
         "use exact=False, with which rows shrink only in steps that have a gradient of theirs",
     ),
+    *(
+        Combination(
+            name,
+            "a rule whose elements have step sizes of their own",
+            "a step to the nearest point, by the plain distance, would not end at the minimum",
+            "use SGD, Momentum, Nesterov, SGDMomentum or SGDNesterov",
+        )
+        for name in ("group_lasso", "simplex")
+    ),
+    *(
+        Combination(
+            "group_lasso, max_norm, unit_norm or simplex",
+            other,
+            "they come after the step, and it would be of parameters before them",
+            advice,
+        )
+        for other, advice in (
+            ("averaging", "average copies of the parameters after each step"),
+            ("lookahead", "leave lookahead out"),
+            ("ASGD", "use SGD"),
+            ("a schedule-free rule", "use SGD or AdamW"),
+        )
+    ),
+    Combination(
+        "group_lasso, max_norm, unit_norm or simplex",
+        "mask",
+        "rows would move elements that the mask keeps",
+        "leave one of them out, or give masked arrays groups without the others",
+    ),
+    Combination(
+        "group_lasso, max_norm, unit_norm or simplex",
+        "gradients that are Rows",
+        "the pass is over whole parameters",
+        "hand in dense gradients",
+    ),
+    Combination(
+        "group_lasso, max_norm, unit_norm or simplex",
+        "Sharded",
+        "each process has a share of the parameters only",
+        "use bounds, l1 or l2_prox",
+    ),
+    Combination("simplex", "bounds", "the nearest point within both is another", "leave bounds out"),
+    Combination("simplex", "unit_norm", "rows cannot sum to one and have norm one", "choose one of them"),
+    Combination("simplex", "max_norm", "the nearest point within both is another", "leave max_norm out"),
+    Combination("unit_norm", "max_norm", "rows of norm one need no largest norm", "choose one of them"),
     Combination(
         "mask",
         "a rule with norms of whole arrays",

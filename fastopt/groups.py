@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, cast
 
-from fastopt import checks, combinations, hyperparameters
+from fastopt import checks, combinations, constraints, hyperparameters
 from fastopt.flat import Array
 
 GroupNumbers = tuple[int, ...]
@@ -43,7 +43,7 @@ FOR_ALL = (
 """Settings that are of all parameters together."""
 
 
-_ARRANGING = "frozen", "centralize", "state_storage", "bounds", "nonnegative"
+_ARRANGING = ("frozen", "centralize", "state_storage", *constraints.OF_PLANS)
 """Settings that plans are made for."""
 
 

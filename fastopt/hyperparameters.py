@@ -46,6 +46,8 @@ RANGES: dict[str, Range] = {
     "clip_value": (0.0, math.inf, True),
     "clip_norm": (0.0, math.inf, True),
     "clip_array_norm": (0.0, math.inf, True),
+    "group_lasso": (0.0, math.inf, False),
+    "max_norm": (0.0, math.inf, True),
     "l1": (0.0, math.inf, False),
     "l2_prox": (0.0, math.inf, False),
     "trust_coefficient": (0.0, math.inf, False),
@@ -63,6 +65,7 @@ ANY_NUMBER = (-math.inf, math.inf, False)
 
 SWITCHES = (
     *("damp_first", "lr_in_velocity", "decoupled", "maximize", "centralize", "frozen", "nonnegative"),
+    *("unit_norm", "simplex"),
     *CAUTION,
 )
 

@@ -21,7 +21,7 @@ from safetensors import numpy as safetensors
 from fastopt import averages
 from fastopt.checkpoint import atomic_file, by_problem, setting_arrays, sums, with_params
 from fastopt.checkpoint.state_dict import CheckpointError, Mismatch, load_state_dict, one_line, same_rule
-from fastopt.constraints import Bounds, Mask
+from fastopt.constraints import PROJECTIONS, Bounds, Mask
 from fastopt.engine import containers
 from fastopt.engine.columns import Codes
 from fastopt.engine.containers import BARE
@@ -30,6 +30,7 @@ from fastopt.flat import Array
 from fastopt.groups import PREDICATES, Groups
 from fastopt.kernels.averages import SLOTS
 from fastopt.schedules import from_dict, to_dict
+from fastopt.shared_settings import SharedSettings
 
 CODES = tuple(map(np.dtype, (np.uint16, np.int8, np.uint8)))
 """The dtypes of compact state."""
@@ -39,7 +40,7 @@ FORMAT = 4
 step counts of their own, 4 where gradients are accumulated or parameters constrained; one with a higher number is
 refused."""
 
-LATER = ("bounds", "nonnegative", "l1", "l2_prox", "mask")
+LATER = ("bounds", "nonnegative", "l1", "l2_prox", "mask", "constraint_axis", *PROJECTIONS)
 """Settings that a file names only where they are not the default, so that versions without them can read it."""
 
 LONGEST_HEADER = 100_000_000
@@ -146,7 +147,7 @@ def _pack(owner: str, saved: dict[str, Any]) -> tuple[dict[str, Array], dict[str
         rows.append([name, *skipped["rates"]])
     settings = dict(saved["hyperparameters"])
     for name in LATER:
-        if not settings[name]:
+        if settings[name] == getattr(SharedSettings, name):
             del settings[name]
     tensors |= by_problem.pack(settings, saved.get("problems"))
     constraints: dict[str, Array] = {}

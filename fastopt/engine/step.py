@@ -26,6 +26,7 @@ from fastopt.engine.again import Again, again
 from fastopt.engine.execute import NOTHING
 from fastopt.engine.norms import ONE_PROCESS
 from fastopt.engine.plan import Plan
+from fastopt.engine.projections import Projections
 from fastopt.engine.step_counts import Counts, counted
 from fastopt.engine.transform_scalars import PROXIMAL, TooLarge, with_prox
 from fastopt.groups import NO_GROUPS, Groups
@@ -98,7 +99,7 @@ class Step:
     __slots__ = (
         *"optimizer attributes params grads wants_report number asked previous_calls settings".split(),
         *"groups by_array plan others is_reused settings_by_row transforms all_transforms scalars".split(),
-        *"counts averages is_proximal cohorts writes averaging sparse_step calls summed more".split(),
+        *"counts averages counts_steps cohorts writes averaging sparse_step calls summed more".split(),
     )
 
     def __init__(self, optimizer: Any, params: Any, grads: Any, report: bool, summed: int) -> None:
@@ -173,10 +174,13 @@ class Step:
                 )
         except TooLarge as error:
             return str(error)
-        self.is_proximal = any(name in self.transforms for name in PROXIMAL)
-        if self.is_proximal:
-            steps = [self.counts[cohort] + 1 for cohort in plan.table.cohorts]
+        is_proximal = any(name in self.transforms for name in PROXIMAL)
+        self.counts_steps = is_proximal or plan.projections is not None
+        steps = [self.counts[cohort] + 1 for cohort in plan.table.cohorts] if self.counts_steps else []
+        if is_proximal:
             self.scalars = with_prox(optimizer._rule, self.scalars, self.settings_by_row, steps, self.transforms)
+        if plan.projections is not None:
+            plan.projections.write_amounts(self.settings_by_row, steps)
         if checks_them:
             self.attributes["_skips_in_a_row"] = 0
         return None
@@ -212,7 +216,7 @@ class Step:
             self.wants_report
             or self.summed
             or self.averaging
-            or self.is_proximal
+            or self.counts_steps
             or self.sparse_step
             or self.by_array
             or optimizer.on_nonfinite != "propagate"
@@ -319,6 +323,9 @@ def _plan_for(
     if columns is not None and optimizer._processes is not ONE_PROCESS:
         there = {"mask": bool(columns.mask), "bounds that are arrays": True, "Sharded": True}
         combinations.check_step(type(optimizer).__name__, there)
+    projects = constraints.has_projections(optimizer)
+    if projects and optimizer._processes is not ONE_PROCESS:
+        combinations.check_step(type(optimizer).__name__, {constraints.ON_GROUPS: True, "Sharded": True})
     table = Table(
         type(optimizer).__name__,
         optimizer._rule,
@@ -326,7 +333,7 @@ def _plan_for(
         grads,
         settings._start(),
         optimizer._state,
-        by_key=report,
+        by_key=report or projects,
         groups=groups,
         by_array=by_array,
         centralize=optimizer.centralize,
@@ -338,6 +345,8 @@ def _plan_for(
         attributes["_plan"] = attributes["_report_plan"] = None
         attributes["_others"] = plans = ()
     plan = Plan(table, optimizer._processes)
+    if projects:
+        plan.projections = Projections(table, optimizer)
     plan.tuned_by(attributes.setdefault("_tuners", {}))
     return plan, () if report else _of_today(plans, plan), False
 
