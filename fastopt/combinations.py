@@ -250,6 +250,12 @@ TABLE: tuple[Combination, ...] = (
     ),
     Combination(
         "batch_axis",
+        "group_lasso, max_norm, unit_norm or simplex",
+        "the rows that they are of are problems there",
+        "project each problem's parameters after the step",
+    ),
+    Combination(
+        "batch_axis",
         "mask",
         "a mask is of elements of all problems",
         "use optimizer.active for whole problems, gradients of zero for elements",

@@ -252,7 +252,7 @@ class ProblemStep(Step):
             calls = [launch.call(rule, "step", self.transforms, AS_THEY_COME) for launch in launches]
         if flags.CHECK and not alive:
             check_addresses(plan.table)
-        plan._run_all(self.params, calls, NOTHING)
+        plan._run_all(self.params, calls, [], NOTHING)
 
     def _calls(self, differing: list[int], stepping: Array | None, alive: list[Any]) -> list[tuple[Any, ...]]:
         """Kernels and arguments; `alive` takes up what their addresses are of."""
