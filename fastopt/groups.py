@@ -38,6 +38,7 @@ FOR_ALL = (
     "averaging",
     "lookahead",
     "storage_seed",
+    "batch_axis",
 )
 """Settings that are of all parameters together."""
 
@@ -64,6 +65,8 @@ class Group(UserDict[str, Any]):
         if name not in known:
             raise ValueError(checks.no_group_setting(owner.__name__, self.selector, name, known, name in FOR_ALL))
         value = hyperparameters.hyperparameter(owner.__name__, name, value)
+        if name == "lr" and not isinstance(value, float) and not callable(value):
+            raise TypeError(f"{owner.__name__}: lr of groups[{self.selector!r}] must be a number; give it lr_scale")
         if name in combinations.SETTINGS:
             combinations.check(owner, self.data | {name: value})
         super().__setitem__(name, value)

@@ -121,6 +121,10 @@ class SharedSettings:
     storage_seed: int = field(default=0, kw_only=True, repr=False)
     """The seed of the stochastic rounding of compact state: the same seed gives the same bits."""
 
+    batch_axis: Literal[0] | None = field(default=None, kw_only=True, repr=False)
+    """0 where parameters are many independent problems, of shape (problems, ...): each then has a step count, a norm to
+    clip, skips, and an lr of its own, where `lr` is an array of shape (problems,). See `active` and `restart`."""
+
     _shared: ClassVar[frozenset[str]]
     """The settings of every optimizer, which transforms follow from."""
 

@@ -17,14 +17,13 @@ from typing import Any
 import numpy as np
 
 from fastopt import averages
-from fastopt.checkpoint import atomic_file, setting_arrays, tensor_file, with_params
+from fastopt.checkpoint import atomic_file, by_problem, setting_arrays, sums, tensor_file, with_params
 from fastopt.checkpoint.state_dict import CheckpointError, Mismatch, load_state_dict, one_line, same_rule
 from fastopt.checkpoint.tensor_file import CODES
 from fastopt.constraints import PROJECTIONS, Bounds, Mask
 from fastopt.engine import containers
 from fastopt.engine.columns import Codes
 from fastopt.engine.containers import BARE
-from fastopt.engine.gradient_sums import SLOT as SUMS
 from fastopt.engine.state import layout_of
 from fastopt.flat import Array
 from fastopt.groups import PREDICATES, Groups
@@ -131,6 +130,7 @@ def _pack(owner: str, saved: dict[str, Any]) -> tuple[dict[str, Array], dict[str
     for name in LATER:
         if settings[name] == getattr(SharedSettings, name):
             del settings[name]
+    tensors |= by_problem.pack(settings, saved.get("problems"))
     constraints: dict[str, Array] = {}
     groups = _plain_groups(owner, settings.pop("groups"), constraints)
     wanted = {
@@ -169,33 +169,15 @@ def _pack(owner: str, saved: dict[str, Any]) -> tuple[dict[str, Array], dict[str
     if any(name in LATER for own in (settings, *(own for *_, own in groups)) for name in own):
         metadata["format"] = "4"
     tensors |= constraints
+    if "problems" in saved or "batch_axis" in settings:
+        metadata["format"] = "4"
     if "accumulated" in saved:
-        metadata |= {"accumulated": json.dumps(_pack_sums(owner, saved["accumulated"], tensors)), "format": "4"}
+        metadata |= {"accumulated": sums.pack(saved["accumulated"], tensors, partial(_encoded, owner)), "format": "4"}
     if len(metadata["hyperparameters"]) > LONGEST:
         raise CheckpointError(
             f"{owner}: the groups or schedules of its hyperparameters are too long for a file; make them shorter"
         )
     return tensors, metadata
-
-
-def _pack_sums(owner: str, accumulated: dict[str, Any], tensors: dict[str, Any]) -> list[Any]:
-    """Adds the sums of gradients to the arrays; returns count, keys, which lie in Fortran's order, and what is None."""
-    sums = accumulated["sums"]
-    keys = [None if key is BARE else [_encoded(owner, key)] for key in sums]
-    for key, array in zip(keys, sums.values(), strict=True):
-        tensors[SUMS if key is None else f"{SUMS}/{json.dumps(key[0])}"] = array
-    fortran = [number for number, array in enumerate(sums.values()) if layout_of(array).order == "F"]
-    return [accumulated["count"], keys, fortran, [_encoded(owner, key) for key in accumulated["nothing"]]]
-
-
-def _unpack_sums(text: str, tensors: dict[str, Array]) -> dict[str, Any]:
-    """Undo `_pack_sums`; takes the sums out of the arrays."""
-    count, keys, fortran, nothing = json.loads(text)
-    sums: dict[Any, Any] = {}
-    for number, key in enumerate(keys):
-        array = tensors.pop(SUMS if key is None else f"{SUMS}/{json.dumps(key[0])}")
-        sums[BARE if key is None else _decoded(key[0])] = np.asfortranarray(array) if number in fortran else array
-    return {"count": count, "sums": sums, "nothing": [_decoded(key) for key in nothing]}
 
 
 def _put(tensors: dict[str, Any], slot: str, name: str, array: Any) -> None:
@@ -246,7 +228,8 @@ def _unpack(optimizer: Any, tensors: dict[str, Array], metadata: Any, name: str)
         BARE if keys is None else _decoded(key): {"steps": steps, "averages": moved}
         for key, steps, moved in json.loads(metadata.get("counts", "[]"))
     }
-    accumulated = _unpack_sums(metadata["accumulated"], tensors) if "accumulated" in metadata else None
+    rates, problems = by_problem.unpack(tensors)
+    accumulated = sums.unpack(metadata["accumulated"], tensors, _decoded) if "accumulated" in metadata else None
     names = [""] if keys is None else [f"/{json.dumps(key)}" for key in keys]
     state: dict[str, Any] = {}
     same_rule(optimizer, metadata["rule"], name)
@@ -266,6 +249,7 @@ def _unpack(optimizer: Any, tensors: dict[str, Array], metadata: Any, name: str)
         }
         state[slot] = views[BARE] if keys is None else views
     settings = _restored(json.loads(metadata["hyperparameters"]), tensors)
+    settings = settings | rates if rates else settings
     if tensors:
         raise CheckpointError(f"{name} is no checkpoint of fastopt: it holds {', '.join(sorted(tensors)[:8])} besides")
     return {
@@ -278,6 +262,7 @@ def _unpack(optimizer: Any, tensors: dict[str, Array], metadata: Any, name: str)
         "rows": rows,
         "counts": counts,
         "accumulated": accumulated,
+        "problems": problems,
         "params": params,
     }
 

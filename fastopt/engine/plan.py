@@ -7,6 +7,7 @@ also takes up the gradients' new addresses.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, MutableMapping
+from functools import cached_property
 from itertools import chain
 from typing import Any
 
@@ -78,6 +79,11 @@ class Plan:
         self.passes = Passes(table, processes)
 
     # -- does it fit? --------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def of_problems(self) -> dict[str, Any]:
+        """What steps of many problems at once keep for the next one."""
+        return {}
 
     def accepts(self, params: Any, grads: Any, groups: Groups | None = None, by_array: bool = False) -> bool:
         """Whether the plan fits these arguments; if so, it has taken up the gradients. Errors are raised."""

@@ -6,7 +6,9 @@ import math
 from collections.abc import Iterator
 from itertools import chain
 from time import perf_counter_ns
-from typing import Any
+from typing import Any, cast
+
+import numpy as np
 
 from fastopt import checks, combinations, constraints, threads, tuning
 from fastopt.engine import (
@@ -75,10 +77,10 @@ def make(optimizer: Any, params: Any, grads: Any, report: bool, summed: int = 0)
 
     summed : of how many gradients `grads` are the sums that were accumulated; 0 of gradients that are handed in
     """
-    if optimizer._accumulated and not summed:
-        raise RuntimeError(gradient_sums.with_gradients(type(optimizer).__name__, optimizer._accumulated))
-    step = _Step(optimizer, params, grads, report, summed)
+    step = Step(optimizer, params, grads, report, summed)
     step.ask_settings()
+    if isinstance(step.settings.__dict__.get("lr"), np.ndarray):
+        raise TypeError(checks.rates_without_problems(type(optimizer).__name__))
     step.take_plan()
     step.find_rule_scalars()
     unfit = step.unfit_gradients()
@@ -91,18 +93,20 @@ def make(optimizer: Any, params: Any, grads: Any, report: bool, summed: int = 0)
     return reports.of_last_step(step.plan.table) if report else None
 
 
-class _Step:
+class Step:
     """A step on its way: what a phase has found out for those after it."""
 
     __slots__ = (
         *"optimizer attributes params grads wants_report number asked previous_calls settings".split(),
         *"groups by_array plan others is_reused settings_by_row transforms all_transforms scalars".split(),
-        *"counts averages counts_steps cohorts writes averaging sparse_step calls summed".split(),
+        *"counts averages counts_steps cohorts writes averaging sparse_step calls summed more".split(),
     )
 
     def __init__(self, optimizer: Any, params: Any, grads: Any, report: bool, summed: int) -> None:
+        if optimizer._accumulated and not summed:
+            raise RuntimeError(gradient_sums.with_gradients(type(optimizer).__name__, optimizer._accumulated))
         self.optimizer, self.params, self.grads, self.wants_report = optimizer, params, grads, report
-        self.summed = summed
+        self.summed, self.more = summed, cast("dict[str, Any]", {})
         self.attributes: dict[str, Any] = optimizer.__dict__
         self.number = optimizer._steps + 1
         known = self.attributes.get("_plan")
@@ -242,7 +246,7 @@ class _Step:
         try:
             if sparse_step:
                 sparse_step.before()
-            plan.run(self.params, self.scalars, self.wants_report, self.all_transforms, self.writes)
+            self.execute()
         finally:
             if plan.stepped:  # also where Ctrl-C came during the step, which is then complete
                 # No calls, between which Ctrl-C could come.
@@ -256,8 +260,13 @@ class _Step:
                 attributes["_node"] = node
                 attributes["_skipped_rows"] = sparse_step.skipped_steps if sparse_step else {}
                 attributes["_calls"], attributes["_accumulated"] = self.calls, 0
+                attributes.update(self.more)
                 if not self.wants_report:
                     attributes["_others"] = self.others
+
+    def execute(self) -> None:
+        """Runs the kernels."""
+        self.plan.run(self.params, self.scalars, self.wants_report, self.all_transforms, self.writes)
 
 
 def _next(optimizer: Any, cohorts: Counts, counts: Counts) -> tuple[tuple[float, ...], Counts]:
