@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from fastopt.kernels.intrinsics import add_squares, addresses, load, numbers, peek, plus, plus_square, put, store
+from fastopt.kernels.exact_sum import add_squares
+from fastopt.kernels.intrinsics import addresses, load, numbers, peek, plus, plus_square, put, store
 from fastopt.kernels.stores import CLOSE, NONTEMPORAL, OPEN, PLAIN, fence, invoke, stack_block
 
 # Columns of statistics: sums of squares of gradients, of new parameters and of their changes, then numbers of gradients
