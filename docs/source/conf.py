@@ -15,6 +15,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent.parent))  # where Sphinx is started by itself
 
 import fastopt  # noqa: E402
+from fastopt.optimizers import OPTIMIZERS  # noqa: E402
 
 project, author = "fastopt", "The fastopt authors"
 copyright = "2026, the fastopt authors"
@@ -44,7 +45,17 @@ nb_execution_raise_on_error = True
 nb_execution_show_tb = True
 nb_merge_streams = True
 nb_mime_priority_overrides = [("html", "image/svg+xml", 0)]
-myst_enable_extensions = ["amsmath", "attrs_inline", "colon_fence", "deflist", "dollarmath", "fieldlist", "smartquotes"]
+myst_enable_extensions = [
+    "amsmath",
+    "attrs_inline",
+    "colon_fence",
+    "deflist",
+    "dollarmath",
+    "fieldlist",
+    "smartquotes",
+    "substitution",
+]
+myst_substitutions = {"rules": len(OPTIMIZERS)}
 myst_heading_anchors = 3
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True

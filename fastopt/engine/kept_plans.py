@@ -9,6 +9,7 @@ from fastopt.engine import containers, one_call
 from fastopt.engine.address_table import Table
 from fastopt.engine.norms import ONE_PROCESS
 from fastopt.engine.plan import Plan
+from fastopt.engine.projections import Projections
 from fastopt.groups import Groups
 
 # How many: for the halves of a GAN, or gradients that are None by turns.
@@ -45,6 +46,9 @@ def take(
     if columns is not None and optimizer._processes is not ONE_PROCESS:
         there = {"mask": bool(columns.mask), "bounds that are arrays": True, "Sharded": True}
         combinations.check_step(type(optimizer).__name__, there)
+    projects = constraints.has_projections(optimizer)
+    if projects and optimizer._processes is not ONE_PROCESS:
+        combinations.check_step(type(optimizer).__name__, {constraints.ON_GROUPS: True, "Sharded": True})
     table = Table(
         type(optimizer).__name__,
         optimizer._rule,
@@ -52,7 +56,7 @@ def take(
         grads,
         settings._start(),
         optimizer._state,
-        by_key=report,
+        by_key=report or projects,
         groups=groups,
         by_array=by_array,
         centralize=optimizer.centralize,
@@ -64,6 +68,8 @@ def take(
         attributes["_plan"] = attributes["_report_plan"] = None
         attributes["_others"] = plans = ()
     plan = Plan(table, optimizer._processes)
+    if projects:
+        plan.projections = Projections(table, optimizer)
     plan.tuned_by(attributes.setdefault("_tuners", {}))
     return plan, () if report else _of_today(plans, plan), False
 

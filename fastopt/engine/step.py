@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from itertools import chain
-from typing import Any
+from time import perf_counter_ns
+from typing import Any, cast
+
+import numpy as np
 
 from fastopt import checks, threads, tuning
 from fastopt.engine import (
@@ -69,10 +72,10 @@ def make(optimizer: Any, params: Any, grads: Any, report: bool, summed: int = 0)
 
     summed : of how many gradients `grads` are the sums that were accumulated; 0 of gradients that are handed in
     """
-    if optimizer._accumulated and not summed:
-        raise RuntimeError(gradient_sums.with_gradients(type(optimizer).__name__, optimizer._accumulated))
-    step = _Step(optimizer, params, grads, report, summed)
+    step = Step(optimizer, params, grads, report, summed)
     step.ask_settings()
+    if isinstance(step.settings.__dict__.get("lr"), np.ndarray):
+        raise TypeError(checks.rates_without_problems(type(optimizer).__name__))
     step.take_plan()
     step.find_rule_scalars()
     unfit = step.unfit_gradients()
@@ -85,20 +88,25 @@ def make(optimizer: Any, params: Any, grads: Any, report: bool, summed: int = 0)
     return reports.of_last_step(step.plan.table) if report else None
 
 
-class _Step:
+class Step:
     """A step on its way: what a phase has found out for those after it."""
 
     __slots__ = (
         *"optimizer attributes params grads wants_report number asked previous_calls settings".split(),
         *"groups by_array plan others is_reused settings_by_row transforms all_transforms scalars".split(),
-        *"counts averages is_proximal cohorts writes averaging sparse_step calls summed".split(),
+        *"counts averages counts_steps cohorts writes averaging sparse_step calls summed more".split(),
     )
 
     def __init__(self, optimizer: Any, params: Any, grads: Any, report: bool, summed: int) -> None:
+        if optimizer._accumulated and not summed:
+            raise RuntimeError(gradient_sums.with_gradients(type(optimizer).__name__, optimizer._accumulated))
         self.optimizer, self.params, self.grads, self.wants_report = optimizer, params, grads, report
-        self.summed = summed
+        self.summed, self.more = summed, cast("dict[str, Any]", {})
         self.attributes: dict[str, Any] = optimizer.__dict__
         self.number = optimizer._steps + 1
+        known = self.attributes.get("_plan")
+        if known is not None and known.tuner is not None:
+            known.tuner.entered = perf_counter_ns()
         # Calls of the step before do not fit where this one ends halfway.
         self.previous_calls, self.attributes["_calls"] = self.attributes.get("_calls", ()), ()
 
@@ -161,10 +169,13 @@ class _Step:
                 )
         except TooLarge as error:
             return str(error)
-        self.is_proximal = any(name in self.transforms for name in PROXIMAL)
-        if self.is_proximal:
-            steps = [self.counts[cohort] + 1 for cohort in plan.table.cohorts]
+        is_proximal = any(name in self.transforms for name in PROXIMAL)
+        self.counts_steps = is_proximal or plan.projections is not None
+        steps = [self.counts[cohort] + 1 for cohort in plan.table.cohorts] if self.counts_steps else []
+        if is_proximal:
             self.scalars = with_prox(optimizer._rule, self.scalars, self.settings_by_row, steps, self.transforms)
+        if plan.projections is not None:
+            plan.projections.write_amounts(self.settings_by_row, steps)
         if checks_them:
             self.attributes["_skips_in_a_row"] = 0
         return None
@@ -200,7 +211,7 @@ class _Step:
             self.wants_report
             or self.summed
             or self.averaging
-            or self.is_proximal
+            or self.counts_steps
             or self.sparse_step
             or self.by_array
             or optimizer.on_nonfinite != "propagate"
@@ -230,7 +241,7 @@ class _Step:
         try:
             if sparse_step:
                 sparse_step.before()
-            plan.run(self.params, self.scalars, self.wants_report, self.all_transforms, self.writes)
+            self.execute()
         finally:
             if plan.stepped:  # also where Ctrl-C came during the step, which is then complete
                 # No calls, between which Ctrl-C could come.
@@ -244,8 +255,13 @@ class _Step:
                 attributes["_node"] = node
                 attributes["_skipped_rows"] = sparse_step.skipped_steps if sparse_step else {}
                 attributes["_calls"], attributes["_accumulated"] = self.calls, 0
+                attributes.update(self.more)
                 if not self.wants_report:
                     attributes["_others"] = self.others
+
+    def execute(self) -> None:
+        """Runs the kernels."""
+        self.plan.run(self.params, self.scalars, self.wants_report, self.all_transforms, self.writes)
 
 
 def _next(optimizer: Any, cohorts: Counts, counts: Counts) -> tuple[tuple[float, ...], Counts]:
