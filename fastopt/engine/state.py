@@ -208,10 +208,9 @@ class State:
     def _allocations_without(self, gone: set[Hashable]) -> list[Allocation]:
         allocations = []
         for allocation in self._allocations:
-            kept = {key: layout for key, layout in allocation.layouts.items() if key not in gone}
-            if len(kept) == len(allocation.layouts):
+            if allocation.layouts.keys().isdisjoint(gone):
                 allocations.append(allocation)
-            elif kept:
+            elif kept := {key: layout for key, layout in allocation.layouts.items() if key not in gone}:
                 allocations += State(self.slots, kept, self.nonnegative)._with_arrays_of(self)._allocations
         return allocations
 
