@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, cast
 
-from fastopt import checks, combinations, hyperparameters
+from fastopt import checks, combinations, constraints, hyperparameters
 from fastopt.flat import Array
 
 GroupNumbers = tuple[int, ...]
@@ -38,11 +38,12 @@ FOR_ALL = (
     "averaging",
     "lookahead",
     "storage_seed",
+    "batch_axis",
 )
 """Settings that are of all parameters together."""
 
 
-_ARRANGING = "frozen", "centralize", "state_storage", "bounds", "nonnegative"
+_ARRANGING = ("frozen", "centralize", "state_storage", *constraints.OF_PLANS)
 """Settings that plans are made for."""
 
 
@@ -64,6 +65,8 @@ class Group(UserDict[str, Any]):
         if name not in known:
             raise ValueError(checks.no_group_setting(owner.__name__, self.selector, name, known, name in FOR_ALL))
         value = hyperparameters.hyperparameter(owner.__name__, name, value)
+        if name == "lr" and not isinstance(value, float) and not callable(value):
+            raise TypeError(f"{owner.__name__}: lr of groups[{self.selector!r}] must be a number; give it lr_scale")
         if name in combinations.SETTINGS:
             combinations.check(owner, self.data | {name: value})
         super().__setitem__(name, value)

@@ -10,11 +10,11 @@ from inspect import signature
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, cast, overload
 
-from fastopt import averages, checks, combinations, hyperparameters, names, tuning
+from fastopt import averages, checks, combinations, constraints, hyperparameters, names, tuning
 from fastopt.accumulation import Accumulation
 from fastopt.averages import AveragedWeights
 from fastopt.checkpoint.saving import Saving
-from fastopt.engine import catch_up, containers, objects, step
+from fastopt.engine import catch_up, containers, objects, problem_step, step
 from fastopt.engine.norms import ONE_PROCESS
 from fastopt.engine.objects import OWN
 from fastopt.engine.plan import Plan
@@ -27,6 +27,7 @@ from fastopt.kernels.averages import SLOTS
 from fastopt.kernels.rule import Rule
 from fastopt.kernels.stores import FORMS, PLAIN
 from fastopt.leaves import Leaves
+from fastopt.problems import Problems
 from fastopt.report import Report
 from fastopt.settings import Asked, StepSettings
 from fastopt.shared_settings import SharedSettings
@@ -41,7 +42,7 @@ Params = TypeVar("Params")
 
 
 @dataclass(init=False, eq=False, repr=False)
-class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, Trials):
+class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, Trials, Problems):
     """The base class of optimizers; a subclass names its rule, its hyperparameters and how they become scalars.
 
     Hyperparameters are attributes and may be changed between steps. One that is a number may also be a schedule
@@ -98,6 +99,8 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, T
     _processes = ONE_PROCESS
     _accumulated = 0
     _sums = cast("Any", None)  # a `GradientSums`
+    _problems = cast("Any", None)  # the `ProblemCounts`, after the first step with `batch_axis`
+    _wanted_active = cast("Array | None", None)  # before it
     _skipped_rows = cast("dict[Any, catch_up.SkippedSteps]", MappingProxyType({}))  # by key, of rows that wait for them
 
     def scalars(self, step: int) -> tuple[float, ...]:
@@ -184,14 +187,21 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, T
             if grads is OWN and self._accumulated:
                 params = objects.by_name(self, params)[0]
                 grads = self._sums.gradients(type(self).__name__, params)
-                return step.make(self, params, grads, report, self._accumulated)
+                return self._make(params, grads, report, self._accumulated)
             if grads is OWN:
                 params, grads = objects.arrays_of(type(self).__name__, params, attributes.setdefault("_objects", {}))
             if not report and attributes.get("_calls") and step.in_one_call(self, attributes, params, grads):
                 return None
-            return step.make(self, params, grads, report)
+            return self._make(params, grads, report)
         finally:
             del attributes["_stepping"]
+
+    def _make(self, params: Any, grads: Any, report: bool, summed: int = 0) -> Report | None:
+        """Makes a step of any kind."""
+        if self.batch_axis is None:
+            return step.make(self, params, grads, report, summed)
+        problem_step.make(self, params, grads, report, summed)
+        return None
 
     def updated(self, params: Params, grads: Any = OWN) -> Params:
         """Makes one step and returns the new parameters; `params` stay as they are and may be read-only.
@@ -228,31 +238,6 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, T
         self.update(new, grads)
         return new
 
-    def catch_up(self, params: Any) -> None:
-        """Makes the steps that rows skipped, with `Rows(..., exact=True)`: writes `params` and the state in place.
-
-        To be called before parameters are used or saved; between steps it may be called at any time. Without such
-        rows it does nothing.
-
-        Raises
-        ------
-        TypeError, ValueError, KeyError, RuntimeError
-            as `update` does of its parameters, before anything is written.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from fastopt import Momentum, Rows
-        >>> params, optimizer = {"e": np.zeros((2, 1))}, Momentum(lr=1.0, momentum=0.5)
-        >>> for row in (0, 1, 1):
-        ...     optimizer.update(params, {"e": Rows(np.array([row]), np.ones((1, 1)), exact=True)})
-        >>> optimizer.catch_up(params)
-        >>> params["e"].ravel()  # row 0 went on by 0.5 and 0.25
-        array([-1.75, -2.5 ])
-        """
-        with self._not_stepping():
-            catch_up.catch_up_all(self, objects.by_name(self, params)[0])
-
     def _step_counts(self) -> StepCounts | None:
         """Those of the leaves; None without state, where leaves are not known and count what `iter` does."""
         if self._state is None and not self._start():
@@ -273,6 +258,8 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, T
     def iter(self, value: int) -> None:
         steps = checks.step_count(type(self).__name__, value)
         self.__dict__.update(_steps=steps, _counts=(steps,) * len(self._counts), _calls=())
+        if self._problems is not None:
+            self.__dict__["_problems"] = self._problems.all_at(steps)
 
     @property
     def skipped(self) -> int:
@@ -321,14 +308,14 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, T
                 new = {name: value}
                 self.__dict__.update(new, _scheduled=self._scheduled_names(self.__dict__ | new))
             self.__dict__["_transforms"] = None
-            if name in ("centralize", "state_storage", "bounds", "nonnegative", "mask"):  # which plans are made for
+            if name in ("centralize", "state_storage", "batch_axis", *constraints.OF_PLANS):  # which plans are made for
                 self._forget_plans()
         elif name in self._rule.state or name in SLOTS.values():
             checks.state_value(owner.__name__, name, value)
             self._forget_plans()
             self.__dict__.update(_state=None, _node=None, _skipped_rows={}, _cohorts={}, _counts=(), _averages=())
             return
-        elif name != "iter":
+        elif name not in ("iter", "active"):
             raise AttributeError(names.unknown_attribute(owner.__name__, name, *self._public_names()))
         if not name.startswith("_"):
             self.__dict__.update(_kept_settings=None, _calls=())

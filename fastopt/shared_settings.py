@@ -71,6 +71,25 @@ class SharedSettings:
     """The weight of the penalty `l2_prox p^2 / 2`, by a proximal step `p / (1 + l2_prox step_size)` after that of `l1`:
     stable for any weight, unlike `weight_decay`."""
 
+    group_lasso: Number = field(default=number(0.0), kw_only=True, repr=False)
+    """The weight of the sum of the norms of rows (see `constraint_axis`): a proximal step after the rule's, which makes
+    whole rows exactly 0. For rules whose elements have one step size, as SGD and Momentum."""
+
+    max_norm: Number = field(default=number(math.inf), kw_only=True, repr=False)
+    """The largest norm of a row: after a step a longer one is scaled down to it."""
+
+    unit_norm: bool = field(default=False, kw_only=True, repr=False)
+    """Whether rows are scaled to norm one after a step; those of zeros stay."""
+
+    simplex: bool = field(default=False, kw_only=True, repr=False)
+    """Whether rows become the nearest ones of numbers that are not negative and sum to one. For rules whose elements
+    have one step size: with others steps would not end at the minimum."""
+
+    constraint_axis: Any = field(default=-1, kw_only=True, repr=False)
+    """The axis along which `group_lasso`, `max_norm`, `unit_norm` and `simplex` take elements together: -1 for each row
+    of a matrix, 0 for each column, None for whole arrays; a vector is one row. These four cost a pass over the
+    parameters, in which rows with NaN or infinity are left alone; a report is of the step before it."""
+
     mask: MaskSetting = field(default=number(None), kw_only=True, repr=False)
     """Arrays of booleans by key, True where elements are updated: `{"W": W != 0}`, or one array where the parameters
     are one. Elsewhere value and state stay as they are, whatever decay, momentum and averages do. State of arrays with
@@ -101,6 +120,10 @@ class SharedSettings:
 
     storage_seed: int = field(default=0, kw_only=True, repr=False)
     """The seed of the stochastic rounding of compact state: the same seed gives the same bits."""
+
+    batch_axis: Literal[0] | None = field(default=None, kw_only=True, repr=False)
+    """0 where parameters are many independent problems, of shape (problems, ...): each then has a step count, a norm to
+    clip, skips, and an lr of its own, where `lr` is an array of shape (problems,). See `active` and `restart`."""
 
     _shared: ClassVar[frozenset[str]]
     """The settings of every optimizer, which transforms follow from."""

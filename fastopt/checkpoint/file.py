@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Hashable, Mapping
 from functools import partial
@@ -16,35 +15,32 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import numpy as safetensors
 
 from fastopt import averages
-from fastopt.checkpoint import atomic_file, setting_arrays, with_params
+from fastopt.checkpoint import atomic_file, by_problem, setting_arrays, sums, tensor_file, with_params
 from fastopt.checkpoint.state_dict import CheckpointError, Mismatch, load_state_dict, one_line, same_rule
-from fastopt.constraints import Bounds, Mask
+from fastopt.checkpoint.tensor_file import CODES
+from fastopt.constraints import PROJECTIONS, Bounds, Mask
 from fastopt.engine import containers
 from fastopt.engine.columns import Codes
 from fastopt.engine.containers import BARE
-from fastopt.engine.gradient_sums import SLOT as SUMS
 from fastopt.engine.state import layout_of
 from fastopt.flat import Array
 from fastopt.groups import PREDICATES, Groups
 from fastopt.kernels.averages import SLOTS
 from fastopt.schedules import from_dict, to_dict
-
-CODES = tuple(map(np.dtype, (np.uint16, np.int8, np.uint8)))
-"""The dtypes of compact state."""
+from fastopt.shared_settings import SharedSettings
 
 FORMAT = 4
 """The version of what the file holds: 1 where there are no parameters, 3 where there is compact state or leaves have
 step counts of their own, 4 where gradients are accumulated or parameters constrained; one with a higher number is
 refused."""
 
-LATER = ("bounds", "nonnegative", "l1", "l2_prox", "mask")
+LATER = ("bounds", "nonnegative", "l1", "l2_prox", "mask", "constraint_axis", *PROJECTIONS)
 """Settings that a file names only where they are not the default, so that versions without them can read it."""
 
 LONGEST_HEADER = 100_000_000
-"""The most bytes that safetensors reads of a header; it writes longer ones."""
+"""The most bytes that a header may have, for safetensors too."""
 
 LONGEST = 100_000
 """The most characters that the settings in a file may have."""
@@ -56,7 +52,7 @@ def save(saved: dict[str, Any], owner: str, path: str | os.PathLike[str]) -> Non
     One array is in memory at a time, where they are made of parts that lie elsewhere (`fastopt.mpi`).
     """
     tensors, metadata = _pack(owner, saved)
-    header, places = _header(tensors, {**metadata, "checksum": hashlib.sha256().hexdigest()})
+    header, places = tensor_file.header(tensors, {**metadata, "checksum": hashlib.sha256().hexdigest()})
     if len(header) - 8 > LONGEST_HEADER:
         raise CheckpointError(
             f"{owner}: the names of its arrays are too long for a file, whose header may have {LONGEST_HEADER:,} "
@@ -64,30 +60,16 @@ def save(saved: dict[str, Any], owner: str, path: str | os.PathLike[str]) -> Non
         )
 
     def fill(descriptor: int) -> None:
-        digest = _digest_of(metadata)
+        digest = tensor_file.digest_of(metadata)
         for name in sorted(tensors):
             array = np.ascontiguousarray(tensors[name])
-            _add(digest, name, array.reshape(tensors[name].shape))
+            tensor_file.add(digest, name, array.reshape(tensors[name].shape))
             if array.size:
                 atomic_file.write_all(descriptor, array.data, len(header) + places[name])
-        complete, _ = _header(tensors, {**metadata, "checksum": digest.hexdigest()})
+        complete, _ = tensor_file.header(tensors, {**metadata, "checksum": digest.hexdigest()})
         atomic_file.write_all(descriptor, complete, 0)
 
     atomic_file.write(owner, path, fill)
-
-
-def _header(tensors: dict[str, Array], metadata: dict[str, str]) -> tuple[bytes, dict[str, int]]:
-    """The header of a safetensors file with its length before it, and where each array begins behind it."""
-    described: dict[str, Any] = {"__metadata__": metadata}
-    places, place = {}, 0
-    for name, array in sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])):
-        places[name], stop = place, place + math.prod(array.shape) * array.dtype.itemsize
-        kind = f"{array.dtype.kind.upper()}{8 * array.dtype.itemsize}"
-        described[name] = {"dtype": kind, "shape": list(array.shape), "data_offsets": [place, stop]}
-        place = stop
-    text = json.dumps(described, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # so that arrays are aligned
-    return len(text).to_bytes(8, "little") + text, places
 
 
 def load(optimizer: Any, path: str | os.PathLike[str], params: Any, strict: bool, cast: Any) -> Mismatch:
@@ -95,8 +77,7 @@ def load(optimizer: Any, path: str | os.PathLike[str], params: Any, strict: bool
     content = Path(path).read_bytes()  # not mapped into memory: a file that shrinks meanwhile would end the process
     name = os.fspath(path)
     try:
-        tensors = safetensors.load(content)
-        metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {})
+        tensors, metadata = tensor_file.parsed(content)
     except Exception as error:
         raise CheckpointError(f"{name} is damaged, or no checkpoint of fastopt ({one_line(error)})") from None
     try:
@@ -147,8 +128,9 @@ def _pack(owner: str, saved: dict[str, Any]) -> tuple[dict[str, Array], dict[str
         rows.append([name, *skipped["rates"]])
     settings = dict(saved["hyperparameters"])
     for name in LATER:
-        if not settings[name]:
+        if settings[name] == getattr(SharedSettings, name):
             del settings[name]
+    tensors |= by_problem.pack(settings, saved.get("problems"))
     constraints: dict[str, Array] = {}
     groups = _plain_groups(owner, settings.pop("groups"), constraints)
     wanted = {
@@ -187,33 +169,15 @@ def _pack(owner: str, saved: dict[str, Any]) -> tuple[dict[str, Array], dict[str
     if any(name in LATER for own in (settings, *(own for *_, own in groups)) for name in own):
         metadata["format"] = "4"
     tensors |= constraints
+    if "problems" in saved or "batch_axis" in settings:
+        metadata["format"] = "4"
     if "accumulated" in saved:
-        metadata |= {"accumulated": json.dumps(_pack_sums(owner, saved["accumulated"], tensors)), "format": "4"}
+        metadata |= {"accumulated": sums.pack(saved["accumulated"], tensors, partial(_encoded, owner)), "format": "4"}
     if len(metadata["hyperparameters"]) > LONGEST:
         raise CheckpointError(
             f"{owner}: the groups or schedules of its hyperparameters are too long for a file; make them shorter"
         )
     return tensors, metadata
-
-
-def _pack_sums(owner: str, accumulated: dict[str, Any], tensors: dict[str, Any]) -> list[Any]:
-    """Adds the sums of gradients to the arrays; returns count, keys, which lie in Fortran's order, and what is None."""
-    sums = accumulated["sums"]
-    keys = [None if key is BARE else [_encoded(owner, key)] for key in sums]
-    for key, array in zip(keys, sums.values(), strict=True):
-        tensors[SUMS if key is None else f"{SUMS}/{json.dumps(key[0])}"] = array
-    fortran = [number for number, array in enumerate(sums.values()) if layout_of(array).order == "F"]
-    return [accumulated["count"], keys, fortran, [_encoded(owner, key) for key in accumulated["nothing"]]]
-
-
-def _unpack_sums(text: str, tensors: dict[str, Array]) -> dict[str, Any]:
-    """Undo `_pack_sums`; takes the sums out of the arrays."""
-    count, keys, fortran, nothing = json.loads(text)
-    sums: dict[Any, Any] = {}
-    for number, key in enumerate(keys):
-        array = tensors.pop(SUMS if key is None else f"{SUMS}/{json.dumps(key[0])}")
-        sums[BARE if key is None else _decoded(key[0])] = np.asfortranarray(array) if number in fortran else array
-    return {"count": count, "sums": sums, "nothing": [_decoded(key) for key in nothing]}
 
 
 def _put(tensors: dict[str, Any], slot: str, name: str, array: Any) -> None:
@@ -236,7 +200,7 @@ def _unpack(optimizer: Any, tensors: dict[str, Array], metadata: Any, name: str)
             f"reads formats up to {FORMAT}: update fastopt"
         )
     checksum = metadata.pop("checksum", None)
-    if checksum != _checksum(tensors, metadata):
+    if checksum != tensor_file.checksum(tensors, metadata):
         raise CheckpointError(f"{name} is damaged: its checksum is not that of its content; take another copy")
     # Texts are parsed only where they can be what they should be, so that a small file takes little memory.
     metadata.setdefault("rows", "[]")
@@ -264,7 +228,8 @@ def _unpack(optimizer: Any, tensors: dict[str, Array], metadata: Any, name: str)
         BARE if keys is None else _decoded(key): {"steps": steps, "averages": moved}
         for key, steps, moved in json.loads(metadata.get("counts", "[]"))
     }
-    accumulated = _unpack_sums(metadata["accumulated"], tensors) if "accumulated" in metadata else None
+    rates, problems = by_problem.unpack(tensors)
+    accumulated = sums.unpack(metadata["accumulated"], tensors, _decoded) if "accumulated" in metadata else None
     names = [""] if keys is None else [f"/{json.dumps(key)}" for key in keys]
     state: dict[str, Any] = {}
     same_rule(optimizer, metadata["rule"], name)
@@ -284,6 +249,7 @@ def _unpack(optimizer: Any, tensors: dict[str, Array], metadata: Any, name: str)
         }
         state[slot] = views[BARE] if keys is None else views
     settings = _restored(json.loads(metadata["hyperparameters"]), tensors)
+    settings = settings | rates if rates else settings
     if tensors:
         raise CheckpointError(f"{name} is no checkpoint of fastopt: it holds {', '.join(sorted(tensors)[:8])} besides")
     return {
@@ -296,6 +262,7 @@ def _unpack(optimizer: Any, tensors: dict[str, Array], metadata: Any, name: str)
         "rows": rows,
         "counts": counts,
         "accumulated": accumulated,
+        "problems": problems,
         "params": params,
     }
 
@@ -355,23 +322,6 @@ def _restored(settings: Any, tensors: dict[str, Array]) -> Any:
             for predicate, selector, group in found["groups"]
         }
     return found
-
-
-def _checksum(tensors: dict[str, Array], metadata: dict[str, str]) -> str:
-    """sha256 over all names, dtypes, shapes, bytes and texts, in an order that the file does not decide."""
-    digest = _digest_of(metadata)
-    for name in sorted(tensors):
-        _add(digest, name, tensors[name])
-    return str(digest.hexdigest())
-
-
-def _digest_of(metadata: dict[str, str]) -> Any:
-    return hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
-
-
-def _add(digest: Any, name: str, array: Array) -> None:
-    digest.update(json.dumps([name, array.dtype.name, array.shape]).encode())
-    digest.update(np.ascontiguousarray(array).data if array.size else b"")
 
 
 def _encoded(owner: str, key: Hashable) -> Any:

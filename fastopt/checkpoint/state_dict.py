@@ -18,6 +18,7 @@ from fastopt.engine.columns import Codes, Column
 from fastopt.engine.containers import BARE
 from fastopt.engine.execute import NOTHING, consume
 from fastopt.engine.gradient_sums import GradientSums
+from fastopt.engine.problem_counts import ProblemCounts
 from fastopt.engine.state import Layout, State, layout_of
 from fastopt.groups import Groups
 from fastopt.kernels.averages import SLOTS
@@ -66,6 +67,7 @@ def state_dict(optimizer: Any) -> dict[str, Any]:
         "state": slots,
         **({"rows": rows} if rows else {}),
         **({"counts": counts} if counts else {}),
+        **({} if optimizer._problems is None else {"problems": optimizer._problems.saved()}),
         **({"accumulated": optimizer._sums.saved(optimizer.accumulated)} if optimizer.accumulated else {}),
     }
 
@@ -99,10 +101,13 @@ def load_state_dict(
         skipped = checks.step_count(owner, saved.get("skipped", 0), "skipped")
         averaged = checks.step_count(owner, saved.get("averaged", 0), "averaged")
         counts = _counts(owner, saved.get("counts", {}))
+        problems = ProblemCounts.loaded(owner, saved.get("problems"))
         sums, accumulated = GradientSums.loaded(owner, saved.get("accumulated"))
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{source}: {error}") from None
 
+    if step and "groups" in settings:  # whose selectors were looked at then, also of leaves that are gone
+        settings["groups"].matched.update(selector for selector in settings["groups"] if not callable(selector))
     current: Mapping[Hashable, Layout] | None = None if optimizer._state is None else optimizer._state.layouts
     if not state and not optimizer._rule.state:
         current = None  # all that it may have are averages, which begin anew
@@ -172,6 +177,7 @@ def load_state_dict(
         **leaves.with_counts(by_leaf),
     }
     new |= {"_transforms": None, "_kept_settings": None, "_sums": sums, "_accumulated": accumulated}
+    new |= {"_problems": problems, "_wanted_active": None}
     consume(chain(writes, map(optimizer.__dict__.update, [new])))  # all at once
     missing, unexpected, reshaped = ([None if key is BARE else key for key in keys] for keys in mismatch[:3])
     return Mismatch(missing, unexpected, reshaped, mismatch.settings)

@@ -6,23 +6,24 @@ import math
 from collections.abc import Iterator
 from itertools import chain
 from time import perf_counter_ns
-from typing import Any
+from typing import Any, cast
 
-from fastopt import checks, combinations, constraints, threads, tuning
+import numpy as np
+
+from fastopt import checks, threads, tuning
 from fastopt.engine import (
     averaging,
     catch_up,
     containers,
     gradient_sums,
     gradients,
+    kept_plans,
     one_call,
     reports,
     transform_scalars,
 )
-from fastopt.engine.address_table import Table
 from fastopt.engine.again import Again, again
 from fastopt.engine.execute import NOTHING
-from fastopt.engine.norms import ONE_PROCESS
 from fastopt.engine.plan import Plan
 from fastopt.engine.step_counts import Counts, counted
 from fastopt.engine.transform_scalars import PROXIMAL, TooLarge, with_prox
@@ -30,9 +31,6 @@ from fastopt.groups import NO_GROUPS, Groups
 from fastopt.kernels.squares import squares
 from fastopt.report import Report
 from fastopt.settings import Asked
-
-# How many plans are kept, for loops that update different arrays in turns: halves of a GAN, gradients that are None.
-MOST_PLANS = 4
 
 
 def in_one_call(optimizer: Any, attributes: dict[str, Any], params: Any, grads: Any) -> bool:
@@ -62,7 +60,7 @@ def in_one_call(optimizer: Any, attributes: dict[str, Any], params: Any, grads: 
     attributes["_calls"] = calls
     if not has_taken_over:
         return False
-    _let_go(attributes, plan)
+    kept_plans.let_go(attributes, plan)
     call, cohorts = plan.call
     if len(calls) > 1:  # otherwise they are at hand
         scalars, after = _next(optimizer, cohorts, counts)
@@ -74,10 +72,10 @@ def make(optimizer: Any, params: Any, grads: Any, report: bool, summed: int = 0)
 
     summed : of how many gradients `grads` are the sums that were accumulated; 0 of gradients that are handed in
     """
-    if optimizer._accumulated and not summed:
-        raise RuntimeError(gradient_sums.with_gradients(type(optimizer).__name__, optimizer._accumulated))
-    step = _Step(optimizer, params, grads, report, summed)
+    step = Step(optimizer, params, grads, report, summed)
     step.ask_settings()
+    if isinstance(step.settings.__dict__.get("lr"), np.ndarray):
+        raise TypeError(checks.rates_without_problems(type(optimizer).__name__))
     step.take_plan()
     step.find_rule_scalars()
     unfit = step.unfit_gradients()
@@ -90,18 +88,20 @@ def make(optimizer: Any, params: Any, grads: Any, report: bool, summed: int = 0)
     return reports.of_last_step(step.plan.table) if report else None
 
 
-class _Step:
+class Step:
     """A step on its way: what a phase has found out for those after it."""
 
     __slots__ = (
         *"optimizer attributes params grads wants_report number asked previous_calls settings".split(),
         *"groups by_array plan others is_reused settings_by_row transforms all_transforms scalars".split(),
-        *"counts averages is_proximal cohorts writes averaging sparse_step calls summed".split(),
+        *"counts averages counts_steps cohorts writes averaging sparse_step calls summed more".split(),
     )
 
     def __init__(self, optimizer: Any, params: Any, grads: Any, report: bool, summed: int) -> None:
+        if optimizer._accumulated and not summed:
+            raise RuntimeError(gradient_sums.with_gradients(type(optimizer).__name__, optimizer._accumulated))
         self.optimizer, self.params, self.grads, self.wants_report = optimizer, params, grads, report
-        self.summed = summed
+        self.summed, self.more = summed, cast("dict[str, Any]", {})
         self.attributes: dict[str, Any] = optimizer.__dict__
         self.number = optimizer._steps + 1
         known = self.attributes.get("_plan")
@@ -124,7 +124,7 @@ class _Step:
     def take_plan(self) -> None:
         """Finds the plan that fits the arguments, or makes one; then settings and step counts of its rows."""
         optimizer, attributes, settings = self.optimizer, self.attributes, self.settings
-        self.plan, self.others, self.is_reused = _plan_for(
+        self.plan, self.others, self.is_reused = kept_plans.take(
             optimizer, settings, self.params, self.grads, self.wants_report, self.groups, self.by_array
         )
         plan = self.plan
@@ -169,10 +169,13 @@ class _Step:
                 )
         except TooLarge as error:
             return str(error)
-        self.is_proximal = any(name in self.transforms for name in PROXIMAL)
-        if self.is_proximal:
-            steps = [self.counts[cohort] + 1 for cohort in plan.table.cohorts]
+        is_proximal = any(name in self.transforms for name in PROXIMAL)
+        self.counts_steps = is_proximal or plan.projections is not None
+        steps = [self.counts[cohort] + 1 for cohort in plan.table.cohorts] if self.counts_steps else []
+        if is_proximal:
             self.scalars = with_prox(optimizer._rule, self.scalars, self.settings_by_row, steps, self.transforms)
+        if plan.projections is not None:
+            plan.projections.write_amounts(self.settings_by_row, steps)
         if checks_them:
             self.attributes["_skips_in_a_row"] = 0
         return None
@@ -208,7 +211,7 @@ class _Step:
             self.wants_report
             or self.summed
             or self.averaging
-            or self.is_proximal
+            or self.counts_steps
             or self.sparse_step
             or self.by_array
             or optimizer.on_nonfinite != "propagate"
@@ -238,7 +241,7 @@ class _Step:
         try:
             if sparse_step:
                 sparse_step.before()
-            plan.run(self.params, self.scalars, self.wants_report, self.all_transforms, self.writes)
+            self.execute()
         finally:
             if plan.stepped:  # also where Ctrl-C came during the step, which is then complete
                 # No calls, between which Ctrl-C could come.
@@ -252,8 +255,13 @@ class _Step:
                 attributes["_node"] = node
                 attributes["_skipped_rows"] = sparse_step.skipped_steps if sparse_step else {}
                 attributes["_calls"], attributes["_accumulated"] = self.calls, 0
+                attributes.update(self.more)
                 if not self.wants_report:
                     attributes["_others"] = self.others
+
+    def execute(self) -> None:
+        """Runs the kernels."""
+        self.plan.run(self.params, self.scalars, self.wants_report, self.all_transforms, self.writes)
 
 
 def _next(optimizer: Any, cohorts: Counts, counts: Counts) -> tuple[tuple[float, ...], Counts]:
@@ -278,78 +286,6 @@ def _scalars(settings_by_row: list[Any], cohorts: list[int], steps: Counts) -> l
             scalars_at[at] = settings.scalars(at[1])
         rows.append(scalars_at[at])
     return rows
-
-
-def _plan_for(
-    optimizer: Any, settings: Any, params: Any, grads: Any, report: bool, groups: Groups | None, by_array: bool
-) -> tuple[Plan, tuple[Plan, ...], bool]:
-    """The plan that these arguments fit, which has taken them up; others that are worth keeping; is it one of old?"""
-    attributes = optimizer.__dict__
-    # A report has a plan of its own, in which the arrays of a FlatDict are told apart.
-    first, others = (
-        (attributes.get("_report_plan"), ()) if report else (attributes.get("_plan"), attributes.get("_others", ()))
-    )
-    plans = () if first is None else (first, *others)
-    for plan in plans:
-        if plan.accepts(params, grads, groups, by_array) and plan.follows(attributes["_cohorts"], attributes["_state"]):
-            if not plan.is_prepared:
-                one_call.prepare(plan)
-            moved = plan.moved
-            if moved:
-                if plan.check is not None and isinstance(plan.table.container, containers.Buffers):
-                    one_call.watch(plan)
-                _let_go(attributes, plan)
-            if not report and (moved or plan is not first):
-                plans = attributes.get("_plan"), *attributes.get("_others", ())
-                others = tuple([other for other in plans if other is not plan and other is not None])
-            return plan, others, True
-    if plans:  # arrays of the past should not be kept alive
-        attributes["_plan"] = attributes["_report_plan"] = None
-        attributes["_others"] = ()
-    columns = constraints.columns_for(optimizer)
-    if columns is not None and optimizer._processes is not ONE_PROCESS:
-        there = {"mask": bool(columns.mask), "bounds that are arrays": True, "Sharded": True}
-        combinations.check_step(type(optimizer).__name__, there)
-    table = Table(
-        type(optimizer).__name__,
-        optimizer._rule,
-        params,
-        grads,
-        settings._start(),
-        optimizer._state,
-        by_key=report,
-        groups=groups,
-        by_array=by_array,
-        centralize=optimizer.centralize,
-        storage=optimizer.state_storage,
-        counts=optimizer._step_counts(),
-        constraints=columns,
-    )
-    if optimizer._state is not None and table.state is not optimizer._state:  # others have the state as it was
-        attributes["_plan"] = attributes["_report_plan"] = None
-        attributes["_others"] = plans = ()
-    plan = Plan(table, optimizer._processes)
-    plan.tuned_by(attributes.setdefault("_tuners", {}))
-    return plan, () if report else _of_today(plans, plan), False
-
-
-def _let_go(attributes: dict[str, Any], plan: Plan) -> None:
-    """Lets go of plans that would keep arrays of the past alive, after one has taken over others."""
-    plan.moved = False
-    for name in ("_plan", "_report_plan"):
-        other = attributes.get(name)
-        if other is not None and other is not plan and not other.has_the_arrays_of(plan):
-            attributes[name] = None
-    if attributes.get("_others"):
-        attributes["_others"] = others = _of_today(attributes["_others"], plan)
-        attributes["_calls"] = tuple([other.call for other in (plan, *others) if other.call in attributes["_calls"]])
-
-
-def _of_today(others: Any, plan: Plan) -> tuple[Plan, ...]:
-    """Those of other plans that have the same arrays, as far as they have the same keys."""
-    return tuple([other for other in others if other.table.is_plain and other.has_the_arrays_of(plan)])[
-        : MOST_PLANS - 1
-    ]
 
 
 def _skip_or_raise(optimizer: Any, plan: Plan, grads: Any, report: bool, too_large: str = "") -> Report | None:

@@ -37,7 +37,8 @@ from fastopt.kernels.passes import (
     report_loop,
     step_loop,
 )
-from fastopt.kernels.pure_python import InterpretedRule, interpreted
+from fastopt.kernels.problems import parallel_problems, problems_loop, serial_problems
+from fastopt.kernels.pure_python import InterpretedRule, interpreted, interpreted_problems
 from fastopt.kernels.rule import Rule
 from fastopt.kernels.transforms import TRANSFORMS, with_scalars
 
@@ -60,6 +61,7 @@ LOOPS = {
     "finite_squares": finite_squares_loop,
     "norm": norm_loop,
     "quick_norm": quick_norm_loop,
+    "problems": problems_loop,
     "aligned": aligned_loop,
 }
 
@@ -102,13 +104,29 @@ def kernel(
     return partial(driver, callback.address, form_address(form, dtype, which not in ("step", "prepare"), ahead))
 
 
-def callback(rule: Rule, dtype: str, which: str = "step", transforms: tuple[str, ...] = ()) -> CFunc:
+def problems_kernel(
+    rule: Rule, dtype: str, in_parallel: bool, transforms: tuple[str, ...], places: tuple[int, ...]
+) -> Callable[[Any, Any, int], None]:
+    """The kernel for many problems at once; `places` as `PLACES` in `problems.py`."""
+    if not compiles() or isinstance(rule, InterpretedRule):
+        return interpreted_problems(rule, dtype, transforms, places)
+    callback = _callback(rule, dtype, "problems", transforms, places)
+    driver = compiled(
+        parallel_problems if in_parallel else serial_problems, *DRIVER, nogil=True, in_parallel=in_parallel
+    )
+    return partial(driver, callback.address, np.dtype(dtype).itemsize.bit_length() - 1)
+
+
+def callback(
+    rule: Rule, dtype: str, which: str = "step", transforms: tuple[str, ...] = (), places: tuple[int, ...] = ()
+) -> CFunc:
     """The part of a kernel that is the rule's, not compiled yet and without the disk cache."""
     functions = [FUNCTIONS[name] for name in transforms if name in FUNCTIONS]
     functions += [aligned] if which == "aligned" else []
     if rule.metric:
         functions += [rule.metric, *(BY_METRIC[name] for name in transforms if name in BY_METRIC)]
-    digest = digest_of(rule.formula, *functions, constants=(rule.columns(transforms), rule.small(transforms)))
+    constants = rule.columns(transforms), rule.small(transforms), *(places and (places,))
+    digest = digest_of(rule.formula, *functions, constants=constants)
     name = "_".join((rule.name, *transforms, which, dtype, digest))
     # The inner functions carry it too: two cached kernels, compiled in two processes, may otherwise hold different
     # functions under one symbol, of which the loader takes the first for both.
@@ -120,6 +138,8 @@ def callback(rule: Rule, dtype: str, which: str = "step", transforms: tuple[str,
         "WRITTEN": rule.columns(with_scalars(transforms)),
         "SMALL": rule.small(transforms),
         "SCALARS": (0,) * (len(rule.scalars) + len(with_scalars(transforms))),
+        "PLACES": places,
+        "BEHIND": len(rule.columns(transforms)),
         "SCALED": np.float64 if which in FACTORS else getattr(np, dtype),
         "FACTOR": FACTORS.get(which, getattr(np, dtype)(1)),
     }
@@ -128,8 +148,8 @@ def callback(rule: Rule, dtype: str, which: str = "step", transforms: tuple[str,
 
 
 @cache
-def _callback(rule: Rule, dtype: str, which: str, transforms: tuple[str, ...]) -> Any:
-    return through_cache(lambda: callback(rule, dtype, which, transforms), CFunc.compile)
+def _callback(rule: Rule, dtype: str, which: str, transforms: tuple[str, ...], places: tuple[int, ...] = ()) -> Any:
+    return through_cache(lambda: callback(rule, dtype, which, transforms, places), CFunc.compile)
 
 
 @cache

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from mpi4py import MPI
 
-from fastopt import checks
+from fastopt import checks, combinations
 from fastopt.engine import step
 from fastopt.engine.objects import OWN
 from fastopt.flat import Array
@@ -98,6 +98,9 @@ class Sharded(Consensus, SharedAverages, SharedSaving):
                 f"Sharded: this {type(optimizer).__name__} has stepped already; hand in a new one, and load what it "
                 "was by `load`"
             )
+        combinations.check_step(
+            type(optimizer).__name__, {"batch_axis": optimizer.batch_axis is not None, "Sharded": True}
+        )
         comm = MPI.COMM_WORLD if comm is None else comm
         owner = type(optimizer).__name__
         self.__dict__.update(

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, cast
 import numpy as np
 
 from fastopt.kernels import codecs
+from fastopt.reference.constraints import Masked, by_rows, elementwise
 from fastopt.reference.norms import Array as Array
 from fastopt.reference.norms import clipped, global_norm, means
 from fastopt.reference.walk import as_array, at, items, leaves
@@ -42,6 +43,11 @@ class Reference:
     nonnegative: bool = field(default=False, kw_only=True, repr=False)
     l1: float = field(default=0.0, kw_only=True, repr=False)
     l2_prox: float = field(default=0.0, kw_only=True, repr=False)
+    group_lasso: float = field(default=0.0, kw_only=True, repr=False)
+    max_norm: float = field(default=math.inf, kw_only=True, repr=False)
+    unit_norm: bool = field(default=False, kw_only=True, repr=False)
+    simplex: bool = field(default=False, kw_only=True, repr=False)
+    constraint_axis: int | None = field(default=-1, kw_only=True, repr=False)
     mask: Any = field(default=None, kw_only=True, repr=False)
     cautious: bool = field(default=False, kw_only=True, repr=False)
     cautious_decay: bool = field(default=False, kw_only=True, repr=False)
@@ -126,8 +132,11 @@ class Reference:
             part = copy.copy(parts[key])
             part._iter = self.counts[key] = self.counts[key] + 1
             kept = Masked(self.mask, key, p, *state)
-            part._step(p, part._processed(p, seen[key], scale), state)
-            part._constrain(p, state, params[key], distinct.get(key, ...))
+            # NumPy makes scalars of arrays without dimensions; the power of a scalar is not always that of an array.
+            p_1d, g_1d, *state_1d = np.atleast_1d(p, seen[key], *state)
+            part._step(p_1d, part._processed(p_1d, g_1d, scale), state_1d)
+            elementwise(part, p, state, params[key], distinct.get(key, ...))
+            by_rows(part, p)
             kept.put_back(p, *state)
             self._flush_state(state)
             if key not in distinct:
@@ -147,25 +156,6 @@ class Reference:
     def effective_lr(self) -> float:
         """The learning rate as a constant gradient meets it in the long run."""
         raise NotImplementedError
-
-    def _constrain(self, p: Array, state: list[Array], whole: Any, rows: Any) -> None:
-        """Proximal steps and bounds of new parameters; p are these rows of the whole one."""
-        metric = self.metric(*state) if self.l1 or self.l2_prox else None
-        if self.l1:
-            amount = p.dtype.type(self.l1 * self.effective_lr())
-            threshold = amount if metric is None else amount / metric
-            p[...] = np.where(p > threshold, p - threshold, np.where(p < -threshold, p + threshold, p - p))
-        if self.l2_prox:
-            amount = self.l2_prox * self.effective_lr()
-            shrunk = p - amount / (1 + amount) * p if metric is None else p * (metric / (metric + amount))
-            p[...] = shrunk
-        if self.bounds is None and not self.nonnegative:
-            return
-        bounds = zip(self.bounds or (None, None), (-math.inf, math.inf), strict=True)
-        low, high = (otherwise if bound is None else bound for bound, otherwise in bounds)
-        low = np.maximum(low, 0.0) if self.nonnegative else low
-        low, high = (np.broadcast_to(bound, np.shape(whole))[rows].astype(p.dtype) for bound in (low, high))
-        p[...] = np.where(p < low, low, np.where(p > high, high, p))
 
     def _begin(self, params: dict[Any, Any]) -> None:
         """Makes the state of parameters that have none."""
@@ -285,23 +275,6 @@ class Reference:
         if not self.decays_itself and not self.cautious_decay:
             p *= 1 - self.lr * self.weight_decay
         return g
-
-
-class Masked:
-    """The elements that a mask keeps, with what was there before a step."""
-
-    def __init__(self, mask: Any, key: Any, *arrays: Array) -> None:
-        mask = mask if mask is None or isinstance(mask, Mapping) else {None: mask}
-        self._kept = None if mask is None or key not in mask else ~np.broadcast_to(mask[key], arrays[0].shape)
-        self._before = [x.copy() for x in arrays] if self._kept is not None else []
-
-    def write(self, x: Array, new: Array) -> None:
-        """Writes the other elements."""
-        x[...] = new if self._kept is None else np.where(self._kept, x, new)
-
-    def put_back(self, *arrays: Array) -> None:
-        for x, before in zip(arrays, self._before, strict=False):
-            x[self._kept] = before[self._kept]
 
 
 def _with_more(
