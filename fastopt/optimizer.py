@@ -49,9 +49,10 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, T
     Hyperparameters are attributes and may be changed between steps. One that is a number may also be a schedule
     (`fastopt.schedules`) or any function of the step, counted from 1. Each name in the rule's state (`m`, `v`, `h`) is
     an attribute too: an empty mapping before the first step, then a dict of arrays by key (or one array, where
-    parameters are one array) whose values are the state itself; to assign None forgets all state. `iter` is the number of steps taken, which schedules use; bias corrections
-    use the step count of each leaf, the number of steps that updated it. `skipped` is the number of steps that
-    `on_nonfinite="skip"` did not make. Pickle and `copy.deepcopy` keep settings, state and counts.
+    parameters are one array) whose values are the state itself; to assign None forgets all state. `iter` is the number
+    of steps taken, which schedules use; bias corrections use the step count of each leaf, the number of steps that
+    updated it. `skipped` is the number of steps that `on_nonfinite="skip"` did not make. Pickle and `copy.deepcopy`
+    keep settings, state and counts.
     """
 
     rule: ClassVar[str]

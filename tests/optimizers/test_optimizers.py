@@ -296,7 +296,9 @@ def test_state_before_the_first_step_is_an_empty_mapping_that_says_so():
     optimizer = fastopt.Adam()
     for state in (optimizer.m, copy.deepcopy(optimizer.m), pickle.loads(pickle.dumps(optimizer.m))):
         assert not state and state == {} and list(state) == [] and "W" not in state and state.get("W") is None
-        with pytest.raises(KeyError, match=r"Adam\.m has no array 'W' yet: the first `update` makes state for the param"):
+        with pytest.raises(
+            KeyError, match=r"Adam\.m has no array 'W' yet: the first `update` makes state for the param"
+        ):
             state["W"]
         with pytest.raises(KeyError, match=r"Adam\.m has no array 'W' yet"):
             state["W"] = 1.0
