@@ -31,7 +31,6 @@ extensions = [
     "sphinxcontrib.bibtex",
 ]
 exclude_patterns = ["_generated/**"]
-suppress_warnings = ["toc.empty_glob"]  # lists of pages end with *, for those that are new
 default_role = "py:obj"  # a link where the name is known, code where it is not
 templates_path: list[str] = []
 
