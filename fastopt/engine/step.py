@@ -39,7 +39,7 @@ def in_one_call(optimizer: Any, attributes: dict[str, Any], params: Any, grads: 
     attributes : the optimizer's `__dict__`, whose `_calls` are there as long as nothing was assigned to it
     """
     first = attributes["_calls"][0]
-    if type(first) is Again:
+    if isinstance(first, Again):
         return first(attributes, params, grads)
     if attributes["groups"].data or threads._exactly is not None or tuning.is_forced:
         return False
