@@ -178,9 +178,14 @@ def stored_form(form: int, in_pieces: bool, ahead: bool, kinds: Any, keys: Any, 
     """
     numbers = _form(form, "float32", in_pieces, ahead).copy()
     numbers[stores.SLOTS], numbers[stores.KINDS], numbers[stores.KEYS] = len(kinds), kinds.ctypes.data, keys.ctypes.data
-    numbers[stores.DECODE] = compiled_for_c(storage.decode, 7)
-    numbers[stores.ENCODE] = compiled_for_c(storage.encode, 7) if encodes else 0
+    decode, encode = compiled_codecs()
+    numbers[stores.DECODE], numbers[stores.ENCODE] = decode, encode if encodes else 0
     return numbers
+
+
+def compiled_codecs() -> tuple[int, int]:
+    """The addresses of `storage.decode` and `storage.encode`, compiled."""
+    return compiled_for_c(storage.decode, 7), compiled_for_c(storage.encode, 7)
 
 
 @cache
