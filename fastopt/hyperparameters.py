@@ -35,6 +35,10 @@ RANGES: dict[str, Range] = {
     "gamma": (0.0, math.inf, False),
     "alpha": (0.0, math.inf, False),
     "clip_exponent": (0.0, math.inf, False),
+    "d0": (1e-12, math.inf, False),
+    "d_coef": (0.0, math.inf, False),
+    "growth_rate": (1.0, math.inf, True),
+    "initial_distance": (1e-12, math.inf, False),
     "momentum_decay": (0.0, math.inf, False),
     "warmup": (0.0, math.inf, False),
     "eps": (0.0, math.inf, False),
@@ -59,7 +63,17 @@ FOR_GROUPS = ("lr_scale", "frozen")
 # Of a hyperparameter of one's own, in `fastopt.rule`.
 ANY_NUMBER = (-math.inf, math.inf, False)
 
-SWITCHES = ("damp_first", "lr_in_velocity", "decoupled", "maximize", "centralize", "frozen", *CAUTION)
+SWITCHES = (
+    "damp_first",
+    "lr_in_velocity",
+    "decoupled",
+    "maximize",
+    "centralize",
+    "frozen",
+    "bias_correction",
+    "safeguard_warmup",
+    *CAUTION,
+)
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "form": ("textbook", "paper"),

@@ -106,6 +106,7 @@ class Leaves:
                 "_state": None,
                 "_node": None,
                 "_skipped_rows": {},
+                "_estimates": {},
             }
             self.__dict__.update(new | with_counts({}))
 

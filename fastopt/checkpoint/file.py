@@ -175,6 +175,8 @@ def _pack(owner: str, saved: dict[str, Any]) -> tuple[dict[str, Array], dict[str
             [None if key is BARE else _encoded(owner, key), *count.values()] for key, count in saved["counts"].items()
         ]
         metadata |= {"counts": json.dumps(counts), "format": "3"}
+    if "estimates" in saved:
+        metadata["estimates"] = json.dumps(saved["estimates"])
     if "accumulated" in saved:
         metadata |= {"accumulated": json.dumps(_pack_sums(owner, saved["accumulated"], tensors)), "format": "4"}
     if len(metadata["hyperparameters"]) > LONGEST:
@@ -237,7 +239,10 @@ def _unpack(optimizer: Any, tensors: dict[str, Array], metadata: Any, name: str)
     if "accumulated" in metadata:
         longest["accumulated"] = longest["keys"] + LONGEST
     metadata.setdefault("averaged", "0")
-    for field, most in (longest | dict.fromkeys(("hyperparameters", "step", "skipped", "averaged"), LONGEST)).items():
+    metadata.setdefault("estimates", "{}")
+    for field, most in (
+        longest | dict.fromkeys(("hyperparameters", "step", "skipped", "averaged", "estimates"), LONGEST)
+    ).items():
         if len(metadata[field]) > most:
             raise CheckpointError(f"{name} is no checkpoint of fastopt: its {field} are too long")
     params = with_params.unpack(tensors, metadata["params"], _decoded) if "params" in metadata else None
@@ -283,6 +288,7 @@ def _unpack(optimizer: Any, tensors: dict[str, Array], metadata: Any, name: str)
         "rows": rows,
         "counts": counts,
         "accumulated": accumulated,
+        "estimates": json.loads(metadata["estimates"]),
         "params": params,
     }
 

@@ -66,6 +66,7 @@ def state_dict(optimizer: Any) -> dict[str, Any]:
         "state": slots,
         **({"rows": rows} if rows else {}),
         **({"counts": counts} if counts else {}),
+        **({"estimates": dict(optimizer._estimates)} if optimizer._estimates else {}),
         **({"accumulated": optimizer._sums.saved(optimizer.accumulated)} if optimizer.accumulated else {}),
     }
 
@@ -99,6 +100,7 @@ def load_state_dict(
         skipped = checks.step_count(owner, saved.get("skipped", 0), "skipped")
         averaged = checks.step_count(owner, saved.get("averaged", 0), "averaged")
         counts = _counts(owner, saved.get("counts", {}))
+        estimates = _estimates(owner, saved.get("estimates", {}))
         sums, accumulated = GradientSums.loaded(owner, saved.get("accumulated"))
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{source}: {error}") from None
@@ -169,12 +171,22 @@ def load_state_dict(
         "_skipped": skipped,
         "_state": loaded,
         "_skipped_rows": skipped_steps,
+        "_estimates": estimates,
         **leaves.with_counts(by_leaf),
     }
     new |= {"_transforms": None, "_kept_settings": None, "_sums": sums, "_accumulated": accumulated}
     consume(chain(writes, map(optimizer.__dict__.update, [new])))  # all at once
     missing, unexpected, reshaped = ([None if key is BARE else key for key in keys] for keys in mismatch[:3])
     return Mismatch(missing, unexpected, reshaped, mismatch.settings)
+
+
+def _estimates(owner: str, found: Any) -> dict[str, float]:
+    """The numbers that a rule with totals keeps."""
+    if not isinstance(found, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, float) for name, value in found.items()
+    ):
+        raise TypeError(f"{owner}: estimates are {found!r:.100}, expected a dict of numbers by name")
+    return dict(found)
 
 
 _COUNTS = "steps", "averages"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator, Mapping, MutableMapping
 from functools import cached_property
 from itertools import chain
+from types import MappingProxyType
 from typing import Any, NoReturn, cast
 
 import numpy as np
@@ -161,6 +162,9 @@ class Plan(Table):
             arrays.get(leaf.key, leaf.array) is leaf.array for leaf in self.leaves if isinstance(leaf.value, np.ndarray)
         )
 
+    estimates: Mapping[str, float] = MappingProxyType({})
+    """What the optimizer estimates from totals, of a step on its way: before it, then after it."""
+
     processes: OneProcess = ONE_PROCESS
     """Adds up the results of several processes."""
 
@@ -244,6 +248,17 @@ class Plan(Table):
         counts = self.processes.add_up(found, 1)
         sizes = {leaf.scalar_row: self.processes.size(leaf.key, leaf.size) for leaf in self._active}
         return {row: (round(sum(counts[leaf])), sizes[row]) for row, leaf in leaves.items()}
+
+    def totals(self, params: Any, scalars: list[tuple[float, ...]], transforms: tuple[str, ...]) -> tuple[float, float]:
+        """The sums over all leaves of the two numbers of the rule's totals; writes nothing."""
+        self._write_scalars(scalars)
+        assert self.rule.totalling is not None
+        found = self._pass("totals", self.rule.totalling, transforms, params)
+        one, other = (
+            norms.total(self.processes.add_up({None: [statistics[:, part] for statistics in found]}, 0)[None])
+            for part in (SUMS, SECOND_SUMS)
+        )
+        return one, other
 
     def prepare(
         self, params: Any, scalars: list[tuple[float, ...]], transforms: tuple[str, ...], settings_by_row: list[Any]

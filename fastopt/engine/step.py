@@ -152,6 +152,10 @@ class _Step:
 
     def find_rule_scalars(self) -> None:
         """Works out the scalars of the formula, for each row."""
+        if self.plan.rule.totals:
+            self.plan.estimates = estimates = self.optimizer._estimates
+            for settings in self.settings_by_row:
+                settings.__dict__["_estimates"] = estimates
         self.scalars = _scalars(self.settings_by_row, self.plan.cohorts, self.counts)
 
     def unfit_gradients(self) -> str | None:
@@ -250,6 +254,8 @@ class _Step:
                 attributes["_node"] = node
                 attributes["_skipped_rows"] = sparse_step.skipped_steps if sparse_step else {}
                 attributes["_calls"], attributes["_accumulated"] = self.calls, 0
+                if plan.rule.totals:
+                    attributes["_estimates"] = plan.estimates
                 if not self.wants_report:
                     attributes["_others"] = self.others
 

@@ -22,6 +22,8 @@ class Rule:
     state : the names of the state slots, in the order of the formula.
     measure : for a rule that needs norms of each array: a formula that takes the same but for the last scalar and
         returns two numbers. What their norms come to is the last scalar.
+    totals : for a rule whose steps depend on sums over all leaves: a formula that takes the same but for the scalars of
+        `Optimizer.total_scalars`, the last ones, and returns two numbers, which are added up
     rows : whether it may be applied to some rows of a parameter and not to others, for gradients that are `Rows`
     skipped : where steps without a gradient have a closed form: the formula `(p, g, *state, *scalars) -> (p, *state)`
         of several of them, whose scalars are the first of kept, share and moved; see `kernels/skipped_steps.py`
@@ -37,6 +39,7 @@ class Rule:
     formula: Callable[..., Any]
     state: tuple[str, ...] = ()
     measure: Callable[..., Any] | None = None
+    totals: Callable[..., Any] | None = None
     rows: bool = False
     skipped: Callable[..., Any] | None = None
     prepare: Callable[..., Any] | None = None
@@ -49,12 +52,12 @@ class Rule:
     @cached_property
     def is_by_array(self) -> bool:
         """Whether arrays must be told apart."""
-        return bool(self.measure or self.prepare)
+        return bool(self.measure or self.prepare or self.totals)
 
     @property
     def measured(self) -> tuple[str, ...]:
         """The arrays that the pass before the step reads."""
-        before = self.measure or self.prepare
+        before = self.measure or self.prepare or self.totals
         read = {step.argval for step in dis.get_instructions(before)} if before else set()
         return tuple(name for name in ("p", "g", *self.state) if name in read)
 
@@ -67,6 +70,11 @@ class Rule:
     def measuring(self) -> Rule | None:
         """The rule of the pass over memory that goes before the step, and writes nothing."""
         return Rule(self.measure, self.state) if self.measure else None
+
+    @cached_property
+    def totalling(self) -> Rule | None:
+        """The rule of the pass over memory that goes before the step, adds up over all leaves and writes nothing."""
+        return Rule(self.totals, self.state) if self.totals else None
 
     @property
     def name(self) -> str:

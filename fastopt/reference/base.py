@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, is_dataclass
 from fnmatch import fnmatchcase
 from functools import partial
@@ -56,6 +56,8 @@ class Reference:
 
     def __post_init__(self) -> None:
         self.counts, self.averages = {}, {}
+        self.estimates: dict[str, float] = {}
+        self.before: dict[str, float] = {}
         for slot in self.slots:
             setattr(self, slot, None)
         self.runs: dict[tuple[str, Any], Array] = {}  # codes and scales of compact state, by slot and key
@@ -72,12 +74,19 @@ class Reference:
     def step(self, p: Array, g: Array, *state: Array) -> None:
         raise NotImplementedError
 
+    def totals(self, p: Array, g: Array, *state: Array) -> tuple[Array, Array] | None:
+        """Two arrays of numbers, whose sums over all parameters `estimate` is for; None of most rules."""
+        return None
+
+    def estimate(self, one: float, other: float) -> dict[str, float]:
+        raise NotImplementedError
+
     def norm(self, x: Array) -> float:
         """The exact norm of an array."""
         return global_norm({None: x})
 
-    def start_values(self) -> dict[str, float]:
-        """The value before the first step of each state slot that does not start at zero."""
+    def start_values(self) -> dict[str, Any]:
+        """The value before the first step of each state slot that does not start at zero; None for the parameter."""
         return {}
 
     def update(self, params: Any, grads: Any) -> None:
@@ -113,6 +122,7 @@ class Reference:
             for key, g in given.items()
         }
         scale = self._scale(seen)
+        self._estimate(params, parts, seen, scale)
         for key in seen:
             p, state = _array(params[key]), [getattr(self, slot)[key] for slot in self.slots]
             if key in distinct:
@@ -132,6 +142,24 @@ class Reference:
                 params[key] = p[()] if isinstance(params[key], np.floating) else p.item()
         self._average(params)
 
+    def _estimate(
+        self, params: dict[Any, Any], parts: dict[Any, Reference], seen: dict[Any, Array], scale: float
+    ) -> None:
+        """Before a step, adds up over all parameters what a rule with totals needs."""
+        if type(self).totals is Reference.totals:
+            return
+        found = []
+        self.before.clear()
+        self.before.update(self.estimates)
+        for key, g in seen.items():
+            part, p = copy.copy(parts[key]), _array(params[key])
+            part._iter = self.counts[key] + 1
+            both = part.totals(p, part._processed(p, g, scale), *[getattr(self, slot)[key] for slot in self.slots])
+            assert both is not None
+            found.append(both)
+        if found:
+            self.estimates.update(self.estimate(*map(total, zip(*found, strict=True))))
+
     def _begin(self, params: dict[Any, Any]) -> None:
         """Makes the state of parameters that have none."""
         for key in params:
@@ -140,7 +168,11 @@ class Reference:
         for slot in self.slots:
             start = self.start_values().get(slot, 0.0)
             known = getattr(self, slot) or {}
-            setattr(self, slot, _with_more(known, params, partial(np.full_like, fill_value=start)))
+            setattr(
+                self,
+                slot,
+                _with_more(known, params, np.copy if start is None else partial(np.full_like, fill_value=start)),
+            )
             for key, p in params.items() if start else ():
                 if key not in known:
                     arrays = [getattr(self, slot)[key] if name == slot else None for name in self.slots]
@@ -273,6 +305,15 @@ def mean(values: Array) -> float:
         return math.fsum(values.tolist()) / values.size
     except OverflowError:  # of a part of the sum
         return math.fsum((values * 2.0**-64).tolist()) * 2.0**64 / values.size
+
+
+def total(arrays: Iterable[Array]) -> float:
+    """The number nearest to the sum of all elements; NaN or infinite where some are."""
+    numbers = [x for array in arrays for x in array.astype(np.float64).ravel().tolist()]
+    try:
+        return math.fsum(numbers)
+    except (OverflowError, ValueError):
+        return sum(numbers)
 
 
 def global_norm(grads: dict[Any, Array]) -> float:

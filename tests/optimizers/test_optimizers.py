@@ -4,6 +4,7 @@ import copy
 import inspect
 import math
 import pickle
+from collections import defaultdict
 
 import numpy as np
 import pytest
@@ -38,7 +39,8 @@ def test_every_rule_has_an_optimizer_a_reference_and_a_public_name():
             for kind in (plain, optimizer)
         ]
         assert both[0] == [each for each in both[1] if each[0] not in ("on_nonfinite", "max_skips")]
-        assert len(optimizer().scalars(1)) == len(RULES[rule].scalars) - (RULES[rule].measure is not None)
+        after = (RULES[rule].measure is not None) + len(optimizer().total_scalars(defaultdict(float)))
+        assert len(optimizer().scalars(1)) == len(RULES[rule].scalars) - after
     assert set(reference.__all__) <= set(fastopt.__all__)
     assert fastopt.RMSprop is fastopt.RMSProp
 
@@ -81,6 +83,16 @@ DEFAULTS = {
     "sophia": {"lr": 0.0001, "beta1": 0.96, "beta2": 0.99, "gamma": 0.01, "eps": 1e-12},
     "schedule_free_sgd": {"lr": 1.0, "beta1": 0.9, "warmup": 0.0},
     "schedule_free_adamw": {"lr": 0.0025, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "warmup": 0.0},
+    "prodigy": {
+        **{"lr": 1.0, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "d0": 1e-6, "d_coef": 1.0, "growth_rate": math.inf},
+        **{"bias_correction": False, "safeguard_warmup": False},
+    },
+    "dadapt_adam": {
+        **{"lr": 1.0, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "d0": 1e-6, "growth_rate": math.inf},
+        "bias_correction": False,
+    },
+    "dog": {"lr": 1.0, "initial_distance": 1e-6, "eps": 1e-8},
+    "dowg": {"lr": 1.0, "initial_distance": 1e-4},
     "lars": {"lr": 0.1, "momentum": 0.9, "trust_coefficient": 0.001, "eps": 0.0},
     "lamb": {"lr": 0.001, "beta1": 0.9, "beta2": 0.999, "eps": 1e-6},
     "stable_adamw": {"lr": 0.001, "beta1": 0.9, "beta2": 0.99, "eps": 1e-6},

@@ -125,6 +125,10 @@ ELSEWHERE = (
     "muon",  # below
     "adopt",
     "mars",
+    "prodigy",
+    "dadapt_adam",
+    "dog",
+    "dowg",
 )
 
 
