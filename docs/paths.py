@@ -51,7 +51,7 @@ _BEST: dict[str, dict[str, float]] = {}
 def draw(rule: str) -> Any:
     """Contours, the path, its start and the minimum."""
     points = path(rule, settings(rule))
-    figure = new_figure(7, 3.6, "")
+    figure = new_figure(4.1, "")
     axes = figure.subplots()
     x, y = np.meshgrid(np.linspace(-10, 10, 201), np.linspace(-5, 5, 101))
     axes.contour(x, y, ravine.height(x, y), levels=np.arange(0.5, 4.5, 0.5) ** 2, colors="#999999", linewidths=0.7)

@@ -9,23 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from itertools import chain
-from operator import call
 from typing import Any
 
 import numpy as np
 
-from fastopt import array_checks, checks, hyperparameters, rows
+from fastopt import array_checks, checks, hyperparameters
 from fastopt.engine import containers, objects
 from fastopt.engine.execute import writing
-from fastopt.engine.launch import Launch, as_number
-from fastopt.engine.plan import Plan
+from fastopt.engine.launch import as_number
 from fastopt.engine.state import PARAMETER, State
-from fastopt.engine.step_counts import Counts
 from fastopt.flat import Array
-from fastopt.kernels.averages import AVERAGES, SLOTS, unchanged
-from fastopt.kernels.intrinsics import smallest_state
-from fastopt.kernels.rule import Rule
+from fastopt.kernels.averages import SLOTS
 from fastopt.typed import Number, number
 
 _DECAY, _ALPHA = (0.0, 1.0, False), (0.0, 1.0, True)
@@ -205,69 +199,6 @@ def start_values(settings: Any) -> dict[str, float | None]:
     return {slot: _START[slot] for name, slot in SLOTS.items() if getattr(settings, name) is not None}
 
 
-def amounts(settings: Any, step: int, averaged: Counts) -> dict[str, list[float]]:
-    """By transform, in the order of `AVERAGES`, how far those of each cohort go at a step; without averages that stay.
-
-    averaged : how often the averages of each cohort moved before
-    """
-    found = {}
-    for name in AVERAGES:
-        average = getattr(settings, name)
-        if average is not None:
-            of_count = {count: average.amount(step, count) for count in dict.fromkeys(averaged)}
-            found[name] = [of_count[count] for count in averaged]
-    return {name: weights for name, weights in found.items() if any(weights)}
-
-
-_MOVED = Rule(unchanged)
-
-
-def of_left_out(plan: Plan, params: Any, amounts: list[float]) -> Iterator[None]:
-    """Calls of C that write the averages of parameters that a step leaves alone, whose weights count too.
-
-    amounts : how far the averages of each cohort go
-    """
-    averages, values, leaves = [], [], plan.container.leaves(params)
-    for leaf in plan.leaves:
-        if leaf.row < 0:
-            name, value = plan._name(leaf.key), leaves[leaf.key]
-            array = array_checks.parameter(plan.owner, name, value)
-            array_checks.replaced(plan.owner, name, array, *leaf.layout[:2])
-            average = plan.state.views[SLOTS["averaging"]][leaf.key]
-            with np.errstate(all="ignore"):
-                new = np.asarray(average + amounts[leaf.cohort] * (array - average))
-                new[np.abs(new) < smallest_state(new.dtype)] *= 0  # as the kernels do
-            averages.append(average)
-            values.append(new)
-    return chain(writing(averages, values), _of_tables(plan, amounts))
-
-
-def _of_tables(plan: Plan, amounts: list[float]) -> Iterator[None]:
-    """Calls of C that move the averages of whole tables after a step of some of their rows."""
-    plan.averaging_weights = np.array(amounts)  # lives as long as its address is in use
-    calls = []
-    for leaf in plan.leaves:
-        if leaf.sparse is not None and leaf.array.size:
-            average = plan.state.views[SLOTS["averaging"]][leaf.key]
-            # In the order of a table's columns: parameter, what is read as its gradient, averages, scalars.
-            places = {"averaging": average.ctypes.data}
-            row = [leaf.array.ctypes.data] * 2 + [places.get(name, 0) for name in AVERAGES]
-            row.append(plan.averaging_weights[leaf.cohort :].ctypes.data)
-            table, starts = np.array([row, [0] * len(row)], np.int64), np.array([0, average.size], np.int64)
-            launch = Launch(table, starts, average.dtype.name, 5 * average.nbytes, [], [])
-            calls.append(launch.call(_MOVED, "step", ("averaging",)))
-    return map(call, *zip(*calls, strict=True)) if calls else iter(())
-
-
-def check_rows(optimizer: Any, plan: Plan) -> None:
-    """Raises where gradients of some rows leave weights out of date that averages are of."""
-    if plan.rows_launches and optimizer.lookahead is not None:
-        raise ValueError(rows.with_lookahead(plan.owner))
-    has_skipped = any(skipped.steps.any() for skipped in optimizer._skipped_rows.values())
-    if has_skipped or any(leaf.sparse is not None and leaf.sparse.exact for leaf in plan.leaves):
-        raise ValueError(rows.skipped_with_average(plan.owner))
-
-
 def copies(owner: str, state: State | None, params: Any, look_up: Callable[[Hashable, Array], Array]) -> Any:
     """New values for parameters: arrays that `look_up` finds by key and parameter, in the form of `params`."""
     container = containers.container_of(owner, params)
@@ -286,7 +217,7 @@ def copies(owner: str, state: State | None, params: Any, look_up: Callable[[Hash
 
 
 @contextmanager
-def _swapped(owner: str, params: Any, new: Any) -> Iterator[None]:
+def swapped(owner: str, params: Any, new: Any) -> Iterator[None]:
     """Has the values `new` in `params` until it is left."""
     container = containers.container_of(owner, params)
     values, mutable = container.values(params) or [], container.leaves(params)
@@ -368,7 +299,7 @@ class AveragedWeights:
         """
         with self._not_stepping(checks.SWAPPED):
             arrays, _ = objects.by_name(self, params)
-            with _swapped(type(self).__name__, arrays, self._copies_of_average(arrays)):
+            with swapped(type(self).__name__, arrays, self._copies_of_average(arrays)):
                 yield params
 
     def _copies_of_average(self: Any, params: Any) -> Any:

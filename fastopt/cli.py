@@ -29,6 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         argcomplete.autocomplete(parser)
     options = parser.parse_args(arguments)
+    if options.command is None:
+        parser.print_help(sys.stderr)
+        return 2
     try:
         status: int = options.run(options)
         return status
@@ -50,8 +53,10 @@ class _Parser(argparse.ArgumentParser):
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         """A wrong choice with the right one."""
         if action.choices is not None and value not in action.choices:
-            known = list(action.choices)
-            raise argparse.ArgumentError(action, f"unknown {value!r}{names.one_of(value, known)}")
+            of_known = f"{value!r}{names.one_of(value, list(action.choices))}"
+            if isinstance(action, argparse._SubParsersAction):
+                raise argparse.ArgumentError(None, f"unknown command {of_known}")
+            raise argparse.ArgumentError(action, f"unknown {of_known}")
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """A wrong option with the right one."""
@@ -71,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     formatter = _Help
     parser = _Parser(prog="fastopt", description="Fused, compiled optimizer steps for NumPy training loops.")
     parser.add_argument("--version", action="version", version=f"fastopt {fastopt.__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
 
     train = commands.add_parser(
         "train",

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastopt import checks, representation, threads
+from fastopt.engine.address_table import Table
 from fastopt.engine.plan import Plan
 from fastopt.flat import Array
 from fastopt.kernels import RULES
@@ -207,7 +208,7 @@ def _nanoseconds(optimizer: Optimizer, size: int = 1_000_000) -> tuple[float, fl
 def _moving(slots: int, p: Array, g: Array) -> Callable[[], Any]:
     """Reads and writes what a step with so many state slots does, without arithmetic."""
     moving = traffic_of(slots)
-    plan = Plan("fastopt.check", moving, p, g, dict.fromkeys(moving.state, 0.0), None)
+    plan = Plan(Table("fastopt.check", moving, p, g, dict.fromkeys(moving.state, 0.0), None))
     return lambda: plan.run(p, [()], report=False)
 
 

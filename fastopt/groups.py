@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, cast
 
-from fastopt import checks, hyperparameters
+from fastopt import checks, combinations, hyperparameters
 from fastopt.flat import Array
 
 GroupNumbers = tuple[int, ...]
@@ -34,11 +34,16 @@ FOR_ALL = (
     "maximize",
     "clip_norm",
     "groups",
+    "mask",
     "averaging",
     "lookahead",
     "storage_seed",
 )
 """Settings that are of all parameters together."""
+
+
+_ARRANGING = "frozen", "centralize", "state_storage", "bounds", "nonnegative"
+"""Settings that plans are made for."""
 
 
 class Group(UserDict[str, Any]):
@@ -58,7 +63,10 @@ class Group(UserDict[str, Any]):
         ]
         if name not in known:
             raise ValueError(checks.no_group_setting(owner.__name__, self.selector, name, known, name in FOR_ALL))
-        super().__setitem__(name, hyperparameters.hyperparameter(owner.__name__, name, value))
+        value = hyperparameters.hyperparameter(owner.__name__, name, value)
+        if name in combinations.SETTINGS:
+            combinations.check(owner, self.data | {name: value})
+        super().__setitem__(name, value)
         self.whole.changes += 1
 
     def __delitem__(self, name: str) -> None:
@@ -145,10 +153,7 @@ class Groups(UserDict[Any, Group]):
 
     def _refresh(self) -> None:
         if self._seen != self.changes:
-            found = [
-                (name, *(group.data.get(setting) for setting in ("frozen", "centralize", "state_storage")))
-                for name, group in self.data.items()
-            ]
+            found = [(name, *(group.data.get(setting) for setting in _ARRANGING)) for name, group in self.data.items()]
             self._arrangement = tuple(found)
             self._by_array = any(group.data.keys() & {"clip_array_norm", "cautious"} for group in self.data.values())
             self._seen = self.changes

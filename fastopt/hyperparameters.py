@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fastopt import names
+from fastopt import constraints, names
 from fastopt.kernels.caution import CAUTION
 from fastopt.kernels.codecs import STORAGES
 
@@ -50,6 +50,8 @@ RANGES: dict[str, Range] = {
     "clip_value": (0.0, math.inf, True),
     "clip_norm": (0.0, math.inf, True),
     "clip_array_norm": (0.0, math.inf, True),
+    "l1": (0.0, math.inf, False),
+    "l2_prox": (0.0, math.inf, False),
     "trust_coefficient": (0.0, math.inf, False),
 }
 
@@ -64,14 +66,8 @@ FOR_GROUPS = ("lr_scale", "frozen")
 ANY_NUMBER = (-math.inf, math.inf, False)
 
 SWITCHES = (
-    "damp_first",
-    "lr_in_velocity",
-    "decoupled",
-    "maximize",
-    "centralize",
-    "frozen",
-    "bias_correction",
-    "safeguard_warmup",
+    *("damp_first", "lr_in_velocity", "bias_correction", "safeguard_warmup"),
+    *("decoupled", "maximize", "centralize", "frozen", "nonnegative"),
     *CAUTION,
 )
 
@@ -99,6 +95,8 @@ def hyperparameter(owner: str, name: str, value: Any) -> Any:
         if not isinstance(value, bool | np.bool_):
             raise TypeError(f"{owner}: {name} must be True or False, got {value!r:.100} of type {type(value).__name__}")
         return bool(value)
+    if name in constraints.CHECKS:
+        return constraints.CHECKS[name](owner, value)
     if name in WHOLE_NUMBERS:
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 0 <= value < 2**63:
             raise ValueError(f"{owner}: {name} must be a whole number from 0 to 2**63 - 1, got {value!r:.100}")
@@ -158,4 +156,4 @@ def rounded(number: float, lowest: float, highest: float) -> float:
 
 def is_hyperparameter(name: Any) -> bool:
     """Whether some optimizer has a hyperparameter of that name."""
-    return name in RANGES or name in CHOICES or name in SWITCHES or name in WHOLE_NUMBERS
+    return any(name in known for known in (RANGES, CHOICES, SWITCHES, WHOLE_NUMBERS, constraints.CHECKS))

@@ -141,7 +141,9 @@ def nearest(name: Any, choices: Iterable[str]) -> str | None:
     if same is not None:
         return same
     turned = [one for one in by_plain if sorted(one) == sorted(plain(name))]  # two letters of a short name
-    close = turned or difflib.get_close_matches(plain(name), by_plain, n=1, cutoff=0.7)
+    longer = [one for one in by_plain if len(plain(name)) > 2 and one.startswith(plain(name))]
+    close = turned or (longer if len(longer) == 1 else [])
+    close = close or difflib.get_close_matches(plain(name), by_plain, n=1, cutoff=0.7)
     return by_plain[close[0]] if close else None
 
 

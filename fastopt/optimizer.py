@@ -10,7 +10,7 @@ from inspect import signature
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, cast, overload
 
-from fastopt import averages, checks, hyperparameters, names, tuning
+from fastopt import averages, checks, combinations, hyperparameters, names, tuning
 from fastopt.accumulation import Accumulation
 from fastopt.averages import AveragedWeights
 from fastopt.checkpoint.saving import Saving
@@ -120,6 +120,13 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, T
     def total_scalars(self, estimates: Mapping[str, float]) -> tuple[float, ...]:
         """The scalars of the formula that depend on them after a step's totals, the last ones."""
         return ()
+
+    def effective_lr(self, step: int) -> float:
+        """The step of a leaf per gradient, were that constant, in the long run; for `l1` and the like.
+
+        In a rule that has a metric it is divided by that, element by element.
+        """
+        raise NotImplementedError
 
     def kept_share(self) -> float:
         """The fraction of its state that a step without a gradient keeps, where the rule has a closed form of those."""
@@ -314,17 +321,20 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, T
             value = Groups(owner, value)
         elif name in SLOTS:
             value = averages.setting(owner.__name__, name, value)
+            combinations.check(owner, self.__dict__ | {name: value})
             self._forget_plans()  # they may be without its slot
         elif name in self._hyperparameters():
             # A default of None is worked out by __post_init__.
             unset = value is None and name not in self.__dict__ and getattr(owner, name) is None
             if not unset:
                 value = hyperparameters.hyperparameter(owner.__name__, name, value)
+            if name in combinations.SETTINGS:
+                combinations.check(owner, self.__dict__ | {name: value})
             if callable(value) or name in self._scheduled:
                 new = {name: value}
                 self.__dict__.update(new, _scheduled=self._scheduled_names(self.__dict__ | new))
             self.__dict__["_transforms"] = None
-            if name in ("centralize", "state_storage"):  # which plans are made for
+            if name in ("centralize", "state_storage", "bounds", "nonnegative", "mask"):  # which plans are made for
                 self._forget_plans()
         elif name in self._rule.state or name in SLOTS.values():
             checks.state_value(owner.__name__, name, value)
@@ -357,7 +367,7 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, T
         """
         settings = self._step_settings()
         if begins and self._rule.state:
-            combinations = {leaf.groups for leaf in plan.leaves if leaf.key in plan.begun}
+            combinations = {leaf.groups for leaf in plan.table.leaves if leaf.key in plan.table.begun}
             settings.refuse_another_start(combinations, step, asked)
         return settings.of_plan(plan, step, asked)
 

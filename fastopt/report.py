@@ -10,7 +10,7 @@ import numpy as np
 
 from fastopt.engine.norms import norm_of_sums
 from fastopt.flat import Array
-from fastopt.kernels.loops import CHANGES, FIELDS, GRADIENTS, LARGE, NONFINITE, PARAMETERS, SMALL_ONES, ZEROS
+from fastopt.kernels.passes import CHANGES, FIELDS, GRADIENTS, LARGE, NONFINITE, PARAMETERS, SMALL_ONES, ZEROS
 
 
 class Norms:

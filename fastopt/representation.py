@@ -8,6 +8,8 @@ from dataclasses import MISSING, fields
 from html import escape
 from typing import Any
 
+from fastopt.constraints import Bounds
+
 
 def of(thing: Any) -> str:
     """`Name(setting=value, ...)` of a dataclass: settings declared with `repr=False` only where not the default."""
@@ -27,6 +29,8 @@ def of_value(value: Any) -> str:
         return f"float({str(value)!r})"
     if isinstance(value, Mapping):
         return f"{{{', '.join(f'{of_value(key)}: {of_value(own)}' for key, own in value.items())}}}"
+    if isinstance(value, Bounds):
+        return f"({', '.join(map(of_value, value))})"
     for name, predicate in PREDICATES.items():
         if value is predicate:
             return name

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from fastopt import checks, hyperparameters
+from fastopt import checks, combinations, hyperparameters
 from fastopt.groups import NO_GROUPS, GroupNumbers
 from fastopt.kernels.transforms import TRANSFORMS
 
@@ -35,7 +35,7 @@ class StepSettings:
     def of_plan(self, plan: Plan, step: int, asked: Asked) -> tuple[list[Any], tuple[str, ...]]:
         """The settings of each row of scalars of a plan, and the transforms that some of them call for."""
         if plan.settings is None or plan.settings.whole is not self:
-            plan.settings = PlanSettings(self, [self.of_groups(groups) for groups in plan.row_groups])
+            plan.settings = PlanSettings(self, [self.of_groups(groups) for groups in plan.table.row_groups])
         return plan.settings.at(step, asked)
 
     def refuse_another_start(self, combinations: Iterable[GroupNumbers], step: int, asked: Asked) -> None:
@@ -50,6 +50,7 @@ class StepSettings:
         found = self._by_groups.get(groups)
         if found is None:
             settings = {**self._settings, **self.groups.settings_of(groups)}
+            combinations.check(self.owner, settings)
             found = self._by_groups[groups] = LeafSettings(self.owner, settings, "lr_scale" in self._settings)
         return found
 

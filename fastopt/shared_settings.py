@@ -6,10 +6,12 @@ import math
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal, cast
 
-from fastopt import checks, representation
+import numpy as np
+
+from fastopt import constraints, representation
 from fastopt.averages import EMA, SWA, Lookahead
 from fastopt.kernels.transforms import TRANSFORMS
-from fastopt.typed import GroupSettings, Number, number
+from fastopt.typed import BoundsSetting, GroupSettings, MaskSetting, Number, number
 
 
 @dataclass(init=False, eq=False, repr=False)
@@ -52,6 +54,27 @@ class SharedSettings:
     of a matrix (inputs, outputs) that over axis 0, of more dimensions (filters, ...) that over all axes but the first;
     those of fewer are left alone. Costs one read of the gradients."""
 
+    bounds: BoundsSetting = field(default=number(None), kw_only=True, repr=False)
+    """The least and the largest value of a parameter, `(low, high)`: each step ends with `np.clip(p, low, high)`, in
+    the same pass. Numbers, arrays that broadcast to the parameter (in groups, one for each), or None for no bound."""
+
+    nonnegative: bool = field(default=False, kw_only=True, repr=False)
+    """Whether negative parameters become 0 at the end of a step, as with `bounds=(0, None)`."""
+
+    l1: Number = field(default=number(0.0), kw_only=True, repr=False)
+    """The weight of the L1 penalty `l1 |p|`: after the rule's step comes a proximal one, soft thresholding by l1 times
+    the step size of the element, so that weights become exactly 0. That step size is the step per gradient, were the
+    gradient constant: lr, lr / (1 - momentum), or lr / (sqrt(v_hat) + eps) in Adam, as in ProxGen (Yun, Lozano and
+    Yang, NeurIPS 2021, arXiv:2007.07484)."""
+
+    l2_prox: Number = field(default=number(0.0), kw_only=True, repr=False)
+    """The weight of the penalty `l2_prox p^2 / 2`, by a proximal step `p / (1 + l2_prox step_size)` after that of `l1`:
+    stable for any weight, unlike `weight_decay`."""
+
+    mask: MaskSetting = field(default=number(None), kw_only=True, repr=False)
+    """Arrays of booleans by key, True where elements are updated: `{"W": W != 0}`, or one array where the parameters
+    are one. Elsewhere value and state stay as they are, whatever decay, momentum and averages do. State of arrays with
+    a mask is not stored in fewer bits."""
     cautious: bool = field(default=False, kw_only=True, repr=False)
     """Whether elements that a step would move along their gradient, as momentum may, stay (Liang et al.,
     arXiv:2411.16085). The steps of the others in an array are divided by their share of it, of which 0.001 is the least
@@ -96,10 +119,6 @@ class SharedSettings:
     def _needed_transforms(self) -> tuple[str, ...]:
         """The transforms of `fastopt.kernels.transforms` that the settings call for."""
         decays = self.weight_decay != 0 and self.decoupled and not self._decays_itself
-        if self.cautious and self._rule.follows:  # type: ignore[attr-defined]  # of an optimizer
-            raise ValueError(checks.no_caution(type(self).__name__, self._rule.follows[0]))  # type: ignore[attr-defined]
-        if self.cautious_decay and self.weight_decay != 0 and not decays:
-            raise ValueError(checks.no_cautious_decay(type(self).__name__, self._decays_itself))
         needed = {
             "scale": self.maximize
             or self.gradient_scale != 1
@@ -110,8 +129,15 @@ class SharedSettings:
             "decoupled_weight_decay": decays and not self.cautious_decay,
             "cautious_decay": decays and self.cautious_decay,
             "cautious": self.cautious,
+            "l1": self.l1 != 0,
+            "l2_prox": self.l2_prox != 0,
         }
-        return tuple(transform for transform in TRANSFORMS if needed.get(transform))  # a plan sees to `centralize`
+        if self.nonnegative or self.bounds is not None:
+            low, high = constraints.lowest(self), constraints.highest(self)
+            needed["lower"] = not isinstance(low, np.ndarray) and low > -math.inf
+            needed["upper"] = not isinstance(high, np.ndarray) and high < math.inf
+        # A plan sees to `centralize`, and to what comes from arrays.
+        return tuple(transform for transform in TRANSFORMS if needed.get(transform))
 
     @classmethod
     def _scheduled_names(cls, settings: dict[str, Any]) -> tuple[str, ...]:

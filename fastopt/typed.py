@@ -26,6 +26,20 @@ if TYPE_CHECKING:
 
         def __set__(self, instance: Any, value: Mapping[Any, Mapping[str, Any]] | Groups | None) -> None: ...
 
+    class BoundsSetting:
+        """A pair of bounds."""
+
+        def __get__(self, instance: object, owner: type | None = None) -> Any: ...
+
+        def __set__(self, instance: Any, value: tuple[Any, Any] | None) -> None: ...
+
+    class MaskSetting:
+        """Arrays of booleans by key, or one array."""
+
+        def __get__(self, instance: object, owner: type | None = None) -> Any: ...
+
+        def __set__(self, instance: Any, value: Mapping[Any, Any] | Any | None) -> None: ...
+
     class Slot:
         """State by key, or one array; None before the first step, and to forget it."""
 
@@ -34,7 +48,7 @@ if TYPE_CHECKING:
         def __set__(self, instance: Any, value: Any) -> None: ...
 
 else:
-    Number, GroupSettings = float, Any
+    Number, GroupSettings, BoundsSetting, MaskSetting = float, Any, Any, Any
 
 
 def number(default: float | None) -> Any:

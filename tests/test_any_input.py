@@ -112,17 +112,17 @@ import numpy as np, fastopt
 optimizer, params = fastopt.Adam(), {"W": np.ones(3), "b": np.ones(100)}
 grads = {key: np.ones(value.shape) for key, value in params.items()}
 optimizer.update(params, grads)
-row = optimizer._plan.leaves[1].row
+row = optimizer._plan.table.leaves[1].row
 for column in (0, 1, 2, 3, -1):
-    before = optimizer._plan._table[row, column]
+    before = optimizer._plan.table.addresses[row, column]
     optimizer._plan.accepts(params, grads)
-    optimizer._plan._table[row, column] += 8  # one element too far
+    optimizer._plan.table.addresses[row, column] += 8  # one element too far
     try:
         optimizer._plan.run(params, [optimizer.scalars(2)], report=False)
     except RuntimeError as error:
-        size = 800 if column >= 0 else optimizer._plan._scalars.nbytes
+        size = 800 if column >= 0 else optimizer._plan.table.scalars.nbytes
         print(column, f"is not that of {size} bytes of a live array" in str(error))
-    optimizer._plan._table[row, column] = before
+    optimizer._plan.table.addresses[row, column] = before
 """
 
 

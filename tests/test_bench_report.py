@@ -59,7 +59,7 @@ def test_every_group_is_shown():
 
 def test_every_picture_is_drawn(tmp_path):
     paths = plots.draw(RESULTS, STATES, tmp_path)
-    assert {path.stem for path in paths} == {"speedup", "rules", "size", "limit", "training", "threads"}
+    assert {path.stem for path in paths} == {"speedup", "rules", "size", "training"}
     assert all("<svg" in path.read_text(encoding="utf-8")[:1000] for path in paths)
 
 

@@ -113,9 +113,9 @@ def test_state_is_a_dict_of_views():
 def test_a_flat_step_looks_at_two_arrays(flat):
     optimizer, grads = fastopt.Adam(), fastopt.flatten({key: np.ones(value.shape) for key, value in flat.items()})
     optimizer.update(flat, grads)
-    assert len(optimizer._plan.leaves) == 1
+    assert len(optimizer._plan.table.leaves) == 1
     optimizer.update(flat, dict(grads))
-    assert len(optimizer._plan.leaves) == 4
+    assert len(optimizer._plan.table.leaves) == 4
     assert optimizer.m["W"].shape == (2, 3)
 
 

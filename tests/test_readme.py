@@ -60,5 +60,7 @@ def test_figures_are_those_of_the_results():
     assert report.fill(README, report.readme(results, states)) == README, "run python -m bench.report --kept --readme"
     page = report.PAGE.read_text(encoding="utf-8")
     assert report.fill(page, report.page(results, states, ratios)) == page, "run python -m bench.report --kept --readme"
+    page = report.HELP.read_text(encoding="utf-8")
+    assert report.fill(page, report.by_kind(states)) == page, "run python -m bench.report --kept --readme"
     with pytest.raises(SystemExit, match="found no lines"):
         report.fill("nothing", "")

@@ -19,8 +19,9 @@ import numpy as np
 from safetensors import numpy as safetensors
 
 from fastopt import averages
-from fastopt.checkpoint import atomic_file, with_params
+from fastopt.checkpoint import atomic_file, setting_arrays, with_params
 from fastopt.checkpoint.state_dict import CheckpointError, Mismatch, load_state_dict, one_line, same_rule
+from fastopt.constraints import Bounds, Mask
 from fastopt.engine import containers
 from fastopt.engine.columns import Codes
 from fastopt.engine.containers import BARE
@@ -35,8 +36,12 @@ CODES = tuple(map(np.dtype, (np.uint16, np.int8, np.uint8)))
 """The dtypes of compact state."""
 
 FORMAT = 4
-"""The version of what the file holds: 1 where there are no parameters, 3 where there is compact state
-or leaves have step counts of their own, 4 where gradients are accumulated; one with a higher number is refused."""
+"""The version of what the file holds: 1 where there are no parameters, 3 where there is compact state or leaves have
+step counts of their own, 4 where gradients are accumulated or parameters constrained; one with a higher number is
+refused."""
+
+LATER = ("bounds", "nonnegative", "l1", "l2_prox", "mask")
+"""Settings that a file names only where they are not the default, so that versions without them can read it."""
 
 LONGEST_HEADER = 100_000_000
 """The most bytes that safetensors reads of a header; it writes longer ones."""
@@ -141,13 +146,17 @@ def _pack(owner: str, saved: dict[str, Any]) -> tuple[dict[str, Array], dict[str
         tensors[name] = skipped["behind"]
         rows.append([name, *skipped["rates"]])
     settings = dict(saved["hyperparameters"])
-    groups = _plain_groups(owner, settings.pop("groups"))
+    for name in LATER:
+        if not settings[name]:
+            del settings[name]
+    constraints: dict[str, Array] = {}
+    groups = _plain_groups(owner, settings.pop("groups"), constraints)
     wanted = {
         name: {key: _plain(owner, f"{key} of {name}", part) for key, part in averages.to_dict(value).items()}
         for name in SLOTS
         if (value := settings.pop(name)) is not None
     }
-    hyperparameters = {name: _plain(owner, name, value) for name, value in settings.items()} | wanted
+    hyperparameters = {name: _plain(owner, name, value, constraints) for name, value in settings.items()} | wanted
     if groups:  # files without any, and without averages, stay readable for versions that know none
         hyperparameters["groups"] = groups
     metadata = {
@@ -175,6 +184,9 @@ def _pack(owner: str, saved: dict[str, Any]) -> tuple[dict[str, Array], dict[str
             [None if key is BARE else _encoded(owner, key), *count.values()] for key, count in saved["counts"].items()
         ]
         metadata |= {"counts": json.dumps(counts), "format": "3"}
+    if any(name in LATER for own in (settings, *(own for *_, own in groups)) for name in own):
+        metadata["format"] = "4"
+    tensors |= constraints
     if "estimates" in saved:
         metadata["estimates"] = json.dumps(saved["estimates"])
     if "accumulated" in saved:
@@ -263,7 +275,7 @@ def _unpack(optimizer: Any, tensors: dict[str, Array], metadata: Any, name: str)
     same_rule(optimizer, metadata["rule"], name)
     there = {tensor.partition("/")[0] for tensor in tensors}
     for slot in (*optimizer._rule.state, *(slot for slot in SLOTS.values() if slot in there)):
-        if keys is None and not tensors:
+        if keys is None and all(tensor.startswith(setting_arrays.PREFIX) for tensor in tensors):
             state[slot] = None
             continue
         arrays = {key: tensors.pop(slot + name) for key, name in zip(decoded, names, strict=True)}
@@ -276,11 +288,12 @@ def _unpack(optimizer: Any, tensors: dict[str, Array], metadata: Any, name: str)
             key: Codes.of(array, scales[key]) if array.dtype in CODES else array for key, array in arrays.items()
         }
         state[slot] = views[BARE] if keys is None else views
+    settings = _restored(json.loads(metadata["hyperparameters"]), tensors)
     if tensors:
         raise CheckpointError(f"{name} is no checkpoint of fastopt: it holds {', '.join(sorted(tensors)[:8])} besides")
     return {
         "rule": metadata["rule"],
-        "hyperparameters": _with_schedules(json.loads(metadata["hyperparameters"])),
+        "hyperparameters": settings,
         "step": int(metadata["step"]),
         "skipped": int(metadata["skipped"]),
         "averaged": int(metadata["averaged"]),
@@ -293,8 +306,10 @@ def _unpack(optimizer: Any, tensors: dict[str, Array], metadata: Any, name: str)
     }
 
 
-def _plain(owner: str, name: str, value: Any) -> Any:
-    """A setting as JSON can write it."""
+def _plain(owner: str, name: str, value: Any, arrays: dict[str, Array] | None = None) -> Any:
+    """A setting as JSON can write it; adds arrays that it holds to `arrays`."""
+    if isinstance(value, Bounds | Mask) and arrays is not None:
+        return setting_arrays.plain(value, arrays, partial(_encoded, owner))
     if not callable(value):
         return value
     try:
@@ -306,8 +321,11 @@ def _plain(owner: str, name: str, value: Any) -> Any:
         ) from None
 
 
-def _plain_groups(owner: str, groups: Groups) -> list[Any]:
-    """Groups as JSON can write them: of each whether it is a predicate, its selector and its settings."""
+def _plain_groups(owner: str, groups: Groups, arrays: dict[str, Array]) -> list[Any]:
+    """Groups as JSON can write them: of each whether it is a predicate, its selector and its settings.
+
+    Adds arrays that settings hold to `arrays`.
+    """
     plain = []
     for selector, group in groups.items():
         names = [name for name, predicate in PREDICATES.items() if predicate is selector]
@@ -316,18 +334,22 @@ def _plain_groups(owner: str, groups: Groups) -> list[Any]:
                 f"{owner}: groups[{selector!r:.100}] is selected by a function, and a file holds no code; name its "
                 f"keys, or use one of {', '.join(PREDICATES)} in fastopt.groups"
             )
-        settings = {name: _plain(owner, f"groups[{selector!r}][{name!r}]", value) for name, value in group.items()}
+        settings = {
+            name: _plain(owner, f"groups[{selector!r}][{name!r}]", value, arrays) for name, value in group.items()
+        }
         plain.append([bool(names), names[0] if names else _encoded(owner, selector), settings])
     return plain
 
 
-def _with_schedules(settings: Any) -> Any:
-    """Undo `_plain`."""
+def _restored(settings: Any, tensors: dict[str, Array]) -> Any:
+    """Undo `_plain`; takes what settings are made of out of the tensors."""
     if not isinstance(settings, dict):
         return settings
     found: dict[str, Any] = {
-        name: averages.from_dict(name, _with_schedules(value))
+        name: averages.from_dict(name, _restored(value, tensors))
         if name in SLOTS
+        else setting_arrays.restored(value, tensors, _decoded)
+        if setting_arrays.is_plain(value)
         else from_dict(value)
         if isinstance(value, dict)
         else value
@@ -335,7 +357,7 @@ def _with_schedules(settings: Any) -> Any:
     }
     if "groups" in found:
         found["groups"] = {
-            PREDICATES[selector] if predicate else _decoded(selector): _with_schedules(group)
+            PREDICATES[selector] if predicate else _decoded(selector): _restored(group, tensors)
             for predicate, selector, group in found["groups"]
         }
     return found

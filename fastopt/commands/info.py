@@ -16,7 +16,7 @@ from numba.core.caching import FunctionCache
 import fastopt
 from fastopt import machine, threads, tuning
 from fastopt.commands import docstrings
-from fastopt.kernels import loops
+from fastopt.kernels import passes
 from fastopt.kernels.stores import FORMS
 from fastopt.optimizers import OPTIMIZERS
 
@@ -63,10 +63,10 @@ def facts(parameters: int, optimizer: str, dtype: str) -> dict[str, str]:
 def cache_folder() -> str:
     """Where numba keeps compiled kernels, or why it does not."""
     try:
-        folder = Path(FunctionCache(loops.step_loop).cache_path)
+        folder = Path(FunctionCache(passes.step_loop).cache_path)
     except Exception as error:
         return f"memory only ({error})"
-    files = list(folder.glob(f"{Path(loops.__file__).stem}.*.nbc"))
+    files = list(folder.glob(f"{Path(passes.__file__).stem}.*.nbc"))
     return f"{folder} ({len(files)} kernels, {sum(file.stat().st_size for file in files) / 1e6:.1f} MB)"
 
 

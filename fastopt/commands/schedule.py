@@ -99,7 +99,7 @@ def with_settings(schedule: Schedule, settings: Mapping[str, Any]) -> Schedule:
 
 
 def draw(name: str, text: str, curve: Array) -> Figure:
-    figure = new_figure(9, 4.5, name)
+    figure = new_figure(4.5, name)
     axes = figure.subplots()
     steps = np.arange(1, len(curve) + 1)
     axes.plot(steps, curve, color=BLUE, lw=2, marker="o" if len(curve) <= 50 else None)

@@ -240,7 +240,9 @@ def picture(folder: Path, optimizer: str, file_format: str = "png") -> Path:
 
 def _table(result: Comparison, dtype: str) -> Table:
     table = Table(
-        title=f"{result.parameters:,} parameters; times are medians per step", box=box.SIMPLE_HEAD, pad_edge=False
+        title=f"{result.parameters:,} parameters; medians per step, ratios of neighbouring turns",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
     )
     runs = (result.textbook, result.compiled)
     table.add_column()
@@ -312,19 +314,19 @@ def _reason(optimizer: str, dtype: str) -> str:
 
 def plot(result: Comparison, title: str, path: Path) -> None:
     """Writes a picture with both loss curves and the time of a step in parts."""
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
     curves, bars = figure.subplots(1, 2, width_ratios=(3, 2))
     figure.suptitle(title)
     # Blue, orange and grey of Okabe and Ito's palette, told apart by the colour-blind too.
     for run, style in (
-        (result.textbook, {"color": "#E69F00", "lw": 4.5}),
-        (result.compiled, {"color": "#0072B2", "lw": 1.3}),
+        (result.textbook, {"color": "#E69F00", "lw": 4.5, "ms": 11}),
+        (result.compiled, {"color": "#0072B2", "lw": 1.3, "ms": 5}),
     ):
         marker = "o" if len(run.losses) < 20 else None
         curves.plot(range(1, len(run.losses) + 1), smooth_curve(run.losses), marker=marker, label=run.name, **style)
     curves.set(xlabel="step", ylabel="training loss (smoothed, log scale)", yscale="log")
-    if len(result.textbook.losses) > 1:
-        curves.set_xlim(1, len(result.textbook.losses))
+    steps = len(result.textbook.losses)
+    curves.set_xlim(1, steps) if steps > 1 else curves.set_xticks([1])
     equal = (
         "identical"
         if result.same_as_textbook
@@ -345,6 +347,7 @@ def plot(result: Comparison, title: str, path: Path) -> None:
     for place, (gradient, update) in enumerate(times):
         text = f"gradient {gradient:.3g}\noptimizer {update:.3g}"
         bars.text(place, gradient + update + 0.02 * times.sum(axis=1).max(), text, ha="center", va="bottom", fontsize=9)
-    bars.set(ylabel=f"median time of a step, {unit}", ylim=(0, 1.3 * times.sum(axis=1).max()))
+    label = "median time of a step" if steps > 1 else "time of the first step"
+    bars.set(ylabel=f"{label}, {unit}", ylim=(0, 1.3 * times.sum(axis=1).max()))
     bars.legend(loc="lower center", bbox_to_anchor=(0.5, -0.32), ncols=2, frameon=False, fontsize=9)
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=150)

@@ -16,7 +16,7 @@ from fastopt.engine.one_call import compiled_call
 from fastopt.engine.sparse_launch import compiled_add_up, compiled_spread
 from fastopt.kernels.averages import AVERAGES
 from fastopt.kernels.compile import form_address, kernel
-from fastopt.kernels.loops import FACTORS
+from fastopt.kernels.passes import FACTORS
 from fastopt.kernels.rule import GRADIENT_MEASURE, NO_RULE, Rule
 from fastopt.kernels.stores import FORMS
 from fastopt.optimizer import Optimizer

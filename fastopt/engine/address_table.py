@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Hashable
 from functools import cache
-from operator import itemgetter
 from typing import Any
 
 import numpy as np
 from numba import types
-from numpy.lib.array_utils import byte_bounds
 
-from fastopt import array_checks, checks, rows
+from fastopt import array_checks, checks, combinations, rows
+from fastopt.constraints import Columns
 from fastopt.engine import arguments, columns, containers
 from fastopt.engine.centralized_launch import CentralizedLaunch
 from fastopt.engine.containers import BARE, Buffers
+from fastopt.engine.execute import packing
 from fastopt.engine.launch import Launch, Leaf
-from fastopt.engine.overlaps import Memory, share_memory
 from fastopt.engine.sparse_launch import RowsLaunch, SparseGradient
 from fastopt.engine.state import Layout, State, lies_in, state_for
 from fastopt.engine.step_counts import CountedLeaves, StepCounts
 from fastopt.engine.stored_launch import StoredLaunch
+from fastopt.engine.written_memory import WrittenMemory
 from fastopt.flat import Array
 from fastopt.groups import NO_GROUPS, GroupNumbers, Groups, selects
 from fastopt.kernels import RULES, array_scan, averages
 from fastopt.kernels.codecs import FLOAT32
 from fastopt.kernels.compile import compiled
+from fastopt.kernels.constraints import COLUMNS
 from fastopt.kernels.rule import Rule
 from fastopt.kernels.transforms import TRANSFORMS
 from fastopt.rows import Rows
@@ -46,6 +46,7 @@ class Table:
     centralize : whether gradients are centralized where no group says otherwise; None: nowhere, whatever groups say
     storage : how state is stored where no group says otherwise
     counts : the step counts of the leaves; None where leaves are not known, and not counted
+    constraints : what makes arrays of bounds and masks; None where there are none
     """
 
     def __init__(
@@ -62,12 +63,14 @@ class Table:
         centralize: bool | None = None,
         storage: str = FLOAT32,
         counts: StepCounts | None = None,
+        constraints: Columns | None = None,
     ) -> None:
         self.owner = owner
+        self.averaging_weights = np.zeros(0)  # of `averaging.of_left_out`, whose address kernels have
         self.rule = rule
         self.by_array, self.arrangement = by_array, arrangement(groups, by_array)
         self.divided = bool(groups) or by_array
-        by_key = by_key or self.divided or bool(centralize)
+        by_key = by_key or self.divided or bool(centralize) or constraints is not None
         self.form = containers.form_of(params, grads)
         self.container = container = containers.pair(owner, params, grads)
         if isinstance(container, Buffers):
@@ -76,15 +79,15 @@ class Table:
         values = container.values(params)
         assert values is not None
         arrays = [
-            array_checks.parameter(owner, self._name(key), value) for key, value in zip(self.keys, values, strict=True)
+            array_checks.parameter(owner, self.name(key), value) for key, value in zip(self.keys, values, strict=True)
         ]
 
         copied = container.copied(owner, params, values)
         by_name = dict(zip(self.keys, arrays, strict=True))
         if state is not None and by_name and (BARE in state.layouts) != (BARE in by_name):
             raise KeyError(checks.array_or_dict(owner, self.keys[0], state.layouts))
-        storages = columns.storages(owner, rule, by_name, container, grads, groups, centralize, storage)
-        named = {key: (self._name(key), array) for key, array in by_name.items()}
+        storages = columns.storages(owner, rule, by_name, container, grads, groups, centralize, storage, constraints)
+        named = {key: (self.name(key), array) for key, array in by_name.items()}
         state, self.begun = state_for(owner, rule, state, start_values, named, storages)
         self.state = state
 
@@ -105,25 +108,27 @@ class Table:
         else:
             self.container = container
 
-        self._frozen: set[Hashable] = set()
+        self.frozen: set[Hashable] = set()
         if self.divided or centralize:
             self._divide(groups or Groups(object), centralize)
-        _, gradients = self.container.lists(params, grads, self._frozen) or self._missing(grads)
+        _, gradients = self.container.lists(params, grads, self.frozen) or self._missing(grads)
         active = [leaf for leaf, gradient in zip(self.leaves, gradients, strict=True) if gradient is not None]
         self._count(active, counts)
         self._number_scalars(active, by_array)
         for leaf, gradient in zip(self.leaves, gradients, strict=True):
             if isinstance(gradient, Rows):
                 leaf.sparse = self._sparse_gradient(leaf)
-        self.written = self._written_memory(active)
+        if constraints is not None:
+            self._add_columns(active, constraints, groups or Groups(object))
+        self.written = WrittenMemory(owner, active, self.state, self.container)
         self._tabulate(active)
         self._expect()
         for number, leaf in enumerate(self.leaves):
             if leaf.row >= 0:
-                self._place_gradient(number, gradients[number])
-        self._arrange()
-        self._gradients = gradients  # alive until the launch is over
-        self._scan = compiled_scan() if array_scan.layout_is_known() else None
+                self.place_gradient(number, gradients[number])
+        self.arrange()
+        self.gradients = gradients  # alive until the launch is over
+        self.scan = compiled_scan() if array_scan.layout_is_known() else None
 
     def _divide(self, groups: Groups, centralize: bool | None) -> None:
         """Finds the groups that each parameter belongs to, which are frozen, and which are centralized."""
@@ -131,7 +136,7 @@ class Table:
             leaf.groups = groups.matching(None if leaf.key is BARE else leaf.key, leaf.array)
             settings = groups.settings_of(leaf.groups)
             if settings.get("frozen"):
-                self._frozen.add(leaf.key)
+                self.frozen.add(leaf.key)
             if centralize is not None and leaf.array.ndim > 1 and leaf.array.size:
                 leaf.centralized = settings.get("centralize", centralize)
         used = {number for numbers in {leaf.groups for leaf in self.leaves} for number in numbers}
@@ -142,6 +147,16 @@ class Table:
                 groups.matched.add(selector)
             elif selector not in groups.matched and not self._is_of_old(selector):
                 raise ValueError(checks.empty_group(self.owner, selector, self.state.layouts))
+
+    def _add_columns(self, active: list[Leaf], constraints: Columns, groups: Groups) -> None:
+        """Makes the arrays of bounds and masks of what is updated."""
+        constraints.check_keys(None if key is BARE else key for key in self.state.layouts)
+        for leaf in active:
+            key, settings = None if leaf.key is BARE else leaf.key, groups.settings_of(leaf.groups)
+            leaf.columns = constraints.of(self.name(leaf.key), key, leaf.layout.empty(), settings)
+            if "mask" in leaf.columns:
+                there = {"centralize": leaf.centralized, "gradients that are Rows": leaf.sparse is not None}
+                combinations.check_step(self.owner, {"mask": True} | there)
 
     def _count(self, active: list[Leaf], counts: StepCounts | None) -> None:
         """Finds the cohort of each leaf."""
@@ -169,10 +184,10 @@ class Table:
         return any(selects(selector, None if key is BARE else key, self.leaves[0].array) for key in self.state.layouts)
 
     def _missing(self, grads: Any) -> Any:
-        key = next(key for key in self.keys if key not in grads and key not in self._frozen)
+        key = next(key for key in self.keys if key not in grads and key not in self.frozen)
         raise KeyError(checks.missing_gradient(self.owner, key, grads))
 
-    def _name(self, key: Hashable, which: str = "params") -> str:
+    def name(self, key: Hashable, which: str = "params") -> str:
         """How an array is called in an error text."""
         return self.container.name(key, which)
 
@@ -181,7 +196,7 @@ class Table:
         return list(self.state.layouts) == self.keys and self.state.is_one_run
 
     def _sparse_gradient(self, leaf: Leaf) -> SparseGradient:
-        name = self._name(leaf.key)
+        name = self.name(leaf.key)
         if not self.rule.rows:
             raise TypeError(rows.unknown_form(self.owner, name, (name for name in RULES if RULES[name].rows)))
         if leaf.copied:
@@ -191,102 +206,83 @@ class Table:
             raise ValueError(rows.centralized(self.owner, name))
         return SparseGradient(leaf.layout)
 
-    def _written_memory(self, active: list[Leaf]) -> Array:
-        """int64[2, n], starts and ends of the blocks that a step writes, ascending; raises where parameters overlap."""
-        self._memory: Memory | None = None
-        memory = self._memory_of(active)
-        if memory.overlapping:
-            names = sorted(self._name(self._writing[number].key) for number in memory.overlapping)
-            raise ValueError(array_checks.overlapping(self.owner, *names))
-        merged = [[block.start, block.end] for block in memory.blocks]
-        for block in self.state.blocks:
-            low, high = byte_bounds(block)
-            number = bisect_right(merged, low, key=itemgetter(1))
-            if number < len(memory.blocks) and merged[number][0] < high and low < high:
-                members = [self._writing[member] for member in memory.blocks[number].members]
-                leaf = next(leaf for leaf in members if byte_bounds(leaf.array)[0] < high)
-                raise ValueError(array_checks.overlapping_state(self.owner, self._name(leaf.key)))
-        merged += [[low, high] for low, high in map(byte_bounds, self.state.blocks) if low < high]
-        return np.array(sorted(merged), dtype=np.int64).reshape(-1, 2).T.copy()
-
-    def _memory_of(self, active: list[Leaf]) -> Memory:
-        """The memory of the parameters that a step writes; worked out anew where some have become other arrays."""
-        if self._memory is None:
-            self._writing = list(
-                {leaf.identity: leaf for leaf in active if leaf.array.size and not leaf.copied}.values()
-            )
-            self._memory = Memory([leaf.array for leaf in self._writing])
-        return self._memory
-
     def _tabulate(self, active: list[Leaf]) -> None:
         """The table of addresses, a row per array that is updated, rows of one launch next to one another."""
         slots = len(self.state.slots)
         launched: Counter[tuple[Any, ...]] = Counter()
-        members: dict[tuple[int, np.dtype[Any], str, bool], list[Leaf]] = {}
+        members: dict[tuple[int, np.dtype[Any], str, bool, tuple[str, ...]], list[Leaf]] = {}
         for leaf in active:
             # The same array under several keys is updated once per key: in as many launches, in the keys' order.
             stored = leaf.layout.storage
-            launch_key = launched[leaf.identity], leaf.layout.dtype, stored, leaf.sparse is not None
+            launch_key = (
+                launched[leaf.identity],
+                leaf.layout.dtype,
+                stored,
+                leaf.sparse is not None,
+                tuple(leaf.columns),
+            )
             members.setdefault(launch_key, []).append(leaf)
             launched[leaf.identity] += 1
             if self.rule.is_by_array and launched[leaf.identity] > 1 and leaf.layout.size:
-                raise ValueError(checks.same_array(self.owner, self._name(leaf.key)))
+                raise ValueError(checks.same_array(self.owner, self.name(leaf.key)))
             if not _is_direct(leaf):
                 leaf.staged = leaf.layout.empty()
-        width = 3 + len(self.rule.state) + len(averages.SLOTS)
-        self._table = np.zeros((len(active) + len(members), width), dtype=np.int64)
-        self._scalars = np.zeros((len(self.row_groups), len(self.rule.scalars) + len(TRANSFORMS) + len(averages.SLOTS)))
-        self._scalars_memory, self._scalars_stride = self._scalars.data, self._scalars.strides[0]
-        self._launches: list[Launch] = []
+        width = 3 + len(self.rule.state) + len(averages.SLOTS) + len(COLUMNS)
+        self.addresses = np.zeros((len(active) + len(members), width), dtype=np.int64)
+        self.scalars = np.zeros((len(self.row_groups), len(self.rule.scalars) + len(TRANSFORMS) + len(averages.SLOTS)))
+        self.scalars_memory, self.scalars_stride = self.scalars.data, self.scalars.strides[0]
+        self.launches: list[Launch] = []
         row = 0
         self.rows_launches: list[RowsLaunch] = []
         self.stored_launches: list[StoredLaunch] = []
         for launch_key in sorted(members, key=lambda launch_key: launch_key[0]):
-            _, dtype, stored, by_rows = launch_key
+            _, dtype, stored, by_rows, more_columns = launch_key
             leaves, first = members[launch_key], row
             for leaf in leaves:
                 leaf.row = row
-                self._table[row, 0] = (leaf.array if leaf.staged is None else leaf.staged).ctypes.data
-                self._table[row, 2:] = *self._state_addresses(leaf), self._scalars[leaf.scalar_row :].ctypes.data
+                self.addresses[row, 0] = (leaf.array if leaf.staged is None else leaf.staged).ctypes.data
+                self.addresses[row, 2:] = *self._state_addresses(leaf), self.scalars[leaf.scalar_row :].ctypes.data
                 row += 1
             sizes = [leaf.layout.size for leaf in leaves]
             centralized = any(leaf.centralized for leaf in leaves)
             plain = Launch if stored == FLOAT32 else StoredLaunch
             each = columns.moved_bytes(stored, dtype.itemsize, len(self.rule.state), slots - len(self.rule.state))
+            each += len(more_columns) * dtype.itemsize
             launch = (RowsLaunch if by_rows else CentralizedLaunch if centralized else plain)(
-                table=self._table[first : row + 1],
+                table=self.addresses[first : row + 1],
                 starts=np.cumsum([0, *sizes], dtype=np.int64),
                 dtype=dtype.name,
                 moved_bytes=int(sum(sizes) * each),
                 staged=[leaf for leaf in leaves if leaf.staged is not None],
                 scalar_rows=[leaf.scalar_row for leaf in leaves],
+                columns=more_columns,
             )
-            self._launches.append(launch)
+            self.launches.append(launch)
             if isinstance(launch, RowsLaunch):
                 launch.begin(leaves)
                 self.rows_launches.append(launch)
             elif isinstance(launch, CentralizedLaunch):
-                launch.begin(leaves, self._scalars)
+                launch.begin(leaves, self.scalars)
             elif isinstance(launch, StoredLaunch):
                 launch.begin(leaves, self.rule)
                 self.stored_launches.append(launch)
             row += 1  # for the statistics
-        self._active = active
+        self.active = active
         self.tied = len(active) > len(launched)
-        self.is_plain = all(type(launch) in (Launch, StoredLaunch) for launch in self._launches)
+        self.is_plain = all(type(launch) in (Launch, StoredLaunch) for launch in self.launches)
         # From the order of the launches to that of the keys.
-        self._order = np.argsort(np.argsort([leaf.row for leaf in active]))
+        self.order = np.argsort(np.argsort([leaf.row for leaf in active]))
 
     def _expect(self) -> None:
         """Write down what `array_scan.scan` compares the arrays of a step with."""
-        self._scratch: dict[int, Array] = {}
+        self.scratch: dict[int, Array] = {}
         # Those that Python looks after. Of a gradient that is to be Rows no array has -1 dimensions.
         special = [leaf.staged is not None or leaf.sparse is not None for leaf in self.leaves]
-        self._special_numbers = np.flatnonzero(special).tolist()
-        self._expected = np.zeros((len(self.leaves), array_scan.LEAF_FIELDS), dtype=np.int64)
+        self.special_numbers = np.flatnonzero(special).tolist()
+        self.expected = np.zeros((len(self.leaves), array_scan.LEAF_FIELDS), dtype=np.int64)
         shapes: list[int] = []
         for number, leaf in enumerate(self.leaves):
-            expected, layout = self._expected[number], leaf.layout
+            expected, layout = self.expected[number], leaf.layout
             expected[array_scan.ROW] = leaf.row
             expected[array_scan.PARAMETER] = 0 if special[number] else id(leaf.value)
             expected[array_scan.DTYPE] = array_scan.dtype_word(layout.dtype)
@@ -298,60 +294,59 @@ class Table:
             expected[array_scan.SHAPE] = len(shapes)
             expected[array_scan.BYTES] = leaf.nbytes
             shapes += layout.shape
-        self._shapes = np.array(shapes, dtype=np.int64)
+        self.shapes = np.array(shapes, dtype=np.int64)
         # The arguments of a scan that are the same at every step.
-        self._scanned = (array_scan.NDARRAY, array_scan.NONE, self._expected, self._shapes, self.written, self._table)
+        self.scan_arguments = (
+            array_scan.NDARRAY,
+            array_scan.NONE,
+            self.expected,
+            self.shapes,
+            self.written.blocks,
+            self.addresses,
+        )
 
     def _state_addresses(self, leaf: Leaf) -> list[int]:
         key = self.keys[0] if leaf.key is BARE else leaf.key
         slots = (*self.rule.state, *averages.SLOTS.values())
-        return [self.state.address_of(slot, key) for slot in slots]
+        behind = [leaf.columns[name].ctypes.data if name in leaf.columns else 0 for name in COLUMNS]
+        return [self.state.address_of(slot, key) for slot in slots] + behind
 
-    def _place_gradient(self, number: int, value: Any) -> None:
+    def place_gradient(self, number: int, value: Any) -> None:
         """Checks a gradient and puts its address, or that of a converted copy, into the table."""
         leaf = self.leaves[number]
-        name, layout = self._name(leaf.key, "grads"), leaf.layout
+        name, layout = self.name(leaf.key, "grads"), leaf.layout
         if leaf.sparse is not None:
             if value.exact and self.rule.skipped is None:
                 supported = (name for name in RULES if RULES[name].skipped)
                 raise TypeError(rows.no_closed_form(self.owner, name, supported))
-            leaf.sparse.take(self.owner, name, value, self._name(leaf.key), leaf.array)
+            leaf.sparse.take(self.owner, name, value, self.name(leaf.key), leaf.array)
             return
-        gradient = arguments.gradient(self.owner, name, value, self._name(leaf.key), leaf.array)
+        gradient = arguments.gradient(self.owner, name, value, self.name(leaf.key), leaf.array)
         if (
             # A number has memory of its own.
-            (not isinstance(value, float) and self._is_written(name, leaf, gradient))
+            (not isinstance(value, float) and self.written.holds(name, leaf, gradient, self.state))
             or not isinstance(value, np.ndarray)
             or gradient.dtype != layout.dtype
             or gradient.shape != value.shape
             or not lies_in(gradient, layout.order)
         ):
-            if number not in self._scratch:
-                self._scratch[number] = layout.empty()
-            np.copyto(self._scratch[number], gradient, casting="same_kind")
-            gradient = self._scratch[number]
-        self._table[leaf.row, 1] = array_scan.address_of(gradient)
+            if number not in self.scratch:
+                self.scratch[number] = layout.empty()
+            np.copyto(self.scratch[number], gradient, casting="same_kind")
+            gradient = self.scratch[number]
+        self.addresses[leaf.row, 1] = array_scan.address_of(gradient)
 
-    def _arrange(self) -> None:
+    def arrange(self) -> None:
         """Makes the tables of addresses of updated rows, when all gradients have been placed."""
         for launch in self.rows_launches:
             launch.arrange()
 
-    def _is_written(self, name: str, leaf: Leaf, gradient: Array) -> bool:
-        """Whether a gradient lies in its own parameter's memory; in any other that the step writes it is refused."""
-        if gradient.size == 0:
-            return False
-        start, end = byte_bounds(gradient)
-        block = int(self.written[1].searchsorted(start, side="right"))
-        if block == self.written.shape[1] or self.written[0, block] >= end:
-            return False
-        sharing = [self._writing[number] for number in self._memory_of(self._active).sharing(gradient)]
-        for other in sharing:
-            if other.identity != leaf.identity:
-                raise ValueError(arguments.gradient_in_written_memory(self.owner, name, self._name(other.key)))
-        if any(share_memory(block, gradient) for block in self.state.blocks):
-            raise ValueError(arguments.gradient_in_written_memory(self.owner, name, "the optimizer's state"))
-        return bool(sharing)
+    def write_scalars(self, scalars: list[tuple[float, ...]]) -> None:
+        """Writes scalars for each row: those of the formula, then those of the transforms."""
+        place = 0
+        for values in scalars:
+            packing(len(values))(self.scalars_memory, place, *values)
+            place += self.scalars_stride
 
 
 def arrangement(groups: Groups | None, by_array: bool) -> tuple[Any, ...]:

@@ -15,7 +15,7 @@ from fastopt.engine.plan import Plan
 from fastopt.engine.step_counts import counted
 from fastopt.engine.transform_scalars import NEUTRAL, SCALARS, unclipped
 from fastopt.groups import NO_GROUPS
-from fastopt.kernels.loops import TOTAL
+from fastopt.kernels.passes import TOTAL
 from fastopt.kernels.rule import NO_RULE
 from fastopt.settings import Asked, StepSettings
 
@@ -31,7 +31,7 @@ class Again:
         self._whole, self._scales = settings.of_groups(NO_GROUPS), "scale" in transforms
         names = [transform for transform in reversed(transforms) if transform != "scale"]  # which is the first of them
         self._rows: list[tuple[Any, list[Callable[[Any], float]]]] = []
-        for row_settings in map(settings.of_groups, plan.row_groups):
+        for row_settings in map(settings.of_groups, plan.table.row_groups):
             needed = row_settings.values._transforms or ()
             self._rows.append((row_settings, [SCALARS[o] if o in needed else _always(NEUTRAL[o]) for o in names]))
 
@@ -45,13 +45,13 @@ class Again:
         step, asked = attributes["_steps"] + 1, cast("Asked", {})
         whole, rows = self._whole.at(step, asked), cast("list[tuple[float, ...]]", [])
         counts = attributes["_counts"]
-        for (row_settings, scalars), cohort in zip(self._rows, plan.cohorts, strict=True):
+        for (row_settings, scalars), cohort in zip(self._rows, plan.table.cohorts, strict=True):
             values = row_settings.at(step, asked)
             rows.append((*values.scalars(counts[cohort] + 1), *[scalar(values) for scalar in scalars]))
         if self._scales:
             factor = self._factor(whole)
             rows = [(*row, factor) for row in rows]
-        counts, plan.stepped = counted(counts, plan.counted.stepping), False
+        counts, plan.stepped = counted(counts, plan.table.counted.stepping), False
         try:
             plan.run(params, rows, False, self.transforms)
         finally:
@@ -64,14 +64,14 @@ class Again:
         factor, most = unclipped(settings), settings.clip_norm
         if most == math.inf:
             return factor
-        (launch,) = self.plan._launches
+        (launch,) = self.plan.table.launches
         quick = None
         if launch.dtype == "float32":
             kernel, table, starts, threads = launch.call(NO_RULE, "quick_norm")
             kernel(table, starts, threads)
             assert launch.statistics is not None
             quick = quick_clipped(factor, launch.statistics[:, TOTAL].tolist(), most)
-        return clipped(factor, self.plan.gradient_norm(), most) if quick is None else quick
+        return clipped(factor, self.plan.passes.gradient_norm(), most) if quick is None else quick
 
 
 def again(plan: Plan, settings: StepSettings, transforms: tuple[str, ...], step: int, asked: Asked) -> Again | None:
@@ -79,11 +79,16 @@ def again(plan: Plan, settings: StepSettings, transforms: tuple[str, ...], step:
     previous: Again | None = plan.again
     if previous is not None and previous.settings is settings and previous.transforms == transforms:
         return previous
-    if len(plan._launches) != 1 or not plan.is_plain or plan._launches[0].staged or plan.processes is not ONE_PROCESS:
+    if (
+        len(plan.table.launches) != 1
+        or not plan.table.is_plain
+        or plan.table.launches[0].staged
+        or plan.processes is not ONE_PROCESS
+    ):
         return None
-    if plan.stored_launches:  # whose rounding depends on the step
+    if plan.table.stored_launches:  # whose rounding depends on the step
         return None
-    if any(settings.of_groups(groups).transforms_vary for groups in (NO_GROUPS, *plan.row_groups)):
+    if any(settings.of_groups(groups).transforms_vary for groups in (NO_GROUPS, *plan.table.row_groups)):
         return None
     settings.of_plan(plan, step, asked)  # so that each row knows its transforms
     new = plan.again = Again(plan, settings, transforms)

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from fastopt import array_checks, rows
+from fastopt import array_checks, combinations, rows
 from fastopt.engine import containers, mappings
+from fastopt.engine.address_table import Table
 from fastopt.engine.containers import BARE, Container
 from fastopt.engine.launch import Launch
-from fastopt.engine.plan import Plan
 from fastopt.engine.sparse_launch import compiled_spread
 from fastopt.engine.transform_scalars import SCALARS
 from fastopt.flat import Array
@@ -56,8 +56,6 @@ def rates_of(owner: str, settings: Any) -> Rates:
     """The rates at some settings, or an error where steps without a gradient have no closed form."""
     if settings.weight_decay and not settings.decoupled:
         raise ValueError(rows.coupled_decay(owner))
-    if settings.cautious or (settings.cautious_decay and settings.weight_decay):
-        raise ValueError(rows.cautious(owner, "cautious" if settings.cautious else "cautious_decay"))
     return SCALARS["decoupled_weight_decay"](settings), settings.kept_share()
 
 
@@ -164,41 +162,47 @@ def _catch_up(
 class SparseStep:
     """The catch-up of sparse rows within a step. Making one checks everything and writes nothing."""
 
-    def __init__(self, optimizer: Any, plan: Plan, params: Any, settings_by_row: list[Any]) -> None:
+    def __init__(self, optimizer: Any, table: Table, params: Any, settings_by_row: list[Any]) -> None:
         skipped_steps: dict[Hashable, SkippedSteps] = optimizer._skipped_rows
         self.skipped_steps = dict(skipped_steps)
         """Those after the step."""
         self._updated: list[tuple[SkippedSteps, Array]] = []
         self._catch_ups: list[CatchUp] = []
-        left_out = {leaf.key for leaf in plan.leaves if leaf.row < 0}
-        for leaf in plan.leaves:
+        left_out = {leaf.key for leaf in table.leaves if leaf.row < 0}
+        for leaf in table.leaves:
             if leaf.sparse is None:
                 continue
             key, chosen_rows, skipped = leaf.key, leaf.sparse.distinct, skipped_steps.get(leaf.key)
             if leaf.sparse.exact:
-                if any(other is not leaf and other.identity == leaf.identity for other in plan.leaves):
-                    raise ValueError(rows.tied(plan.owner, plan._name(key)))
-                rates = rates_of(plan.owner, settings_by_row[leaf.scalar_row])
+                settings = settings_by_row[leaf.scalar_row]
+                bounded = settings.bounds is not None or settings.nonnegative
+                proximal = settings.l1 != 0 or settings.l2_prox != 0
+                decays = settings.cautious_decay and settings.weight_decay != 0
+                there = {"Rows(..., exact=True)": True, "bounds": bounded, "l1 or l2_prox": proximal}
+                there |= {"cautious": settings.cautious, "cautious_decay": decays}
+                combinations.check_step(table.owner, there)
+                if any(other is not leaf and other.identity == leaf.identity for other in table.leaves):
+                    raise ValueError(rows.tied(table.owner, table.name(key)))
+                rates = rates_of(table.owner, settings_by_row[leaf.scalar_row])
                 skipped = skipped or SkippedSteps(np.zeros(len(leaf.array), np.int64), rates)
                 self._updated.append((skipped, chosen_rows))
                 self.skipped_steps[key] = SkippedSteps(skipped.last, rates, skipped.clock + 1)
-                chosen_rows = (
-                    chosen_rows if rates == skipped.rates else None
-                )  # all rows, at the rates of the steps they skipped
+                if rates != skipped.rates:
+                    chosen_rows = None  # all rows, at the rates of the steps they skipped
             if skipped is not None:
                 self._catch_ups.append(
-                    _catch_up(optimizer, plan.state, plan.container, params, key, skipped, chosen_rows)
+                    _catch_up(optimizer, table.state, table.container, params, key, skipped, chosen_rows)
                 )
             left_out.add(key)
         # A step of a whole array is one of all its rows.
         self._catch_ups += [
-            _catch_up(optimizer, plan.state, plan.container, params, key, skipped)
+            _catch_up(optimizer, table.state, table.container, params, key, skipped)
             for key, skipped in skipped_steps.items()
             if key not in left_out
         ]
 
     def before(self) -> None:
-        """Brings up to date what the step touches, which does no harm if the step is not made."""
+        """Brings up to date what the step updates, which does no harm if the step is not made."""
         for row_steps in self._catch_ups:
             row_steps.run()
 

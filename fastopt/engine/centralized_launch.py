@@ -158,9 +158,7 @@ def cut(stacks: int, size: int, run: int, means_at: int) -> tuple[Array, Array, 
 @cache
 def centralized(transforms: tuple[str, ...]) -> tuple[str, ...]:
     """The transforms with `centralize`, in their order."""
-    return tuple(
-        transform for transform in TRANSFORMS | AVERAGES if transform in transforms or transform == "centralize"
-    )
+    return tuple(name for name in TRANSFORMS | AVERAGES if name in transforms or name == "centralize")
 
 
 @cache

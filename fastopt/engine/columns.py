@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from fastopt import checks
+from fastopt.constraints import Columns
 from fastopt.flat import Array
 from fastopt.groups import Groups
 from fastopt.kernels import codecs
@@ -25,7 +26,15 @@ ALIGNED = 64
 
 
 def storage_of(
-    owner: str, rule: Rule, name: str, array: Array, setting: str, *, is_sparse: bool, is_centralized: bool
+    owner: str,
+    rule: Rule,
+    name: str,
+    array: Array,
+    setting: str,
+    *,
+    is_sparse: bool,
+    is_centralized: bool,
+    is_masked: bool,
 ) -> str:
     """How the state of an array is stored where `setting` is the setting; raises for float64."""
     if setting == FLOAT32 or not rule.state:
@@ -35,7 +44,7 @@ def storage_of(
             f"{owner}: {name} has dtype {array.dtype}, but state_storage={setting!r} is for float32 parameters; make "
             "it float32, or give it a group with state_storage='float32'"
         )
-    if rule.is_by_array or is_sparse or is_centralized or array.size < SMALLEST:
+    if rule.is_by_array or is_sparse or is_centralized or is_masked or array.size < SMALLEST:
         return FLOAT32
     return setting
 
@@ -49,6 +58,7 @@ def storages(
     groups: Groups | None,
     centralize: bool | None,
     storage: str,
+    constraints: Columns | None,
 ) -> dict[Hashable, str]:
     """How the state of each array is to be stored; `container` is that of the parameters, the rest as of a `Table`."""
     if storage == FLOAT32 and not any("state_storage" in group.data for group in (groups or {}).values()):
@@ -68,6 +78,7 @@ def storages(
             settings[key].get("state_storage", storage),
             is_sparse=isinstance(gradients.get(key), Rows),
             is_centralized=centralize is not None and array.ndim > 1 and settings[key].get("centralize", centralize),
+            is_masked=constraints is not None and (None if isinstance(key, Enum) else key) in constraints.mask,
         )
         for key, array in arrays.items()
     }

@@ -9,6 +9,7 @@ import numpy as np
 
 from fastopt import array_checks, checks, structure
 from fastopt.engine import arguments, containers
+from fastopt.engine.address_table import Table
 from fastopt.engine.containers import BARE, Nested
 from fastopt.engine.plan import Plan
 from fastopt.engine.state import Layout, State, layout_of
@@ -95,8 +96,8 @@ class GradientSums:
         sums = {key: self._state.views[SLOT][key] for key in arrays}
         plan = self._plan
         if plan is None or not plan.accepts(sums, arrays, None, True):
-            plan = Plan(owner, GRADIENT_SUM, sums, arrays, {}, None, by_array=True)
-        scalars = {leaf.scalar_row: (float(leaf.key in begun),) for leaf in plan.leaves if leaf.row >= 0}
+            plan = Plan(Table(owner, GRADIENT_SUM, sums, arrays, {}, None, by_array=True))
+        scalars = {leaf.scalar_row: (float(leaf.key in begun),) for leaf in plan.table.leaves if leaf.row >= 0}
         self._plan, plan.stepped = plan, False
         try:
             plan.run(sums, [scalars[part] for part in range(len(scalars))], False)

@@ -8,13 +8,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numba.core.errors import NumbaError
-from numpy.lib.array_utils import byte_bounds
 
 from fastopt import formula_checks
 from fastopt.array_checks import masked
 from fastopt.engine.state import Layout, lies_in
 from fastopt.flat import Array
-from fastopt.kernels import loops
+from fastopt.kernels import loops, passes
 from fastopt.kernels.compile import kernel as kernel_of
 from fastopt.kernels.rule import Rule
 from fastopt.tuning import AS_THEY_COME, Choice
@@ -35,6 +34,7 @@ class Leaf:
     centralized: bool = False  # whether means are taken from its gradient
     staged: Array | None = None  # a contiguous copy to work on where the parameter itself cannot be
     sparse: Any = None  # a `SparseGradient` where the gradient is Rows
+    columns: dict[str, Array] = field(default_factory=dict)  # arrays of bounds and mask, by their column of the table
     copied: bool = False  # whether params hands out a copy of it at each access, and is assigned to
 
     def __post_init__(self) -> None:
@@ -90,6 +90,7 @@ class Launch:
     moved_bytes: int
     staged: list[Leaf]
     scalar_rows: list[int]  # the row of scalars of each array
+    columns: tuple[str, ...] = ()  # the columns of the table that all of its arrays have besides
     kernels: dict[tuple[str, bool, tuple[str, ...], int], Any] = field(default_factory=dict)
     statistics: Array | None = None  # float64[pieces and arrays, FIELDS], a row for each piece of each array
 
@@ -111,6 +112,8 @@ class Launch:
     ) -> tuple[Any, Array, Array, int]:
         """Kernel and arguments; compiles the kernel at its first use."""
         threads = choice.threads_for(self.moved_bytes)
+        if self.columns and which in ("step", "report"):
+            transforms = (*transforms, *self.columns)
         variant = which, threads > 1, transforms, choice.form
         kernel = self.kernels.get(variant)
         if kernel is None:
@@ -121,7 +124,7 @@ class Launch:
             except NumbaError as error:
                 raise TypeError(formula_checks.not_compiled(rule.formula, rule.state, error)) from error
         if which not in ("step", "prepare") and self.statistics is None:
-            statistics = np.zeros((self.starts[-1] // loops.PIECE + len(self.starts), loops.FIELDS))
+            statistics = np.zeros((self.starts[-1] // loops.PIECE + len(self.starts), passes.FIELDS))
             self.table[-1, 0] = statistics.ctypes.data
             self.statistics = statistics  # last: Ctrl-C may come before, and the next call then does it all again
         return kernel, self.table, self.starts, threads
@@ -144,34 +147,3 @@ def header_of(array: Array) -> tuple[Any, ...]:
 def as_number(staged: Array, before: Any) -> Any:
     """The new value of a parameter that is a plain number, of the type it had (an int becomes a float)."""
     return type(before)(staged[()]) if isinstance(before, np.floating) else staged.item()
-
-
-def check_addresses(plan: Any) -> None:
-    """Raises if an address in a plan is not that of a live array, large enough and, where written, writable."""
-    for number, leaf in enumerate(plan.leaves):
-        if leaf.row < 0 or leaf.sparse:
-            continue
-        size = leaf.layout.size * leaf.layout.dtype.itemsize
-        owners = [[leaf.array if leaf.staged is None else leaf.staged]]
-        owners += [[array for array in (plan._scratch.get(number), plan._gradients[number]) if _is_array(array)]]
-        owners += [plan.state.blocks] * (plan._table.shape[1] - 3) + [[plan._scalars]]
-        for column, (address, arrays) in enumerate(zip(plan._table[leaf.row].tolist(), owners, strict=True)):
-            places = [byte_bounds(array) for array in arrays if column == 1 or array.flags.writeable]
-            most = plan._scalars[0].nbytes if column == plan._table.shape[1] - 1 else size
-            if 2 <= column < 2 + len(plan.rule.state):
-                most = plan.state.bytes_of(leaf.key, size)
-            if address == 0 and column >= 2 + len(plan.rule.state):  # an average that is not wanted
-                continue
-            if size and not any(low <= address and address + most <= high for low, high in places):
-                raise RuntimeError(
-                    f"{plan.owner}: the address {address:#x} in column {column} of {plan._name(leaf.key)} is not that "
-                    f"of {most} bytes of a live array; please report this error"
-                )
-    for launch in plan._launches:
-        launch.check_rows(plan.owner, plan.state.blocks)
-        if launch.statistics is not None and launch.table[-1, 0] != launch.statistics.ctypes.data:
-            raise RuntimeError(f"{plan.owner}: the address of the statistics is wrong; please report this error")
-
-
-def _is_array(value: Any) -> bool:
-    return isinstance(value, np.ndarray)

@@ -13,7 +13,7 @@ from typing import TypeVar
 import numpy as np
 
 from fastopt.flat import Array
-from fastopt.kernels.loops import DOWN, UP
+from fastopt.kernels.passes import DOWN, UP
 
 LARGE, SMALL = "large_measure", "small_measure"
 """The passes, by the names of their kernels."""

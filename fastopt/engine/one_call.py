@@ -37,44 +37,44 @@ not made; and the cohorts whose step it is, one for each row of scalars."""
 def prepare(plan: Plan) -> None:
     """Gives a plan its compiled check, if compiled code can read all of its parameters."""
     plan.is_prepared = True
-    specials = [plan.leaves[number] for number in plan._special_numbers]
+    specials = [plan.table.leaves[number] for number in plan.table.special_numbers]
     if not getattr(sys, "_is_gil_enabled", lambda: True)():  # which keeps other threads away from what is read
         return
-    if plan._scan is None or flags.CHECK or any(type(at.value) is not float for at in specials):
+    if plan.table.scan is None or flags.CHECK or any(type(at.value) is not float for at in specials):
         return
-    count = len(plan.leaves)
-    node = plan.container.walk()
+    count = len(plan.table.leaves)
+    node = plan.table.container.walk()
     walk = Walk(Node(list, tuple(range(count)), (LEAF,) * count) if node is None else node)
-    holders = [walk.holders[number] for number in plan._special_numbers]
+    holders = [walk.holders[number] for number in plan.table.special_numbers]
     # To replace a float under another key than a string may run code of the key's.
     if specials and (node is None or any(type(key) is not str for _, key, is_list in holders if not is_list)):
         return
     floats = np.zeros((len(specials), 2))
     for number, leaf, pair, (holder, key, is_list) in zip(
-        plan._special_numbers, specials, floats, holders, strict=True
+        plan.table.special_numbers, specials, floats, holders, strict=True
     ):
-        plan._expected[number, [array_scan.HOLDER, array_scan.PLACE]] = holder, key if is_list else id(key)
+        plan.table.expected[number, [array_scan.HOLDER, array_scan.PLACE]] = holder, key if is_list else id(key)
         staged, address = pair[:1].reshape(()), pair.ctypes.data
         if leaf.row >= 0:  # no calls, between which Ctrl-C could come
             leaf.staged = staged
-            plan._table[leaf.row, 0] = plan._expected[number, array_scan.STAGED] = address
-    room = np.zeros((2, len(plan.leaves)), np.int64)
+            plan.table.addresses[leaf.row, 0] = plan.table.expected[number, array_scan.STAGED] = address
+    room = np.zeros((2, len(plan.table.leaves)), np.int64)
     words = np.zeros(one_call.WORDS, np.int64)
     for word, value in {
-        one_call.BARE: plan.container.is_bare,
-        one_call.COUNT: len(plan.leaves),
-        one_call.LEAVES: plan._expected.ctypes.data,
-        one_call.SHAPES: plan._shapes.ctypes.data,
-        one_call.SIZES: len(plan._shapes),
-        one_call.WRITTEN: plan.written.ctypes.data,
-        one_call.BLOCKS: plan.written.shape[1],
-        one_call.TABLE: plan._table.ctypes.data,
-        one_call.COLUMNS: plan._table.shape[1],
-        one_call.LENGTH: len(plan._table),
-        one_call.SCALARS: plan._scalars.ctypes.data,
-        one_call.SCALAR_COUNT: len(plan.rule.scalars),
-        one_call.SCALAR_ROWS: len(plan._scalars),
-        one_call.SCALAR_STRIDE: plan._scalars.shape[1],
+        one_call.BARE: plan.table.container.is_bare,
+        one_call.COUNT: len(plan.table.leaves),
+        one_call.LEAVES: plan.table.expected.ctypes.data,
+        one_call.SHAPES: plan.table.shapes.ctypes.data,
+        one_call.SIZES: len(plan.table.shapes),
+        one_call.WRITTEN: plan.table.written.blocks.ctypes.data,
+        one_call.BLOCKS: plan.table.written.blocks.shape[1],
+        one_call.TABLE: plan.table.addresses.ctypes.data,
+        one_call.COLUMNS: plan.table.addresses.shape[1],
+        one_call.LENGTH: len(plan.table.addresses),
+        one_call.SCALARS: plan.table.scalars.ctypes.data,
+        one_call.SCALAR_COUNT: len(plan.table.rule.scalars),
+        one_call.SCALAR_ROWS: len(plan.table.scalars),
+        one_call.SCALAR_STRIDE: plan.table.scalars.shape[1],
         one_call.STEPS: id(STEPS),
         one_call.COUNTS: id(COUNTS),
         one_call.DICT: id(dict),
@@ -98,14 +98,23 @@ def prepare(plan: Plan) -> None:
         words[word] = value
     owner = words.view(Memory)
     # Not the plan itself, which has the method: nothing should wait for the garbage collector.
-    owner.alive = plan._expected, plan._shapes, plan.written, plan._table, plan._scalars, plan.keys, room, floats
-    owner.alive += plan.state, plan._launches, walk
+    owner.alive = (
+        plan.table.expected,
+        plan.table.shapes,
+        plan.table.written.blocks,
+        plan.table.addresses,
+        plan.table.scalars,
+        plan.table.keys,
+        room,
+        floats,
+    )
+    owner.alive += plan.table.state, plan.table.launches, walk
     plan.words, plan.memory, plan.checked = words, owner, True
-    if isinstance(plan.container, Buffers):
+    if isinstance(plan.table.container, Buffers):
         watch(plan)
-        plan.check = _flat(_method(owner), plan.flat_layout)
+        plan.check = _flat(_method(owner), plan.table.flat_layout)
     else:
-        plan.check = _method(owner) if node is not None else _listed(_method(owner), plan.container)
+        plan.check = _method(owner) if node is not None else _listed(_method(owner), plan.table.container)
 
 
 def call_for(plan: Plan, transforms: tuple[str, ...]) -> Call | None:
@@ -115,16 +124,16 @@ def call_for(plan: Plan, transforms: tuple[str, ...]) -> Call | None:
     """
     if plan.call_transforms != transforms:
         plan.call, plan.call_transforms = None, transforms
-        launch = plan._launches[0] if len(plan._launches) == 1 and plan.is_plain else None
-        launch = None if plan.stored_launches else launch
+        launch = plan.table.launches[0] if len(plan.table.launches) == 1 and plan.table.is_plain else None
+        launch = None if plan.table.stored_launches else launch
         if plan.check is not None and launch is not None and launch.moved_bytes < MOST_BYTES:
-            kernel = launch.call(plan.rule, "step", transforms)[0]
+            kernel = launch.call(plan.table.rule, "step", transforms)[0]
             if isinstance(kernel, partial):
                 address, form = kernel.args
                 plan.words[one_call.KERNEL], plan.words[one_call.FORM] = address, form
                 plan.words[one_call.STARTS] = launch.starts.ctypes.data
                 method = plan.check if plan.tuner is None else _tuned(plan.check, plan.words, plan.tuner, launch.dtype)
-                plan.call = method, tuple(plan.cohorts)
+                plan.call = method, tuple(plan.table.cohorts)
     return plan.call  # type: ignore[no-any-return]
 
 
@@ -141,9 +150,9 @@ class Memory(np.ndarray[Any, Any]):
 
 def watch(plan: Plan) -> None:
     """Has the check see to the views of a FlatDict, which must stay writeable as its buffer must."""
-    addresses = np.array([id(view) for view in plan.views], np.int64)
+    addresses = np.array([id(view) for view in plan.table.views], np.int64)
     plan.words[one_call.VIEW_COUNT] = 0  # nothing is read of those that go, whenever Ctrl-C comes
-    plan.memory.views = plan.views, addresses
+    plan.memory.views = plan.table.views, addresses
     plan.words[one_call.VIEWS] = addresses.ctypes.data
     plan.words[one_call.VIEW_COUNT] = len(addresses)
 

@@ -110,7 +110,8 @@ class RowsLaunch(Launch):
         for leaf in self._leaves:
             sparse = leaf.sparse
             assert sparse is not None
-            arrays = [[leaf.array], [sparse._sums]] + [blocks] * (self.table.shape[1] - 3)
+            others = [*blocks, *leaf.columns.values()]
+            arrays = [[leaf.array], [sparse._sums]] + [others] * (self.table.shape[1] - 3)
             for row in self.table[first : first + sparse.count].tolist():
                 for column, (address, owners) in enumerate(zip(row[:-1], arrays, strict=True)):
                     places = map(byte_bounds, owners)

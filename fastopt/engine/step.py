@@ -7,13 +7,24 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Any
 
-from fastopt import averages, checks, threads, tuning
-from fastopt.engine import catch_up, containers, gradient_sums, one_call, transform_scalars
+from fastopt import checks, combinations, constraints, threads, tuning
+from fastopt.engine import (
+    averaging,
+    catch_up,
+    containers,
+    gradient_sums,
+    gradients,
+    one_call,
+    reports,
+    transform_scalars,
+)
+from fastopt.engine.address_table import Table
 from fastopt.engine.again import Again, again
 from fastopt.engine.execute import NOTHING
+from fastopt.engine.norms import ONE_PROCESS
 from fastopt.engine.plan import Plan
 from fastopt.engine.step_counts import Counts, counted
-from fastopt.engine.transform_scalars import TooLarge
+from fastopt.engine.transform_scalars import PROXIMAL, TooLarge, with_prox
 from fastopt.groups import NO_GROUPS, Groups
 from fastopt.kernels.squares import squares
 from fastopt.report import Report
@@ -75,36 +86,16 @@ def make(optimizer: Any, params: Any, grads: Any, report: bool, summed: int = 0)
     step.add_catch_up()
     step.prepare_next()
     step.run()
-    return step.plan.report() if report else None
+    return reports.of_last_step(step.plan.table) if report else None
 
 
 class _Step:
     """A step on its way: what a phase has found out for those after it."""
 
     __slots__ = (
-        *(
-            "optimizer",
-            "attributes",
-            "params",
-            "grads",
-            "wants_report",
-            "number",
-            "asked",
-            "previous_calls",
-            "settings",
-        ),
-        *(
-            "groups",
-            "by_array",
-            "plan",
-            "others",
-            "is_reused",
-            "settings_by_row",
-            "transforms",
-            "all_transforms",
-            "scalars",
-        ),
-        *("counts", "averages", "cohorts", "writes", "averaging", "sparse_step", "calls", "summed"),
+        *"optimizer attributes params grads wants_report number asked previous_calls settings".split(),
+        *"groups by_array plan others is_reused settings_by_row transforms all_transforms scalars".split(),
+        *"counts averages is_proximal cohorts writes averaging sparse_step calls summed".split(),
     )
 
     def __init__(self, optimizer: Any, params: Any, grads: Any, report: bool, summed: int) -> None:
@@ -143,20 +134,20 @@ class _Step:
         plan.summed = self.summed or 1
         if self.summed > 1 and "scale" not in self.transforms:
             self.transforms = ("scale", *self.transforms)
-        self.counts: Counts = attributes["_counts"] if self.is_reused else plan.counted.counts[1]
-        self.averages: Counts = attributes["_averages"] if self.is_reused else plan.counted.counts[2]
-        if not plan.counted.are_counted:
+        self.counts: Counts = attributes["_counts"] if self.is_reused else plan.table.counted.counts[1]
+        self.averages: Counts = attributes["_averages"] if self.is_reused else plan.table.counted.counts[2]
+        if not plan.table.counted.are_counted:
             self.counts = (optimizer._steps,)
-        if len(self.settings_by_row) < len(plan.cohorts):
-            self.settings_by_row = self.settings_by_row * len(plan.cohorts)
+        if len(self.settings_by_row) < len(plan.table.cohorts):
+            self.settings_by_row = self.settings_by_row * len(plan.table.cohorts)
 
     def find_rule_scalars(self) -> None:
         """Works out the scalars of the formula, for each row."""
-        if self.plan.rule.totals:
+        if self.plan.table.rule.totals:
             self.plan.estimates = estimates = self.optimizer._estimates
             for settings in self.settings_by_row:
                 settings.__dict__["_estimates"] = estimates
-        self.scalars = _scalars(self.settings_by_row, self.plan.cohorts, self.counts)
+        self.scalars = _scalars(self.settings_by_row, self.plan.table.cohorts, self.counts)
 
     def unfit_gradients(self) -> str | None:
         """Checks the gradients, where that is asked for, and adds the scalars of transforms and norms.
@@ -166,8 +157,8 @@ class _Step:
         optimizer, plan = self.optimizer, self.plan
         checks_them = optimizer.on_nonfinite != "propagate"
         squared = checks_them and squares(optimizer._rule)
-        all_fit = not checks_them or plan.finite(squared)
-        if not all_fit and not (squared and plan.finite()):
+        all_fit = not checks_them or plan.passes.finite(squared)
+        if not all_fit and not (squared and plan.passes.finite()):
             return ""
         try:
             if squared and (not all_fit or self.settings.gradient_scale > 1):
@@ -178,6 +169,10 @@ class _Step:
                 )
         except TooLarge as error:
             return str(error)
+        self.is_proximal = any(name in self.transforms for name in PROXIMAL)
+        if self.is_proximal:
+            steps = [self.counts[cohort] + 1 for cohort in plan.table.cohorts]
+            self.scalars = with_prox(optimizer._rule, self.scalars, self.settings_by_row, steps, self.transforms)
         if checks_them:
             self.attributes["_skips_in_a_row"] = 0
         return None
@@ -196,13 +191,13 @@ class _Step:
         """Finds the steps that sparse rows have skipped; counts this one."""
         optimizer, plan = self.optimizer, self.plan
         self.sparse_step = (
-            catch_up.SparseStep(optimizer, plan, self.params, self.settings_by_row)
-            if optimizer._skipped_rows or plan.rows_launches
+            catch_up.SparseStep(optimizer, plan.table, self.params, self.settings_by_row)
+            if optimizer._skipped_rows or plan.table.rows_launches
             else None
         )
         if self.sparse_step:
             self.writes = chain(self.writes, self.sparse_step.marks())
-        self.counts, self.cohorts = counted(self.counts, plan.counted.stepping), plan.counted.counts.cohorts
+        self.counts, self.cohorts = counted(self.counts, plan.table.counted.stepping), plan.table.counted.counts.cohorts
 
     def prepare_next(self) -> None:
         """Decides whether the next step may be one call, or one like this again."""
@@ -213,6 +208,7 @@ class _Step:
             self.wants_report
             or self.summed
             or self.averaging
+            or self.is_proximal
             or self.sparse_step
             or self.by_array
             or optimizer.on_nonfinite != "propagate"
@@ -225,7 +221,9 @@ class _Step:
             return
         if self.others:  # of which some may have calls of other settings
             previous, cohorts = self.previous_calls, self.cohorts
-            kept = [other.call for other in self.others if other.call in previous and other.counted.follow(cohorts)]
+            kept = [
+                other.call for other in self.others if other.call in previous and other.table.counted.follow(cohorts)
+            ]
             self.calls = tuple(kept)
         call = one_call.call_for(plan, self.transforms) if can_check else None
         if call:
@@ -234,9 +232,9 @@ class _Step:
     def run(self) -> None:
         """Runs the kernels, and notes state and counts; both, or neither, also under Ctrl-C."""
         attributes, plan, sparse_step = self.attributes, self.plan, self.sparse_step
-        for launch in plan.stored_launches:
+        for launch in plan.table.stored_launches:
             launch.begin_step(self.optimizer.storage_seed, self.number)
-        plan.stepped, node = False, containers.joined(attributes.get("_node"), plan.container.node)
+        plan.stepped, node = False, containers.joined(attributes.get("_node"), plan.table.container.node)
         try:
             if sparse_step:
                 sparse_step.before()
@@ -250,11 +248,11 @@ class _Step:
                     self.counts,
                     self.averages,
                 )
-                attributes["_state"] = plan.state if plan.state.slots else None
+                attributes["_state"] = plan.table.state if plan.table.state.slots else None
                 attributes["_node"] = node
                 attributes["_skipped_rows"] = sparse_step.skipped_steps if sparse_step else {}
                 attributes["_calls"], attributes["_accumulated"] = self.calls, 0
-                if plan.rule.totals:
+                if plan.table.rule.totals:
                     attributes["_estimates"] = plan.estimates
                 if not self.wants_report:
                     attributes["_others"] = self.others
@@ -300,7 +298,7 @@ def _plan_for(
                 one_call.prepare(plan)
             moved = plan.moved
             if moved:
-                if plan.check is not None and isinstance(plan.container, containers.Buffers):
+                if plan.check is not None and isinstance(plan.table.container, containers.Buffers):
                     one_call.watch(plan)
                 _let_go(attributes, plan)
             if not report and (moved or plan is not first):
@@ -310,14 +308,29 @@ def _plan_for(
     if plans:  # arrays of the past should not be kept alive
         attributes["_plan"] = attributes["_report_plan"] = None
         attributes["_others"] = ()
-    arguments = type(optimizer).__name__, optimizer._rule, params, grads, settings._start(), optimizer._state
-    plan = Plan(
-        *arguments, report, groups, by_array, optimizer.centralize, optimizer.state_storage, optimizer._step_counts()
+    columns = constraints.columns_for(optimizer)
+    if columns is not None and optimizer._processes is not ONE_PROCESS:
+        there = {"mask": bool(columns.mask), "bounds that are arrays": True, "Sharded": True}
+        combinations.check_step(type(optimizer).__name__, there)
+    table = Table(
+        type(optimizer).__name__,
+        optimizer._rule,
+        params,
+        grads,
+        settings._start(),
+        optimizer._state,
+        by_key=report,
+        groups=groups,
+        by_array=by_array,
+        centralize=optimizer.centralize,
+        storage=optimizer.state_storage,
+        counts=optimizer._step_counts(),
+        constraints=columns,
     )
-    if optimizer._state is not None and plan.state is not optimizer._state:  # others have the state as it was
+    if optimizer._state is not None and table.state is not optimizer._state:  # others have the state as it was
         attributes["_plan"] = attributes["_report_plan"] = None
         attributes["_others"] = plans = ()
-    plan.processes = optimizer._processes
+    plan = Plan(table, optimizer._processes)
     plan.tuned_by(attributes.setdefault("_tuners", {}))
     return plan, () if report else _of_today(plans, plan), False
 
@@ -336,27 +349,29 @@ def _let_go(attributes: dict[str, Any], plan: Plan) -> None:
 
 def _of_today(others: Any, plan: Plan) -> tuple[Plan, ...]:
     """Those of other plans that have the same arrays, as far as they have the same keys."""
-    return tuple([other for other in others if other.is_plain and other.has_the_arrays_of(plan)])[: MOST_PLANS - 1]
+    return tuple([other for other in others if other.table.is_plain and other.has_the_arrays_of(plan)])[
+        : MOST_PLANS - 1
+    ]
 
 
 def _skip_or_raise(optimizer: Any, plan: Plan, grads: Any, report: bool, too_large: str = "") -> Report | None:
     """Raises, or leaves the step out, because of gradients that are NaN or infinite, or too large by an error text."""
     if optimizer.on_nonfinite == "raise":
         if too_large:
-            plan.forget_gradients()
+            plan.table.gradients = []
             raise FloatingPointError(too_large)
-        plan.refuse_nonfinite(grads)
+        gradients.refuse_nonfinite(plan.table, grads, plan.processes)
     most = optimizer._at(optimizer._steps + 1).max_skips
     if optimizer._skips_in_a_row >= most:
         try:
             if too_large:
-                plan.forget_gradients()
+                plan.table.gradients = []
                 raise FloatingPointError(too_large)
-            plan.refuse_nonfinite(grads)
+            gradients.refuse_nonfinite(plan.table, grads, plan.processes)
         except FloatingPointError as error:
             raise FloatingPointError(checks.too_many_skips(str(error), most)) from None
-    nothing = plan.report_of_nothing() if report else None
-    plan.forget_gradients()
+    nothing = reports.of_skipped_step(plan.table) if report else None
+    plan.table.gradients = []
     optimizer.__dict__["_skipped"] = optimizer._skipped + 1
     optimizer.__dict__.update(_skips_in_a_row=optimizer._skips_in_a_row + 1, _accumulated=0)
     return nothing
@@ -373,16 +388,16 @@ def _averages(
 ) -> tuple[list[tuple[float, ...]], tuple[str, ...], Counts, Iterator[None]]:
     """Scalars and transforms with those of averages, how many there are, and calls that move the other averages."""
     writes = NOTHING
-    if plan.rows_launches or optimizer._skipped_rows:
-        averages.check_rows(optimizer, plan)
-    after = averages.amounts(optimizer, step, averaged)
+    if plan.table.rows_launches or optimizer._skipped_rows:
+        averaging.check_rows(optimizer, plan.table)
+    after = averaging.amounts(optimizer, step, averaged)
     if after:
-        rows = [tuple([weights[cohort] for weights in after.values()]) for cohort in plan.cohorts]
+        rows = [tuple([weights[cohort] for weights in after.values()]) for cohort in plan.table.cohorts]
         scalars, transforms = (
             [of_rule + more for of_rule, more in zip(scalars, rows, strict=True)],
             (*transforms, *after),
         )
     if "averaging" in after:
-        writes = averages.of_left_out(plan, params, after["averaging"])
-        averaged = counted(averaged, (*plan.counted.stepping, *plan.counted.left_out))
+        writes = averaging.of_left_out(plan.table, params, after["averaging"])
+        averaged = counted(averaged, (*plan.table.counted.stepping, *plan.table.counted.left_out))
     return scalars, transforms, averaged, writes

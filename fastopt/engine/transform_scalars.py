@@ -8,24 +8,35 @@ from typing import Any
 
 import numpy as np
 
+from fastopt import constraints
 from fastopt.engine.arguments import nonfinite_squared_norm, nonfinite_squares
+from fastopt.engine.gradients import first_bad
 from fastopt.engine.norms import Norm, clipped, quick_clipped
 from fastopt.engine.plan import Plan
 from fastopt.kernels.caution import scale_of_share
+from fastopt.kernels.constraints import BY_METRIC
+from fastopt.kernels.rule import Rule
 from fastopt.kernels.squares import largest
+
+PROXIMAL = tuple(BY_METRIC)
+"""Transforms whose scalars take the step count of each leaf."""
 
 SCALARS: dict[str, Callable[[Any], float]] = {
     "clip": lambda settings: settings.clip_value,
     "weight_decay": lambda settings: settings.weight_decay,
     "decoupled_weight_decay": lambda settings: 1 - _lr(settings) * settings.weight_decay,
+    "lower": lambda settings: _number(constraints.lowest(settings), -math.inf),
+    "upper": lambda settings: _number(constraints.highest(settings), math.inf),
     "cautious_decay": lambda settings: _lr(settings) * settings.weight_decay,
     "cautious": lambda settings: 0.0,  # until aligned elements are counted
+    **dict.fromkeys(PROXIMAL, lambda settings: 0.0),  # until the effective learning rate is known
 }
 """From settings; "scale" needs norms."""
 
 NEUTRAL = {
     **{"clip": math.inf, "weight_decay": 0.0, "decoupled_weight_decay": 1.0},
-    **{"cautious_decay": 0.0, "cautious": 0.0},
+    **{"lower": -math.inf, "upper": math.inf, "cautious_decay": 0.0, "cautious": 0.0},
+    **dict.fromkeys(PROXIMAL, 0.0),
 }
 """The scalar with which a transform does nothing, for rows that do not call for it where another does."""
 
@@ -41,22 +52,22 @@ def added(
     """The scalars of each row: of the rule, the trust ratio where it has measures, and of the transforms."""
     of_transforms = _scalars_of_transforms(settings, plan, settings_by_row, transforms)
     rows = [of_rule + more for of_rule, more in zip(scalars, of_transforms, strict=True)]
-    if plan.rule.prepare:
-        plan.prepare(params, rows, transforms, settings_by_row)
-    if plan.rule.totals:
-        plan.estimates = settings.estimated(*plan.totals(params, rows, transforms), plan.estimates)
+    if plan.table.rule.prepare:
+        plan.passes.prepare(params, rows, transforms, settings_by_row)
+    if plan.table.rule.totals:
+        plan.estimates = settings.estimated(*plan.passes.totals(params, rows, transforms), plan.estimates)
         rows = [
             (*of_rule, *settings_of_row.total_scalars(plan.estimates), *more)
             for of_rule, settings_of_row, more in zip(scalars, settings_by_row, of_transforms, strict=True)
         ]
-    if plan.rule.measure is None:
+    if plan.table.rule.measure is None:
         return _with_caution(plan, params, settings_by_row, rows, transforms)
-    norms = plan.measures(params, rows, transforms)
+    norms = plan.passes.measures(params, rows, transforms)
     ratios = [
         settings_of_row.trust_ratio(*norms[row]) if row in norms else 0.0
         for row, settings_of_row in enumerate(settings_by_row)
     ]
-    if plan.rule.squares_norms and settings.on_nonfinite != "propagate":
+    if plan.table.rule.squares_norms and settings.on_nonfinite != "propagate":
         _check_squared_norms(plan, norms, ratios)
     rows = [(*of_rule, ratio, *more) for of_rule, ratio, more in zip(scalars, ratios, of_transforms, strict=True)]
     return _with_caution(plan, params, settings_by_row, rows, transforms)
@@ -68,12 +79,40 @@ def _with_caution(
     """The same with the scalar of `cautious`, for which aligned elements are counted in a pass before the step."""
     if "cautious" not in transforms:
         return rows
-    before, counts = len(plan.rule.scalars), plan.aligned(params, rows, transforms)  # it is the last of `TRANSFORMS`
+    before, counts = (
+        len(plan.table.rule.scalars),
+        plan.passes.aligned(params, rows, transforms),
+    )  # it is the last of `TRANSFORMS`
     of_transforms = {
         row: scale_of_share(*count) if settings_by_row[row].cautious else NEUTRAL["cautious"]
         for row, count in counts.items()
     }
     return [(*row[:before], of_transforms.get(number, 0.0), *row[before + 1 :]) for number, row in enumerate(rows)]
+
+
+def with_prox(
+    rule: Rule,
+    rows: list[tuple[float, ...]],
+    settings_by_row: list[Any],
+    steps: list[int],
+    transforms: tuple[str, ...],
+) -> list[tuple[float, ...]]:
+    """The scalars of rows with those of proximal steps.
+
+    steps : the step count of each row
+    """
+    found = []
+    for row, settings, step in zip(rows, settings_by_row, steps, strict=True):
+        scalars = list(row)
+        for name in PROXIMAL:
+            weight = getattr(settings, name)
+            if name in transforms and weight:
+                amount = weight * settings.effective_lr(step)
+                if name == "l2_prox" and rule.metric is None:
+                    amount /= 1 + amount
+                scalars[len(rule.scalars) + transforms[::-1].index(name)] = amount
+        found.append(tuple(scalars))
+    return found
 
 
 class TooLarge(ArithmeticError):
@@ -98,19 +137,19 @@ def check_squares(
             factor, most = seen.dtype.type(factor), seen.dtype.type(most)
             return ~np.isfinite(np.square(np.minimum(np.abs(seen * factor), most)))
 
-    bad = plan.first_gradient(grads, is_bad)
-    text = None if bad is None else nonfinite_squares(plan.owner, *bad, largest(bad[1].dtype))
+    bad = first_bad(plan.table, grads, is_bad)
+    text = None if bad is None else nonfinite_squares(plan.table.owner, *bad, largest(bad[1].dtype))
     if plan.processes.any(text is not None):
         raise TooLarge(plan.processes.first(text))
 
 
 def _check_squared_norms(plan: Plan, norms: dict[int, tuple[Norm, Norm, int]], squares: list[float]) -> None:
     text = None
-    for leaf in plan._active:
+    for leaf in plan.table.active:
         dtype = leaf.layout.dtype
         if text is None and leaf.scalar_row in norms and not squares[leaf.scalar_row] <= float(np.finfo(dtype).max):
-            name, norm = plan._name(leaf.key, "grads"), norms[leaf.scalar_row][0]
-            text = nonfinite_squared_norm(plan.owner, name, norm, dtype, largest(dtype))
+            name, norm = plan.table.name(leaf.key, "grads"), norms[leaf.scalar_row][0]
+            text = nonfinite_squared_norm(plan.table.owner, name, norm, dtype, largest(dtype))
     if plan.processes.any(text is not None):
         raise TooLarge(plan.processes.first(text))
 
@@ -122,7 +161,7 @@ def _scalars_of_transforms(
     if len(settings_by_row) == 1 and "scale" not in transforms:  # one that a group may have settings for
         return [tuple([SCALARS[transform](settings_by_row[0]) for transform in reversed(transforms)])]
     if "scale" in transforms:  # which is the first of them
-        by_array = plan.by_array and any(
+        by_array = plan.table.by_array and any(
             settings_of_row.clip_array_norm < math.inf for settings_of_row in settings_by_row
         )
         factors = (
@@ -148,18 +187,18 @@ def _factor(settings: Any, plan: Plan) -> float:
     factor = unclipped(settings) / plan.summed
     if settings.clip_norm == math.inf:
         return factor
-    sums = plan.quick_sums()
+    sums = plan.passes.quick_sums()
     quick = None if sums is None else quick_clipped(factor, sums, settings.clip_norm)
-    return clipped(factor, plan.gradient_norm(), settings.clip_norm) if quick is None else quick
+    return clipped(factor, plan.passes.gradient_norm(), settings.clip_norm) if quick is None else quick
 
 
 def _factors(settings: Any, plan: Plan, settings_by_row: list[Any]) -> list[float]:
     """The factor of the gradient of each array, where some have a largest norm of their own."""
     factor = unclipped(settings) / plan.summed
     if settings.clip_norm < math.inf:
-        factor = clipped(factor, plan.gradient_norm(), settings.clip_norm)
+        factor = clipped(factor, plan.passes.gradient_norm(), settings.clip_norm)
     factors = [factor] * len(settings_by_row)
-    for row, norm in plan.gradient_norms().items():
+    for row, norm in plan.passes.gradient_norms().items():
         factors[row] = clipped(factor, norm, settings_by_row[row].clip_array_norm)
     return factors
 
@@ -167,6 +206,11 @@ def _factors(settings: Any, plan: Plan, settings_by_row: list[Any]) -> list[floa
 def unclipped(settings: Any) -> float:
     """Scale and direction."""
     return float(-settings.gradient_scale if settings.maximize else settings.gradient_scale)
+
+
+def _number(bound: Any, otherwise: float) -> float:
+    """A bound that is a number; one that is an array has a column of the table."""
+    return otherwise if isinstance(bound, np.ndarray) else float(bound)
 
 
 def _lr(settings: Any) -> float:

@@ -73,10 +73,8 @@ def run(settings: Settings) -> Result:
 
 
 def _draw(curves: dict[str, Array]) -> Figure:
-    title = (
-        f"Activations in {LAYERS} layers of {WIDTH}, by initial weights; bars are cut off at {CUT:.0%} of the values"
-    )
-    figure = new_figure(14, 9, title)
+    title = f"Activations in {LAYERS} layers of {WIDTH}, by initial weights (bars are cut off at {CUT:.0%})"
+    figure = new_figure(8.5, title)
     panels = figure.subplots(len(ACTIVATIONS), len(INITS), sharex="row")
     for row, activation in zip(panels, ACTIVATIONS, strict=True):
         low, high = RANGES[activation]
@@ -95,6 +93,7 @@ def _draw(curves: dict[str, Array]) -> Figure:
                 axes.set_xticks([0, 1, 2, 3], ["0", "1", "2", "≥ 3"])
             axes.spines[["top", "right", "left"]].set_visible(False)
             if activation == "sigmoid":
-                axes.set_title(init)
-        row[0].set_ylabel(f"{activation}: layer", fontsize=12)
+                axes.set_title(init, fontsize=11)
+        row[0].set_ylabel(f"{activation}: layer")
+    figure.supxlabel("activation")
     return figure

@@ -13,7 +13,7 @@ from fastopt.nn import MultiLayerNetExtend, Trainer
 from fastopt.nn.layers import Array
 
 SAMPLES = 1000
-HIDDEN = [100, 100, 100, 100, 100]
+HIDDEN = [100] * 5
 SCALES = np.logspace(0, -4, num=16)
 
 
@@ -60,8 +60,7 @@ def _column(scale: float, use: bool) -> str:
 
 
 def _draw(curves: dict[str, Array]) -> Figure:
-    sizes = "-".join(map(str, (784, *HIDDEN, 10)))
-    figure = new_figure(9, 7.5, f"Initial weights of 16 sizes: {sizes}, ReLU, SGD with lr 0.01, {SAMPLES} digits")
+    figure = new_figure(7.0, f"Initial weights of 16 sizes: 784-100x5-10, ReLU, SGD with lr 0.01, {SAMPLES:,} digits")
     panels = figure.subplots(4, 4, sharex=True, sharey=True)
     for axes, scale in zip(panels.flat, SCALES, strict=True):
         axes.plot(curves["epoch"], curves[_column(scale, True)], color=BLUE, lw=2, label="with batch normalization")

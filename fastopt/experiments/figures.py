@@ -19,10 +19,10 @@ STYLES: dict[str, dict[str, Any]] = {
 }
 
 
-def new_figure(width: float, height: float, title: str) -> Figure:
-    """An empty figure in inches with a title; its parts find their own places."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    figure.suptitle(title, fontsize=14)
+def new_figure(height: float, title: str) -> Figure:
+    """An empty figure, 8 inches wide so that its text is legible at 700 pixels; its parts find their own places."""
+    figure = Figure(figsize=(8, height), layout="constrained")
+    figure.suptitle(title, fontsize=13)
     return figure
 
 

@@ -177,7 +177,7 @@ def _narrow(outcomes: list[Outcome]) -> Ranges:
 
 
 def _draw(outcomes: list[Outcome]) -> Figure:
-    figure = new_figure(8, 4.6, f"Random search, {len(outcomes)} trials: what decides is the learning rate")
+    figure = new_figure(4.8, f"Random search, {len(outcomes)} trials: what decides is the learning rate")
     axes = figure.subplots()
     trials = [outcome.trial for outcome in outcomes]
     points = axes.scatter(

@@ -40,7 +40,7 @@ def compare(settings: Settings, networks: Mapping[str, MultiLayerNet], epochs: i
         curves[f"{name} test"] = np.array(trainer.test_acc_list)
     ends = {name: (curves[f"{name} train"][-1], curves[f"{name} test"][-1]) for name in networks}
     (train, test), (cured_train, cured_test) = ends.values()
-    lower = f" As training is slower with {cure}, test accuracy is lower at this point." if cured_test < test else ""
+    lower = " It also holds training back, so test accuracy is lower." if cured_test < test else ""
     return Result(
         title=title,
         finding=f"After {epochs} epochs on {SAMPLES} digits the accuracy is {train:.2f} in training and {test:.2f} in "
@@ -54,7 +54,7 @@ def compare(settings: Settings, networks: Mapping[str, MultiLayerNet], epochs: i
 
 
 def _draw(curves: dict[str, Array], names: list[str], title: str) -> Figure:
-    figure = new_figure(8, 4.8, f"{title}: 784-100x6-10, ReLU, SGD with lr 0.01, {SAMPLES} digits")
+    figure = new_figure(5.0, f"{title}: 784-100x6-10, ReLU, SGD with lr 0.01, {SAMPLES} digits")
     axes, epochs = figure.subplots(), curves["epoch"]
     for name, color in zip(names, (RED, BLUE), strict=True):
         train, test = curves[f"{name} train"], curves[f"{name} test"]
@@ -62,5 +62,5 @@ def _draw(curves: dict[str, Array], names: list[str], title: str) -> Figure:
         axes.plot(epochs, train, color=color, lw=2, label=f"{name}, training data")
         axes.plot(epochs, test, color=color, lw=2, ls="--", label=f"{name}, test data (gap {train[-1] - test[-1]:.2f})")
     finish(axes, xlabel="epoch", ylabel="accuracy", ylim=(0, 1.02), xlim=(0, epochs[-1]))
-    axes.legend(loc="lower right")
+    figure.legend(loc="outside lower center", ncols=2)
     return figure

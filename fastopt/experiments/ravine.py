@@ -79,7 +79,7 @@ def run(settings: Settings) -> Result:
 
 
 def _draw(paths: dict[str, Array]) -> Figure:
-    figure = new_figure(9, 5.2, f"f(x, y) = x²/20 + y², {STEPS} steps from (-7, 2)")
+    figure = new_figure(5.0, f"f(x, y) = x²/20 + y², {STEPS} steps from (-7, 2)")
     x, y = np.meshgrid(np.linspace(-10, 10, 201), np.linspace(-5, 5, 101))
     levels = np.arange(0.5, 4.5, 0.5) ** 2
     for axes, (name, path) in zip(figure.subplots(2, 3, sharex=True, sharey=True).flat, paths.items(), strict=True):

@@ -43,7 +43,7 @@ def run(settings: Settings) -> Result:
                 losses.append(network.last_loss)
                 moved = np.abs(params.buffer - before)[grads.buffer != 0]
                 lengths.append(float(moved.mean()) if moved.size else 0.0)
-            curves[f"{name} loss"], curves[f"{name} length"] = smooth_curve(losses), np.array(lengths)
+            curves[f"{name} loss"], curves[f"{name} length"] = np.array(losses), np.array(lengths)
             last = float(np.mean(losses[-100:]))
             rows.append((name, f"{last:.4f}", f"{lengths[0]:.4f}", f"{lengths[-1]:.1e}"))
     loss = {name: float(text) for name, text, *_ in rows}
@@ -62,17 +62,19 @@ def run(settings: Settings) -> Result:
 
 
 def _draw(curves: dict[str, Array]) -> Figure:
-    figure = new_figure(9, 6, "RMSProp and AdaGrad on MNIST: 784-200-200-10, ReLU, batch 100")
+    figure = new_figure(6.4, "AdaGrad's steps shrink, RMSProp's do not: 784-200-200-10, ReLU, batch 100")
     panels = figure.subplots(2, 2, sharex=True, sharey="row")
     for column, lr in enumerate(RATES):
         for name in ("RMSProp", "AdaGrad"):
             style = {"label": name, "lw": 1.3, "ms": 6, "markevery": len(curves["step"]) // 15, **STYLES[name]}
-            panels[0, column].plot(curves["step"], curves[f"{name} {lr:g} loss"], **style)
-            panels[1, column].semilogy(curves["step"], curves[f"{name} {lr:g} length"], **style)
+            losses, lengths = curves[f"{name} {lr:g} loss"], curves[f"{name} {lr:g} length"]
+            panels[0, column].plot(curves["step"], losses, color=STYLES[name]["color"], lw=0.8, alpha=0.35)
+            panels[0, column].plot(curves["step"][5:], smooth_curve(losses)[5:], **style)  # before, mirrored losses
+            panels[1, column].semilogy(curves["step"], lengths, **style | {"lw": 0.8})
         panels[0, column].set_yscale("log")
         finish(panels[0, column], title=f"lr {lr:g}")
         finish(panels[1, column], xlabel="step")
-    panels[0, 0].set_ylabel("training loss (smoothed, log)")
-    panels[1, 0].set_ylabel("mean change of a weight")
+    panels[0, 0].set_ylabel("training loss (bold: smoothed)")
+    panels[1, 0].set_ylabel("mean change of a weight in a step")
     panels[0, 1].legend()
     return figure

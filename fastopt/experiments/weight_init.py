@@ -43,7 +43,7 @@ def run(settings: Settings) -> Result:
 
 
 def _draw(losses: dict[str, Array]) -> Figure:
-    figure = new_figure(9, 5.5, "Initial weights: 784-100-100-100-100-10, ReLU, SGD with lr 0.01, batch 128")
+    figure = new_figure(4.8, "Initial weights: 784-100x4-10, ReLU, SGD with lr 0.01, batch 128")
     axes = figure.subplots()
     for (name, curve), color, marker in zip(losses.items(), (RED, GREEN, BLUE), "osD", strict=True):
         steps = np.arange(1, len(curve) + 1)

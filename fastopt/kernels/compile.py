@@ -1,7 +1,7 @@
 """From a rule to machine code.
 
 A rule is a function of scalars, `formula(p, g, *state, *scalars) -> (p, *state)`. `kernel` puts it into a loop over
-elements, `loops.step_loop`, compiles that for a dtype, and gives its address to `loops.serial` or `loops.parallel`.
+elements, `passes.step_loop`, compiles that for a dtype, and gives its address to `loops.serial` or `loops.parallel`.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from fastopt.kernels.averages import AVERAGES
 from fastopt.kernels.cache import digest_of, through_cache
 from fastopt.kernels.caution import aligned
 from fastopt.kernels.compose import clone, composed, helpers
+from fastopt.kernels.constraints import BOUND_COLUMNS, BY_METRIC
 from fastopt.kernels.flags import FLAGS, INNER, compiles
-from fastopt.kernels.loops import (
+from fastopt.kernels.loops import parallel, serial
+from fastopt.kernels.passes import (
     FACTORS,
     aligned_loop,
     finite_loop,
     finite_squares_loop,
     measure_loop,
     norm_loop,
-    parallel,
     prepare_loop,
     quick_norm_loop,
     report_loop,
-    serial,
     step_loop,
 )
 from fastopt.kernels.pure_python import InterpretedRule, interpreted
@@ -44,7 +44,7 @@ from fastopt.kernels.transforms import TRANSFORMS, with_scalars
 _INT64 = numba.int64
 
 LOOP = (_INT64,) * 7, numba.void
-"""The type of `loops.step_loop` and those like it."""
+"""The type of `passes.step_loop` and those like it."""
 
 DRIVER = _INT64, _INT64, numba.types.Array(_INT64, 2, "C"), numba.types.Array(_INT64, 1, "C"), _INT64
 """The argument types of `loops.serial` and `loops.parallel`."""
@@ -65,6 +65,10 @@ LOOPS = {
 }
 
 
+FUNCTIONS = TRANSFORMS | BOUND_COLUMNS | AVERAGES
+"""The functions of transforms by name; a mask has none."""
+
+
 def kernel(
     rule: Rule,
     dtype: str,
@@ -82,9 +86,9 @@ def kernel(
         these up; for `NO_RULE` "finite", which only finds out
         whether all gradients are finite, "finite_squares", whether their squares are, or "norm" and
         "quick_norm", which only add these up
-    transforms : the names of the functions of `transforms.TRANSFORMS` that go before the rule, in that order, and then
-        of those of `averages.AVERAGES` that go after it. Their scalars stand behind the rule's: of those before
-        the rule the last one's first, of those after it the first one's
+    transforms : the names of the functions of `transforms.TRANSFORMS` that go before the rule or on its step, in that
+        order, then of those of `averages.AVERAGES` that go after it, and of columns. Their scalars stand behind the
+        rule's: of those of TRANSFORMS the last one's first, of averages the first one's
     form : how new parameters are stored, see `stores.py`; the same machine code and bits for each
 
     Compiled, or loaded from numba's disk cache, at the first call and kept for the life of the process.
@@ -100,14 +104,16 @@ def kernel(
 
 def callback(rule: Rule, dtype: str, which: str = "step", transforms: tuple[str, ...] = ()) -> CFunc:
     """The part of a kernel that is the rule's, not compiled yet and without the disk cache."""
-    functions = [(TRANSFORMS | AVERAGES)[name] for name in transforms]
+    functions = [FUNCTIONS[name] for name in transforms if name in FUNCTIONS]
     functions += [aligned] if which == "aligned" else []
+    if rule.metric:
+        functions += [rule.metric, *(BY_METRIC[name] for name in transforms if name in BY_METRIC)]
     digest = digest_of(rule.formula, *functions, constants=(rule.columns(transforms), rule.small(transforms)))
     name = "_".join((rule.name, *transforms, which, dtype, digest))
     # The inner functions carry it too: two cached kernels, compiled in two processes, may otherwise hold different
     # functions under one symbol, of which the loader takes the first for both.
     names = {
-        "rule": composed(rule.formula, transforms, name, njit(**FLAGS, **INNER), which),
+        "rule": composed(rule, transforms, name, njit(**FLAGS, **INNER), which),
         "DTYPE": getattr(np, dtype),
         "SIZE": np.dtype(dtype).itemsize,
         "COLUMNS": rule.columns(transforms),

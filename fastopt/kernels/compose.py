@@ -7,9 +7,22 @@ import types
 from collections.abc import Callable
 from typing import Any
 
+from fastopt.kernels.around import (
+    of_step,
+    with_average,
+    with_bound,
+    with_constraint,
+    with_mask,
+    with_mean,
+    with_prox,
+    with_step,
+    with_transform,
+    without,
+)
 from fastopt.kernels.averages import AVERAGES
 from fastopt.kernels.caution import CAUTION, aligned
-from fastopt.kernels.loops import of_step, with_average, with_mean, with_step, with_transform, without
+from fastopt.kernels.constraints import BOUND_COLUMNS, BY_METRIC, CONSTRAINTS
+from fastopt.kernels.rule import Rule
 from fastopt.kernels.transforms import TRANSFORMS
 
 
@@ -22,32 +35,48 @@ def clone(function: Any, name: str, names: dict[str, Any]) -> types.FunctionType
 
 
 def composed(
-    formula: Any, transforms: tuple[str, ...], name: str, compile: Callable[[Any], Any], which: str = "step"
+    rule: Rule, transforms: tuple[str, ...], name: str, compile: Callable[[Any], Any], which: str = "step"
 ) -> Any:
-    """The formula with the transforms before and after it; what `name` is for, see `compile.callback`.
+    """The formula of a rule with the transforms before and after it; what `name` is for, see `compile.callback`.
 
-    which : as in `compile.kernel`; in a pass before the step there is no caution
+    which : as in `compile.kernel`; in a pass before the step there is no caution and no constraint
     """
-    inner = compile(clone(formula, f"rule_{name}", helpers(formula, name, compile)))
+    inner = compile(clone(rule.formula, f"rule_{name}", helpers(rule.formula, name, compile)))
+
+    def put_around(transform: str, function: Any, around: Any, **names: Any) -> None:
+        nonlocal inner
+        function = function and compile(clone(function, f"{transform}_{name}", {}))
+        inner = compile(clone(around, f"with_{transform}_{name}", {"rule": inner, "transform": function, **names}))
+
     before = [transform for transform in transforms if transform in TRANSFORMS]
     for transform in reversed(before):  # the last one lies innermost
-        function, around = _around(transform, which)
-        names = {"rule": inner, "transform": compile(clone(function, f"{transform}_{name}", {}))}
-        inner = compile(clone(around, f"with_{transform}_{name}", names))
-    for transform in [transform for transform in transforms if transform in AVERAGES]:
-        names = {"rule": inner, "transform": compile(clone(AVERAGES[transform], f"{transform}_{name}", {}))}
-        inner = compile(clone(with_average, f"with_{transform}_{name}", names))
+        if transform in BY_METRIC and rule.metric and which in ("step", "report"):
+            metric = compile(clone(rule.metric, f"metric_{name}", helpers(rule.metric, name, compile)))
+            places = {"STATE": len(rule.state), "SCALARS": len(rule.state) + len(rule.scalars)}
+            put_around(transform, BY_METRIC[transform], with_prox, metric=metric, **places)
+        else:
+            put_around(transform, *_around(transform, which))
+    bounds = [transform for transform in BOUND_COLUMNS if transform in transforms]
+    for transform in bounds:
+        put_around(transform, BOUND_COLUMNS[transform], with_bound)
+    if "lookahead" in transforms:
+        put_around("lookahead", AVERAGES["lookahead"], with_average)
+    if "mask" in transforms:
+        slots = int("lookahead" in transforms)
+        put_around("mask", None, with_mask, BEFORE=slots, BEHIND=slots + len(bounds))
+    if "averaging" in transforms:
+        put_around("averaging", AVERAGES["averaging"], with_average)
     return inner
 
 
 def _around(transform: str, which: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """The function of a transform, and how it is put around a rule."""
-    if transform in CAUTION and which not in ("step", "report"):
-        return (
-            (aligned, of_step) if which == "aligned" and transform == "cautious" else (TRANSFORMS[transform], without)
-        )
-    around = with_step if transform in CAUTION else with_mean if transform == "centralize" else with_transform
-    return TRANSFORMS[transform], around
+    function = TRANSFORMS[transform]
+    if transform in CAUTION or transform in CONSTRAINTS:
+        if which not in ("step", "report"):
+            return (aligned, of_step) if which == "aligned" and transform == "cautious" else (function, without)
+        return function, with_step if transform in CAUTION else with_constraint
+    return function, with_mean if transform == "centralize" else with_transform
 
 
 def helpers(function: Any, name: str, compile: Callable[[Any], Any]) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def call(
     first: Any,
     last: Any,
 ) -> Any:
-    """Calls the compiled `loops.step_loop` at an address."""
+    """Calls the compiled `passes.step_loop` at an address."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         address, *arguments = args
@@ -114,6 +114,18 @@ def load(typingctx: Any, where: Any, index: Any, dtype: Any) -> Any:
         return context.make_tuple(builder, result, values)
 
     return result(where, types.int64, dtype), codegen
+
+
+@intrinsic
+def chosen(typingctx: Any, mask: Any, new: Any, old: Any) -> Any:
+    """The numbers of `new` where `mask` is not zero, else the first as many of `old`, of two tuples of one dtype."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        moves = builder.fcmp_unordered("!=", args[0], ir.Constant(args[0].type, 0.0))
+        pairs = zip(cgutils.unpack_tuple(builder, args[1]), cgutils.unpack_tuple(builder, args[2]), strict=False)
+        return context.make_tuple(builder, new, [builder.select(moves, *pair) for pair in pairs])
+
+    return new(mask, new, old), codegen
 
 
 @intrinsic

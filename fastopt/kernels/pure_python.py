@@ -7,7 +7,7 @@ import inspect
 import math
 import types
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -15,17 +15,8 @@ import numpy as np
 from fastopt.kernels import codecs
 from fastopt.kernels.compose import clone, composed
 from fastopt.kernels.intrinsics import KEPT, SIGN_KEPT, smallest_state
-from fastopt.kernels.loops import (
-    COMPENSATION,
-    DOWN,
-    FACTORS,
-    FIELDS,
-    PIECE,
-    SECOND_COMPENSATION,
-    SECOND_TOTAL,
-    TOTAL,
-    UP,
-)
+from fastopt.kernels.loops import PIECE
+from fastopt.kernels.passes import COMPENSATION, DOWN, FACTORS, FIELDS, SECOND_COMPENSATION, SECOND_TOTAL, TOTAL, UP
 from fastopt.kernels.rule import Rule
 from fastopt.kernels.transforms import with_scalars
 
@@ -76,7 +67,7 @@ def interpreted(rule: Rule, dtype: str, which: str, transforms: tuple[str, ...] 
     smallest = number(smallest_state(dtype))
     scalars = ctypes.c_double * (len(rule.scalars) + len(with_scalars(transforms)))
     written = [rule.columns(transforms).index(column) for column in rule.columns(with_scalars(transforms))]
-    formula = composed(on_arrays(rule.formula), transforms, rule.name, lambda function: function, which)
+    formula = composed(on_arrays_of(rule), transforms, rule.name, _in_python, which)
 
     @np.errstate(all="ignore")
     def kernel(table: Any, starts: Any, threads: int) -> None:
@@ -125,6 +116,17 @@ def interpreted(rule: Rule, dtype: str, which: str, transforms: tuple[str, ...] 
                 cells[:] = [*plain, int((gradient == 0).sum()), int((~np.isfinite(seen)).sum()), *large, *small]
 
     return kernel
+
+
+def on_arrays_of(rule: Rule) -> Rule:
+    """A rule of the same formulas on arrays."""
+    return replace(rule, formula=on_arrays(rule.formula), metric=rule.metric and on_arrays(rule.metric))
+
+
+def _in_python(function: Any) -> Any:
+    """A function with what an intrinsic of it is in Python."""
+    function.__globals__["chosen"] = lambda mask, new, old: new if mask else old[: len(new)]
+    return function
 
 
 def _squares(values: Any) -> tuple[float, float]:

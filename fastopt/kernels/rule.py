@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from fastopt.kernels.averages import AVERAGES
+from fastopt.kernels.constraints import BOUND_COLUMNS, COLUMNS
 from fastopt.kernels.intrinsics import FLUSHED, KEPT, SIGN_KEPT
 
 
@@ -31,7 +32,8 @@ class Rule:
     signed : those whose sign decides one, which small values keep
     nonnegative : those that are never negative, which 8 bits then hold without a sign
     squares_norms : whether the trust ratio of its measures is the square of a norm
-    follows : the slots that follow the new parameters, so that nothing may change these after the formula
+    metric : where steps differ by element in more than the gradient: a formula `(*state, *scalars)` of the new state
+        that returns by what the optimizer's `effective_lr` is divided
     prepare : for a rule that needs whole arrays: a formula that takes the same and returns one number, which goes to
         the last state slot before the step; the optimizer's `prepared` then has each array of that slot.
     """
@@ -47,7 +49,7 @@ class Rule:
     signed: tuple[str, ...] = ()
     nonnegative: tuple[str, ...] = ()
     squares_norms: bool = False
-    follows: tuple[str, ...] = ()
+    metric: Callable[..., Any] | None = None
 
     @cached_property
     def is_by_array(self) -> bool:
@@ -86,11 +88,14 @@ class Rule:
         return tuple(inspect.signature(self.formula).parameters)[2 + len(self.state) :]
 
     def columns(self, transforms: tuple[str, ...] = ()) -> tuple[int, ...]:
-        """The columns of the table that the formula with transforms takes: averages and means come after the state."""
+        """The columns of the table that the formula with transforms takes; the one applied last comes first.
+
+        In the table averages, bounds, masks and means stand behind the state, in this order.
+        """
         last = 2 + len(self.state)
-        slots = [last + number for number, name in enumerate(AVERAGES) if name in transforms]
-        means = [last + len(AVERAGES)] if "centralize" in transforms else []
-        return 0, 1, *reversed(slots), *means, *range(2, last)  # the one applied last lies outermost
+        behind = {name: last + number for number, name in enumerate((*AVERAGES, *COLUMNS, "centralize"))}
+        order = "averaging", "mask", "lookahead", *reversed(BOUND_COLUMNS), "centralize"
+        return 0, 1, *[behind[name] for name in order if name in transforms], *range(2, last)
 
     def small(self, transforms: tuple[str, ...] = ()) -> tuple[int, ...]:
         """The treatment of small values in the columns that are written, but for parameter and gradient."""

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fastopt.kernels.caution import CAUTION
+from fastopt.kernels.constraints import COLUMNS, CONSTRAINTS
 
 
 def scale(p, g, factor):
@@ -39,10 +40,13 @@ def decoupled_weight_decay(p, g, kept):
 
 
 TRANSFORMS: dict[str, Callable[..., Any]] = {
-    function.__name__: function for function in (scale, clip, centralize, weight_decay, decoupled_weight_decay)
-} | CAUTION
+    **{function.__name__: function for function in (scale, clip, centralize, weight_decay, decoupled_weight_decay)},
+    **CONSTRAINTS,
+    **CAUTION,
+}
+"""Those before the rule in their order; what is done after the rule in the reverse of it."""
 
 
 def with_scalars(transforms: tuple[str, ...]) -> tuple[str, ...]:
     """The transforms that take a scalar."""
-    return tuple(transform for transform in transforms if transform != centralize.__name__)
+    return tuple(transform for transform in transforms if transform != centralize.__name__ and transform not in COLUMNS)

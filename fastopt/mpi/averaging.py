@@ -36,7 +36,7 @@ class SharedAverages:
         TypeError, ValueError, KeyError, RuntimeError
             as `Optimizer.averaged_weights`, on all processes, before anything is written.
         """
-        with self._alone(checks.SWAPPED), averages._swapped(self._owner, params, self._gathered_average(params)):
+        with self._alone(checks.SWAPPED), averages.swapped(self._owner, params, self._gathered_average(params)):
             yield params
 
     def catch_up(self: Any, params: Any) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from mpi4py import MPI
 
 from fastopt.engine.containers import BARE
-from fastopt.kernels.loops import FIELDS
+from fastopt.kernels.passes import FIELDS
 from fastopt.mpi.layout import LeafSlice, Shards
 from fastopt.report import Report
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from fastopt import constraints
 from fastopt.optimizer import Optimizer
 from fastopt.typed import Number, number
 
@@ -65,6 +66,9 @@ class AdaGrad(Optimizer):
     def start_values(self) -> dict[str, float]:
         return {"h": self.initial_accumulator}
 
+    def effective_lr(self, step: int) -> float:
+        return self.lr / (1 + (step - 1) * self.lr_decay)
+
     def scalars(self, step: int) -> tuple[float, ...]:
         return self.lr / (1 + (step - 1) * self.lr_decay), self.eps, self.eps_root
 
@@ -123,6 +127,9 @@ class RMSProp(Optimizer):
     def start_values(self) -> dict[str, float]:
         return super().start_values() | {"h": self.initial_accumulator}
 
+    def effective_lr(self, step: int) -> float:
+        return float(self.lr)
+
     def scalars(self, step: int) -> tuple[float, ...]:
         return self.lr, self.decay_rate, 1 - self.decay_rate, self.eps, self.eps_root
 
@@ -176,6 +183,9 @@ class RMSPropMomentum(RMSProp):
     momentum: Number = number(0.9)
     lr_in_velocity: bool = field(default=False, kw_only=True, repr=False)
 
+    def effective_lr(self, step: int) -> float:
+        return constraints.effective_lr_of_momentum(self)
+
     def scalars(self, step: int) -> tuple[float, ...]:
         lr, *scalars = super().scalars(step)
         rate, gain = (1.0, lr) if self.lr_in_velocity else (lr, 1.0)
@@ -224,6 +234,9 @@ class CentredRMSProp(RMSProp):
 
     rule = "centred_rmsprop"
     momentum: Number = number(0.0)
+
+    def effective_lr(self, step: int) -> float:
+        return constraints.effective_lr_of_momentum(self)
 
     def scalars(self, step: int) -> tuple[float, ...]:
         return *super().scalars(step), self.momentum, 0.0

@@ -77,6 +77,9 @@ class Adam(Optimizer):
         if self.eps is None:
             self.eps = 0.0 if self.eps_root else 1e-8 if self.form == "paper" else 1e-7
 
+    def effective_lr(self, step: int) -> float:
+        return self.lr * math.sqrt(1.0 - self.beta2**step)
+
     def scalars(self, step: int) -> tuple[float, ...]:
         beta1, beta2, eps = self.beta1, self.beta2, self.eps
         correction1, correction2 = 1.0 - beta1**step, 1.0 - beta2**step
@@ -171,6 +174,9 @@ class AMSGrad(Optimizer):
     beta2: Number = number(0.999)
     eps: Number = number(1e-8)
 
+    def effective_lr(self, step: int) -> float:
+        return self.lr * math.sqrt(1.0 - self.beta2**step)
+
     def scalars(self, step: int) -> tuple[float, ...]:
         root = math.sqrt(1.0 - self.beta2**step)
         return self.lr * root / (1.0 - self.beta1**step), 1 - self.beta1, 1 - self.beta2, self.eps * root
@@ -218,6 +224,9 @@ class Adamax(Optimizer):
     beta1: Number = number(0.9)
     beta2: Number = number(0.999)
     eps: Number = number(1e-8)
+
+    def effective_lr(self, step: int) -> float:
+        return float(self.lr)
 
     def scalars(self, step: int) -> tuple[float, ...]:
         return self.lr / (1.0 - self.beta1**step), 1 - self.beta1, self.beta2, self.eps
@@ -273,6 +282,9 @@ class NAdam(Optimizer):
 
     # beta1, momentum_decay and the products of mu by step, to go on from: each leaf counts its own steps.
     _products = cast("tuple[float, float, dict[int, float]]", (math.nan, math.nan, {}))
+
+    def effective_lr(self, step: int) -> float:
+        return self.lr * math.sqrt(1.0 - self.beta2**step)
 
     def scalars(self, step: int) -> tuple[float, ...]:
         root = math.sqrt(1.0 - self.beta2**step)

@@ -58,6 +58,9 @@ class AdaBelief(Optimizer):
     eps: Number = number(1e-16)
     eps_root: Number = number(1e-16)
 
+    def effective_lr(self, step: int) -> float:
+        return self.lr * math.sqrt(1.0 - self.beta2**step)
+
     def scalars(self, step: int) -> tuple[float, ...]:
         root = math.sqrt(1.0 - self.beta2**step)
         step_size = self.lr * root / (1.0 - self.beta1**step)
@@ -112,6 +115,9 @@ class Yogi(Optimizer):
 
     def start_values(self) -> dict[str, float]:
         return {"m": 0.0, "v": self.initial_accumulator}
+
+    def effective_lr(self, step: int) -> float:
+        return self.lr * math.sqrt(1.0 - self.beta2**step)
 
     def scalars(self, step: int) -> tuple[float, ...]:
         root = math.sqrt(1.0 - self.beta2**step)

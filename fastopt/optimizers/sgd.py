@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from fastopt import constraints
 from fastopt.optimizer import Optimizer
 from fastopt.typed import Number, number
 
@@ -40,6 +41,9 @@ class SGD(Optimizer):
 
     rule = "sgd"
     lr: Number = number(0.01)
+
+    def effective_lr(self, step: int) -> float:
+        return float(self.lr)
 
     def scalars(self, step: int) -> tuple[float, ...]:
         return (self.lr,)
@@ -82,6 +86,9 @@ class Momentum(Optimizer):
     rule = "momentum"
     lr: Number = number(0.01)
     momentum: Number = number(0.9)
+
+    def effective_lr(self, step: int) -> float:
+        return constraints.effective_lr_of_momentum(self)
 
     def scalars(self, step: int) -> tuple[float, ...]:
         return self.lr, self.momentum
@@ -148,6 +155,9 @@ class Nesterov(Optimizer):
     lr: Number = number(0.01)
     momentum: Number = number(0.9)
 
+    def effective_lr(self, step: int) -> float:
+        return constraints.effective_lr_of_momentum(self)
+
     def scalars(self, step: int) -> tuple[float, ...]:
         return self.momentum * self.momentum, (1 + self.momentum) * self.lr, self.momentum, self.lr
 
@@ -199,6 +209,9 @@ class SGDMomentum(Optimizer):
     dampening: Number = number(0.0)
     damp_first: bool = field(default=False, kw_only=True, repr=False)
 
+    def effective_lr(self, step: int) -> float:
+        return constraints.effective_lr_of_momentum(self) * (1 - self.dampening)
+
     def scalars(self, step: int) -> tuple[float, ...]:
         return self.lr, self.momentum, 1.0 if step == 1 and not self.damp_first else 1 - self.dampening
 
@@ -241,6 +254,9 @@ class SGDNesterov(Optimizer):
     rule = "sgd_nesterov"
     lr: Number = number(0.01)
     momentum: Number = number(0.9)
+
+    def effective_lr(self, step: int) -> float:
+        return constraints.effective_lr_of_momentum(self)
 
     def scalars(self, step: int) -> tuple[float, ...]:
         return self.lr, self.momentum

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from fastopt.engine import containers
+from fastopt import constraints
+from fastopt.engine import containers, gradients
+from fastopt.engine.address_table import Table
 from fastopt.engine.plan import Plan
 from fastopt.kernels import RULES
 from fastopt.kernels.rule import Rule
@@ -99,20 +101,21 @@ class Sophia(Optimizer):
         Everything is checked before anything is written.
         """
         with self._not_stepping():
+            columns = constraints.masks_for(self)
             known = type(self).__name__, HESSIAN, params, estimates, self._start(), self._state
-            plan = Plan(*known, groups=self.groups, storage=self.state_storage)
-            plan.processes = self._processes
+            table = Table(*known, groups=self.groups, storage=self.state_storage, constraints=columns)
+            plan = Plan(table, self._processes)
             step = self._steps + 1
-            for launch in plan.stored_launches:
+            for launch in plan.table.stored_launches:
                 launch.begin_step(self.storage_seed, -step)  # noise of its own
             settings_by_row, _ = self._settings_by_row(plan, step, {})
-            if self.on_nonfinite != "propagate" and not plan.finite():
+            if self.on_nonfinite != "propagate" and not plan.passes.finite():
                 if self.on_nonfinite == "raise":
-                    plan.refuse_nonfinite(estimates)
+                    gradients.refuse_nonfinite(plan.table, estimates, plan.processes)
                 return
-            node = containers.joined(self._node, plan.container.node)
+            node = containers.joined(self._node, plan.table.container.node)
             try:
                 plan.run(params, [(1 - settings.beta2,) for settings in settings_by_row], report=False)
             finally:
                 if plan.stepped:
-                    self.__dict__["_state"], self.__dict__["_node"] = plan.state, node
+                    self.__dict__["_state"], self.__dict__["_node"] = plan.table.state, node

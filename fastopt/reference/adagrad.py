@@ -20,7 +20,7 @@ class AdaGrad(Reference):
     lr_decay: float = 0.0
     eps_root: float = field(default=0.0, kw_only=True, repr=False)
     slots = ("h",)
-    nonnegative = ("h",)
+    unsigned = ("h",)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -29,6 +29,12 @@ class AdaGrad(Reference):
 
     def start_values(self) -> dict[str, float]:
         return {"h": self.initial_accumulator}
+
+    def effective_lr(self) -> float:
+        return self.lr / (1 + (self.iter - 1) * self.lr_decay)
+
+    def metric(self, h: Array) -> Array:  # type: ignore[override]
+        return np.sqrt(h + self.eps_root) + self.eps
 
     def step(self, p: Array, g: Array, h: Array) -> None:  # type: ignore[override]
         h += g * g
@@ -43,7 +49,7 @@ class RMSProp(Reference):
     eps_root: float = 0.0
     initial_accumulator: float = field(default=0.0, kw_only=True, repr=False)
     slots: ClassVar[tuple[str, ...]] = ("h",)
-    nonnegative: ClassVar[tuple[str, ...]] = ("h",)
+    unsigned: ClassVar[tuple[str, ...]] = ("h",)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -52,6 +58,12 @@ class RMSProp(Reference):
 
     def start_values(self) -> dict[str, float]:
         return {"h": self.initial_accumulator}
+
+    def effective_lr(self) -> float:
+        return self.lr
+
+    def metric(self, h: Array) -> Array:  # type: ignore[override]
+        return np.sqrt(h + self.eps_root) + self.eps
 
     def step(self, p: Array, g: Array, h: Array) -> None:  # type: ignore[override]
         h *= self.decay_rate
@@ -71,6 +83,12 @@ class RMSPropMomentum(RMSProp):
     lr_in_velocity: bool = field(default=False, kw_only=True, repr=False)
     slots = ("h", "v")
 
+    def effective_lr(self) -> float:
+        return self.lr / (1 - self.momentum)
+
+    def metric(self, h: Array, v: Array) -> Array:  # type: ignore[override]
+        return np.sqrt(h + self.eps_root) + self.eps
+
     def step(self, p: Array, g: Array, h: Array, v: Array) -> None:  # type: ignore[override]
         h *= self.decay_rate
         h += (1 - self.decay_rate) * g * g
@@ -88,6 +106,12 @@ class CentredRMSProp(RMSProp):
     momentum: float = 0.0
     slots = ("h", "m", "v")
 
+    def effective_lr(self) -> float:
+        return self.lr / (1 - self.momentum)
+
+    def metric(self, h: Array, m: Array, v: Array) -> Array:  # type: ignore[override]
+        return np.asarray(np.sqrt(np.maximum(h - m * m, 0) + self.eps_root) + self.eps)
+
     def step(self, p: Array, g: Array, h: Array, m: Array, v: Array) -> None:  # type: ignore[override]
         h *= self.decay_rate
         h += (1 - self.decay_rate) * g * g
@@ -104,7 +128,7 @@ class Adadelta(Reference):
     decay_rate: float = 0.9
     eps: float = 1e-6
     slots = ("h", "d")
-    nonnegative = ("h", "d")
+    unsigned = ("h", "d")
 
     def step(self, p: Array, g: Array, h: Array, d: Array) -> None:  # type: ignore[override]
         h *= self.decay_rate

@@ -21,12 +21,18 @@ class Adam(Reference):
     eps_root: float = 0.0
     form: str = "textbook"
     slots = ("m", "v")
-    nonnegative = ("v",)
+    unsigned = ("v",)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.eps is None:
             self.eps = 0.0 if self.eps_root else 1e-8 if self.form == "paper" else 1e-7
+
+    def effective_lr(self) -> float:
+        return self.lr * math.sqrt(1.0 - self.beta2**self.iter)
+
+    def metric(self, m: Array, v: Array) -> Array:  # type: ignore[override]
+        return np.sqrt(v + self.eps_root * (1.0 - self.beta2**self.iter)) + self._eps()
 
     def step(self, p: Array, g: Array, m: Array, v: Array) -> None:  # type: ignore[override]
         t = self.iter
@@ -38,8 +44,10 @@ class Adam(Reference):
         else:
             # lr m_hat / (sqrt(v_hat + eps_root) + eps) with both sides of the fraction times sqrt(1 - beta2^t), which
             # leaves one division per element instead of three
-            eps = self.eps * math.sqrt(1.0 - self.beta2**t) if self.form == "paper" else self.eps
-            p -= lr_t * m / (np.sqrt(v + self.eps_root * (1.0 - self.beta2**t)) + eps)
+            p -= lr_t * m / (np.sqrt(v + self.eps_root * (1.0 - self.beta2**t)) + self._eps())
+
+    def _eps(self) -> float:
+        return self.eps * math.sqrt(1.0 - self.beta2**self.iter) if self.form == "paper" else self.eps
 
 
 @dataclass(eq=False)
@@ -56,7 +64,13 @@ class AMSGrad(Reference):
     beta2: float = 0.999
     eps: float = 1e-8
     slots = ("m", "v", "v_max")
-    nonnegative = ("v", "v_max")
+    unsigned = ("v", "v_max")
+
+    def effective_lr(self) -> float:
+        return self.lr * math.sqrt(1.0 - self.beta2**self.iter)
+
+    def metric(self, m: Array, v: Array, v_max: Array) -> Array:  # type: ignore[override]
+        return np.sqrt(v_max) + self.eps * math.sqrt(1.0 - self.beta2**self.iter)
 
     def step(self, p: Array, g: Array, m: Array, v: Array, v_max: Array) -> None:  # type: ignore[override]
         correction = math.sqrt(1.0 - self.beta2**self.iter)
@@ -74,7 +88,13 @@ class Adamax(Reference):
     beta2: float = 0.999
     eps: float = 1e-8
     slots = ("m", "u")
-    nonnegative = ("u",)
+    unsigned = ("u",)
+
+    def effective_lr(self) -> float:
+        return self.lr
+
+    def metric(self, m: Array, u: Array) -> Array:  # type: ignore[override]
+        return u
 
     def step(self, p: Array, g: Array, m: Array, u: Array) -> None:  # type: ignore[override]
         m += (1 - self.beta1) * (g - m)
@@ -91,13 +111,19 @@ class NAdam(Reference):
     eps: float = 1e-8
     momentum_decay: float = 0.004
     slots = ("m", "v")
-    nonnegative = ("v",)
+    unsigned = ("v",)
 
     def mu(self, step: int) -> float:
         return self.beta1 * (1.0 - 0.5 * math.pow(0.96, step * self.momentum_decay))
 
     def product(self) -> float:
         return math.prod(self.mu(step) for step in range(1, self.iter + 1))
+
+    def effective_lr(self) -> float:
+        return self.lr * math.sqrt(1.0 - self.beta2**self.iter)
+
+    def metric(self, m: Array, v: Array) -> Array:  # type: ignore[override]
+        return np.sqrt(v) + self.eps * math.sqrt(1.0 - self.beta2**self.iter)
 
     def step(self, p: Array, g: Array, m: Array, v: Array) -> None:  # type: ignore[override]
         t = self.iter
@@ -117,7 +143,7 @@ class RAdam(Reference):
     beta2: float = 0.999
     eps: float = 1e-8
     slots = ("m", "v")
-    nonnegative = ("v",)
+    unsigned = ("v",)
 
     def step(self, p: Array, g: Array, m: Array, v: Array) -> None:  # type: ignore[override]
         t = self.iter

@@ -20,7 +20,13 @@ class AdaBelief(Reference):
     eps: float = 1e-16
     eps_root: float = 1e-16
     slots = ("m", "s")
-    nonnegative = ("s",)
+    unsigned = ("s",)
+
+    def effective_lr(self) -> float:
+        return self.lr * math.sqrt(1.0 - self.beta2**self.iter)
+
+    def metric(self, m: Array, s: Array) -> Array:  # type: ignore[override]
+        return np.sqrt(s) + self.eps * math.sqrt(1.0 - self.beta2**self.iter)
 
     def step(self, p: Array, g: Array, m: Array, s: Array) -> None:  # type: ignore[override]
         correction = math.sqrt(1.0 - self.beta2**self.iter)
@@ -39,10 +45,16 @@ class Yogi(Reference):
     eps: float = 1e-3
     initial_accumulator: float = 1e-6
     slots = ("m", "v")
-    nonnegative = ("v",)
+    unsigned = ("v",)
 
     def start_values(self) -> dict[str, float]:
         return {"v": self.initial_accumulator}
+
+    def effective_lr(self) -> float:
+        return self.lr * math.sqrt(1.0 - self.beta2**self.iter)
+
+    def metric(self, m: Array, v: Array) -> Array:  # type: ignore[override]
+        return np.sqrt(v) + self.eps * math.sqrt(1.0 - self.beta2**self.iter)
 
     def step(self, p: Array, g: Array, m: Array, v: Array) -> None:  # type: ignore[override]
         correction = math.sqrt(1.0 - self.beta2**self.iter)
@@ -62,7 +74,7 @@ class AdEMAMix(Reference):
     eps: float = 1e-8
     warmup: float = 0.0
     slots = ("m", "slow", "v")
-    nonnegative = ("v",)
+    unsigned = ("v",)
 
     def step(self, p: Array, g: Array, m: Array, slow: Array, v: Array) -> None:  # type: ignore[override]
         t = self.iter
@@ -89,7 +101,7 @@ class Adan(Reference):
     beta3: float = 0.99
     eps: float = 1e-8
     slots = ("m", "v", "n", "previous")
-    nonnegative = ("n",)
+    unsigned = ("n",)
 
     def step(self, p: Array, g: Array, m: Array, v: Array, n: Array, previous: Array) -> None:  # type: ignore[override]
         t = self.iter
@@ -112,7 +124,7 @@ class LaProp(Reference):
     beta2: float = 0.999
     eps: float = 1e-15
     slots = ("m", "v")
-    nonnegative = ("v",)
+    unsigned = ("v",)
 
     def step(self, p: Array, g: Array, m: Array, v: Array) -> None:  # type: ignore[override]
         correction = math.sqrt(1.0 - self.beta2**self.iter)
@@ -129,7 +141,7 @@ class ADOPT(Reference):
     eps: float = 1e-6
     clip_exponent: float = 0.25
     slots = ("m", "v")
-    nonnegative = ("v",)
+    unsigned = ("v",)
 
     def step(self, p: Array, g: Array, m: Array, v: Array) -> None:  # type: ignore[override]
         first, root, eps = self.iter == 1, np.sqrt(v), np.asarray(self.eps, p.dtype)

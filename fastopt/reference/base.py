@@ -26,7 +26,7 @@ class Reference:
     slots: ClassVar[tuple[str, ...]] = ()
     exact: ClassVar[tuple[str, ...]] = ()  # those of which small values are kept
     signed: ClassVar[tuple[str, ...]] = ()  # those of which small values keep their sign
-    nonnegative: ClassVar[tuple[str, ...]] = ()  # those that are never negative
+    unsigned: ClassVar[tuple[str, ...]] = ()  # those that are never negative
     by_array: ClassVar[bool] = False  # a step depends on norms of each array, so state stays float32
     decays_itself: ClassVar[bool] = False  # decoupled weight decay is in the step
     lr: float = 0.01
@@ -38,6 +38,11 @@ class Reference:
     clip_norm: float = field(default=math.inf, kw_only=True, repr=False)
     clip_array_norm: float = field(default=math.inf, kw_only=True, repr=False)
     centralize: bool = field(default=False, kw_only=True, repr=False)
+    bounds: Any = field(default=None, kw_only=True, repr=False)
+    nonnegative: bool = field(default=False, kw_only=True, repr=False)
+    l1: float = field(default=0.0, kw_only=True, repr=False)
+    l2_prox: float = field(default=0.0, kw_only=True, repr=False)
+    mask: Any = field(default=None, kw_only=True, repr=False)
     cautious: bool = field(default=False, kw_only=True, repr=False)
     cautious_decay: bool = field(default=False, kw_only=True, repr=False)
     groups: Any = field(default=None, kw_only=True, repr=False)
@@ -130,11 +135,14 @@ class Reference:
                 p, *state = (x[distinct[key]] for x in whole)
             part = copy.copy(parts[key])
             part._iter = self.counts[key] = self.counts[key] + 1
+            kept = Masked(self.mask, key, p, *state)
             part._step(p, part._processed(p, seen[key], scale), state)
+            part._constrain(p, state, params[key], distinct.get(key, ...))
+            kept.put_back(p, *state)
             self._flush_state(state)
             if key not in distinct:
                 self._store(key, p, state, parts[key], self.iter)
-            self._look_ahead(p, key)
+            self._look_ahead(p, key, kept)
             if key in distinct:
                 for x, rows in zip(whole, (p, *state), strict=True):
                     x[distinct[key]] = rows
@@ -159,6 +167,33 @@ class Reference:
             found.append(both)
         if found:
             self.estimates.update(self.estimate(*map(total, zip(*found, strict=True))))
+
+    def metric(self, *state: Array) -> Array | None:
+        """By what the effective learning rate of each element is divided; None where they are all alike."""
+        return None
+
+    def effective_lr(self) -> float:
+        """The learning rate as a constant gradient meets it in the long run."""
+        raise NotImplementedError
+
+    def _constrain(self, p: Array, state: list[Array], whole: Any, rows: Any) -> None:
+        """Proximal steps and bounds of new parameters; p are these rows of the whole one."""
+        metric = self.metric(*state) if self.l1 or self.l2_prox else None
+        if self.l1:
+            amount = p.dtype.type(self.l1 * self.effective_lr())
+            threshold = amount if metric is None else amount / metric
+            p[...] = np.where(p > threshold, p - threshold, np.where(p < -threshold, p + threshold, p - p))
+        if self.l2_prox:
+            amount = self.l2_prox * self.effective_lr()
+            shrunk = p - amount / (1 + amount) * p if metric is None else p * (metric / (metric + amount))
+            p[...] = shrunk
+        if self.bounds is None and not self.nonnegative:
+            return
+        bounds = zip(self.bounds or (None, None), (-math.inf, math.inf), strict=True)
+        low, high = (otherwise if bound is None else bound for bound, otherwise in bounds)
+        low = np.maximum(low, 0.0) if self.nonnegative else low
+        low, high = (np.broadcast_to(bound, np.shape(whole))[rows].astype(p.dtype) for bound in (low, high))
+        p[...] = np.where(p < low, low, np.where(p > high, high, p))
 
     def _begin(self, params: dict[Any, Any]) -> None:
         """Makes the state of parameters that have none."""
@@ -187,25 +222,28 @@ class Reference:
         storage = part.state_storage
         if storage == "float32" or self.by_array or p.size < 4096 or (part.centralize and p.ndim > 1):
             return
+        if self.mask is not None and key in self.mask:
+            return
         order: Any = "F" if p.flags.f_contiguous and not p.flags.c_contiguous else "C"
         for number, (slot, x) in enumerate(zip(self.slots, state, strict=True)):
             if x is not None:
                 seed = codecs.step_key(self.storage_seed if step else 0, step)
                 noise, run = codecs.slot_key(seed, codecs.name_key(key), number), codecs.empty_run(storage, x.size)
-                codecs.encode(storage, slot in self.nonnegative, x.ravel(order=order), noise, run)
-                decoded = codecs.decode(storage, slot in self.nonnegative, run, x.size)
+                codecs.encode(storage, slot in self.unsigned, x.ravel(order=order), noise, run)
+                decoded = codecs.decode(storage, slot in self.unsigned, run, x.size)
                 x[...] = decoded.reshape(x.shape, order=order)
                 self.runs[slot, key] = run
 
-    def _look_ahead(self, p: Array, key: Any) -> None:
-        """Every some steps the slow weights follow, and p goes on from them."""
+    def _look_ahead(self, p: Array, key: Any, kept: Masked) -> None:
+        """Every some steps the slow weights follow, and p goes on from them, but where both are kept."""
         amount = 0.0 if self.lookahead is None else self.lookahead.amount(self.iter, 0)
         if amount:
             assert self.slow_weights is not None
             slow = self.slow_weights[key]
-            slow += amount * (p - slow)
-            p[...] = slow
-            self._flush(slow)
+            new = np.asarray(slow + amount * (p - slow))
+            kept.write(p, new)
+            self._flush(new)
+            kept.write(slow, new)
 
     def _average(self, params: dict[Any, Any]) -> None:
         """The average follows, that of parameters without a gradient too."""
@@ -279,6 +317,23 @@ class Reference:
         if not self.decays_itself and not self.cautious_decay:
             p *= 1 - self.lr * self.weight_decay
         return g
+
+
+class Masked:
+    """The elements that a mask keeps, with what was there before a step."""
+
+    def __init__(self, mask: Any, key: Any, *arrays: Array) -> None:
+        mask = mask if mask is None or isinstance(mask, Mapping) else {None: mask}
+        self._kept = None if mask is None or key not in mask else ~np.broadcast_to(mask[key], arrays[0].shape)
+        self._before = [x.copy() for x in arrays] if self._kept is not None else []
+
+    def write(self, x: Array, new: Array) -> None:
+        """Writes the other elements."""
+        x[...] = new if self._kept is None else np.where(self._kept, x, new)
+
+    def put_back(self, *arrays: Array) -> None:
+        for x, before in zip(arrays, self._before, strict=False):
+            x[self._kept] = before[self._kept]
 
 
 def _with_more(

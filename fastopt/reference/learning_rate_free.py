@@ -26,7 +26,7 @@ class Prodigy(Reference):
     safeguard_warmup: bool = False
     decoupled: bool = field(default=True, kw_only=True, repr=False)
     slots = ("m", "v", "s", "start")
-    nonnegative = ("v",)
+    unsigned = ("v",)
     exact = ("start",)
     by_array = True
     decays_itself = True
@@ -76,7 +76,7 @@ class DAdaptAdam(Reference):
     bias_correction: bool = False
     decoupled: bool = field(default=True, kw_only=True, repr=False)
     slots = ("m", "v", "s")
-    nonnegative = ("v",)
+    unsigned = ("v",)
     by_array = True
     decays_itself = True
 

@@ -36,7 +36,7 @@ class ScheduleFreeAdamW(Reference):
     warmup: float = 0.0
     decoupled: bool = field(default=True, kw_only=True, repr=False)
     slots = ("v", "offset")
-    nonnegative = ("v",)
+    unsigned = ("v",)
     decays_itself = True
 
     def step(self, p: Array, g: Array, v: Array, offset: Array) -> None:  # type: ignore[override]

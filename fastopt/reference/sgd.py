@@ -13,6 +13,9 @@ __all__ = ["ASGD", "SGD", "Momentum", "Nesterov", "SGDMomentum", "SGDNesterov"]
 class SGD(Reference):
     lr: float = 0.01
 
+    def effective_lr(self) -> float:
+        return self.lr
+
     def step(self, p: Array, g: Array) -> None:  # type: ignore[override]
         p -= self.lr * g
 
@@ -22,6 +25,9 @@ class Momentum(Reference):
     lr: float = 0.01
     momentum: float = 0.9
     slots = ("v",)
+
+    def effective_lr(self) -> float:
+        return self.lr / (1 - self.momentum)
 
     def step(self, p: Array, g: Array, v: Array) -> None:  # type: ignore[override]
         v *= self.momentum
@@ -34,6 +40,9 @@ class Nesterov(Reference):
     lr: float = 0.01
     momentum: float = 0.9
     slots = ("v",)
+
+    def effective_lr(self) -> float:
+        return self.lr / (1 - self.momentum)
 
     def step(self, p: Array, g: Array, v: Array) -> None:  # type: ignore[override]
         p += self.momentum * self.momentum * v
@@ -50,6 +59,9 @@ class SGDMomentum(Reference):
     damp_first: bool = field(default=False, kw_only=True, repr=False)
     slots = ("v",)
 
+    def effective_lr(self) -> float:
+        return self.lr / (1 - self.momentum) * (1 - self.dampening)
+
     def step(self, p: Array, g: Array, v: Array) -> None:  # type: ignore[override]
         v *= self.momentum
         v += g if self.iter == 1 and not self.damp_first else (1 - self.dampening) * g
@@ -61,6 +73,9 @@ class SGDNesterov(Reference):
     lr: float = 0.01
     momentum: float = 0.9
     slots = ("v",)
+
+    def effective_lr(self) -> float:
+        return self.lr / (1 - self.momentum)
 
     def step(self, p: Array, g: Array, v: Array) -> None:  # type: ignore[override]
         v *= self.momentum

@@ -19,7 +19,7 @@ class Rprop(Reference):
     min_step_size: float = 1e-6
     max_step_size: float = 50.0
     slots = ("previous", "step_size")
-    nonnegative = ("step_size",)
+    unsigned = ("step_size",)
     exact = ("previous",)
 
     def start_values(self) -> dict[str, float]:

@@ -65,7 +65,7 @@ def test_train(capsys, tmp_path, arguments):
         assert "The textbook rounds differently, which grows in training: it computes float32 steps in float64" in words
     (picture,) = (tmp_path / "a b").glob("train-*.png")
     content = picture.read_bytes()
-    assert content.startswith(b"\x89PNG") and struct.unpack(">II", content[16:24]) == (1200, 504)
+    assert content.startswith(b"\x89PNG") and struct.unpack(">II", content[16:24]) == (1200, 630)
     assert str(picture) in out
 
 
@@ -150,13 +150,18 @@ def test_train_on_a_folder(capsys, tmp_path):
         (("warmup", "Adamm"), "unknown optimizer 'Adamm'; did you mean 'adam'? Known are sgd"),
         (("warmup", "Adam", "--set", "speed=1"), "Adam has no setting 'speed'; it has lr, beta1"),
         (("warmup", "--set", "momentum=0.5"), "SGD has no setting 'momentum': use Momentum, or SGDMomentum"),
-        (("nothing",), "nothing"),
-        ((), "COMMAND"),
+        (("nothing",), "unknown command 'nothing'; known are train, profile"),
+        (("exper",), "unknown command 'exper'; did you mean 'experiment'?"),
     ],
 )
 def test_one_line_and_status_2(capsys, arguments, words):
     status, out, err = run(capsys, *arguments)
     assert status == 2 and words in err and err.count("\n") == 1 and out == ""
+
+
+def test_no_command_shows_the_help(capsys):
+    status, out, err = run(capsys)
+    assert status == 2 and err.startswith("usage: fastopt") and "profile" in err and out == ""
 
 
 def test_verify(capsys):

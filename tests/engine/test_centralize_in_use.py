@@ -19,7 +19,7 @@ def test_all_arrays_of_a_dtype_are_one_launch_and_new_gradients_need_no_plan():
     optimizer.update(params, model(seed=1, shapes=shapes))
     plan = optimizer._plan
     optimizer.update(params, model(seed=2, shapes=shapes))
-    assert optimizer._plan is plan and len(plan._launches) == 1
+    assert optimizer._plan is plan and len(plan.table.launches) == 1
     assert "centralize" in TRANSFORMS and optimizer._needed_transforms() == ()
 
 
@@ -42,7 +42,7 @@ def test_in_groups_and_switched_between_steps(rule):
         for key in fast:
             assert_same_bits(fast[key], plain[key])
     pair.assert_same_state()
-    assert len(pair.fast._plan._launches) == 1
+    assert len(pair.fast._plan.table.launches) == 1
 
 
 def test_without_it_a_plan_is_as_ever():
@@ -50,8 +50,8 @@ def test_without_it_a_plan_is_as_ever():
     for wanted in (False, True, False):
         optimizer.centralize = wanted
         optimizer.update(params, fastopt.flatten(model(seed=1, shapes={"W": (30, 20), "b": (20,)})))
-        assert type(optimizer._plan.container) is (containers.Dict if wanted else containers.Buffers)
-        assert [type(launch) is centralized_launch.CentralizedLaunch for launch in optimizer._plan._launches] == [
+        assert type(optimizer._plan.table.container) is (containers.Dict if wanted else containers.Buffers)
+        assert [type(launch) is centralized_launch.CentralizedLaunch for launch in optimizer._plan.table.launches] == [
             wanted
         ]
 
@@ -227,7 +227,7 @@ import numpy as np, fastopt
 params, grads = ({"W": np.ones((100, 70)), "b": np.ones(30)} for _ in range(2))
 optimizer = fastopt.Momentum(centralize=True)
 optimizer.update(params, grads)
-table = optimizer._plan._launches[0].table
+table = optimizer._plan.table.launches[0].table
 for column in range(table.shape[1] - 1):
     if table[0, column] and column != 1:  # that of gradients is written anew
         before = table[2, column]

@@ -285,6 +285,7 @@ def test_every_hyperparameter_is_checked():
             *hyperparameters.RANGES,
             *hyperparameters.CHOICES,
             *hyperparameters.SWITCHES,
+            *("bounds", "mask"),  # of arrays, see `constraints`
             "groups",  # whose own settings are these
             *hyperparameters.WHOLE_NUMBERS,
             *averages.KINDS,

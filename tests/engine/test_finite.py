@@ -247,7 +247,7 @@ def test_a_report_does_not_slow_down_flat_dicts():
     params, optimizer = fastopt.flatten(model()), fastopt.Adam()
     for wanted in (False, True, False):
         optimizer.update(params, fastopt.flatten(gradients(params)), report=wanted)
-        assert type(optimizer._plan.container) is containers.Buffers
+        assert type(optimizer._plan.table.container) is containers.Buffers
     assert optimizer.iter == 3
 
 
@@ -268,7 +268,7 @@ import sys, numpy as np, fastopt
 optimizer, params = fastopt.Adam(), {"W": np.ones(10)}
 optimizer.update(params, {"W": np.ones(10)})
 optimizer.update(params, {"W": np.ones(10)}, report=True)
-launch = optimizer._report_plan._launches[0]
+launch = optimizer._report_plan.table.launches[0]
 launch.statistics = None
 def interrupt(frame, event, argument):
     if frame.f_code.co_name == "__init__" and "ctypes" in frame.f_code.co_filename + frame.f_code.co_qualname:

@@ -7,7 +7,7 @@ import pytest
 
 import fastopt
 from fastopt.engine import norms
-from fastopt.engine.plan import Plan
+from fastopt.engine.passes import Passes
 from fastopt.optimizers import OPTIMIZERS
 from tests.conftest import Pair, assert_same_bits, python
 
@@ -71,7 +71,7 @@ def _norm_by_clipping(gradient):
     optimizer, params = fastopt.SGD(clip_norm=1.0), np.zeros(gradient.shape)
     optimizer.update(params, gradient)
     optimizer._plan.accepts(params, gradient)
-    return optimizer._plan.gradient_norm()
+    return optimizer._plan.passes.gradient_norm()
 
 
 def test_lars_takes_tiny_arrays_by_their_norm():
@@ -220,8 +220,8 @@ def test_a_factor_in_doubt_is_settled_by_the_exact_norm(split, monkeypatch):
     """Where all but the last bits of the norm say that the factor is halfway between two float32 numbers."""
     rng, exact = np.random.default_rng(4), []
     gradient = rng.standard_normal(20_000).astype(np.float32)
-    measured = Plan.gradient_norm
-    monkeypatch.setattr(Plan, "gradient_norm", lambda plan: exact.append(1) or measured(plan))
+    measured = Passes.gradient_norm
+    monkeypatch.setattr(Passes, "gradient_norm", lambda passes: exact.append(1) or measured(passes))
     pair = Pair("sgd", lr=1.0)
     fast, plain = ({f"p{n}": np.zeros(20_000, np.float32) for n in range(split)} for _ in range(2))
     for most in hard_bounds(rng, 1.0, np.tile(gradient, split)):

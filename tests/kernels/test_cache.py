@@ -35,7 +35,7 @@ os.makedirs = tempfile.TemporaryFile = refuse
 def run(folder, code=STEP, **environment):
     process = python(code, NUMBA_CACHE_DIR=str(folder), NUMBA_DEBUG_CACHE="1", **environment)
     assert process.stdout.count("RESULT 0.5") == 1
-    kernel = [line for line in process.stdout.splitlines() if "loops.sgd" in line]
+    kernel = [line for line in process.stdout.splitlines() if "passes.sgd" in line]
     loaded, saved = (any(f"data {word}" in line for line in kernel) for word in ("loaded", "saved"))
     return "hit" if loaded else "saved" if saved else "memory", process.stderr.count("disk cache cannot be used")
 
@@ -57,7 +57,7 @@ def folder(started, tmp_path):
 
 
 def kernel_files(folder, suffix):
-    files = sorted(Path(folder).rglob(f"loops.sgd*.{suffix}"))
+    files = sorted(Path(folder).rglob(f"passes.sgd*.{suffix}"))
     assert files
     return files
 
@@ -94,7 +94,7 @@ fastopt.Momentum(lr=0.5).update({"p": np.ones(3, np.float32)}, {"p": np.ones(3, 
 
 def test_swapped_files_are_found(folder):
     run(folder, TWO)
-    first, second = sorted(folder.rglob("loops.sgd*.nbc")) + sorted(folder.rglob("loops.momentum*.nbc"))
+    first, second = sorted(folder.rglob("passes.sgd*.nbc")) + sorted(folder.rglob("passes.momentum*.nbc"))
     contents = first.read_bytes(), second.read_bytes()
     second.write_bytes(contents[0])
     first.write_bytes(contents[1])

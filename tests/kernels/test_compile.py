@@ -145,7 +145,7 @@ def copied(tmp_path):
             NUMBA_DEBUG_CACHE="1",
         )
         assert "data loaded" in process.stdout or "data saved" in process.stdout
-        kernel = [line for line in process.stdout.splitlines() if "loops.sgd" in line]
+        kernel = [line for line in process.stdout.splitlines() if "passes.sgd" in line]
         return "hit" if any("data loaded" in line for line in kernel) else "miss", process.stdout.split("RESULT")[
             1
         ].strip()
@@ -170,7 +170,7 @@ def test_the_cache_hits_in_a_new_process_and_misses_when_the_formula_changes(cop
 
 def test_the_cache_misses_when_the_machinery_or_the_flags_change(copied):
     assert copied() == ("miss", "0.5")
-    for name in ("compile.py", "loops.py", "intrinsics.py"):
+    for name in ("compile.py", "loops.py", "passes.py", "intrinsics.py"):
         file = copied.package / "kernels" / name
         file.write_text(file.read_text() + "\n# another version\n")
         assert copied() == ("miss", "0.5"), name
@@ -186,7 +186,12 @@ def test_machine_code_depends_on_every_module_that_the_machinery_imports():
                 assert {f"fastopt.kernels.{alias.name}" for alias in node.names} <= modules.keys(), path
             elif isinstance(node, ast.ImportFrom) and node.module.startswith("fastopt.kernels."):
                 assert node.module in modules, path
-    assert {"fastopt.kernels.loops", "fastopt.kernels.intrinsics", "fastopt.kernels.stores"} <= modules.keys()
+    assert {
+        "fastopt.kernels.loops",
+        "fastopt.kernels.passes",
+        "fastopt.kernels.intrinsics",
+        "fastopt.kernels.stores",
+    } <= modules.keys()
 
 
 def test_memory_layout_is_known_here():

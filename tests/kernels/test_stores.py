@@ -12,7 +12,7 @@ from numba.extending import intrinsic
 
 import fastopt
 from fastopt import machine, threads, tuning
-from fastopt.kernels import RULES, loops, stores
+from fastopt.kernels import RULES, loops, passes, stores
 from fastopt.kernels.compile import DRIVER, _callback, block_function, callback, form_address, kernel
 from fastopt.kernels.stores import BURST, FORMS, NONTEMPORAL, PLAIN
 from fastopt.optimizers import OPTIMIZERS
@@ -56,7 +56,7 @@ def kernel_results(rule, dtype, form, count, which="step", transforms=()):
         + [[0] * (5 + slots)]
     )
     starts = np.concatenate(([0], np.cumsum(SIZES)))
-    statistics = np.zeros((starts[-1] // loops.PIECE + len(starts), loops.FIELDS))
+    statistics = np.zeros((starts[-1] // loops.PIECE + len(starts), passes.FIELDS))
     table[-1, 0] = statistics.ctypes.data
     kernel(rule, dtype, count > 1, which, transforms, form)(table, starts, count)
     return [memory for columns in kept for _, memory in columns] + [statistics]

@@ -203,7 +203,7 @@ def test_steps_that_leave_averages_alone_run_the_plain_kernel():
     kernels = []
     for step in range(1, 6):
         optimizer.update(params, model(seed=step))
-        (launch,) = optimizer._plan._launches
+        (launch,) = optimizer._plan.table.launches
         kernels.append([transforms for _, _, transforms, _ in launch.kernels])
     assert kernels[1] == [()] and kernels[2] == [(), ("averaging",)]
     assert kernels[4] == kernels[3] == [(), ("averaging",), ("lookahead",)]

@@ -11,6 +11,7 @@ import pytest
 
 import fastopt
 from fastopt import CheckpointError, Rows, reference, schedules, threads
+from fastopt.engine.address_table import Table
 from fastopt.engine.plan import Plan
 from fastopt.kernels.compile import callback
 from fastopt.kernels.pure_python import on_arrays
@@ -181,7 +182,7 @@ def test_kernels_are_cached_by_their_formula(tmp_path):
         )
         cache = {"NUMBA_CACHE_DIR": str(tmp_path / "cache"), "NUMBA_DEBUG_CACHE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
         out = python(SHELL, str(tmp_path), **cache).stdout
-        kernel = [line for line in out.splitlines() if "loops.shrink" in line]
+        kernel = [line for line in out.splitlines() if "passes.shrink" in line]
         return any("data loaded" in line for line in kernel), out.split("RESULT")[1].strip()
 
     assert step("p - lr * g") == (False, "0.5")
@@ -314,9 +315,9 @@ def test_kernels_without_arithmetic_are_one_for_each_number_of_slots():
     assert len({callback(rule, "float32").__name__ for rule in rules}) == 4
     for slots, moving in enumerate(rules):
         p, g = np.ones(9, np.float32), np.full(9, 2, np.float32)
-        plan = Plan("limit", moving, p, g, dict.fromkeys(moving.state, 5.0), None)
+        plan = Plan(Table("limit", moving, p, g, dict.fromkeys(moving.state, 5.0), None))
         plan.run(p, [()], report=False)
-        last = plan.state.views[moving.state[-1]] if slots else {"": p}
+        last = plan.table.state.views[moving.state[-1]] if slots else {"": p}
         assert next(iter(last.values())).tolist() == [3.0] * 9 and p[0] == (5 if slots else 3)
 
 

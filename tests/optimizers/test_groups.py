@@ -97,7 +97,7 @@ def test_one_launch_for_each_dtype():
     optimizer = fastopt.Adam(groups={"b*": {"lr": 0.1}, "W1": {"weight_decay": 0.1}})
     params = model()
     optimizer.update(params, model(seed=1))
-    assert len(optimizer._plan._launches) == 1 and optimizer._plan._scalars.shape[0] == 3
+    assert len(optimizer._plan.table.launches) == 1 and optimizer._plan.table.scalars.shape[0] == 3
     plan = optimizer._plan
     optimizer.groups["b*"]["lr"] = 0.2
     optimizer.update(params, model(seed=2))

@@ -156,7 +156,7 @@ def test_the_trainer_and_networks_take_any_spelling():
         (("info", "--optimizer", "sdg"), "unknown optimizer 'sdg'; did you mean 'sgd'? Known are sgd"),
         (("experiment", "ravin"), "unknown experiment 'ravin'; did you mean 'ravine'? Known are ravine"),
         (("schedule", "onecycl"), "unknown schedule 'onecycl'; did you mean 'one-cycle'? Known are"),
-        (("trian",), "unknown 'trian'; did you mean 'train'? Known are train"),
+        (("trian",), "unknown command 'trian'; did you mean 'train'? Known are train"),
         (("train", "--stepz", "3"), "unrecognized arguments: --stepz; did you mean '--steps'?"),
         (("explain", "sgd", "--set", "momentum=0.9"), "SGD has no setting 'momentum': use Momentum, or SGDMomentum"),
     ],

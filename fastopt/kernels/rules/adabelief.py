@@ -23,4 +23,9 @@ def adabelief(p, g, m, s, step_size, one_minus_beta1, one_minus_beta2, eps, eps_
     return p, m, s
 
 
-ADABELIEF = Rule(adabelief, state=("m", "s"), nonnegative=("s",))
+def adabelief_metric(m, s, step_size, one_minus_beta1, one_minus_beta2, eps, eps_root):
+    """By what the effective learning rate of an element is divided."""
+    return math.sqrt(s) + eps
+
+
+ADABELIEF = Rule(adabelief, state=("m", "s"), nonnegative=("s",), metric=adabelief_metric)

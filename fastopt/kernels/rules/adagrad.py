@@ -18,4 +18,9 @@ def adagrad(p, g, h, lr, eps, eps_root):
     return p, h
 
 
-ADAGRAD = Rule(adagrad, state=("h",), nonnegative=("h",), rows=True, skipped=adagrad_skipped)
+def adagrad_metric(h, lr, eps, eps_root):
+    """By what the effective learning rate of an element is divided."""
+    return math.sqrt(h + eps_root) + eps
+
+
+ADAGRAD = Rule(adagrad, state=("h",), nonnegative=("h",), rows=True, skipped=adagrad_skipped, metric=adagrad_metric)

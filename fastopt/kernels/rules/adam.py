@@ -21,5 +21,10 @@ def adam(p, g, m, v, step_size, one_minus_beta1, one_minus_beta2, eps, eps_root)
     return p, m, v
 
 
-ADAM = Rule(adam, state=("m", "v"), nonnegative=("v",), rows=True)
-ADAMW = Rule(adam, state=("m", "v"), nonnegative=("v",), rows=True)
+def adam_metric(m, v, step_size, one_minus_beta1, one_minus_beta2, eps, eps_root):
+    """By what the effective learning rate of an element is divided."""
+    return math.sqrt(v + eps_root) + eps
+
+
+ADAM = Rule(adam, state=("m", "v"), nonnegative=("v",), rows=True, metric=adam_metric)
+ADAMW = ADAM

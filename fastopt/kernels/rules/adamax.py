@@ -20,4 +20,9 @@ def adamax(p, g, m, u, step_size, one_minus_beta1, beta2, eps):
     return p, m, u
 
 
-ADAMAX = Rule(adamax, state=("m", "u"), nonnegative=("u",))
+def adamax_metric(m, u, step_size, one_minus_beta1, beta2, eps):
+    """By what the effective learning rate of an element is divided."""
+    return u
+
+
+ADAMAX = Rule(adamax, state=("m", "u"), nonnegative=("u",), metric=adamax_metric)

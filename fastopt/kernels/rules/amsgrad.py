@@ -23,4 +23,9 @@ def amsgrad(p, g, m, v, v_max, step_size, one_minus_beta1, one_minus_beta2, eps)
     return p, m, v, v_max
 
 
-AMSGRAD = Rule(amsgrad, state=("m", "v", "v_max"), nonnegative=("v", "v_max"))
+def amsgrad_metric(m, v, v_max, step_size, one_minus_beta1, one_minus_beta2, eps):
+    """By what the effective learning rate of an element is divided."""
+    return math.sqrt(v_max) + eps
+
+
+AMSGRAD = Rule(amsgrad, state=("m", "v", "v_max"), nonnegative=("v", "v_max"), metric=amsgrad_metric)

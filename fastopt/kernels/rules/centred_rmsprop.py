@@ -26,4 +26,10 @@ def centred_rmsprop(p, g, h, m, v, lr, decay_rate, one_minus_decay_rate, eps, ep
     return p, h, m, v
 
 
-CENTRED_RMSPROP = Rule(centred_rmsprop, state=("h", "m", "v"), nonnegative=("h",))
+def centred_rmsprop_metric(h, m, v, lr, decay_rate, one_minus_decay_rate, eps, eps_root, momentum, zero):
+    """By what the effective learning rate of an element is divided."""
+    variance = h - m * m
+    return math.sqrt((zero if variance < zero else variance) + eps_root) + eps
+
+
+CENTRED_RMSPROP = Rule(centred_rmsprop, state=("h", "m", "v"), nonnegative=("h",), metric=centred_rmsprop_metric)

@@ -22,4 +22,9 @@ def nadam(p, g, m, v, gradient_step, mean_step, one_minus_beta1, one_minus_beta2
     return p, m, v
 
 
-NADAM = Rule(nadam, state=("m", "v"), nonnegative=("v",))
+def nadam_metric(m, v, gradient_step, mean_step, one_minus_beta1, one_minus_beta2, eps):
+    """By what the effective learning rate of an element is divided."""
+    return math.sqrt(v) + eps
+
+
+NADAM = Rule(nadam, state=("m", "v"), nonnegative=("v",), metric=nadam_metric)

@@ -20,4 +20,9 @@ def rmsprop(p, g, h, lr, decay_rate, one_minus_decay_rate, eps, eps_root):
     return p, h
 
 
-RMSPROP = Rule(rmsprop, state=("h",), nonnegative=("h",), rows=True, skipped=rmsprop_skipped)
+def rmsprop_metric(h, lr, decay_rate, one_minus_decay_rate, eps, eps_root):
+    """By what the effective learning rate of an element is divided."""
+    return math.sqrt(h + eps_root) + eps
+
+
+RMSPROP = Rule(rmsprop, state=("h",), nonnegative=("h",), rows=True, skipped=rmsprop_skipped, metric=rmsprop_metric)

@@ -23,4 +23,9 @@ def rmsprop_momentum(p, g, h, v, rate, decay_rate, one_minus_decay_rate, eps, ep
     return p, h, v
 
 
-RMSPROP_MOMENTUM = Rule(rmsprop_momentum, state=("h", "v"), nonnegative=("h",))
+def rmsprop_momentum_metric(h, v, rate, decay_rate, one_minus_decay_rate, eps, eps_root, momentum, gain):
+    """By what the effective learning rate of an element is divided."""
+    return math.sqrt(h + eps_root) + eps
+
+
+RMSPROP_MOMENTUM = Rule(rmsprop_momentum, state=("h", "v"), nonnegative=("h",), metric=rmsprop_momentum_metric)

@@ -24,4 +24,9 @@ def yogi(p, g, m, v, step_size, one_minus_beta1, one_minus_beta2, eps):
     return p, m, v
 
 
-YOGI = Rule(yogi, state=("m", "v"), nonnegative=("v",))
+def yogi_metric(m, v, step_size, one_minus_beta1, one_minus_beta2, eps):
+    """By what the effective learning rate of an element is divided."""
+    return math.sqrt(v) + eps
+
+
+YOGI = Rule(yogi, state=("m", "v"), nonnegative=("v",), metric=yogi_metric)

@@ -1,0 +1,206 @@
+"""Settings that do not go together: one table, for the errors and for the documentation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Feature(NamedTuple):
+    """Something that settings, a rule or a step may have.
+
+    settings : the settings that decide it; () where it is the rule, or how a step is made, which names it itself
+    is_there : `(class of the optimizer, its settings) -> bool`
+    """
+
+    settings: tuple[str, ...]
+    is_there: Callable[[Any, Any], bool]
+
+
+class Combination(NamedTuple):
+    """Two features that do not go together, the reason, and what to do."""
+
+    one: str
+    other: str
+    reason: str
+    advice: str
+
+
+def _has_arrays(bounds: Any) -> bool:
+    return bounds is not None and any(isinstance(bound, np.ndarray) for bound in bounds)
+
+
+def _has_step_size(owner: Any) -> bool:
+    """Whether the class, or one with the same metric that it is made of, says what its effective learning rate is."""
+    defines = next(kind for kind in owner.__mro__ if "effective_lr" in vars(kind))
+    return "_rule" in dir(defines) and defines._rule.metric is owner._rule.metric
+
+
+def _of_a_step(owner: Any, settings: Any) -> bool:
+    return False
+
+
+FEATURES: dict[str, Feature] = {
+    "bounds": Feature(("bounds", "nonnegative"), lambda owner, own: own.bounds is not None or own.nonnegative),
+    "bounds that are arrays": Feature(("bounds",), lambda owner, own: _has_arrays(own.bounds)),
+    "l1 or l2_prox": Feature(("l1", "l2_prox"), lambda owner, own: own.l1 != 0 or own.l2_prox != 0),
+    "mask": Feature(("mask",), lambda owner, own: own.mask is not None),
+    "centralize": Feature(("centralize", "groups"), lambda owner, own: own.centralize and not own.groups),
+    "cautious": Feature(("cautious",), lambda owner, own: own.cautious),
+    "cautious_decay": Feature(
+        ("cautious_decay", "weight_decay"), lambda owner, own: own.cautious_decay and own.weight_decay != 0
+    ),
+    "an L2 penalty": Feature(
+        ("weight_decay", "decoupled"), lambda owner, own: own.weight_decay != 0 and not own.decoupled
+    ),
+    "a rule with weight decay in its formula": Feature((), lambda owner, own: owner._decays_itself),
+    "lookahead": Feature(("lookahead",), lambda owner, own: own.lookahead is not None),
+    "a rule with norms of whole arrays": Feature((), lambda owner, own: owner._rule.is_by_array),
+    "a rule without a step size of each element": Feature((), lambda owner, own: not _has_step_size(owner)),
+    "ASGD": Feature((), lambda owner, own: owner.rule == "asgd"),
+    "a schedule-free rule": Feature((), lambda owner, own: owner.rule.startswith("schedule_free")),
+    "gradients that are Rows": Feature((), _of_a_step),
+    "Rows(..., exact=True)": Feature((), _of_a_step),
+    "Sharded": Feature((), _of_a_step),
+}
+"""By the name that the table and the errors have for it."""
+
+TABLE: tuple[Combination, ...] = (
+    Combination(
+        "bounds",
+        "lookahead",
+        "slow weights between two points within bounds may round to one outside",
+        "use averaging=EMA(...), whose average is evaluated beside the parameters",
+    ),
+    Combination(
+        "bounds",
+        "ASGD",
+        "its average is of parameters before the projection",
+        "use SGD(averaging=SWA(start=...))",
+    ),
+    Combination(
+        "bounds",
+        "a schedule-free rule",
+        "the weights to evaluate are an average that no projection reaches",
+        "use AdamW or SGD with averaging=EMA(...)",
+    ),
+    Combination(
+        "bounds",
+        "Rows(..., exact=True)",
+        "steps that rows skip are made in closed form, which may leave the bounds on the way",
+        "use exact=False",
+    ),
+    Combination(
+        "bounds that are arrays",
+        "Sharded",
+        "each process has a share of the parameters only",
+        "give numbers as bounds",
+    ),
+    Combination(
+        "l1 or l2_prox",
+        "a rule without a step size of each element",
+        "a penalty must act in proportion to the rule's steps",
+        "use SGD, Momentum, RMSProp, AdaGrad, Adam or another that has effective_lr, or weight_decay",
+    ),
+    Combination(
+        "l1 or l2_prox",
+        "lookahead",
+        "slow weights between two points are not zero where one of them is",
+        "use averaging=EMA(...)",
+    ),
+    Combination(
+        "l1 or l2_prox",
+        "Rows(..., exact=True)",
+        "steps that rows skip are made in closed form, without the penalty",
+        "use exact=False, with which rows shrink only in steps that have a gradient of theirs",
+    ),
+    Combination(
+        "mask",
+        "a rule with norms of whole arrays",
+        "the norms, or the direction, would be of masked elements too",
+        "use a rule without, such as AdamW, or groups={...: {'frozen': True}} for whole arrays",
+    ),
+    Combination(
+        "mask",
+        "centralize",
+        "the means would be of masked elements too",
+        "leave centralize out, or set it in groups for arrays without a mask",
+    ),
+    Combination(
+        "mask",
+        "cautious",
+        "the share of elements that move would count masked ones too",
+        "leave cautious out; cautious_decay works",
+    ),
+    Combination("mask", "ASGD", "its average would not begin where a mask is", "use SGD(averaging=SWA(start=...))"),
+    Combination(
+        "mask",
+        "gradients that are Rows",
+        "rows without a gradient are left alone as it is",
+        "leave rows out of the gradient, or hand in a dense one",
+    ),
+    Combination(
+        "cautious",
+        "ASGD",
+        "its average is of parameters before steps are left out",
+        "use SGD(averaging=SWA(start=...))",
+    ),
+    Combination(
+        "cautious",
+        "a schedule-free rule",
+        "the average that it keeps would not follow the steps that are left out",
+        "use AdamW with averaging=EMA(...)",
+    ),
+    Combination(
+        "cautious",
+        "Rows(..., exact=True)",
+        "steps that rows skip have no gradient, so caution would leave them out",
+        "use exact=False",
+    ),
+    Combination(
+        "cautious_decay",
+        "an L2 penalty",
+        "decay that depends on the step must come after it",
+        "set decoupled=True",
+    ),
+    Combination(
+        "cautious_decay",
+        "a rule with weight decay in its formula",
+        "the step that decay would depend on has it in it",
+        "leave cautious_decay out",
+    ),
+    Combination(
+        "cautious_decay",
+        "Rows(..., exact=True)",
+        "steps that rows skip are made in closed form, in which decay does not depend on the step",
+        "use exact=False",
+    ),
+    Combination("mask", "Sharded", "each process has a share of the parameters only", "set gradients to zero instead"),
+)
+"""All of them; what is not here works together."""
+
+SETTINGS = frozenset(name for feature in FEATURES.values() for name in feature.settings)
+"""The settings on which it depends whether there is an error."""
+
+
+def check(owner: Any, settings: Mapping[str, Any]) -> None:
+    """Raises ValueError for the first combination of which both sides are there.
+
+    owner : the class of the optimizer, whose defaults count where `settings` has nothing
+    """
+    own = SimpleNamespace(**{name: settings.get(name, getattr(owner, name, None)) for name in SETTINGS})
+    _check(owner.__name__, {name for name, feature in FEATURES.items() if feature.is_there(owner, own)})
+
+
+def check_step(owner: str, there: Mapping[str, bool]) -> None:
+    """The same for features of which it shows only at a step whether they are there; `owner` is a name."""
+    _check(owner, {name for name, is_there in there.items() if is_there})
+
+
+def _check(owner: str, there: set[str]) -> None:
+    for one, other, reason, advice in TABLE:
+        if one in there and other in there:
+            raise ValueError(f"{owner}: {one} and {other} do not go together: {reason}; {advice}")

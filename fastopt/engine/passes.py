@@ -1,0 +1,155 @@
+"""Passes over memory before a step: whether gradients are finite, their norms, and what a rule measures or prepares."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from functools import cached_property
+from typing import Any, cast
+
+from fastopt.engine import norms
+from fastopt.engine.address_checks import check_addresses
+from fastopt.engine.address_table import Table
+from fastopt.engine.norms import Norm, OneProcess
+from fastopt.flat import Array
+from fastopt.kernels import flags
+from fastopt.kernels.passes import COMPENSATION, NONFINITE, SECOND_COMPENSATION, SECOND_TOTAL, TOTAL
+from fastopt.kernels.rule import GRADIENT_MEASURE, NO_RULE, Rule
+
+# Of statistics of norms.
+SUMS, SECOND_SUMS = slice(TOTAL, COMPENSATION + 1), slice(SECOND_TOTAL, SECOND_COMPENSATION + 1)
+
+
+class Passes:
+    """The passes over what an address table has. All but `prepare` write nothing.
+
+    processes : adds up the results of several processes
+    """
+
+    def __init__(self, table: Table, processes: OneProcess) -> None:
+        self.table, self.processes = table, processes
+
+    def finite(self, squared: bool = False) -> bool:
+        """Whether all gradients are finite, or all their squares."""
+        which = "finite_squares" if squared else "finite"
+        return not self.processes.any(any(statistics[:, NONFINITE].any() for statistics in self._pass(which)))
+
+    def gradient_norm(self) -> Norm:
+        """The norm of all gradients together."""
+
+        def run_pass(kind: str | None) -> dict[None, list[Array]]:
+            return {None: [statistics[:, SUMS] for statistics in self._pass(*_gradient_pass(kind))]}
+
+        return norms.norms(run_pass, self._has_float64, 0, self.processes)[None]
+
+    def quick_sums(self) -> list[float] | None:
+        """Plain sums of the squares of all gradients, for `norms.quick_clipped`; None where some are float64."""
+        if self.processes.has_float64(self._has_float64):
+            return None
+        return self.processes.add_up({None: [statistics[:, SUMS] for statistics in self._pass("quick_norm")]}, 0)[None]
+
+    def gradient_norms(self) -> dict[int, Norm]:
+        """The norm of the gradient of each row of scalars."""
+        leaves = self._leaves_by_row()
+
+        def run_pass(kind: str | None) -> dict[Hashable, list[Array]]:
+            found: dict[Hashable, list[Array]] = {}
+            for row, sums in self._sums_by_row(*_gradient_pass(kind)):
+                found.setdefault(leaves[row], []).append(sums[:, SUMS])
+            return found
+
+        of_leaves = norms.norms(run_pass, self._has_float64, 1, self.processes)
+        return {row: of_leaves[leaf] for row, leaf in leaves.items()}
+
+    def _leaves_by_row(self) -> dict[int, Hashable]:
+        """The leaf that each row of scalars is of, where arrays are told apart."""
+        return {leaf.scalar_row: self.processes.leaf(leaf.key) for leaf in self.table.active}
+
+    @cached_property
+    def _has_float64(self) -> bool:
+        return any(launch.dtype == "float64" for launch in self.table.launches)
+
+    def measures(
+        self, params: Any, scalars: list[tuple[float, ...]], transforms: tuple[str, ...]
+    ) -> dict[int, tuple[Norm, Norm, int]]:
+        """The norms of the rule's two measures and the size of the array of each row of scalars."""
+        self.table.write_scalars(scalars)
+        measuring = self.table.rule.measuring
+        assert measuring is not None
+
+        leaves = self._leaves_by_row()
+
+        def run_pass(kind: str | None) -> dict[tuple[Hashable, int], list[Array]]:
+            found: dict[tuple[Hashable, int], list[Array]] = {}
+            for row, sums in self._sums_by_row(kind or "measure", measuring, transforms, params):
+                for number, columns in enumerate((SUMS, SECOND_SUMS)):
+                    found.setdefault((leaves[row], number), []).append(sums[:, columns])
+            return found
+
+        found = norms.norms(run_pass, self._has_float64, 2, self.processes)
+        sizes = {leaf.scalar_row: self.processes.size(leaf.key, leaf.layout.size) for leaf in self.table.active}
+        return {row: (found[leaf, 0], found[leaf, 1], sizes[row]) for row, leaf in leaves.items()}
+
+    def aligned(
+        self, params: Any, scalars: list[tuple[float, ...]], transforms: tuple[str, ...]
+    ) -> dict[int, tuple[int, int]]:
+        """For each row of scalars how many elements a step moves against the gradient, and of how many."""
+        self.table.write_scalars(scalars)
+        leaves, found = self._leaves_by_row(), cast("dict[Hashable, list[Array]]", {})
+        for row, sums in self._sums_by_row("aligned", self.table.rule, transforms, params):
+            found.setdefault(leaves[row], []).append(sums[:, SUMS])
+        counts = self.processes.add_up(found, 1)
+        sizes = {leaf.scalar_row: self.processes.size(leaf.key, leaf.size) for leaf in self.table.active}
+        return {row: (round(sum(counts[leaf])), sizes[row]) for row, leaf in leaves.items()}
+
+    def totals(self, params: Any, scalars: list[tuple[float, ...]], transforms: tuple[str, ...]) -> tuple[float, float]:
+        """The sums over all leaves of the two numbers of the rule's totals."""
+        self.table.write_scalars(scalars)
+        assert self.table.rule.totalling is not None
+        found = self._pass("totals", self.table.rule.totalling, transforms, params)
+        one, other = (
+            norms.total(self.processes.add_up({None: [statistics[:, part] for statistics in found]}, 0)[None])
+            for part in (SUMS, SECOND_SUMS)
+        )
+        return one, other
+
+    def prepare(
+        self, params: Any, scalars: list[tuple[float, ...]], transforms: tuple[str, ...], settings_by_row: list[Any]
+    ) -> None:
+        """Fills the last state slot, and prepares each array of it by the settings of its row; writes no other."""
+        self.table.write_scalars(scalars)
+        assert self.table.rule.preparing is not None
+        self._run_before("prepare", self.table.rule.preparing, transforms, params)
+        views = self.table.state.views[self.table.rule.state[-1]]
+        for leaf in self.table.leaves:
+            if leaf.row >= 0:
+                settings_by_row[leaf.scalar_row].prepared(views[leaf.key])
+
+    def _sums_by_row(self, *call: Any) -> Iterator[tuple[int, Array]]:
+        """The row of scalars of each array, and its rows of the statistics."""
+        for launch, statistics in zip(self.table.launches, self._pass(*call), strict=True):
+            ends = [*launch.rows.tolist(), len(statistics)]
+            for scalar_row, first, last in zip(launch.scalar_rows, ends, ends[1:], strict=False):
+                yield scalar_row, statistics[first:last]
+
+    def _pass(self, *call: Any) -> list[Array]:
+        """Runs a kernel that only reads; returns its statistics."""
+        self._run_before(*call)
+        return [launch.statistics for launch in self.table.launches if launch.statistics is not None]
+
+    def _run_before(
+        self, which: str, rule: Rule = NO_RULE, transforms: tuple[str, ...] = (), params: Any = None
+    ) -> None:
+        """Runs a kernel that writes no parameter; `params` are needed where it reads them."""
+        calls = [launch.call(rule, which, transforms) for launch in self.table.launches]
+        if flags.CHECK:
+            check_addresses(self.table)
+        leaves = None if params is None else self.table.container.leaves(params)
+        for launch, (kernel, table, starts, threads) in zip(self.table.launches, calls, strict=True):
+            if leaves is not None:
+                launch.fetch(leaves)
+            kernel(table, starts, threads)
+
+
+def _gradient_pass(kind: str | None) -> tuple[Any, ...]:
+    """Kernel and rule of a pass that adds up the squares of gradients."""
+    return ("norm",) if kind is None else (kind, GRADIENT_MEASURE)
