@@ -53,7 +53,9 @@ class Group(UserDict[str, Any]):
         self.whole, self.owner, self.selector = whole, whole.owner, selector
         if not isinstance(settings, Mapping):
             raise TypeError(checks.group_settings(self.owner.__name__, selector, settings))
+        self._given = dict(settings)  # all at once: their order does not matter
         super().__init__(settings)
+        self._given = {}
 
     def __setitem__(self, name: str, value: Any) -> None:
         owner: Any = self.owner
@@ -65,7 +67,7 @@ class Group(UserDict[str, Any]):
             raise ValueError(checks.no_group_setting(owner.__name__, self.selector, name, known, name in FOR_ALL))
         value = hyperparameters.hyperparameter(owner.__name__, name, value)
         if name in combinations.SETTINGS:
-            combinations.check(owner, self.data | {name: value})
+            combinations.check(owner, self._given | self.data | {name: value})
         super().__setitem__(name, value)
         self.whole.changes += 1
 

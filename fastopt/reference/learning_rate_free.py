@@ -105,15 +105,14 @@ class DAdaptAdam(Reference):
         p -= m / (np.sqrt(v) + self.eps) + decay * p
 
 
-@dataclass(eq=False)
-class DoG(Reference):
-    lr: float = 1.0
-    initial_distance: float = 1e-6
-    eps: float = 1e-8
+class _FromTheStart(Reference):
+    """SGD with a learning rate that is by the distance from the start."""
+
     slots = ("start",)
     exact = ("start",)
     by_array = True
     decays_itself = True
+    initial_distance: float
 
     def start_values(self) -> dict[str, Any]:
         return {"start": None}
@@ -122,21 +121,32 @@ class DoG(Reference):
         distance = p - (1.0 if self.before else 0.0) * start
         return distance * distance, g * g
 
-    def estimate(self, one: float, other: float) -> dict[str, float]:
-        r = max(self.before["r"], math.sqrt(one)) if self.before else self.initial_distance * (1 + math.sqrt(one))
-        squares = self.before.get("sum_of_squares", self.eps) + other
-        return {"r": r, "sum_of_squares": squares, "eta": r / math.sqrt(squares) if squares else 0.0}
+    def distance(self, square: float) -> float:
+        if self.before:
+            return max(self.before["r"], math.sqrt(square))
+        return self.initial_distance * (1 + math.sqrt(square))
 
     def step(self, p: Array, g: Array, start: Array) -> None:  # type: ignore[override]
         p -= self.lr * self.estimates["eta"] * (g + (self.weight_decay if self.decoupled else 0.0) * p)
 
 
 @dataclass(eq=False)
-class DoWG(DoG):
+class DoG(_FromTheStart):
+    lr: float = 1.0
+    initial_distance: float = 1e-6
+    eps: float = 1e-8
+
+    def estimate(self, one: float, other: float) -> dict[str, float]:
+        r, squares = self.distance(one), self.before.get("sum_of_squares", self.eps) + other
+        return {"r": r, "sum_of_squares": squares, "eta": r / math.sqrt(squares) if squares else 0.0}
+
+
+@dataclass(eq=False)
+class DoWG(_FromTheStart):
     lr: float = 1.0
     initial_distance: float = 1e-4
 
     def estimate(self, one: float, other: float) -> dict[str, float]:
-        r = max(self.before["r"], math.sqrt(one)) if self.before else self.initial_distance * (1 + math.sqrt(one))
+        r = self.distance(one)
         squares = self.before.get("sum_of_squares", 0.0) + r * r * other
         return {"r": r, "sum_of_squares": squares, "eta": r * r / math.sqrt(squares) if squares else 0.0}

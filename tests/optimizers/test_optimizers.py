@@ -13,6 +13,7 @@ import fastopt
 from fastopt import reference
 from fastopt.kernels import RULES
 from fastopt.optimizers import OPTIMIZERS
+from fastopt.representation import of_value
 from tests.conftest import Pair, assert_same_bits, python
 
 
@@ -110,7 +111,7 @@ def test_every_rule_has_its_defaults_here():
 def test_defaults_are_the_textbooks(rule):
     optimizer = OPTIMIZERS[rule]()
     assert {name: getattr(optimizer, name) for name in DEFAULTS[rule]} == DEFAULTS[rule]
-    settings = ", ".join(f"{name}={value!r}" for name, value in DEFAULTS[rule].items())
+    settings = ", ".join(f"{name}={of_value(value)}" for name, value in DEFAULTS[rule].items())
     assert repr(optimizer) == f"{OPTIMIZERS[rule].__name__}({settings})"
 
 
@@ -188,10 +189,20 @@ def test_float64_equals_the_textbook_on_python_numbers(rule, rng):
 
 
 ONLY_AT_THE_START = {("adagrad", "initial_accumulator"), ("yogi", "initial_accumulator"), ("rprop", "lr")}
+ONLY_AT_THE_START |= {("dog", "initial_distance"), ("dog", "eps"), ("dowg", "initial_distance")}
+# The estimate does not grow in a few steps of random gradients.
+ONLY_AT_THE_START |= {("prodigy", name) for name in ("d0", "d_coef", "growth_rate", "safeguard_warmup")}
+ONLY_AT_THE_START |= {("dadapt_adam", name) for name in ("d0", "growth_rate")}
 # t0 is in the average alone, and these of Sophia work on estimates of the Hessian, which tests/optimizers/test_sophia.py has.
 NOT_IN_THE_PARAMETERS = {("asgd", "t0"), ("sophia", "beta2"), ("sophia", "gamma")}
 # Where half of the default and 0.1 is out of range, or as good as the default.
-OTHER_VALUES = {"warmup": 10.0, "eta_plus": 1.1, "max_step_size": 0.002, "adjust": "match_rms_adamw"}
+OTHER_VALUES = {
+    "warmup": 10.0,
+    "eta_plus": 1.1,
+    "max_step_size": 0.002,
+    "growth_rate": 1.01,
+    "adjust": "match_rms_adamw",
+}
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -201,7 +212,11 @@ def test_every_hyperparameter_may_be_changed_between_steps(rule):
             continue
 
         def change(optimizer, name=name, value=value):
-            setattr(optimizer, name, OTHER_VALUES[name] if name in OTHER_VALUES else value * 0.5 + 0.1)
+            if name in OTHER_VALUES:
+                other = OTHER_VALUES[name]
+            else:
+                other = not value if isinstance(value, bool) else value * 0.5 + 0.1
+            setattr(optimizer, name, other)
 
         pair = Pair(rule)
         fast, plain = run(pair.fast, change=change), run(pair.plain, change=change)
