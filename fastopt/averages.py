@@ -40,7 +40,7 @@ class EMA:
     Raises
     ------
     TypeError, ValueError
-        if `decay` is not such a number; of a function at the step, before anything is written.
+        if `decay` is out of range; of a function, at the step, before anything is written.
 
     Examples
     --------
@@ -64,7 +64,7 @@ class EMA:
         object.__setattr__(self, "decay", hyperparameters.number_or_schedule("EMA", "decay", self.decay, _DECAY))
 
     def amount(self, step: int, averaged: int) -> float:
-        """How far the average goes at a step, counted from 1; `averaged` is how many times it went before."""
+        """How far the average moves at a step, counted from 1, after `averaged` earlier moves."""
         decay = hyperparameters.number_at("EMA", "decay", self.decay, step, _DECAY)
         return 1 - decay if averaged else 1.0
 
@@ -78,9 +78,9 @@ class SWA:
     Parameters
     ----------
     start : int
-        The first step after which weights are taken, counted from 1.
+        The first step whose weights enter the average, counted from 1.
     every : int, default 1
-        After how many steps they are taken again, 1 or more.
+        The number of steps between weights that enter it, 1 or more.
 
     Raises
     ------
@@ -110,7 +110,7 @@ class SWA:
             object.__setattr__(self, name, checks.positive("SWA", name, getattr(self, name)))
 
     def amount(self, step: int, averaged: int) -> float:
-        """How far the average goes at a step, counted from 1; `averaged` is how many times it went before."""
+        """How far the average moves at a step, counted from 1, after `averaged` earlier moves."""
         number, remainder = divmod(step - self.start, self.every)
         # An average that was begun later than at `start` knows of fewer weights.
         return 0.0 if remainder or number < 0 else 1 / (min(number, averaged) + 1)
@@ -118,7 +118,7 @@ class SWA:
 
 @dataclass(frozen=True)
 class Lookahead:
-    """Every some steps slow weights go part of the way to p, and p goes on from there.
+    """Slow weights that every few steps move part of the way to p, from where p continues.
 
     `slow = slow + alpha (p - slow)` and `p = slow` after each step that `every` divides; slow begins as the parameters
     before the first step. All other steps cost nothing.
@@ -126,9 +126,10 @@ class Lookahead:
     Parameters
     ----------
     every : int, default 5
-        The number of steps of the rule between two of the slow weights, 1 or more (k in the paper).
+        The number of steps between two moves of the slow weights, 1 or more (k in the paper).
     alpha : float, default 0.5
-        How far the slow weights go, in [0, 1]; may be a schedule or any function of the step, counted from 1.
+        The share of the way to p that slow weights move, in [0, 1]; may be a schedule or any function of the step,
+        counted from 1.
 
     Raises
     ------
@@ -159,7 +160,7 @@ class Lookahead:
         object.__setattr__(self, "alpha", hyperparameters.number_or_schedule("Lookahead", "alpha", self.alpha, _ALPHA))
 
     def amount(self, step: int, averaged: int) -> float:
-        """How far the slow weights go at a step, counted from 1."""
+        """How far the slow weights move at a step, counted from 1."""
         alpha = hyperparameters.number_at("Lookahead", "alpha", self.alpha, step, _ALPHA)
         return 0.0 if step % self.every else alpha
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -47,6 +48,14 @@ FEATURES: dict[str, Feature] = {
     "bounds": Feature(("bounds", "nonnegative"), lambda owner, own: own.bounds is not None or own.nonnegative),
     "bounds that are arrays": Feature(("bounds",), lambda owner, own: _has_arrays(own.bounds)),
     "l1 or l2_prox": Feature(("l1", "l2_prox"), lambda owner, own: own.l1 != 0 or own.l2_prox != 0),
+    "group_lasso": Feature(("group_lasso",), lambda owner, own: own.group_lasso != 0),
+    "simplex": Feature(("simplex",), lambda owner, own: own.simplex),
+    "unit_norm": Feature(("unit_norm",), lambda owner, own: own.unit_norm),
+    "max_norm": Feature(("max_norm",), lambda owner, own: own.max_norm != math.inf),
+    "group_lasso, max_norm, unit_norm or simplex": Feature(
+        ("group_lasso", "max_norm", "unit_norm", "simplex"),
+        lambda owner, own: own.group_lasso != 0 or own.max_norm != math.inf or own.unit_norm or own.simplex,
+    ),
     "mask": Feature(("mask",), lambda owner, own: own.mask is not None),
     "centralize": Feature(("centralize", "groups"), lambda owner, own: own.centralize and not own.groups),
     "cautious": Feature(("cautious",), lambda owner, own: own.cautious),
@@ -57,11 +66,22 @@ FEATURES: dict[str, Feature] = {
         ("weight_decay", "decoupled"), lambda owner, own: own.weight_decay != 0 and not own.decoupled
     ),
     "a rule with weight decay in its formula": Feature((), lambda owner, own: owner._decays_itself),
+    "averaging": Feature(("averaging",), lambda owner, own: own.averaging is not None),
     "lookahead": Feature(("lookahead",), lambda owner, own: own.lookahead is not None),
     "a rule with norms of whole arrays": Feature((), lambda owner, own: owner._rule.is_by_array),
     "a rule without a step size of each element": Feature((), lambda owner, own: not _has_step_size(owner)),
+    "a rule whose elements have step sizes of their own": Feature(
+        (), lambda owner, own: not _has_step_size(owner) or owner._rule.metric is not None
+    ),
     "ASGD": Feature((), lambda owner, own: owner.rule == "asgd"),
+    "a rule that starts from lr": Feature((), lambda owner, own: owner.rule == "rprop"),
     "a schedule-free rule": Feature((), lambda owner, own: owner.rule.startswith("schedule_free")),
+    "batch_axis": Feature(("batch_axis",), lambda owner, own: own.batch_axis is not None),
+    "clip_array_norm": Feature(("clip_array_norm",), lambda owner, own: own.clip_array_norm != math.inf),
+    "averages of the weights": Feature(
+        ("averaging", "lookahead"), lambda owner, own: own.averaging is not None or own.lookahead is not None
+    ),
+    "compact state": Feature(("state_storage",), lambda owner, own: own.state_storage != "float32"),
     "gradients that are Rows": Feature((), _of_a_step),
     "Rows(..., exact=True)": Feature((), _of_a_step),
     "Sharded": Feature((), _of_a_step),
@@ -117,6 +137,51 @@ TABLE: tuple[Combination, ...] = (
         "steps that rows skip are made in closed form, without the penalty",
         "use exact=False, with which rows shrink only in steps that have a gradient of theirs",
     ),
+    *(
+        Combination(
+            name,
+            "a rule whose elements have step sizes of their own",
+            "a step to the nearest point, by the plain distance, would not end at the minimum",
+            "use SGD, Momentum, Nesterov, SGDMomentum or SGDNesterov",
+        )
+        for name in ("group_lasso", "simplex")
+    ),
+    *(
+        Combination(
+            "group_lasso, max_norm, unit_norm or simplex",
+            other,
+            "they come after the step, and it would be of parameters before them",
+            advice,
+        )
+        for other, advice in (
+            ("averaging", "average copies of the parameters after each step"),
+            ("lookahead", "leave lookahead out"),
+            ("ASGD", "use SGD"),
+            ("a schedule-free rule", "use SGD or AdamW"),
+        )
+    ),
+    Combination(
+        "group_lasso, max_norm, unit_norm or simplex",
+        "mask",
+        "rows would move elements that the mask keeps",
+        "leave one of them out, or give masked arrays groups without the others",
+    ),
+    Combination(
+        "group_lasso, max_norm, unit_norm or simplex",
+        "gradients that are Rows",
+        "the pass is over whole parameters",
+        "hand in dense gradients",
+    ),
+    Combination(
+        "group_lasso, max_norm, unit_norm or simplex",
+        "Sharded",
+        "each process has a share of the parameters only",
+        "use bounds, l1 or l2_prox",
+    ),
+    Combination("simplex", "bounds", "the nearest point within both is another", "leave bounds out"),
+    Combination("simplex", "unit_norm", "rows cannot sum to one and have norm one", "choose one of them"),
+    Combination("simplex", "max_norm", "the nearest point within both is another", "leave max_norm out"),
+    Combination("unit_norm", "max_norm", "rows of norm one need no largest norm", "choose one of them"),
     Combination(
         "mask",
         "a rule with norms of whole arrays",
@@ -177,6 +242,84 @@ TABLE: tuple[Combination, ...] = (
         "Rows(..., exact=True)",
         "steps that rows skip are made in closed form, in which decay does not depend on the step",
         "use exact=False",
+    ),
+    Combination(
+        "batch_axis",
+        "a rule with norms of whole arrays",
+        "the norm would be that of all problems together",
+        "use a rule whose steps are by element, such as Adam",
+    ),
+    Combination(
+        "batch_axis",
+        "a rule that starts from lr",
+        "its state is made for all problems at once",
+        "use RMSProp or Adam",
+    ),
+    Combination(
+        "batch_axis",
+        "clip_array_norm",
+        "the norm would be that of an array of all problems",
+        "clip_norm is that of each problem by itself",
+    ),
+    Combination(
+        "batch_axis",
+        "centralize",
+        "the means would be over problems",
+        "subtract the mean from each problem's gradient before the step",
+    ),
+    Combination(
+        "batch_axis",
+        "cautious",
+        "the share of elements that move would be that of all problems",
+        "leave cautious out; cautious_decay works",
+    ),
+    Combination(
+        "batch_axis",
+        "averages of the weights",
+        "they would move at the steps of all problems together",
+        "keep a mean of the parameters yourself",
+    ),
+    Combination(
+        "batch_axis",
+        "compact state",
+        "groups of elements that share a scale may be of two problems",
+        "leave state_storage out",
+    ),
+    Combination(
+        "batch_axis",
+        "l1 or l2_prox",
+        "the step size of an element is that of one problem",
+        "subtract the penalty's gradient yourself, or use weight_decay",
+    ),
+    Combination(
+        "batch_axis",
+        "group_lasso, max_norm, unit_norm or simplex",
+        "the rows that they are of are problems there",
+        "project each problem's parameters after the step",
+    ),
+    Combination(
+        "batch_axis",
+        "mask",
+        "a mask is of elements of all problems",
+        "use optimizer.active for whole problems, gradients of zero for elements",
+    ),
+    Combination(
+        "batch_axis",
+        "bounds that are arrays",
+        "they would be read by element of all problems",
+        "give numbers as bounds, or scale the problems",
+    ),
+    Combination(
+        "batch_axis",
+        "gradients that are Rows",
+        "rows are problems there",
+        "use optimizer.active to step some of them",
+    ),
+    Combination(
+        "batch_axis",
+        "Sharded",
+        "a share of the parameters may end within a problem",
+        "give each process problems, and an optimizer, of its own",
     ),
     Combination("mask", "Sharded", "each process has a share of the parameters only", "set gradients to zero instead"),
 )

@@ -102,7 +102,7 @@ def check(optimizer: Optimizer | type[Optimizer], steps: int = 5) -> Check:
     optimizer : Optimizer, or a subclass, which stands for its defaults
         It is copied, and makes no step itself.
     steps : int
-        How many are made of each kind, on gradients that range over 60 orders of magnitude.
+        The number of steps of each kind, on gradients that range over 60 orders of magnitude.
 
     Returns
     -------

@@ -130,7 +130,17 @@ def mask(owner: str, value: Any) -> Mask | None:
     return Mask({key: array.copy(order="K") for key, array in arrays.items()})
 
 
-CHECKS: dict[str, Callable[[str, Any], Any]] = {"bounds": bounds, "mask": mask}
+def axis(owner: str, value: Any) -> int | None:
+    """The setting `constraint_axis`, or an error."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | np.integer)):
+        raise TypeError(
+            f"{owner}: constraint_axis must be the number of an axis or None for whole arrays, got {value!r:.100} of "
+            f"type {type(value).__name__}"
+        )
+    return None if value is None else int(value)
+
+
+CHECKS: dict[str, Callable[[str, Any], Any]] = {"bounds": bounds, "mask": mask, "constraint_axis": axis}
 """Of settings that are no numbers, by name."""
 
 
@@ -155,6 +165,39 @@ def effective_lr_of_momentum(optimizer: Any) -> float:
             "constant gradient have no limit; set it to 0.9, say"
         )
     return float(optimizer.lr / (1 - optimizer.momentum))
+
+
+ON_GROUPS = "group_lasso, max_norm, unit_norm or simplex"
+"""The name of all of them in the table of combinations."""
+
+PROJECTIONS = {"group_lasso": 0.0, "max_norm": math.inf, "unit_norm": False, "simplex": False}
+"""Settings of constraints on groups of elements, with the value by which they do nothing."""
+
+
+OF_PLANS = ("bounds", "nonnegative", "mask", "constraint_axis", *PROJECTIONS)
+"""Settings that plans are made for."""
+
+
+def is_wanted(name: str, value: Any) -> bool:
+    """Whether the value of a setting of `PROJECTIONS` calls for a pass."""
+    return bool(value != PROJECTIONS[name])
+
+
+def has_projections(settings: Any) -> bool:
+    """Whether an optimizer, or a group of it, has constraints on groups of elements."""
+    groups = settings.groups.data.values()
+    return any(
+        is_wanted(name, getattr(settings, name)) or any(name in group.data for group in groups) for name in PROJECTIONS
+    )
+
+
+def check_axis(owner: str, name: str, shape: tuple[int, ...], axis: int | None) -> None:
+    """Raises where an array has no such axis; a vector has one, along which it is one group."""
+    if axis is not None and not -max(1, len(shape)) <= axis < max(1, len(shape)):
+        raise ValueError(
+            f"{owner}: constraint_axis is {axis}, but {name} has shape {shape}; give it a group with an axis that it "
+            "has, or None for the whole array"
+        )
 
 
 def columns_for(optimizer: Any) -> Columns | None:

@@ -63,18 +63,18 @@ def rule(
     nonnegative: Iterable[str] = (),
     **settings: float,
 ) -> type[OwnOptimizer] | Callable[[Callable[..., Any]], type[OwnOptimizer]]:
-    """Makes an optimizer class of a formula on numbers; a decorator.
+    """Makes an optimizer class from a formula on plain numbers; a decorator.
 
-    The class is an `Optimizer` as any other: its steps are fused, its kernels cached, its settings may be schedules,
+    The class is an `Optimizer` like any other: its steps are fused, its kernels cached, its settings may be schedules,
     gradients may be `Rows`, it can be saved, reported on and pickled, and `fastopt.check` compares it with the formula
     in plain Python.
 
     Parameters
     ----------
     formula : function `(p, g, *state, *scalars) -> (p, *state)`
-        What happens to one element: parameter, gradient and state are numbers, and so are the new ones. It knows
+        What happens to one element: parameter, gradient and state are numbers, and so are the new ones. It may use
         arithmetic, comparisons, `a if c else b`, `if`, abs, min, max, and the functions of `math` and NumPy on numbers.
-        No number may stand in it, as that would make float32 arithmetic float64. Its name is that of the optimizer.
+        It holds no literal number, which would turn float32 arithmetic into float64. Its name becomes the optimizer's.
     state : names
         The arguments that are state, in the order of the formula: arrays like the parameters, kept from step to step.
     scalars : function `(step, **settings) -> tuple`, optional
@@ -91,8 +91,8 @@ def rule(
     Returns
     -------
     type
-        The subclass of `Optimizer`. In a checkpoint it goes by its name; a file of another name, with other state or
-        with other settings is not loaded. Defining it again, as in a notebook, makes a new class.
+        The subclass of `Optimizer`. Checkpoints identify it by its name; a file with another name, other state or other
+        settings is refused. Defining it again, as in a notebook, makes a new class.
 
     Raises
     ------

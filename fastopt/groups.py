@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, cast
 
-from fastopt import checks, combinations, hyperparameters
+from fastopt import checks, combinations, constraints, hyperparameters
 from fastopt.flat import Array
 
 GroupNumbers = tuple[int, ...]
@@ -38,11 +38,12 @@ FOR_ALL = (
     "averaging",
     "lookahead",
     "storage_seed",
+    "batch_axis",
 )
 """Settings that are of all parameters together."""
 
 
-_ARRANGING = "frozen", "centralize", "state_storage", "bounds", "nonnegative"
+_ARRANGING = ("frozen", "centralize", "state_storage", *constraints.OF_PLANS)
 """Settings that plans are made for."""
 
 
@@ -66,6 +67,8 @@ class Group(UserDict[str, Any]):
         if name not in known:
             raise ValueError(checks.no_group_setting(owner.__name__, self.selector, name, known, name in FOR_ALL))
         value = hyperparameters.hyperparameter(owner.__name__, name, value)
+        if name == "lr" and not isinstance(value, float) and not callable(value):
+            raise TypeError(f"{owner.__name__}: lr of groups[{self.selector!r}] must be a number; give it lr_scale")
         if name in combinations.SETTINGS:
             combinations.check(owner, self._given | self.data | {name: value})
         super().__setitem__(name, value)
@@ -81,7 +84,7 @@ class Group(UserDict[str, Any]):
 
 
 class Groups(UserDict[Any, Group]):
-    """Groups by what selects them; if several groups match an array, the last one wins.
+    """Settings for groups of parameters; if several groups match an array, the last one wins.
 
     Parameters
     ----------
@@ -93,11 +96,12 @@ class Groups(UserDict[Any, Group]):
 
     Notes
     -----
-    A group's own `lr` takes the place of the optimizer's, and of its schedule; `lr_scale` multiplies whatever lr is, a
-    schedule too, as schedulers of PyTorch do in all groups. It may be a schedule itself.
+    A group's own `lr` replaces the optimizer's, schedule included; `lr_scale` multiplies it instead, and may be a
+    schedule itself.
 
-    `optimizer.groups` is one; assigned to, or changed as a dict is, between steps. TypeError and ValueError, at once,
-    for what is no dict or no setting of a group; at the next step ValueError for a key or pattern that selects nothing.
+    `optimizer.groups` is such an object; assign to it, or change it like a dict, between steps. What is no dict, or no
+    setting of a group, raises TypeError or ValueError at once; a key or pattern that selects nothing raises ValueError
+    at the next step.
 
     Examples
     --------

@@ -50,6 +50,8 @@ RANGES: dict[str, Range] = {
     "clip_value": (0.0, math.inf, True),
     "clip_norm": (0.0, math.inf, True),
     "clip_array_norm": (0.0, math.inf, True),
+    "group_lasso": (0.0, math.inf, False),
+    "max_norm": (0.0, math.inf, True),
     "l1": (0.0, math.inf, False),
     "l2_prox": (0.0, math.inf, False),
     "trust_coefficient": (0.0, math.inf, False),
@@ -68,6 +70,7 @@ ANY_NUMBER = (-math.inf, math.inf, False)
 SWITCHES = (
     *("damp_first", "lr_in_velocity", "bias_correction", "safeguard_warmup"),
     *("decoupled", "maximize", "centralize", "frozen", "nonnegative"),
+    *("unit_norm", "simplex"),
     *CAUTION,
 )
 
@@ -101,7 +104,28 @@ def hyperparameter(owner: str, name: str, value: Any) -> Any:
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 0 <= value < 2**63:
             raise ValueError(f"{owner}: {name} must be a whole number from 0 to 2**63 - 1, got {value!r:.100}")
         return int(value)
+    if name == "batch_axis":
+        if value is not None and (isinstance(value, bool) or value != 0):
+            raise ValueError(f"{owner}: batch_axis must be None or 0, the axis of the problems, got {value!r:.100}")
+        return value
+    if name == "lr" and isinstance(value, np.ndarray) and value.ndim:
+        return _rates(owner, value)
     return number_or_schedule(owner, name, value, RANGES.get(name, ANY_NUMBER))
+
+
+def _rates(owner: str, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Learning rates of many problems as read-only float64, or an error."""
+    if values.ndim != 1 or values.dtype.kind not in "fiu":
+        raise TypeError(
+            f"{owner}: lr must be a number, or with batch_axis=0 an array of shape (problems,), got {values.dtype} of "
+            f"shape {values.shape}"
+        )
+    rates = values.astype(np.float64)
+    bad = np.flatnonzero(~((rates >= 0) & (rates < math.inf)))
+    if bad.size:
+        raise ValueError(f"{owner}: lr must be in [0, inf), got {rates[bad[0]]} for problem {bad[0]}")
+    rates.flags.writeable = False
+    return rates
 
 
 def hyperparameter_at(owner: str, name: str, schedule: Any, step: int) -> float:

@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 
 from fastopt import array_checks, checks, structure
-from fastopt.engine import catch_up, step_counts
+from fastopt.engine import catch_up, objects, step_counts
 from fastopt.engine.containers import BARE, naming
 from fastopt.engine.state import Layout
 from fastopt.engine.step_counts import StepCounts
@@ -102,6 +102,8 @@ class Leaves:
                 "_skips_in_a_row": 0,
                 "_accumulated": 0,
                 "_sums": None,
+                "_problems": None,
+                "_wanted_active": None,
                 "_trial": None,
                 "_state": None,
                 "_node": None,
@@ -161,6 +163,31 @@ class Leaves:
             if key in self._skipped_rows:
                 new["_skipped_rows"] = {**self._skipped_rows, key: catch_up.reindexed(self._skipped_rows[key], index)}
             self.__dict__.update(new | _FORGOTTEN)
+
+    def catch_up(self: Any, params: Any) -> None:
+        """Makes the steps that rows skipped, with `Rows(..., exact=True)`: writes `params` and the state in place.
+
+        To be called before parameters are used or saved; between steps it may be called at any time. Without such
+        rows it does nothing.
+
+        Raises
+        ------
+        TypeError, ValueError, KeyError, RuntimeError
+            as `update` does of its parameters, before anything is written.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastopt import Momentum, Rows
+        >>> params, optimizer = {"e": np.zeros((2, 1))}, Momentum(lr=1.0, momentum=0.5)
+        >>> for row in (0, 1, 1):
+        ...     optimizer.update(params, {"e": Rows(np.array([row]), np.ones((1, 1)), exact=True)})
+        >>> optimizer.catch_up(params)
+        >>> params["e"].ravel()  # row 0 went on by 0.5 and 0.25
+        array([-1.75, -2.5 ])
+        """
+        with self._not_stepping():
+            catch_up.catch_up_all(self, objects.by_name(self, params)[0])
 
     def _leaf_counts(self: Any) -> dict[Hashable, tuple[int, int]]:
         """Steps and averages of each leaf that is known."""

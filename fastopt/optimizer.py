@@ -10,11 +10,11 @@ from inspect import signature
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, cast, overload
 
-from fastopt import averages, checks, combinations, hyperparameters, names, tuning
+from fastopt import averages, checks, combinations, constraints, hyperparameters, names, tuning
 from fastopt.accumulation import Accumulation
 from fastopt.averages import AveragedWeights
 from fastopt.checkpoint.saving import Saving
-from fastopt.engine import catch_up, containers, objects, step
+from fastopt.engine import catch_up, containers, objects, problem_step, step
 from fastopt.engine.norms import ONE_PROCESS
 from fastopt.engine.objects import OWN
 from fastopt.engine.plan import Plan
@@ -27,6 +27,7 @@ from fastopt.kernels.averages import SLOTS
 from fastopt.kernels.rule import Rule
 from fastopt.kernels.stores import FORMS, PLAIN
 from fastopt.leaves import Leaves
+from fastopt.problems import Problems
 from fastopt.report import Report
 from fastopt.settings import Asked, StepSettings
 from fastopt.shared_settings import SharedSettings
@@ -41,15 +42,15 @@ Params = TypeVar("Params")
 
 
 @dataclass(init=False, eq=False, repr=False)
-class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, Trials):
+class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, Trials, Problems):
     """The base class of optimizers; a subclass names its rule, its hyperparameters and how they become scalars.
 
     Hyperparameters are attributes and may be changed between steps. One that is a number may also be a schedule
     (`fastopt.schedules`) or any function of the step, counted from 1. Each name in the rule's state (`m`, `v`, `h`) is
     an attribute too: None before the first step, then a dict of arrays by key (or one array, where parameters are one
-    array) whose values are the state itself. `iter` is the number of steps taken, which schedules see; bias corrections
-    and the like take the step count of each leaf, which is that of the steps in which it was updated. `skipped` is the
-    number of steps that `on_nonfinite="skip"` did not make. Pickle and `copy.deepcopy` keep settings, state and counts.
+    array) whose values are the state itself. `iter` is the number of steps taken, which schedules use; bias corrections
+    use the step count of each leaf, the number of steps that updated it. `skipped` is the number of steps that
+    `on_nonfinite="skip"` did not make. Pickle and `copy.deepcopy` keep settings, state and counts.
     """
 
     rule: ClassVar[str]
@@ -76,10 +77,8 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, T
         if values or not settings.keys() <= {*known}:
             expected = signature(cls.__init__).parameters.values()  # which a subclass may have of its own
             if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in expected) and cls is not Optimizer:
-                names_of_settings = [parameter.name for parameter in expected][1:]
-                checks.arguments(
-                    cls.__name__, values if names_of_settings[:1] == known[:1] else (), settings, names_of_settings
-                )
+                taken = [parameter.name for parameter in expected][1:]
+                checks.arguments(cls.__name__, values if taken[:1] == known[:1] else (), settings, taken)
         return super().__new__(cls)
 
     # Not annotated, which would make hyperparameters of them.
@@ -101,9 +100,9 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, T
     _processes = ONE_PROCESS
     _accumulated = 0
     _sums = cast("Any", None)  # a `GradientSums`
-    _skipped_rows = cast(
-        "dict[Any, catch_up.SkippedSteps]", MappingProxyType({})
-    )  # by key, where rows wait for steps that they skipped
+    _problems = cast("Any", None)  # the `ProblemCounts`, after the first step with `batch_axis`
+    _wanted_active = cast("Array | None", None)  # before it
+    _skipped_rows = cast("dict[Any, catch_up.SkippedSteps]", MappingProxyType({}))  # by key, of rows that wait for them
 
     def scalars(self, step: int) -> tuple[float, ...]:
         """The scalars of the rule's formula at a step of a leaf, counted from 1."""
@@ -133,7 +132,7 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, T
         return 1.0
 
     def prepared(self, direction: Array) -> None:
-        """Makes of an array of the last state slot what the step goes along, in place, for a rule that prepares."""
+        """Turns an array of the last state slot into the update direction, in place, for a rule that prepares."""
         raise NotImplementedError
 
     def start_values(self) -> dict[str, float]:
@@ -159,20 +158,20 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, T
         Parameters
         ----------
         params : dict of arrays, FlatDict, one array, or nested containers
-            float32 or float64 arrays of any shape and strides, both dtypes if you like, in a dict or in lists, tuples,
-            dicts, namedtuples and dataclasses in one another. Plain numbers in dicts and lists work too: they are
-            replaced. The same array under several keys is updated once per key. Arrays of other libraries in the
-            memory of the CPU (PyTorch's) are written in place. A key that is new begins with fresh state and a step
-            count of its own; one that is gone keeps its state until `forget`.
-        grads : alike, with at least the keys of `params`
+            float32 or float64 arrays of any shape and strides, both dtypes if you like, in a dict or in nested lists,
+            tuples, dicts, namedtuples and dataclasses. Plain numbers in dicts and lists work too: they are replaced.
+            The same array under several keys is updated once per key. Arrays of other libraries in the memory of the
+            CPU (PyTorch's) are written in place. A key that is new begins with fresh state and a step count of its own;
+            one that is gone keeps its state until `forget`.
+        grads : the same structure, with at least the keys of `params`
             Gradients of the shapes of the parameters. Another real dtype or memory layout is converted first. None
-            leaves a parameter, or all of a branch, as it is, and its state; `Rows` are the gradient of some rows alone.
-            Leave it out after `accumulate`, for a step with the mean of what that was given; and
-            where parameters are objects with `.data` and `.grad`, or a model that returns such objects by
-            `.params()` or `.parameters()`: those whose gradient or data is None are left as they are.
+            leaves a parameter, or a whole branch, and its state as they are; `Rows` are the gradient of some rows only.
+            Leave it out after `accumulate`, for a step with the mean of what that was given; and where parameters are
+            objects with `.data` and `.grad`, or a model that returns such objects by `.params()` or `.parameters()`:
+            those whose gradient or data is None are left as they are.
         report : bool
-            Whether to return a `Report`: norms of gradients, parameters and updates, and shares of zero and
-            non-finite gradients, in all and by key, added up in the same pass.
+            Whether to return a `Report`: norms of gradients, parameters and updates, and shares of zero and non-finite
+            gradients, in total and by key, from the same pass.
 
         Raises
         ------
@@ -197,19 +196,26 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, T
             if grads is OWN and self._accumulated:
                 params = objects.by_name(self, params)[0]
                 grads = self._sums.gradients(type(self).__name__, params)
-                return step.make(self, params, grads, report, self._accumulated)
+                return self._make(params, grads, report, self._accumulated)
             if grads is OWN:
                 params, grads = objects.arrays_of(type(self).__name__, params, attributes.setdefault("_objects", {}))
             if not report and attributes.get("_calls") and step.in_one_call(self, attributes, params, grads):
                 return None
-            return step.make(self, params, grads, report)
+            return self._make(params, grads, report)
         finally:
             del attributes["_stepping"]
 
-    def updated(self, params: Params, grads: Any = OWN) -> Params:
-        """Makes one step and returns the new parameters; leaves `params` as they are, which may be read-only.
+    def _make(self, params: Any, grads: Any, report: bool, summed: int = 0) -> Report | None:
+        """Makes a step of any kind."""
+        if self.batch_axis is None:
+            return step.make(self, params, grads, report, summed)
+        problem_step.make(self, params, grads, report, summed)
+        return None
 
-        The state is the optimizer's and goes on, as with `update`. Costs the memory of `params` and a copy of them.
+    def updated(self, params: Params, grads: Any = OWN) -> Params:
+        """Makes one step and returns the new parameters; `params` stay as they are and may be read-only.
+
+        The optimizer's state advances as with `update`. Takes as much memory as `params`, and the time to copy them.
 
         Parameters
         ----------
@@ -241,31 +247,6 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, T
         self.update(new, grads)
         return new
 
-    def catch_up(self, params: Any) -> None:
-        """Makes the steps that rows skipped, with `Rows(..., exact=True)`: writes `params` and the state in place.
-
-        To be called before parameters are used or saved; between steps it may be called at any time. Without such
-        rows it does nothing.
-
-        Raises
-        ------
-        TypeError, ValueError, KeyError, RuntimeError
-            as `update` does of its parameters, before anything is written.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from fastopt import Momentum, Rows
-        >>> params, optimizer = {"e": np.zeros((2, 1))}, Momentum(lr=1.0, momentum=0.5)
-        >>> for row in (0, 1, 1):
-        ...     optimizer.update(params, {"e": Rows(np.array([row]), np.ones((1, 1)), exact=True)})
-        >>> optimizer.catch_up(params)
-        >>> params["e"].ravel()  # row 0 went on by 0.5 and 0.25
-        array([-1.75, -2.5 ])
-        """
-        with self._not_stepping():
-            catch_up.catch_up_all(self, objects.by_name(self, params)[0])
-
     def _step_counts(self) -> StepCounts | None:
         """Those of the leaves; None without state, where leaves are not known and count what `iter` does."""
         if self._state is None and not self._start():
@@ -279,22 +260,24 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, T
 
     @property
     def iter(self) -> int:
-        """The number of steps taken, which schedules see; assigned, it becomes the step count of every leaf too."""
+        """The number of steps taken, which schedules use; assigned, it becomes the step count of every leaf too."""
         return self._steps
 
     @iter.setter
     def iter(self, value: int) -> None:
         steps = checks.step_count(type(self).__name__, value)
         self.__dict__.update(_steps=steps, _counts=(steps,) * len(self._counts), _calls=())
+        if self._problems is not None:
+            self.__dict__["_problems"] = self._problems.all_at(steps)
 
     @property
     def skipped(self) -> int:
-        """The number of steps that were not made because of gradients that are NaN or infinite."""
+        """The number of steps skipped because of gradients that are NaN or infinite."""
         return self._skipped
 
     @property
     def tuning(self) -> Tuning:
-        """How steps run, and what was measured to choose that: see `fastopt.set_tuning`."""
+        """How steps run, and the measurements behind that choice: see `fastopt.set_tuning`."""
         plan = self._plan or self._report_plan
         if plan is None:
             return Tuning(FORMS[PLAIN], "no step has been made yet")
@@ -334,7 +317,7 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, T
                 new = {name: value}
                 self.__dict__.update(new, _scheduled=self._scheduled_names(self.__dict__ | new))
             self.__dict__["_transforms"] = None
-            if name in ("centralize", "state_storage", "bounds", "nonnegative", "mask"):  # which plans are made for
+            if name in ("centralize", "state_storage", "batch_axis", *constraints.OF_PLANS):  # which plans are made for
                 self._forget_plans()
         elif name in self._rule.state or name in SLOTS.values():
             checks.state_value(owner.__name__, name, value)
@@ -342,7 +325,7 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, T
             self.__dict__.update(_state=None, _node=None, _skipped_rows={}, _cohorts={}, _counts=(), _averages=())
             self.__dict__["_estimates"] = {}
             return
-        elif name != "iter":
+        elif name not in ("iter", "active"):
             raise AttributeError(names.unknown_attribute(owner.__name__, name, *self._public_names()))
         if not name.startswith("_"):
             self.__dict__.update(_kept_settings=None, _calls=())

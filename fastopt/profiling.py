@@ -286,9 +286,9 @@ class Profile:
 def profile(optimizer: Any = None, *, blas_threads: bool = True) -> Profile:
     """Measures where the time of a training loop goes, and how much of it fastopt could save.
 
-    A context manager around some hundred steps of any loop in which an object's `update(params, grads)` makes the step.
-    It finds that object and the call that makes the gradients by itself. Steps are timed from one to the next and
-    medians taken, so that an evaluation every epoch does not count.
+    A context manager around a few hundred steps of any loop that calls an object's `update(params, grads)`. It finds
+    that object and the call that computes the gradients by itself. Steps are timed from one to the next and medians
+    taken, so that an evaluation every epoch does not count.
 
     Parameters
     ----------

@@ -8,6 +8,8 @@ from dataclasses import MISSING, fields
 from html import escape
 from typing import Any
 
+import numpy as np
+
 from fastopt.constraints import Bounds
 
 
@@ -27,6 +29,8 @@ def of_value(value: Any) -> str:
 
     if isinstance(value, float) and not math.isfinite(value):
         return f"float({str(value)!r})"
+    if isinstance(value, np.ndarray) and value.size > 8:
+        return f"<{value.size} numbers from {value.min():g} to {value.max():g}>"
     if isinstance(value, Mapping):
         return f"{{{', '.join(f'{of_value(key)}: {of_value(own)}' for key, own in value.items())}}}"
     if isinstance(value, Bounds):

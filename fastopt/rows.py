@@ -16,16 +16,15 @@ Array = npt.NDArray[Any]
 class Rows:
     """The gradient of a few rows of a parameter of two or more dimensions, such as an embedding: all others are zero.
 
-    Stands in `grads` where an array would: `{"embedding": Rows(indices, values), "W": array}`. A step reads and writes
-    the named rows of the parameter and of its state, with the scalars of that step, and nothing of all others: they
-    and their state stay as they are. A row that is named several times takes one step, with the sum of its values, in
-    the order given. So it is the dense step's for the named rows; the others miss what the dense step does to
-    them without a gradient (running means that decay, velocity, weight decay), as with PyTorch's `SparseAdam`.
+    Takes the place of an array in `grads`: `{"embedding": Rows(indices, values), "W": array}`. A step reads and writes
+    only the named rows of the parameter and its state; all others stay as they are. A row that is named several times
+    takes one step, with the sum of its values in the order given. So named rows get the dense step, and the others miss
+    what it does without a gradient (running means that decay, velocity, weight decay), as with PyTorch's `SparseAdam`.
 
-    `SGD`, `Momentum`, `AdaGrad`, `RMSProp`, `Adam`, `AdamW` and all that `fastopt.rule` makes take it; for SGD and
-    AdaGrad without weight decay the step is that of the dense gradient to the last bit. Settings go for the named rows:
-    weight decay is of them alone, norms for clipping and reports are of the sums. Averages of the weights are of all
-    rows, so with `averaging` a step reads and writes the whole table and its average too; `lookahead` refuses rows.
+    `SGD`, `Momentum`, `AdaGrad`, `RMSProp`, `Adam`, `AdamW` and rules of `fastopt.rule` take it; for SGD and AdaGrad
+    without weight decay the step equals that of the dense gradient bit for bit. Weight decay acts on the named rows
+    only; norms for clipping and reports are those of the sums. Averages of the weights cover all rows, so with
+    `averaging` a step reads and writes the whole table and its average too; `lookahead` refuses rows.
 
     Parameters
     ----------
@@ -34,14 +33,14 @@ class Rows:
     values : array of shape (n, ...), that of `parameter[indices]`
         The gradient of each. Another real dtype than the parameter's is converted first, before they are summed.
     exact : bool, default False
-        Whether the other rows take the step too, with a gradient of zero, as in the dense step: not now, but when they
-        are next updated, all steps that they skipped at once, in closed form, and up to rounding. Until then they
-        are out of date: call `optimizer.catch_up(params)` before using or saving parameters. Momentum's velocity goes
-        on as a geometric series, RMSProp's mean decays, and decoupled weight decay acts; SGD and AdaGrad have nothing
-        to do but that. Adam and AdamW have no closed form (their p moves by a sum of m / (sqrt(v) + eps)) and
-        refuse it, as do rules of one's own, of which none is known, and weight decay that is not decoupled.
+        Whether the other rows make the dense step too, with a gradient of zero: when they are next updated, all the
+        steps that they skipped at once, in closed form, up to rounding. Until then they are out of date: call
+        `optimizer.catch_up(params)` before using or saving parameters. Momentum's velocity carries on as a geometric
+        series, RMSProp's mean decays, and decoupled weight decay acts; for SGD and AdaGrad there is only that. Adam
+        and AdamW, whose p moves by a sum of m / (sqrt(v) + eps), have no closed form and refuse it, as do rules of
+        your own, of which none is known, and weight decay that is not decoupled.
 
-    Neither is read before a step, nor ever written.
+    Both arrays are checked at the step, and never written.
 
     Examples
     --------

@@ -19,43 +19,43 @@ class SharedSettings:
     """The hyperparameters that all optimizers share; a rule's class adds its own."""
 
     on_nonfinite: Literal["propagate", "raise", "skip"] = field(default="propagate", kw_only=True, repr=False)
-    """The reaction to gradients that are NaN or infinite, or, in a rule that squares them, so large that their squares
+    """What to do with gradients that are NaN or infinite, or, in a rule that squares them, so large that their squares
     are infinite (beyond 1.8e19 in float32, 1.3e154 in float64, after scale and clipping): "propagate" them into the
-    parameters, as the textbook; "raise" FloatingPointError before anything is written; "skip" the step, which then does
-    not count."""
+    parameters, as the textbook does; "raise" FloatingPointError before anything is written; "skip" the step, which then
+    does not count."""
 
     max_skips: Number = field(default=number(math.inf), kw_only=True, repr=False)
-    """How many steps in a row `on_nonfinite="skip"` leaves out before FloatingPointError is raised."""
+    """How many steps in a row `on_nonfinite="skip"` may skip before FloatingPointError is raised."""
 
     weight_decay: Number = field(default=number(0.0), kw_only=True, repr=False)
     """The weight of the L2 penalty `weight_decay p^2 / 2`, whose gradient is added: `g = g + weight_decay p`."""
 
     decoupled: bool = field(default=False, kw_only=True, repr=False)
-    """Whether weights decay beside the rule, `p = p - lr weight_decay p` before its step, and not by the gradient."""
+    """Whether weight decay is separate from the gradient: `p = p - lr weight_decay p` before the rule's step."""
 
     maximize: bool = field(default=False, kw_only=True, repr=False)
-    """Whether to go uphill: `g = -g`."""
+    """Whether to maximize: `g = -g`."""
 
     gradient_scale: Number = field(default=number(1.0), kw_only=True, repr=False)
-    """A factor of the gradient: 1/n where those of n micro-batches were added up, 1/s where the loss was times s."""
+    """A factor of the gradient: 1/n if it is the sum of n micro-batches, 1/s if the loss was multiplied by s."""
 
     clip_value: Number = field(default=number(math.inf), kw_only=True, repr=False)
     """The largest value of a gradient, `g = min(max(g, -clip_value), clip_value)`, after scale and clipping by norm."""
 
     clip_norm: Number = field(default=number(math.inf), kw_only=True, repr=False)
-    """The largest norm of all gradients together, after scale: one larger is scaled down to it. Costs one read of the
-    gradients."""
+    """The largest norm of all gradients together, after scaling: larger ones are scaled down to it. Costs one read of
+    the gradients."""
 
     clip_array_norm: Number = field(default=number(math.inf), kw_only=True, repr=False)
     """The largest norm of the gradient of each array, after scale and `clip_norm`."""
 
     centralize: bool = field(default=False, kw_only=True, repr=False)
-    """Whether to subtract the mean from gradients after clipping (Yong et al., ECCV 2020, arXiv:2004.01461): in those
-    of a matrix (inputs, outputs) that over axis 0, of more dimensions (filters, ...) that over all axes but the first;
-    those of fewer are left alone. Costs one read of the gradients."""
+    """Whether to subtract the mean from gradients after clipping (Yong et al., ECCV 2020, arXiv:2004.01461): of a
+    matrix (inputs, outputs) over axis 0, of an array of more dimensions (filters, ...) over all axes but the first;
+    vectors are left alone. Costs one read of the gradients."""
 
     bounds: BoundsSetting = field(default=number(None), kw_only=True, repr=False)
-    """The least and the largest value of a parameter, `(low, high)`: each step ends with `np.clip(p, low, high)`, in
+    """The smallest and the largest value of a parameter, `(low, high)`: each step ends with `np.clip(p, low, high)`, in
     the same pass. Numbers, arrays that broadcast to the parameter (in groups, one for each), or None for no bound."""
 
     nonnegative: bool = field(default=False, kw_only=True, repr=False)
@@ -71,6 +71,25 @@ class SharedSettings:
     """The weight of the penalty `l2_prox p^2 / 2`, by a proximal step `p / (1 + l2_prox step_size)` after that of `l1`:
     stable for any weight, unlike `weight_decay`."""
 
+    group_lasso: Number = field(default=number(0.0), kw_only=True, repr=False)
+    """The weight of the sum of the norms of rows (see `constraint_axis`): a proximal step after the rule's, which makes
+    whole rows exactly 0. For rules whose elements have one step size, as SGD and Momentum."""
+
+    max_norm: Number = field(default=number(math.inf), kw_only=True, repr=False)
+    """The largest norm of a row: after a step a longer one is scaled down to it."""
+
+    unit_norm: bool = field(default=False, kw_only=True, repr=False)
+    """Whether rows are scaled to norm one after a step; those of zeros stay."""
+
+    simplex: bool = field(default=False, kw_only=True, repr=False)
+    """Whether rows become the nearest ones of numbers that are not negative and sum to one. For rules whose elements
+    have one step size: with others steps would not end at the minimum."""
+
+    constraint_axis: Any = field(default=-1, kw_only=True, repr=False)
+    """The axis along which `group_lasso`, `max_norm`, `unit_norm` and `simplex` take elements together: -1 for each row
+    of a matrix, 0 for each column, None for whole arrays; a vector is one row. These four cost a pass over the
+    parameters, in which rows with NaN or infinity are left alone; a report is of the step before it."""
+
     mask: MaskSetting = field(default=number(None), kw_only=True, repr=False)
     """Arrays of booleans by key, True where elements are updated: `{"W": W != 0}`, or one array where the parameters
     are one. Elsewhere value and state stay as they are, whatever decay, momentum and averages do. State of arrays with
@@ -85,22 +104,26 @@ class SharedSettings:
     arXiv:2510.12402); it then comes after the step, `p = p - lr weight_decay p_before`."""
 
     groups: GroupSettings = field(default=number(None), kw_only=True, repr=False)
-    """Settings of some of the parameters: `{"b*": {"lr_scale": 0.1}, "embedding": {"frozen": True}}`. See
-    `fastopt.Groups`, which this becomes; `optimizer.groups["b*"]["lr"] = 0.1` changes one between steps."""
+    """Settings for some of the parameters: `{"b*": {"lr_scale": 0.1}, "embedding": {"frozen": True}}`. See
+    `fastopt.Groups`; `optimizer.groups["b*"]["lr"] = 0.1` changes one between steps."""
 
     averaging: EMA | SWA | None = field(default=None, kw_only=True, repr=False)
-    """The average of the weights that is kept beside them, `EMA` or `SWA`: state `weight_average`, by key."""
+    """An average of the weights, `EMA` or `SWA`: state `weight_average`, by key."""
 
     lookahead: Lookahead | None = field(default=None, kw_only=True, repr=False)
-    """`Lookahead`, by which steps go back part of the way every so often: state `slow_weights`, by key."""
+    """`Lookahead`, which every few steps pulls the weights back towards slow ones: state `slow_weights`, by key."""
 
     state_storage: Literal["float32", "bfloat16", "int8"] = field(default="float32", kw_only=True, repr=False)
     """How state is stored: "bfloat16" in 2 bytes an element of a slot, "int8" in 1.06, of float32 parameters. Arrays of
-    fewer than 4,096 elements, rules with norms by array, `Rows` and what is centralized stay float32. After an
-    assignment the next step stores state anew."""
+    fewer than 4,096 elements, rules with norms by array, `Rows` and what is centralized stay float32. After a change
+    the next step converts the state."""
 
     storage_seed: int = field(default=0, kw_only=True, repr=False)
-    """The seed of the noise by which compact state is rounded: the same seed gives the same bits."""
+    """The seed of the stochastic rounding of compact state: the same seed gives the same bits."""
+
+    batch_axis: Literal[0] | None = field(default=None, kw_only=True, repr=False)
+    """0 where parameters are many independent problems, of shape (problems, ...): each then has a step count, a norm to
+    clip, skips, and an lr of its own, where `lr` is an array of shape (problems,). See `active` and `restart`."""
 
     _shared: ClassVar[frozenset[str]]
     """The settings of every optimizer, which transforms follow from."""

@@ -94,14 +94,14 @@ def most() -> int:
 
 
 def set_num_threads(threads: int | None) -> None:
-    """Sets the largest number of threads that a step of any optimizer of this process gets.
+    """Sets the maximum number of threads of a step, for all optimizers of this process.
 
     Parameters
     ----------
     threads : int or None
         From 1 to the number that numba has; None for all of them, which is the default. The environment variable
-        FASTOPT_NUM_THREADS sets it at the start. Small steps take one thread all the same, and results do not depend
-        on it. numba's own setting is not touched, and not exceeded.
+        FASTOPT_NUM_THREADS sets it at the start. Small steps use one thread anyway, and results do not depend on it.
+        numba's own setting is respected and not changed.
 
     Raises
     ------

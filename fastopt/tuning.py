@@ -133,6 +133,8 @@ class Tuner:
         self.choice = self._all[0].choice
         self.settled: Candidate | None = None
         self._steps, self._trial_steps = 0, 0
+        self.entered = 0
+        """When a step was entered that takes Python some time before `begin`, 0 otherwise."""
         self._begin_trial(self._all, warm_up=WARM_UP)
 
     def _ways(self) -> tuple[bool, bool]:
@@ -160,10 +162,11 @@ class Tuner:
     def begin(self) -> int:
         """Before a step: when it begins, or 0 if it is not to be timed."""
         self._steps += 1
+        entered, self.entered = self.entered, 0
         if self.settled is not None:
             self._countdown -= 1
-            return 0 if self._countdown > 0 else perf_counter_ns()
-        now = perf_counter_ns()
+            return 0 if self._countdown > 0 else entered or perf_counter_ns()
+        now = entered or perf_counter_ns()
         if self._last is not None:
             self._last.gaps.append(now - self._last_end)
             self._last = None
@@ -292,7 +295,7 @@ _MODES = (AUTO, OFF, *FORMS)
 
 
 def set_tuning(mode: str) -> None:
-    """Sets how the steps of all optimizers of this process choose their form, on which no bit of a result depends.
+    """Sets how all optimizers of this process choose the way a step runs, on which no bit of a result depends.
 
     Parameters
     ----------

@@ -12,7 +12,7 @@ FLOORS = [
     "names combinations foreign machine blas rows typed checks array_checks commands.console",
     "kernels",
     "constraints hyperparameters flat flat_nested structure views groups settings threads tuning schedules reference representation formula_checks",
-    "engine report averages leaves accumulation trial shared_settings",
+    "engine report averages leaves accumulation trial problems shared_settings",
     "checkpoint",
     "optimizer",
     "optimizers custom_rule",

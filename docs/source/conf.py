@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sys
+from importlib.metadata import distribution
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent.parent))  # where Sphinx is started by itself
 
 import fastopt  # noqa: E402
+from fastopt.optimizers import OPTIMIZERS  # noqa: E402
 
 project, author = "fastopt", "The fastopt authors"
 copyright = "2026, the fastopt authors"
@@ -42,7 +45,17 @@ nb_execution_raise_on_error = True
 nb_execution_show_tb = True
 nb_merge_streams = True
 nb_mime_priority_overrides = [("html", "image/svg+xml", 0)]
-myst_enable_extensions = ["amsmath", "attrs_inline", "colon_fence", "deflist", "dollarmath", "fieldlist", "smartquotes"]
+myst_enable_extensions = [
+    "amsmath",
+    "attrs_inline",
+    "colon_fence",
+    "deflist",
+    "dollarmath",
+    "fieldlist",
+    "smartquotes",
+    "substitution",
+]
+myst_substitutions = {"rules": len(OPTIMIZERS)}
 myst_heading_anchors = 3
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
@@ -69,7 +82,7 @@ html_theme_options = {
 }
 html_show_sourcelink = False
 html_copy_source = False
-mathjax_path = "https://cdn.jsdelivr.net/npm/mathjax@3/es5/tex-mml-chtml.js"
+mathjax_path = "mathjax/tex-mml-chtml.js"  # with the site, which so reads without a network
 mathjax3_config: dict[str, Any] = {"chtml": {"displayAlign": "left", "displayIndent": "1em"}}
 
 
@@ -82,5 +95,17 @@ def _plain_sections(app: Any, kind: str, name: str, thing: Any, options: Any, li
             lines[number : number + 2] = [f"**{heading}**", ""]
 
 
+def _copy_mathjax(app: Any, exception: Exception | None) -> None:
+    """MathJax and its fonts, from the wheel of sphinx-mathjax-offline, whose other 20 MB stay behind."""
+    wheel = distribution("sphinx-mathjax-offline")
+    for file in wheel.files or ():
+        path = str(file).partition("static/")[2]
+        if exception is None and (path == mathjax_path or path.startswith("mathjax/output/chtml/fonts/")):
+            target = Path(app.outdir) / "_static" / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(str(wheel.locate_file(file)), target)
+
+
 def setup(app: Any) -> None:
     app.connect("autodoc-process-docstring", _plain_sections, priority=100)
+    app.connect("build-finished", _copy_mathjax)

@@ -19,18 +19,18 @@ import numpy as np
 from safetensors import numpy as safetensors
 
 from fastopt import averages
-from fastopt.checkpoint import atomic_file, setting_arrays, with_params
+from fastopt.checkpoint import atomic_file, by_problem, setting_arrays, sums, with_params
 from fastopt.checkpoint.state_dict import CheckpointError, Mismatch, load_state_dict, one_line, same_rule
-from fastopt.constraints import Bounds, Mask
+from fastopt.constraints import PROJECTIONS, Bounds, Mask
 from fastopt.engine import containers
 from fastopt.engine.columns import Codes
 from fastopt.engine.containers import BARE
-from fastopt.engine.gradient_sums import SLOT as SUMS
 from fastopt.engine.state import layout_of
 from fastopt.flat import Array
 from fastopt.groups import PREDICATES, Groups
 from fastopt.kernels.averages import SLOTS
 from fastopt.schedules import from_dict, to_dict
+from fastopt.shared_settings import SharedSettings
 
 CODES = tuple(map(np.dtype, (np.uint16, np.int8, np.uint8)))
 """The dtypes of compact state."""
@@ -40,7 +40,7 @@ FORMAT = 4
 step counts of their own, 4 where gradients are accumulated or parameters constrained; one with a higher number is
 refused."""
 
-LATER = ("bounds", "nonnegative", "l1", "l2_prox", "mask")
+LATER = ("bounds", "nonnegative", "l1", "l2_prox", "mask", "constraint_axis", *PROJECTIONS)
 """Settings that a file names only where they are not the default, so that versions without them can read it."""
 
 LONGEST_HEADER = 100_000_000
@@ -147,8 +147,9 @@ def _pack(owner: str, saved: dict[str, Any]) -> tuple[dict[str, Array], dict[str
         rows.append([name, *skipped["rates"]])
     settings = dict(saved["hyperparameters"])
     for name in LATER:
-        if not settings[name]:
+        if settings[name] == getattr(SharedSettings, name):
             del settings[name]
+    tensors |= by_problem.pack(settings, saved.get("problems"))
     constraints: dict[str, Array] = {}
     groups = _plain_groups(owner, settings.pop("groups"), constraints)
     wanted = {
@@ -189,33 +190,15 @@ def _pack(owner: str, saved: dict[str, Any]) -> tuple[dict[str, Array], dict[str
     tensors |= constraints
     if "estimates" in saved:
         metadata["estimates"] = json.dumps(saved["estimates"])
+    if "problems" in saved or "batch_axis" in settings:
+        metadata["format"] = "4"
     if "accumulated" in saved:
-        metadata |= {"accumulated": json.dumps(_pack_sums(owner, saved["accumulated"], tensors)), "format": "4"}
+        metadata |= {"accumulated": sums.pack(saved["accumulated"], tensors, partial(_encoded, owner)), "format": "4"}
     if len(metadata["hyperparameters"]) > LONGEST:
         raise CheckpointError(
             f"{owner}: the groups or schedules of its hyperparameters are too long for a file; make them shorter"
         )
     return tensors, metadata
-
-
-def _pack_sums(owner: str, accumulated: dict[str, Any], tensors: dict[str, Any]) -> list[Any]:
-    """Adds the sums of gradients to the arrays; returns count, keys, which lie in Fortran's order, and what is None."""
-    sums = accumulated["sums"]
-    keys = [None if key is BARE else [_encoded(owner, key)] for key in sums]
-    for key, array in zip(keys, sums.values(), strict=True):
-        tensors[SUMS if key is None else f"{SUMS}/{json.dumps(key[0])}"] = array
-    fortran = [number for number, array in enumerate(sums.values()) if layout_of(array).order == "F"]
-    return [accumulated["count"], keys, fortran, [_encoded(owner, key) for key in accumulated["nothing"]]]
-
-
-def _unpack_sums(text: str, tensors: dict[str, Array]) -> dict[str, Any]:
-    """Undo `_pack_sums`; takes the sums out of the arrays."""
-    count, keys, fortran, nothing = json.loads(text)
-    sums: dict[Any, Any] = {}
-    for number, key in enumerate(keys):
-        array = tensors.pop(SUMS if key is None else f"{SUMS}/{json.dumps(key[0])}")
-        sums[BARE if key is None else _decoded(key[0])] = np.asfortranarray(array) if number in fortran else array
-    return {"count": count, "sums": sums, "nothing": [_decoded(key) for key in nothing]}
 
 
 def _put(tensors: dict[str, Any], slot: str, name: str, array: Any) -> None:
@@ -269,7 +252,8 @@ def _unpack(optimizer: Any, tensors: dict[str, Array], metadata: Any, name: str)
         BARE if keys is None else _decoded(key): {"steps": steps, "averages": moved}
         for key, steps, moved in json.loads(metadata.get("counts", "[]"))
     }
-    accumulated = _unpack_sums(metadata["accumulated"], tensors) if "accumulated" in metadata else None
+    rates, problems = by_problem.unpack(tensors)
+    accumulated = sums.unpack(metadata["accumulated"], tensors, _decoded) if "accumulated" in metadata else None
     names = [""] if keys is None else [f"/{json.dumps(key)}" for key in keys]
     state: dict[str, Any] = {}
     same_rule(optimizer, metadata["rule"], name)
@@ -289,6 +273,7 @@ def _unpack(optimizer: Any, tensors: dict[str, Array], metadata: Any, name: str)
         }
         state[slot] = views[BARE] if keys is None else views
     settings = _restored(json.loads(metadata["hyperparameters"]), tensors)
+    settings = settings | rates if rates else settings
     if tensors:
         raise CheckpointError(f"{name} is no checkpoint of fastopt: it holds {', '.join(sorted(tensors)[:8])} besides")
     return {
@@ -302,6 +287,7 @@ def _unpack(optimizer: Any, tensors: dict[str, Array], metadata: Any, name: str)
         "counts": counts,
         "accumulated": accumulated,
         "estimates": json.loads(metadata["estimates"]),
+        "problems": problems,
         "params": params,
     }
 

@@ -18,6 +18,7 @@ from fastopt.engine.columns import Codes, Column
 from fastopt.engine.containers import BARE
 from fastopt.engine.execute import NOTHING, consume
 from fastopt.engine.gradient_sums import GradientSums
+from fastopt.engine.problem_counts import ProblemCounts
 from fastopt.engine.state import Layout, State, layout_of
 from fastopt.groups import Groups
 from fastopt.kernels.averages import SLOTS
@@ -67,6 +68,7 @@ def state_dict(optimizer: Any) -> dict[str, Any]:
         **({"rows": rows} if rows else {}),
         **({"counts": counts} if counts else {}),
         **({"estimates": dict(optimizer._estimates)} if optimizer._estimates else {}),
+        **({} if optimizer._problems is None else {"problems": optimizer._problems.saved()}),
         **({"accumulated": optimizer._sums.saved(optimizer.accumulated)} if optimizer.accumulated else {}),
     }
 
@@ -101,6 +103,7 @@ def load_state_dict(
         averaged = checks.step_count(owner, saved.get("averaged", 0), "averaged")
         counts = _counts(owner, saved.get("counts", {}))
         estimates = _estimates(owner, saved.get("estimates", {}))
+        problems = ProblemCounts.loaded(owner, saved.get("problems"))
         sums, accumulated = GradientSums.loaded(owner, saved.get("accumulated"))
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{source}: {error}") from None
@@ -175,6 +178,7 @@ def load_state_dict(
         **leaves.with_counts(by_leaf),
     }
     new |= {"_transforms": None, "_kept_settings": None, "_sums": sums, "_accumulated": accumulated}
+    new |= {"_problems": problems, "_wanted_active": None}
     consume(chain(writes, map(optimizer.__dict__.update, [new])))  # all at once
     missing, unexpected, reshaped = ([None if key is BARE else key for key in keys] for keys in mismatch[:3])
     return Mismatch(missing, unexpected, reshaped, mismatch.settings)

@@ -32,16 +32,21 @@ def writing(targets: list[Any], values: list[Any]) -> Iterator[None]:
     return map(assign, targets, repeat(...), values)
 
 
-def kernels(launches: list[Launch], calls: list[tuple[Any, ...]]) -> Iterator[None]:
-    """Calls a kernel for each launch, with arrays staged before and put back behind it.
+def kernels(
+    launches: list[Launch], calls: list[tuple[Any, ...]], projections: list[list[tuple[Any, ...]]]
+) -> Iterator[None]:
+    """Calls a kernel for each launch and those of `projections`, with arrays staged before and put back behind them.
 
     Of what is no array `fetch_values` has staged the value, and `assignments` puts it back.
     """
     work: list[Iterator[None]] = []
-    for launch, arguments in zip(launches, calls, strict=True):
+    for number, (launch, arguments) in enumerate(zip(launches, calls, strict=True)):
         arrays = [leaf for leaf in launch.staged if not leaf.is_assigned]
         staged, targets = [leaf.staged for leaf in arrays], [leaf.array for leaf in arrays]
         work += writing(targets=staged, values=targets), map(call, *[[argument] for argument in arguments])
+        work += [
+            map(call, *[[argument] for argument in after]) for after in (projections[number] if projections else ())
+        ]
         work += (writing(targets, staged),)
     return chain.from_iterable(work)
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numba.core.errors import NumbaError
 
-from fastopt import formula_checks
+from fastopt import formula_checks, machine
 from fastopt.array_checks import masked
 from fastopt.engine.state import Layout, lies_in
 from fastopt.flat import Array
@@ -102,6 +102,12 @@ class Launch:
     """Whether state is decoded before the rule and encoded after it."""
 
     @property
+    def outgrows_caches(self) -> bool:
+        """Whether the arrays of a step are more than the caches keep until the next one."""
+        # All but the gradient is written too.
+        return (self.moved_bytes + int(self.starts[-1]) * np.dtype(self.dtype).itemsize) // 2 >= machine.cache_bytes()
+
+    @property
     def parameter_bytes(self) -> int:
         """The bytes of the parameters whose own memory the kernel writes."""
         staged = sum(leaf.layout.size for leaf in self.staged)
@@ -119,7 +125,7 @@ class Launch:
         if kernel is None:
             try:
                 kernel = self.kernels[variant] = kernel_of(
-                    rule, self.dtype, threads > 1, which, transforms, choice.form
+                    rule, self.dtype, threads > 1, which, transforms, choice.form, self.outgrows_caches
                 )
             except NumbaError as error:
                 raise TypeError(formula_checks.not_compiled(rule.formula, rule.state, error)) from error

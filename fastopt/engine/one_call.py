@@ -14,6 +14,7 @@ from numba.core import config
 
 from fastopt import tuning
 from fastopt.engine.containers import FLAT, Buffers, Container
+from fastopt.engine.launch import Launch
 from fastopt.engine.plan import Plan
 from fastopt.engine.step_counts import Counts
 from fastopt.flat import Array, FlatDict
@@ -21,11 +22,15 @@ from fastopt.kernels import array_scan, flags, one_call
 from fastopt.kernels.compile import compiled_for_c, form_address
 from fastopt.kernels.stores import FORMS, PLAIN
 from fastopt.structure import LEAF, NOTHING, Node
-from fastopt.tuning import Tuner
+from fastopt.tuning import AS_THEY_COME, Choice
 
-# A step that reads and writes more takes longer than a thread should be kept waiting for the GIL, and a microsecond
-# more or less is nothing to it.
-MOST_BYTES = 1_000_000
+# In a training loop Python's own code is no longer in the caches when a step begins: the phases of `step.make`, which
+# take 3 us in a row of steps, take 40 us after a gradient, as long as the kernel of 100,000 elements. To a step that
+# reads and writes more than this that is nothing.
+MOST_BYTES = 32_000_000
+
+# One that reads and writes more takes longer than a thread should be kept waiting for the GIL.
+LONG_BYTES = 1_000_000
 
 METH_FASTCALL = 0x80
 
@@ -127,14 +132,23 @@ def call_for(plan: Plan, transforms: tuple[str, ...]) -> Call | None:
         launch = plan.table.launches[0] if len(plan.table.launches) == 1 and plan.table.is_plain else None
         launch = None if plan.table.stored_launches else launch
         if plan.check is not None and launch is not None and launch.moved_bytes < MOST_BYTES:
-            kernel = launch.call(plan.table.rule, "step", transforms)[0]
+            kernel = launch.call(plan.table.rule, "step", transforms, Choice(PLAIN, in_parallel=False))[0]
             if isinstance(kernel, partial):
                 address, form = kernel.args
                 plan.words[one_call.KERNEL], plan.words[one_call.FORM] = address, form
                 plan.words[one_call.STARTS] = launch.starts.ctypes.data
-                method = plan.check if plan.tuner is None else _tuned(plan.check, plan.words, plan.tuner, launch.dtype)
+                # Containers of numbers are not held meanwhile.
+                plan.words[one_call.TAKES_LONG] = launch.moved_bytes > LONG_BYTES and not plan.table.special_numbers
+                method = plan.check if plan.tuner is None else _tuned(plan, launch)
                 plan.call = method, tuple(plan.table.cohorts)
+    if plan.call is None or _choice(plan).threads_for(plan.table.launches[0].moved_bytes) > 1:
+        return None
     return plan.call  # type: ignore[no-any-return]
+
+
+def _choice(plan: Plan) -> Choice:
+    """How the next step is to run."""
+    return tuning.fixed() or (AS_THEY_COME if plan.tuner is None else plan.tuner.choice)
 
 
 STEPS, COUNTS = "_steps", "_counts"
@@ -219,19 +233,28 @@ def _flat(method: Any, layout: Any) -> Any:
     return call
 
 
-def _tuned(method: Any, words: Array, tuner: Tuner, dtype: str) -> Any:
+def _tuned(plan: Plan, launch: Launch) -> Any:
     """The same in the form that a tuner chooses, which is told how long each step takes."""
-    addresses = [form_address(form, dtype) for form in range(len(FORMS))]
+    method, words, tuner, moved_bytes = plan.check, plan.words, plan.tuner, launch.moved_bytes
+    addresses = [form_address(form, launch.dtype) for form in range(len(FORMS))]
+    assert tuner is not None
 
-    def call(*arguments: Any) -> int:
-        if tuning.fixed() is not None:
+    def call(params: Any, grads: Any, scalars: Any, attributes: dict[str, Any], step: int, counts: Counts) -> int:
+        fixed = tuning.fixed()
+        if fixed is not None:
+            if fixed.threads_for(moved_bytes) > 1:
+                return 0
             words[one_call.FORM] = addresses[PLAIN]
-            return method(*arguments)  # type: ignore[no-any-return]
+            return method(params, grads, scalars, attributes, step, counts)  # type: ignore[no-any-return]
         begin = tuner.begin()
+        if tuner.choice.threads_for(moved_bytes) > 1:
+            return 0
         words[one_call.FORM] = addresses[tuner.choice.form]
-        done: int = method(*arguments)
+        done: int = method(params, grads, scalars, attributes, step, counts)
         if begin and done:
             tuner.end(begin)
+            if tuner.choice.threads_for(moved_bytes) > 1:  # the next one is not one call
+                attributes["_calls"] = ()
         return done
 
     return call

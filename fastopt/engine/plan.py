@@ -7,6 +7,7 @@ also takes up the gradients' new addresses.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, MutableMapping
+from functools import cached_property
 from itertools import chain
 from types import MappingProxyType
 from typing import Any
@@ -21,6 +22,7 @@ from fastopt.engine.containers import Buffers
 from fastopt.engine.execute import NOTHING, assignments, consume, fetch_values, kernels
 from fastopt.engine.norms import ONE_PROCESS, OneProcess
 from fastopt.engine.passes import Passes
+from fastopt.engine.projections import Projections
 from fastopt.engine.state import State
 from fastopt.flat import Array
 from fastopt.groups import Groups
@@ -52,6 +54,9 @@ class Plan:
     summed = 1
     """Of how many gradients those of this step are the sums."""
 
+    projections: Projections | None = None
+    """What is done to rows, columns or whole arrays after the kernels."""
+
     tuner: Tuner | None = None
     """Where it may choose how steps run."""
 
@@ -75,6 +80,11 @@ class Plan:
         self.passes = Passes(table, processes)
 
     # -- does it fit? --------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def of_problems(self) -> dict[str, Any]:
+        """What steps of many problems at once keep for the next one."""
+        return {}
 
     def accepts(self, params: Any, grads: Any, groups: Groups | None = None, by_array: bool = False) -> bool:
         """Whether the plan fits these arguments; if so, it has taken up the gradients. Errors are raised."""
@@ -211,18 +221,25 @@ class Plan:
         if flags.CHECK:
             check_addresses(table)
         begin = 0 if tuner is None else tuner.begin()
-        if len(calls) == 1 and not table.launches[0].staged and after is NOTHING:
+        if len(calls) == 1 and not table.launches[0].staged and after is NOTHING and self.projections is None:
             self._run_one(*calls[0])
         else:
-            self._run_all(params, calls, after)
+            projections = self.projections.calls([threads for *_, threads in calls]) if self.projections else []
+            self._run_all(params, calls, projections, after)
         if begin and tuner is not None:
             tuner.end(begin)
 
-    def _run_all(self, params: Any, calls: list[tuple[Any, ...]], after: Iterator[None]) -> None:
+    def _run_all(
+        self,
+        params: Any,
+        calls: list[tuple[Any, ...]],
+        projections: list[list[tuple[Any, ...]]],
+        after: Iterator[None],
+    ) -> None:
         table = self.table
         leaves = table.container.leaves(params)
         fetch_values(table.launches, leaves)
-        work = chain(kernels(table.launches, calls), after, assignments(table.launches, leaves))
+        work = chain(kernels(table.launches, calls, projections), after, assignments(table.launches, leaves))
         try:
             self.stepped = True  # between this and what is consumed no KeyboardInterrupt comes
             consume(work)

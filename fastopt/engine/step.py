@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from itertools import chain
-from typing import Any
+from time import perf_counter_ns
+from typing import Any, cast
+
+import numpy as np
 
 from fastopt import checks, combinations, constraints, threads, tuning
 from fastopt.engine import (
@@ -23,6 +26,7 @@ from fastopt.engine.again import Again, again
 from fastopt.engine.execute import NOTHING
 from fastopt.engine.norms import ONE_PROCESS
 from fastopt.engine.plan import Plan
+from fastopt.engine.projections import Projections
 from fastopt.engine.step_counts import Counts, counted
 from fastopt.engine.transform_scalars import PROXIMAL, TooLarge, with_prox
 from fastopt.groups import NO_GROUPS, Groups
@@ -73,10 +77,10 @@ def make(optimizer: Any, params: Any, grads: Any, report: bool, summed: int = 0)
 
     summed : of how many gradients `grads` are the sums that were accumulated; 0 of gradients that are handed in
     """
-    if optimizer._accumulated and not summed:
-        raise RuntimeError(gradient_sums.with_gradients(type(optimizer).__name__, optimizer._accumulated))
-    step = _Step(optimizer, params, grads, report, summed)
+    step = Step(optimizer, params, grads, report, summed)
     step.ask_settings()
+    if isinstance(step.settings.__dict__.get("lr"), np.ndarray):
+        raise TypeError(checks.rates_without_problems(type(optimizer).__name__))
     step.take_plan()
     step.find_rule_scalars()
     unfit = step.unfit_gradients()
@@ -89,20 +93,25 @@ def make(optimizer: Any, params: Any, grads: Any, report: bool, summed: int = 0)
     return reports.of_last_step(step.plan.table) if report else None
 
 
-class _Step:
+class Step:
     """A step on its way: what a phase has found out for those after it."""
 
     __slots__ = (
         *"optimizer attributes params grads wants_report number asked previous_calls settings".split(),
         *"groups by_array plan others is_reused settings_by_row transforms all_transforms scalars".split(),
-        *"counts averages is_proximal cohorts writes averaging sparse_step calls summed".split(),
+        *"counts averages counts_steps cohorts writes averaging sparse_step calls summed more".split(),
     )
 
     def __init__(self, optimizer: Any, params: Any, grads: Any, report: bool, summed: int) -> None:
+        if optimizer._accumulated and not summed:
+            raise RuntimeError(gradient_sums.with_gradients(type(optimizer).__name__, optimizer._accumulated))
         self.optimizer, self.params, self.grads, self.wants_report = optimizer, params, grads, report
-        self.summed = summed
+        self.summed, self.more = summed, cast("dict[str, Any]", {})
         self.attributes: dict[str, Any] = optimizer.__dict__
         self.number = optimizer._steps + 1
+        known = self.attributes.get("_plan")
+        if known is not None and known.tuner is not None:
+            known.tuner.entered = perf_counter_ns()
         # Calls of the step before do not fit where this one ends halfway.
         self.previous_calls, self.attributes["_calls"] = self.attributes.get("_calls", ()), ()
 
@@ -169,10 +178,13 @@ class _Step:
                 )
         except TooLarge as error:
             return str(error)
-        self.is_proximal = any(name in self.transforms for name in PROXIMAL)
-        if self.is_proximal:
-            steps = [self.counts[cohort] + 1 for cohort in plan.table.cohorts]
+        is_proximal = any(name in self.transforms for name in PROXIMAL)
+        self.counts_steps = is_proximal or plan.projections is not None
+        steps = [self.counts[cohort] + 1 for cohort in plan.table.cohorts] if self.counts_steps else []
+        if is_proximal:
             self.scalars = with_prox(optimizer._rule, self.scalars, self.settings_by_row, steps, self.transforms)
+        if plan.projections is not None:
+            plan.projections.write_amounts(self.settings_by_row, steps)
         if checks_them:
             self.attributes["_skips_in_a_row"] = 0
         return None
@@ -208,7 +220,7 @@ class _Step:
             self.wants_report
             or self.summed
             or self.averaging
-            or self.is_proximal
+            or self.counts_steps
             or self.sparse_step
             or self.by_array
             or optimizer.on_nonfinite != "propagate"
@@ -238,7 +250,7 @@ class _Step:
         try:
             if sparse_step:
                 sparse_step.before()
-            plan.run(self.params, self.scalars, self.wants_report, self.all_transforms, self.writes)
+            self.execute()
         finally:
             if plan.stepped:  # also where Ctrl-C came during the step, which is then complete
                 # No calls, between which Ctrl-C could come.
@@ -254,8 +266,13 @@ class _Step:
                 attributes["_calls"], attributes["_accumulated"] = self.calls, 0
                 if plan.table.rule.totals:
                     attributes["_estimates"] = plan.estimates
+                attributes.update(self.more)
                 if not self.wants_report:
                     attributes["_others"] = self.others
+
+    def execute(self) -> None:
+        """Runs the kernels."""
+        self.plan.run(self.params, self.scalars, self.wants_report, self.all_transforms, self.writes)
 
 
 def _next(optimizer: Any, cohorts: Counts, counts: Counts) -> tuple[tuple[float, ...], Counts]:
@@ -312,6 +329,9 @@ def _plan_for(
     if columns is not None and optimizer._processes is not ONE_PROCESS:
         there = {"mask": bool(columns.mask), "bounds that are arrays": True, "Sharded": True}
         combinations.check_step(type(optimizer).__name__, there)
+    projects = constraints.has_projections(optimizer)
+    if projects and optimizer._processes is not ONE_PROCESS:
+        combinations.check_step(type(optimizer).__name__, {constraints.ON_GROUPS: True, "Sharded": True})
     table = Table(
         type(optimizer).__name__,
         optimizer._rule,
@@ -319,7 +339,7 @@ def _plan_for(
         grads,
         settings._start(),
         optimizer._state,
-        by_key=report,
+        by_key=report or projects,
         groups=groups,
         by_array=by_array,
         centralize=optimizer.centralize,
@@ -331,6 +351,8 @@ def _plan_for(
         attributes["_plan"] = attributes["_report_plan"] = None
         attributes["_others"] = plans = ()
     plan = Plan(table, optimizer._processes)
+    if projects:
+        plan.projections = Projections(table, optimizer)
     plan.tuned_by(attributes.setdefault("_tuners", {}))
     return plan, () if report else _of_today(plans, plan), False
 

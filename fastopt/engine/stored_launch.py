@@ -50,6 +50,6 @@ class StoredLaunch(Launch):
             return stored, *arguments  # type: ignore[return-value]
         form = self._forms.get((choice.form, which))
         if form is None:
-            form = stored_form(choice.form, which != "step", self._kinds, self._keys, encodes)
+            form = stored_form(choice.form, which != "step", self.outgrows_caches, self._kinds, self._keys, encodes)
             self._forms[choice.form, which] = form
         return partial(kernel.func, kernel.args[0], form.ctypes.data), *arguments  # type: ignore[return-value]

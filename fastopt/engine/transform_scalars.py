@@ -213,5 +213,6 @@ def _number(bound: Any, otherwise: float) -> float:
     return otherwise if isinstance(bound, np.ndarray) else float(bound)
 
 
-def _lr(settings: Any) -> float:
-    return float(getattr(settings, "lr", 1.0))  # a rule of one's own may have none
+def _lr(settings: Any) -> Any:
+    """A number, or an array where each of many problems has one."""
+    return getattr(settings, "lr", 1.0)  # a rule of one's own may have none

@@ -138,7 +138,7 @@ class Experiment:
     Parameters of a call
     --------------------
     seed : int
-        Of initial weights, batches and whatever else is random.
+        The random seed.
     quick : bool
         A run of a few seconds, on the MNIST subset that comes with the package unless `data` is given.
     backend : "compiled" or "reference"

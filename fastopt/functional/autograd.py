@@ -1,8 +1,8 @@
 """Optimizers with the arguments of `autograd.misc.optimizers`: `adam(grad, x0, callback, num_iters, step_size)`.
 
 A script moves over by `from fastopt.functional.autograd import adam`. Names, defaults, counting and starts are those of
-autograd (`rmsprop` begins with a mean square of 1); its formulas are the same in other brackets, so results are within
-rounding.
+autograd (`rmsprop` begins with a mean square of 1); its formulas are the same with other parentheses, so results agree
+within rounding.
 
 Each function takes
 

@@ -2,7 +2,7 @@
 
 A script moves over by `from fastopt.functional import cs231n as optim`; a `Solver` that looks its rule up by
 `getattr(optim, "adam")` stays as it is. Names, defaults and counting are those of the course. SGD and momentum have its
-bits in float64; RMSProp and Adam are the same formulas in other brackets, so within rounding.
+bits in float64; RMSProp and Adam are the same formulas with other parentheses, equal within rounding.
 
 Each function takes
 

@@ -13,8 +13,8 @@ Code that was written for `optax.GradientTransformation` and holds NumPy arrays 
 array([0.5, 1.5])
 
 As in optax nothing is written in place: parameters, gradients and states stay as they are, and a state may be used
-again. That costs copies of parameters and state; a loop of one's own is faster with `update` of the optimizer itself.
-Within `jax.jit` there are no numbers yet, so it cannot be used there.
+again. That costs copies of parameters and state; your own loop is faster with the optimizer's `update`. Within
+`jax.jit` there are no numbers yet, so it cannot be used there.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = ["GradientTransformation", "State", "apply_updates", "transformation"]
 
 
 class State(NamedTuple):
-    """Settings, step count and state, as an optimizer that is never stepped: copies of it are."""
+    """Settings, step count and state, as an optimizer that is never stepped itself; `update` steps copies."""
 
     optimizer: Optimizer
 

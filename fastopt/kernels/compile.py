@@ -26,6 +26,7 @@ from fastopt.kernels.flags import FLAGS, INNER, compiles
 from fastopt.kernels.loops import parallel, serial
 from fastopt.kernels.passes import (
     FACTORS,
+    STRIP_BYTES,
     aligned_loop,
     finite_loop,
     finite_squares_loop,
@@ -36,7 +37,8 @@ from fastopt.kernels.passes import (
     report_loop,
     step_loop,
 )
-from fastopt.kernels.pure_python import InterpretedRule, interpreted
+from fastopt.kernels.problems import parallel_problems, problems_loop, serial_problems
+from fastopt.kernels.pure_python import InterpretedRule, interpreted, interpreted_problems
 from fastopt.kernels.rule import Rule
 from fastopt.kernels.totals import totals_loop
 from fastopt.kernels.transforms import TRANSFORMS, with_scalars
@@ -60,6 +62,7 @@ LOOPS = {
     "finite_squares": finite_squares_loop,
     "norm": norm_loop,
     "quick_norm": quick_norm_loop,
+    "problems": problems_loop,
     "aligned": aligned_loop,
     "totals": totals_loop,
 }
@@ -76,6 +79,7 @@ def kernel(
     which: str = "step",
     transforms: tuple[str, ...] = (),
     form: int = stores.PLAIN,
+    ahead: bool = False,
 ) -> Callable[[Any, Any, int], None]:
     """The compiled `serial` or `parallel` of this rule for `dtype` ("float32" or "float64").
 
@@ -90,6 +94,7 @@ def kernel(
         order, then of those of `averages.AVERAGES` that go after it, and of columns. Their scalars stand behind the
         rule's: of those of TRANSFORMS the last one's first, of averages the first one's
     form : how new parameters are stored, see `stores.py`; the same machine code and bits for each
+    ahead : whether a step asks for memory ahead, see `loops.AHEAD`
 
     Compiled, or loaded from numba's disk cache, at the first call and kept for the life of the process.
     """
@@ -99,16 +104,32 @@ def kernel(
     driver = compiled(parallel if in_parallel else serial, *DRIVER, nogil=True, in_parallel=in_parallel)
     if which not in ("step", "report"):  # which do not write parameters
         form = stores.PLAIN
-    return partial(driver, callback.address, form_address(form, dtype, which not in ("step", "prepare")))
+    return partial(driver, callback.address, form_address(form, dtype, which not in ("step", "prepare"), ahead))
 
 
-def callback(rule: Rule, dtype: str, which: str = "step", transforms: tuple[str, ...] = ()) -> CFunc:
+def problems_kernel(
+    rule: Rule, dtype: str, in_parallel: bool, transforms: tuple[str, ...], places: tuple[int, ...]
+) -> Callable[[Any, Any, int], None]:
+    """The kernel for many problems at once; `places` as `PLACES` in `problems.py`."""
+    if not compiles() or isinstance(rule, InterpretedRule):
+        return interpreted_problems(rule, dtype, transforms, places)
+    callback = _callback(rule, dtype, "problems", transforms, places)
+    driver = compiled(
+        parallel_problems if in_parallel else serial_problems, *DRIVER, nogil=True, in_parallel=in_parallel
+    )
+    return partial(driver, callback.address, np.dtype(dtype).itemsize.bit_length() - 1)
+
+
+def callback(
+    rule: Rule, dtype: str, which: str = "step", transforms: tuple[str, ...] = (), places: tuple[int, ...] = ()
+) -> CFunc:
     """The part of a kernel that is the rule's, not compiled yet and without the disk cache."""
     functions = [FUNCTIONS[name] for name in transforms if name in FUNCTIONS]
     functions += [aligned] if which == "aligned" else []
     if rule.metric:
         functions += [rule.metric, *(BY_METRIC[name] for name in transforms if name in BY_METRIC)]
-    digest = digest_of(rule.formula, *functions, constants=(rule.columns(transforms), rule.small(transforms)))
+    constants = rule.columns(transforms), rule.small(transforms), *(places and (places,))
+    digest = digest_of(rule.formula, *functions, constants=constants)
     name = "_".join((rule.name, *transforms, which, dtype, digest))
     # The inner functions carry it too: two cached kernels, compiled in two processes, may otherwise hold different
     # functions under one symbol, of which the loader takes the first for both.
@@ -120,6 +141,8 @@ def callback(rule: Rule, dtype: str, which: str = "step", transforms: tuple[str,
         "WRITTEN": rule.columns(with_scalars(transforms)),
         "SMALL": rule.small(transforms),
         "SCALARS": (0,) * (len(rule.scalars) + len(with_scalars(transforms))),
+        "PLACES": places,
+        "BEHIND": len(rule.columns(transforms)),
         "SCALED": np.float64 if which in FACTORS else getattr(np, dtype),
         "FACTOR": FACTORS.get(which, getattr(np, dtype)(1)),
     }
@@ -128,19 +151,20 @@ def callback(rule: Rule, dtype: str, which: str = "step", transforms: tuple[str,
 
 
 @cache
-def _callback(rule: Rule, dtype: str, which: str, transforms: tuple[str, ...]) -> Any:
-    return through_cache(lambda: callback(rule, dtype, which, transforms), CFunc.compile)
+def _callback(rule: Rule, dtype: str, which: str, transforms: tuple[str, ...], places: tuple[int, ...] = ()) -> Any:
+    return through_cache(lambda: callback(rule, dtype, which, transforms, places), CFunc.compile)
 
 
 @cache
-def form_address(form: int, dtype: str, in_pieces: bool = False) -> int:
+def form_address(form: int, dtype: str, in_pieces: bool = False, ahead: bool = False) -> int:
     """Return the address by which kernels for `dtype` get a form of `stores`; compiles its functions."""
-    return int(_form(form, dtype, in_pieces).ctypes.data)
+    return int(_form(form, dtype, in_pieces, ahead).ctypes.data)
 
 
 @cache
-def _form(form: int, dtype: str, in_pieces: bool) -> Any:
+def _form(form: int, dtype: str, in_pieces: bool, ahead: bool) -> Any:
     numbers = np.zeros(stores.FIELDS, np.int64)
+    numbers[stores.STRIP] = STRIP_BYTES // np.dtype(dtype).itemsize if ahead else stores.WHOLE
     numbers[stores.FORM], numbers[stores.LENGTH] = form, stores.LENGTHS[form]
     numbers[stores.SHIFT], numbers[stores.IN_PIECES] = np.dtype(dtype).itemsize.bit_length() - 1, in_pieces
     if form != stores.PLAIN:
@@ -149,13 +173,13 @@ def _form(form: int, dtype: str, in_pieces: bool) -> Any:
     return numbers
 
 
-def stored_form(form: int, in_pieces: bool, kinds: Any, keys: Any, encodes: bool = True) -> Any:
+def stored_form(form: int, in_pieces: bool, ahead: bool, kinds: Any, keys: Any, encodes: bool = True) -> Any:
     """Return the numbers for `loops.walk_stored`; of a kernel that does not write state, it `encodes` nothing.
 
     kinds : int64[slots], the forms of `storage.py`
     keys : uint64[arrays, slots], see `codecs.slot_key`
     """
-    numbers = _form(form, "float32", in_pieces).copy()
+    numbers = _form(form, "float32", in_pieces, ahead).copy()
     numbers[stores.SLOTS], numbers[stores.KINDS], numbers[stores.KEYS] = len(kinds), kinds.ctypes.data, keys.ctypes.data
     numbers[stores.DECODE] = compiled_for_c(storage.decode, 7)
     numbers[stores.ENCODE] = compiled_for_c(storage.encode, 7) if encodes else 0

@@ -73,7 +73,7 @@ def _around(transform: str, which: str) -> tuple[Callable[..., Any], Callable[..
     """The function of a transform, and how it is put around a rule."""
     function = TRANSFORMS[transform]
     if transform in CAUTION or transform in CONSTRAINTS:
-        if which not in ("step", "report"):
+        if which not in ("step", "report", "problems"):
             return (aligned, of_step) if which == "aligned" and transform == "cautious" else (function, without)
         return function, with_step if transform in CAUTION else with_constraint
     return function, with_mean if transform == "centralize" else with_transform

@@ -15,10 +15,13 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.core.errors import TypingError
+from numba.core.errors import RequireLiteralValue, TypingError
 from numba.extending import intrinsic
 
 _INT64 = ir.IntType(64)
+
+LINE = 64
+"""Bytes of a cache line."""
 
 EARLY = 2.0**16
 """How many times the smallest normal number state is flushed at."""
@@ -98,6 +101,26 @@ def addresses(typingctx: Any, row: Any, columns: Any) -> Any:
         return context.make_tuple(builder, result, values)
 
     return result(types.int64, columns), codegen
+
+
+@intrinsic
+def ask_for(typingctx: Any, where: Any, offset: Any, length: Any) -> Any:
+    """Asks for the cache lines of `length` bytes, a constant, at an offset from each address."""
+    if not isinstance(length, types.IntegerLiteral):
+        raise RequireLiteralValue("length")
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [pointer, flag, flag, flag])
+        ask = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        how = [ir.Constant(flag, value) for value in (0, 3, 1)]  # to read it, to keep it, data
+        for address in cgutils.unpack_tuple(builder, args[0]):
+            for line in range(0, length.literal_value, LINE):
+                at = builder.add(builder.add(address, args[1]), ir.Constant(_INT64, line))
+                builder.call(ask, [builder.inttoptr(at, pointer), *how])
+        return context.get_dummy_value()
+
+    return types.void(where, types.int64, length), codegen
 
 
 @intrinsic

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
-from fastopt.kernels.intrinsics import call, fetch_add, peek, put, row_address
+from fastopt.kernels.intrinsics import LINE, call, fetch_add, peek, put, row_address
 from fastopt.kernels.passes import FIELDS
 from fastopt.kernels.stores import (
     CLOSE,
@@ -15,7 +15,6 @@ from fastopt.kernels.stores import (
     KEYS,
     KINDS,
     LENGTH,
-    LINE,
     NONTEMPORAL,
     OPEN,
     PLAIN,

@@ -1,8 +1,8 @@
 """A whole step in one call from Python: checks parameters and gradients, and runs the kernel if all is as planned.
 
 `one_call` becomes a method of C that Python calls without a wrapper of numba's. It walks dicts by functions of CPython
-and reads arrays as `array_scan.scan` does. The GIL is held all the while: no other thread and no signal comes between,
-and what was checked stays alive.
+and reads arrays as `array_scan.scan` does. No signal comes between. Nor does another thread, as the GIL is held, but
+for the time of a kernel that takes long; what was checked is held until it is back.
 """
 
 from __future__ import annotations
@@ -50,8 +50,9 @@ MISFIT, DONE = 0, 1
     VIEWS, VIEW_COUNT,  # the addresses of arrays that must be writeable, the views of a FlatDict
     LIST, NODES, NODE_COUNT, CHILDREN, CHILD_COUNT,  # the containers of the arrays, see below
     PARAMETER_NODES, GRADIENT_NODES,  # room for their addresses
-) = range(41)  # fmt: skip
-WORDS = 41
+    TAKES_LONG,  # whether other threads may run beside the kernel
+) = range(42)  # fmt: skip
+WORDS = 42
 
 # Columns of `nodes`, the table of containers, each behind the one that holds it.
 NODE_KIND = 0  # address of the type that one of parameters must have
@@ -107,7 +108,18 @@ def one_call(self, arguments, count):
     if only_checks:
         return integer(DONE) if word(plan, BARE) != 0 else _list_of(items[1], count)
 
-    walk(word(plan, KERNEL), word(plan, FORM), table, starts, 0, starts[-1])
+    if word(plan, TAKES_LONG) != 0:
+        for number in range(count):
+            keep(peek(items[0] + 8 * number))
+            keep(peek(items[1] + 8 * number))
+        thread = let_others_run()
+        walk(word(plan, KERNEL), word(plan, FORM), table, starts, 0, starts[-1])
+        wait_for_turn(thread)
+        for number in range(count):
+            release(peek(items[0] + 8 * number))
+            release(peek(items[1] + 8 * number))
+    else:
+        walk(word(plan, KERNEL), word(plan, FORM), table, starts, 0, starts[-1])
 
     for leaf in range(count):
         staged = leaves[leaf, STAGED]
@@ -306,6 +318,18 @@ def compare_texts(typingctx: Any, one: Any, other: Any) -> Any:
 def release(typingctx: Any, value: Any) -> Any:
     """Lets go of an object."""
     return types.void(types.int64), _of_c("Py_DecRef", ir.VoidType(), _POINTER)
+
+
+@intrinsic
+def let_others_run(typingctx: Any) -> Any:
+    """Lets go of the GIL; returns what `wait_for_turn` takes."""
+    return types.int64(), _of_c("PyEval_SaveThread", _POINTER)
+
+
+@intrinsic
+def wait_for_turn(typingctx: Any, thread: Any) -> Any:
+    """Takes the GIL again."""
+    return types.void(types.int64), _of_c("PyEval_RestoreThread", ir.VoidType(), _POINTER)
 
 
 @intrinsic

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fastopt.kernels import codecs
+from fastopt.kernels import codecs, problems
 from fastopt.kernels.compose import clone, composed
 from fastopt.kernels.intrinsics import KEPT, SIGN_KEPT, smallest_state
 from fastopt.kernels.loops import PIECE
@@ -114,6 +114,37 @@ def interpreted(rule: Rule, dtype: str, which: str, transforms: tuple[str, ...] 
                     for factor in (1.0, DOWN, UP)
                 )
                 cells[:] = [*plain, int((gradient == 0).sum()), int((~np.isfinite(seen)).sum()), *large, *small]
+
+    return kernel
+
+
+def interpreted_problems(
+    rule: Rule, dtype: str, transforms: tuple[str, ...], places: tuple[int, ...]
+) -> Callable[..., None]:
+    """The kernel for many problems at once in pure Python: each active one is a step of its own.
+
+    places : as `PLACES` in `problems.py`, which says what the table holds
+    """
+    step = interpreted(rule, dtype, "step", transforms)
+    size = np.dtype(dtype).itemsize
+
+    def numbers(address: Any, count: int, kind: Any) -> Any:
+        return np.ctypeslib.as_array((kind * int(count)).from_address(int(address)))
+
+    def kernel(table: Any, starts: Any, threads: int) -> None:
+        for row, elements in enumerate(np.diff(starts).tolist()):
+            own = numbers(table[row, -1], problems.VALUES + max(places) + 1, ctypes.c_int64)
+            width = int(own[problems.WIDTH])
+            constants = numbers(own[problems.CONSTANTS], len(places) - 1, ctypes.c_double)
+            for problem in range(elements // width if elements else 0):
+                differing = [numbers(at, problem + 1, ctypes.c_double)[problem] for at in own[problems.VALUES :]]
+                scalars = np.array([c if at < 0 else differing[at] for c, at in zip(constants, places, strict=False)])
+                if places[-1] >= 0 and not differing[places[-1]]:
+                    continue
+                single = table[[row, -1]].copy()
+                single[0, : len(rule.state) + 2] += problem * width * size
+                single[0, -1] = scalars.ctypes.data
+                step(single, np.array([0, width]), 1)
 
     return kernel
 

@@ -25,15 +25,16 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from fastopt.kernels.intrinsics import LINE
+
 PLAIN, PREFETCH, BURST, NONTEMPORAL = range(4)
 FORMS = ("plain", "prefetch", "burst", "nontemporal")
 """Their names, by number."""
 
-LINE = 64  # bytes of a cache line
-
 # The bytes of a block. Of PREFETCH as many lines as a core has on their way: more would wait, and the loop behind them.
 # Of the others 4 kB: with 1 kB the loop begins too often, 16 kB push state out of the first cache.
-LENGTHS = {PLAIN: 1 << 60, PREFETCH: 16 * LINE, BURST: 64 * LINE, NONTEMPORAL: 64 * LINE}
+WHOLE = 1 << 60
+LENGTHS = {PLAIN: WHOLE, PREFETCH: 16 * LINE, BURST: 64 * LINE, NONTEMPORAL: 64 * LINE}
 LONGEST = 8192  # where a kernel has its reasons for other blocks
 
 # What the kernels get of a form: the address of int64 numbers.
@@ -43,7 +44,8 @@ IN_PIECES = 5  # whether the kernel is one for `loops.walk_pieces`
 SLOTS = 6  # how many slots are stored in fewer bits, 0 where none are; for those of a `loops.walk_stored`:
 DECODE, ENCODE, KINDS = 7, 8, 9  # functions and forms of `storage.py`, the latter at an address
 KEYS = 10  # the address of a key for each array and slot
-FIELDS = 11
+STRIP = 11  # the elements of a strip, see `loops.step_loop`
+FIELDS = 12
 
 _INT64, _BYTE = ir.IntType(64), ir.IntType(8)
 

@@ -67,13 +67,13 @@ def minimize(
         Sets gtol and ftol.
     callback : function, optional
         Called after each step, as SciPy does: `callback(x)`, or `callback(intermediate_result)`, by that name, with
-        `x` and `fun`. To raise StopIteration in it ends the minimization.
+        `x` and `fun`. Raising StopIteration ends the minimization.
     options : dict, optional
         - **optimizer**: an optimizer, in the place of `method`;
-        - **maxiter**: the most steps; 10,000 by default, with `batches` as many as they are;
-        - **gtol**: stop once no element of the gradient is larger, where bounds do not hold it; 1e-5, or None where
-          `fun` is stochastic: do not;
-        - **patience**: stop after so many steps without progress of the smoothed value; None: do not;
+        - **maxiter**: the largest number of steps; 10,000 by default, with `batches` their number;
+        - **gtol**: stop once no element of the gradient is larger, apart from those held by bounds; 1e-5, or None
+          (never) where `fun` is stochastic;
+        - **patience**: stop after so many steps without progress of the smoothed value; None: never;
         - **ftol**: what counts as progress, relative to the value or to 1; 1e-9;
         - **smoothing**: the share that is kept of the running mean of values; 0, or 0.9 where `fun` is stochastic;
         - **keep_best**: whether to return the point of the least smoothed value rather than the last one;
@@ -88,8 +88,8 @@ def minimize(
     -------
     scipy.optimize.OptimizeResult
         `x`, in the form of x0; `fun` and `jac`, value and gradient there (on the last batch: before the last step);
-        `nit`, `nfev`, `njev`; `success`, `status`, `message`; `optimizer`, the copy with its state, which as `method`
-        of another call goes on. Where the optimizer averages (`averaging`, schedule-free) x is the average.
+        `nit`, `nfev`, `njev`; `success`, `status`, `message`; `optimizer`, the copy with its state, which continues as
+        `method` of another call. Where the optimizer averages (`averaging`, schedule-free) x is the average.
 
     Raises
     ------

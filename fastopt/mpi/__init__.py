@@ -1,4 +1,4 @@
-"""Data-parallel training over MPI, with the optimizer's state shared out among the processes.
+"""Data-parallel training over MPI, with the optimizer's state sharded over the processes.
 
 >>> import fastopt, fastopt.mpi
 >>> optimizer = fastopt.mpi.Sharded(fastopt.Adam(lr=1e-3))  # and `mpiexec -n 4 python script.py`

@@ -11,7 +11,7 @@ from mpi4py.run import set_abort_status
 
 
 def abort_on_exception(on: bool = True) -> None:
-    """Sets whether an exception that nobody catches ends all processes of the job, with its traceback.
+    """Sets whether an uncaught exception ends all processes of the job, with its traceback.
 
     Importing `fastopt.mpi` does so. Otherwise the process that failed waits in `MPI_Finalize` for the others, and they
     wait in their next step for it. The traceback is shown as before; then, when Python ends, mpi4py calls `MPI_Abort`

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from mpi4py import MPI
 
-from fastopt import checks
+from fastopt import checks, combinations
 from fastopt.engine import step
 from fastopt.engine.objects import OWN
 from fastopt.flat import Array
@@ -30,12 +30,13 @@ TRANSPORTS = (None, "bfloat16")
 
 
 class Sharded(Consensus, SharedAverages, SharedSaving):
-    """Data-parallel training over MPI, with the state shared out: each process steps its shard of the parameters.
+    """Data-parallel training over MPI with sharded state: each process updates its shard of the parameters.
 
-    All arrays of a dtype are one line of elements, cut into equal shards. `update` sends each process the gradients of
-    its shard (`Alltoallv`), adds them up in the order of the ranks, steps the shard with its shard of the state, and
-    gives the new parameters to all (`Allgatherv`): the ZeRO-1 scheme. All processes have the same bits after each step,
-    and they are those of one process that adds the gradients in that order, multiplies the sum by 1 / size and steps.
+    All arrays of a dtype form one sequence of elements, cut into equal shards. `update` sends each process the
+    gradients of its shard (`Alltoallv`), adds them up in the order of the ranks, steps the shard with its shard of the
+    state, and gives the new parameters to all (`Allgatherv`): the ZeRO-1 scheme. All processes have the same bits after
+    each step, and they are those of one process that adds the gradients in that order, multiplies the sum by 1 / size
+    and steps.
 
     Every method is called by all processes, in the same order. Settings, groups, schedules, `iter` and `skipped` are
     those of the optimizer, and are read and set here; they must be the same on all processes.
@@ -50,10 +51,10 @@ class Sharded(Consensus, SharedAverages, SharedSaving):
     comm : mpi4py.MPI.Comm, default MPI.COMM_WORLD
         The processes that train together.
     reduce : "mean" or "sum", default "mean"
-        What is made of the gradients of all processes.
+        How the gradients of all processes are combined.
     transport : None or "bfloat16", default None
-        How float32 gradients travel: as they are, or rounded to bfloat16, half the bytes. What rounding took is added
-        to the next step's gradient (error feedback), so that it is not lost but late.
+        How float32 gradients are sent: unchanged, or rounded to bfloat16, half the bytes. The rounding error is added
+        to the next step's gradient (error feedback).
 
     Raises
     ------
@@ -97,6 +98,9 @@ class Sharded(Consensus, SharedAverages, SharedSaving):
                 f"Sharded: this {type(optimizer).__name__} has stepped already; hand in a new one, and load what it "
                 "was by `load`"
             )
+        combinations.check_step(
+            type(optimizer).__name__, {"batch_axis": optimizer.batch_axis is not None, "Sharded": True}
+        )
         comm = MPI.COMM_WORLD if comm is None else comm
         owner = type(optimizer).__name__
         self.__dict__.update(

@@ -19,10 +19,10 @@ def numerical_gradient(f: Callable[[Array], float], x: Array, step: float = 1e-5
     f : callable
         Gives a number for an array like x. It is called twice for each element, with x itself changed in place.
     x : array of float64, any shape
-        Is written meanwhile and holds the same bits afterwards.
+        Changed during the call, and restored to the same bits.
     step : float
-        Near the cube root of float64's rounding, where the error of the difference (of the order of its square) and
-        that of rounding are alike. A function with kinks, as ReLU makes them, must have none within it of x.
+        Near the cube root of float64's epsilon, where the error of the difference (of the order of its square) and that
+        of rounding are about equal. A function with kinks, as ReLU makes them, must have none within it of x.
 
     Raises
     ------

@@ -24,7 +24,7 @@ class Layer:
     """The dict that holds the layer's parameters, where it has some."""
 
     def forward(self, x: Array, train: bool = False) -> Array:
-        """The layer's output; some layers do something else while training."""
+        """The layer's output; some layers behave differently in training."""
         raise NotImplementedError
 
     def backward(self, dy: Array) -> Array:

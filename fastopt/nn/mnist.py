@@ -38,7 +38,7 @@ MIRRORS = ("https://storage.googleapis.com/cvdf-datasets/mnist/", "https://ossci
 
 
 class DataError(ValueError):
-    """A folder or a file of data that cannot be used; the text is one line for the user."""
+    """Data that cannot be used, in a folder or a file; the text is one line."""
 
 
 class Mnist(NamedTuple):

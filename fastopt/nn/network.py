@@ -134,7 +134,7 @@ class MultiLayerNet:
         """The gradients of the loss by back-propagation, a dict like `params`.
 
         `out` takes them in place of new arrays: a dict of arrays like those of `params`, or a `FlatDict`; it is checked
-        when it is handed in for the first time. The loss of the batch is in `last_loss` afterwards.
+        the first time it is passed. The loss of the batch is in `last_loss` afterwards.
         """
         if out is None:
             grads: Mapping[Any, Array] = {name: np.empty_like(value) for name, value in self.params.items()}

@@ -32,7 +32,7 @@ class Trainer:
     optimizer_param : dict
         The settings of an optimizer that is given by name.
     evaluate_sample_num_per_epoch : int or None
-        Accuracies are taken on so many of the first rows; None: on all.
+        Accuracies are computed on this many of the first rows; None: on all.
     verbose : bool
         Whether to print a line per epoch.
     seed : int or None

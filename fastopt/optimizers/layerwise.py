@@ -16,7 +16,7 @@ __all__ = ["LAMB", "LARS", "MARS", "Muon", "NovoGrad", "StableAdamW"]
 
 @dataclass(eq=False)
 class LARS(Optimizer):
-    """Momentum whose learning rate is, for each array, in proportion to the norm of the array by that of its gradient.
+    """Momentum whose learning rate, for each array, is proportional to the norm of the array over that of its gradient.
 
     `v = momentum v + lr trust_coefficient |p| / (|g| + eps) g` and `p = p - v`; where a norm is zero, `v = momentum v +
     lr g`. `weight_decay`, where it is set, has been added to g.
@@ -319,7 +319,7 @@ class Muon(Optimizer):
         The share of m that is kept at each step, in [0, 1].
     adjust : "original" or "match_rms_adamw", default "original"
         What s is for n rows and k columns: sqrt(max(1, n / k)), or 0.2 sqrt(max(n, k)), with which lr and weight decay
-        of AdamW can be taken over.
+        of AdamW can be kept.
     weight_decay, decoupled : default 0.1 and True
         As of every optimizer, but on by default.
 

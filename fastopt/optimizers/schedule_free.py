@@ -54,9 +54,9 @@ class ScheduleFreeSGD(_ScheduleFree):
     """SGD without a schedule: gradients are taken between a fast sequence z and its average x.
 
     At step t `z = z - lr_t g`, `x = (1 - c_t) x + c_t z`, `p = (1 - beta1) z + beta1 x`, where all start at the
-    parameters and `lr_t = lr min(1, t / warmup)`. What is trained, and is in `params`, is p; what is to be used in the
-    end is x, which `averaged` returns. `c_t = lr_t^2 / (lr_1^2 + ... + lr_t^2)`, which without warmup is `1 / t`, knows
-    of warmup only: an lr that is a schedule or is changed between steps counts in lr_t, not in c_t.
+    parameters and `lr_t = lr min(1, t / warmup)`. Training updates p, which is in `params`; evaluate and keep x, which
+    `averaged` returns. `c_t = lr_t^2 / (lr_1^2 + ... + lr_t^2)`, which without warmup is `1 / t`, knows of warmup only:
+    an lr that is a schedule or is changed between steps counts in lr_t, not in c_t.
 
     `weight_decay` is added to the gradient, decoupled or not, which for z is the same.
 
@@ -109,8 +109,8 @@ class ScheduleFreeAdamW(_ScheduleFree):
     """AdamW without a schedule: ScheduleFreeSGD along gradients divided by the root of their mean square.
 
     `v = v + (1 - beta2)(g^2 - v)`, `d = g / (sqrt(v_hat) + eps) + weight_decay p` with `v_hat = v / (1 - beta2^t)`;
-    then d is what g is to `ScheduleFreeSGD`. What is to be used in the end is what `averaged` returns. Weight decay is
-    decoupled by default, and 0; `decoupled=False` adds it to g.
+    then d is what g is to `ScheduleFreeSGD`. Evaluate and keep what `averaged` returns. Weight decay is decoupled by
+    default, and 0; `decoupled=False` adds it to g.
 
     Parameters
     ----------

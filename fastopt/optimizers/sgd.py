@@ -77,8 +77,8 @@ class Momentum(Optimizer):
 
     Differences
     -----------
-    PyTorch: `SGD(momentum=0.9)`, `v = momentum v + g`, `p = p - lr v`: the same path as long as lr stays, but a new lr
-        counts at once for the whole velocity; lr 0.001.
+    PyTorch: `SGD(momentum=0.9)`, `v = momentum v + g`, `p = p - lr v`: the same path while lr is constant, but a new lr
+        applies to the whole velocity at once; lr 0.001.
     Keras: `SGD(momentum=0.9)`, the same.
     optax: `sgd(momentum=0.9)`, the formula of PyTorch.
     """
@@ -145,8 +145,8 @@ class Nesterov(Optimizer):
 
     Differences
     -----------
-    PyTorch: `SGD(momentum=0.9, nesterov=True)`, `v = momentum v + g`, `p = p - lr (g + momentum v)`: the same path as
-        long as lr stays, but a new lr counts at once for the whole velocity; lr 0.001.
+    PyTorch: `SGD(momentum=0.9, nesterov=True)`, `v = momentum v + g`, `p = p - lr (g + momentum v)`: the same path
+        while lr is constant, but a new lr applies to the whole velocity at once; lr 0.001.
     Keras: `SGD(momentum=0.9, nesterov=True)`, the same.
     optax: `sgd(momentum=0.9, nesterov=True)`, the formula of PyTorch.
     """
@@ -166,8 +166,8 @@ class Nesterov(Optimizer):
 class SGDMomentum(Optimizer):
     """Momentum in PyTorch's form: `v = momentum v + (1 - dampening) g`, at the first step `v = g`, and `p = p - lr v`.
 
-    Without dampening it goes the way of `Momentum` as long as lr stays what it is. A new lr counts here at once for the
-    whole velocity, in `Momentum` only for what is added to it from then on.
+    Without dampening it takes the path of `Momentum` while lr is constant. Here a new lr applies to the whole velocity
+    at once, in `Momentum` only to what is added to it from then on.
 
     Parameters
     ----------
@@ -220,8 +220,8 @@ class SGDMomentum(Optimizer):
 class SGDNesterov(Optimizer):
     """Nesterov's momentum in PyTorch's form: `v = momentum v + g`, `p = p - lr (g + momentum v)`.
 
-    It goes the way of `Nesterov` as long as lr stays what it is. A new lr counts here at once for the whole velocity,
-    in `Nesterov` only for what is added to it from then on.
+    It takes the path of `Nesterov` while lr is constant. Here a new lr applies to the whole velocity at once, in
+    `Nesterov` only to what is added to it from then on.
 
     Parameters
     ----------
@@ -264,18 +264,18 @@ class SGDNesterov(Optimizer):
 
 @dataclass(eq=False)
 class ASGD(Optimizer):
-    """SGD with a falling learning rate and, beside it, the average of the parameters.
+    """SGD with a decaying learning rate, and the average of the parameters.
 
     At step t `lr_t = lr / (1 + lambd lr (t - 1))^alpha`, `p = (1 - lambd lr_t) p - lr_t g` and
-    `average = average + (p - average) / max(1, t - 1 - t0)`, as in PyTorch, whose names these are. It is the average
-    that is to be used in the end: `params["W"][...] = optimizer.average["W"]`.
+    `average = average + (p - average) / max(1, t - 1 - t0)`, as in PyTorch, whose names these are. Use the average in
+    the end: `params["W"][...] = optimizer.average["W"]`.
 
     Parameters
     ----------
     lr : float, default 0.01
         Learning rate of the first step, 0 or more.
     lambd : float, default 1e-4
-        How fast the learning rate falls, and weights with it: the weight of an L2 penalty, 0 or more.
+        How fast the learning rate decays, and the weights with it: the weight of an L2 penalty, 0 or more.
     alpha : float, default 0.75
         The power with which the learning rate falls, 0 or more.
     t0 : float, default 1e6

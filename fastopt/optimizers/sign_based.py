@@ -12,11 +12,11 @@ __all__ = ["Lion", "Rprop", "Signum"]
 
 @dataclass(eq=False)
 class Rprop(Optimizer):
-    """Resilient backpropagation: every element has a step size of its own, and of gradients only signs count.
+    """Resilient backpropagation: every element has its own step size, and only the signs of gradients count.
 
     Where a gradient has the sign it had before, the step size is multiplied by eta_plus; where the sign has changed, by
     eta_minus, and the element stays where it is. Else `p = p - sign(g) step_size`. For gradients of the whole training
-    set: those of small batches change their signs by chance.
+    set: those of small batches change sign by chance.
 
     Parameters
     ----------

@@ -25,10 +25,9 @@ HESSIAN = Rule(sophia_hessian, RULES["sophia"].state)
 class Sophia(Optimizer):
     """A running mean of gradients over one of the Hessian's diagonal, of which no element moves by more than lr.
 
-    `m = m + (1 - beta1)(g - m)`, `p = p - lr clip(m / max(gamma h, eps), -1, 1)`. The diagonal is estimated by whoever
-    computes gradients, once in some steps (10 in the paper), and handed to `update_hessian` before the step is made:
-    `h = h + (1 - beta2)(estimate - h)`. Where h is not positive, as it is not before the first estimate, elements move
-    by lr, as Signum's do.
+    `m = m + (1 - beta1)(g - m)`, `p = p - lr clip(m / max(gamma h, eps), -1, 1)`. You estimate the diagonal every few
+    steps (10 in the paper) and pass it to `update_hessian` before the step: `h = h + (1 - beta2)(estimate - h)`. Where
+    h is not positive, as it is not before the first estimate, elements move by lr, as Signum's do.
 
     Two estimates are in the paper. Sophia-H: u times the product of the Hessian with u, for u of random normal numbers.
     Sophia-G, for a mean cross-entropy: the batch size times the square of the gradient for labels that are drawn from

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, is_dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any, ClassVar, cast
 
 import numpy as np
-import numpy.typing as npt
 
 from fastopt.kernels import codecs
+from fastopt.reference.constraints import Masked, by_rows, elementwise
+from fastopt.reference.norms import Array as Array
+from fastopt.reference.norms import clipped, global_norm, means, total
+from fastopt.reference.walk import as_array, at, items, leaves
 from fastopt.rows import Rows
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(eq=False)
@@ -42,6 +43,11 @@ class Reference:
     nonnegative: bool = field(default=False, kw_only=True, repr=False)
     l1: float = field(default=0.0, kw_only=True, repr=False)
     l2_prox: float = field(default=0.0, kw_only=True, repr=False)
+    group_lasso: float = field(default=0.0, kw_only=True, repr=False)
+    max_norm: float = field(default=math.inf, kw_only=True, repr=False)
+    unit_norm: bool = field(default=False, kw_only=True, repr=False)
+    simplex: bool = field(default=False, kw_only=True, repr=False)
+    constraint_axis: int | None = field(default=-1, kw_only=True, repr=False)
     mask: Any = field(default=None, kw_only=True, repr=False)
     cautious: bool = field(default=False, kw_only=True, repr=False)
     cautious_decay: bool = field(default=False, kw_only=True, repr=False)
@@ -102,20 +108,20 @@ class Reference:
         """
         if isinstance(params, np.ndarray):
             self._update({None: params}, {None: grads})
-        elif isinstance(params, Mapping) and not any(value is None or _items(value) for value in params.values()):
+        elif isinstance(params, Mapping) and not any(value is None or items(value) for value in params.values()):
             self._update(cast("dict[Any, Any]", params), grads)
         else:
-            leaves = dict(_leaves(params, ""))
-            arrays = {name: holder[key] for name, (holder, key) in leaves.items()}
-            self._update(arrays, {name: _at(grads, name) for name in leaves})
-            for name, (holder, key) in leaves.items():
+            holders = dict(leaves(params, ""))
+            arrays = {name: holder[key] for name, (holder, key) in holders.items()}
+            self._update(arrays, {name: at(grads, name) for name in holders})
+            for name, (holder, key) in holders.items():
                 if not isinstance(arrays[name], np.ndarray):
                     holder[key] = arrays[name]
 
     def _update(self, params: dict[Any, Any], grads: dict[Any, Any]) -> None:
         self._iter += 1
         self._begin(params)
-        parts = {key: self._part(key, _array(p)) for key, p in params.items()}
+        parts = {key: self._part(key, as_array(p)) for key, p in params.items()}
         given = {
             key: grads[key] for key in params if not getattr(parts[key], "frozen", False) and grads[key] is not None
         }
@@ -123,13 +129,13 @@ class Reference:
         seen = {
             key: _summed(g, distinct.get(key, np.arange(len(params[key]))), params[key].dtype)
             if isinstance(g, Rows)
-            else _as_shaped(np.asarray(g).astype(_array(params[key]).dtype, copy=False), _array(params[key]))
+            else _as_shaped(np.asarray(g).astype(as_array(params[key]).dtype, copy=False), as_array(params[key]))
             for key, g in given.items()
         }
         scale = self._scale(seen)
         self._estimate(params, parts, seen, scale)
         for key in seen:
-            p, state = _array(params[key]), [getattr(self, slot)[key] for slot in self.slots]
+            p, state = as_array(params[key]), [getattr(self, slot)[key] for slot in self.slots]
             if key in distinct:
                 whole = [p, *state]
                 p, *state = (x[distinct[key]] for x in whole)
@@ -137,7 +143,8 @@ class Reference:
             part._iter = self.counts[key] = self.counts[key] + 1
             kept = Masked(self.mask, key, p, *state)
             part._step(p, part._processed(p, seen[key], scale), state)
-            part._constrain(p, state, params[key], distinct.get(key, ...))
+            elementwise(part, p, state, params[key], distinct.get(key, ...))
+            by_rows(part, p)
             kept.put_back(p, *state)
             self._flush_state(state)
             if key not in distinct:
@@ -160,7 +167,7 @@ class Reference:
         self.before.clear()
         self.before.update(self.estimates)
         for key, g in seen.items():
-            part, p = copy.copy(parts[key]), _array(params[key])
+            part, p = copy.copy(parts[key]), as_array(params[key])
             part._iter = self.counts[key] + 1
             both = part.totals(p, part._processed(p, g, scale), *[getattr(self, slot)[key] for slot in self.slots])
             assert both is not None
@@ -175,25 +182,6 @@ class Reference:
     def effective_lr(self) -> float:
         """The learning rate as a constant gradient meets it in the long run."""
         raise NotImplementedError
-
-    def _constrain(self, p: Array, state: list[Array], whole: Any, rows: Any) -> None:
-        """Proximal steps and bounds of new parameters; p are these rows of the whole one."""
-        metric = self.metric(*state) if self.l1 or self.l2_prox else None
-        if self.l1:
-            amount = p.dtype.type(self.l1 * self.effective_lr())
-            threshold = amount if metric is None else amount / metric
-            p[...] = np.where(p > threshold, p - threshold, np.where(p < -threshold, p + threshold, p - p))
-        if self.l2_prox:
-            amount = self.l2_prox * self.effective_lr()
-            shrunk = p - amount / (1 + amount) * p if metric is None else p * (metric / (metric + amount))
-            p[...] = shrunk
-        if self.bounds is None and not self.nonnegative:
-            return
-        bounds = zip(self.bounds or (None, None), (-math.inf, math.inf), strict=True)
-        low, high = (otherwise if bound is None else bound for bound, otherwise in bounds)
-        low = np.maximum(low, 0.0) if self.nonnegative else low
-        low, high = (np.broadcast_to(bound, np.shape(whole))[rows].astype(p.dtype) for bound in (low, high))
-        p[...] = np.where(p < low, low, np.where(p > high, high, p))
 
     def _begin(self, params: dict[Any, Any]) -> None:
         """Makes the state of parameters that have none."""
@@ -211,7 +199,7 @@ class Reference:
             for key, p in params.items() if start else ():
                 if key not in known:
                     arrays = [getattr(self, slot)[key] if name == slot else None for name in self.slots]
-                    self._store(key, _array(p), arrays, self._part(key, _array(p)), 0)
+                    self._store(key, as_array(p), arrays, self._part(key, as_array(p)), 0)
         if self.lookahead is not None:
             self.slow_weights = _with_more(self.slow_weights, params, np.copy)
         if self.averaging is not None:
@@ -253,7 +241,7 @@ class Reference:
                 assert self.weight_average is not None
                 self.averages[key] += 1
                 average = self.weight_average[key]
-                average += amount * (_array(value) - average)
+                average += amount * (as_array(value) - average)
                 self._flush(average)
 
     def _flush_state(self, state: list[Array]) -> None:
@@ -319,92 +307,11 @@ class Reference:
         return g
 
 
-class Masked:
-    """The elements that a mask keeps, with what was there before a step."""
-
-    def __init__(self, mask: Any, key: Any, *arrays: Array) -> None:
-        mask = mask if mask is None or isinstance(mask, Mapping) else {None: mask}
-        self._kept = None if mask is None or key not in mask else ~np.broadcast_to(mask[key], arrays[0].shape)
-        self._before = [x.copy() for x in arrays] if self._kept is not None else []
-
-    def write(self, x: Array, new: Array) -> None:
-        """Writes the other elements."""
-        x[...] = new if self._kept is None else np.where(self._kept, x, new)
-
-    def put_back(self, *arrays: Array) -> None:
-        for x, before in zip(arrays, self._before, strict=False):
-            x[self._kept] = before[self._kept]
-
-
 def _with_more(
     slot: dict[Any, Array] | None, params: dict[Any, Any], start: Callable[[Array], Array]
 ) -> dict[Any, Array]:
     known = slot or {}
-    return known | {key: start(_array(p)) for key, p in params.items() if key not in known}
-
-
-def means(g: Array) -> Array:
-    """The means to subtract: of a matrix over axis 0, of what has more dimensions over all axes but the first."""
-    if g.ndim == 2:
-        return np.array([mean(column) for column in g.T], g.dtype)
-    return np.array([mean(part.ravel()) for part in g], g.dtype).reshape(-1, *[1] * (g.ndim - 1))
-
-
-def mean(values: Array) -> float:
-    """The number nearest to the sum, by the count; so their order does not matter. NaN or infinite where values are."""
-    values = values.astype(np.float64)
-    nonfinite = values[~np.isfinite(values)]
-    if nonfinite.size:
-        return float(nonfinite.sum())
-    try:
-        return math.fsum(values.tolist()) / values.size
-    except OverflowError:  # of a part of the sum
-        return math.fsum((values * 2.0**-64).tolist()) * 2.0**64 / values.size
-
-
-def total(arrays: Iterable[Array]) -> float:
-    """The number nearest to the sum of all elements; NaN or infinite where some are."""
-    numbers = [x for array in arrays for x in array.astype(np.float64).ravel().tolist()]
-    try:
-        return math.fsum(numbers)
-    except (OverflowError, ValueError):
-        return sum(numbers)
-
-
-def global_norm(grads: dict[Any, Array]) -> float:
-    """The norm of all arrays together: the root of the number nearest to the sum of the float64 squares.
-
-    `math.fsum` rounds once, so the order of the arrays and of their elements does not matter.
-    """
-    root, exponent = _norm(grads)
-    return float(np.ldexp(root, exponent))
-
-
-def _norm(grads: dict[Any, Array]) -> tuple[float, int]:
-    """The norm as a number times two to the exponent, which is 0 unless squares overflow or vanish."""
-
-    def squares(exponent: int) -> list[Array]:
-        return [np.square(np.ldexp(g.astype(np.float64), -exponent)).ravel() for g in grads.values()]
-
-    plain = sum(float(square.sum()) for square in squares(0))
-    exponent = 0 if 2.0**-960 <= plain < math.inf else -600 if plain < 2.0**-960 else 600
-    numbers = squares(exponent)
-    total = sum(float(square.sum()) for square in numbers)
-    if not math.isfinite(total):  # NaN or infinity
-        return total, 0
-    return math.sqrt(math.fsum(x for square in numbers for x in square.tolist())), exponent
-
-
-def clipped(scale: float, grads: dict[Any, Array], most: float) -> float:
-    """A factor of gradients, made smaller where their norm would be more than `most`."""
-    root, exponent = _norm(grads)
-    norm = float(np.ldexp(root, exponent)) * abs(scale)
-    if norm <= most:
-        return scale
-    if math.isinf(norm) and math.isfinite(root):  # beyond float64
-        root, more = math.frexp(root)
-        return float(np.ldexp(scale * (most / (root * abs(scale))), -exponent - more))
-    return scale * (most / norm)
+    return known | {key: start(as_array(p)) for key, p in params.items() if key not in known}
 
 
 def _summed(gradient: Rows, distinct: Array, dtype: Any) -> Array:
@@ -418,43 +325,3 @@ def _summed(gradient: Rows, distinct: Array, dtype: Any) -> Array:
 def _as_shaped(g: Array, p: Array) -> Array:
     """A gradient whose shape differs only by axes of length one, in the parameter's shape."""
     return g.reshape(p.shape) if np.squeeze(g).shape == np.squeeze(p).shape else g
-
-
-def _items(value: Any) -> dict[str, tuple[Any, Any]] | None:
-    """Return the entries of a container by name: where each is looked up, under which key; None for anything else."""
-    if isinstance(value, Mapping):
-        return {str(key): (value, key) for key in value}
-    if hasattr(value, "_fields"):
-        return {name: (value, number) for number, name in enumerate(value._fields)}
-    if isinstance(value, list | tuple):
-        return {str(number): (value, number) for number in range(len(value))}
-    if is_dataclass(value) and not isinstance(value, Rows):
-        held = vars(value)
-        return {name: (held, name) for name, item in held.items() if isinstance(item, np.ndarray) or _items(item)}
-    return None
-
-
-def _leaves(value: Any, prefix: str) -> Iterator[tuple[str, tuple[Any, Any]]]:
-    """Names of the arrays in nested containers, and where each is looked up."""
-    for name, (holder, key) in (_items(value) or {}).items():
-        if _items(holder[key]) is not None:
-            yield from _leaves(holder[key], f"{prefix}{name}.")
-        elif holder[key] is not None:
-            yield prefix + name, (holder, key)
-
-
-def _at(grads: Any, path: str) -> Any:
-    """The gradient under a name; None where a branch is None."""
-    for name in path.split("."):
-        if grads is None:
-            return None
-        holder, key = (_items(grads) or {})[name]
-        grads = holder[key]
-    return grads
-
-
-def _array(value: Any) -> Array:
-    """An array as it is, a number as a 0-d array."""
-    if isinstance(value, np.ndarray):
-        return value
-    return np.array(value, dtype=np.float32 if isinstance(value, np.float32) else np.float64)

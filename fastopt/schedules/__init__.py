@@ -5,9 +5,9 @@
 
 Steps are counted from 1, as in `Optimizer.update`: the value at step k is what PyTorch's schedulers give to the k-th
 `optimizer.step()`. In the formulas t = k - 1 is the number of steps taken before. All lengths are in steps, not epochs.
-After its last step a schedule stays at its end. A schedule is a pure function of the step and is never changed
-(`ReduceOnPlateau`, which depends on what it is told, is the one exception); it can be compared, copied and pickled, and
-`to_dict` and `from_dict` turn it into plain JSON values and back.
+After its last step a schedule keeps its value. A schedule is a pure function of the step and is never changed (except
+`ReduceOnPlateau`, which depends on what it observes); it can be compared, copied and pickled, and `to_dict` and
+`from_dict` turn it into plain JSON values and back.
 """
 
 import typing as _typing

@@ -18,7 +18,7 @@ from fastopt.schedules import checks
 class Schedule:
     """A function of the step, counted from 1, that returns a Python float: the base class of all schedules.
 
-    `schedule * 0.5` and `schedule * other` multiply, `schedule.then(other, after=100)` goes on with another.
+    `schedule * 0.5` and `schedule * other` multiply, `schedule.then(other, after=100)` continues with another.
     """
 
     def __new__(cls, *values: Any, **settings: Any) -> Self:
@@ -56,7 +56,7 @@ class Schedule:
         return getattr(self, "steps", None)
 
     def then(self, other: Schedule, after: int | None = None) -> Sequence:
-        """The same for `after` steps in all (as many as it has), then another, which counts its steps from 1 again.
+        """The schedule for `after` steps (by default its length), then another, which counts its steps from 1 again.
 
         >>> from fastopt.schedules import Exponential, Warmup
         >>> Warmup(0.1, steps=2).then(Exponential(0.1, gamma=0.5))

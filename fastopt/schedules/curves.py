@@ -88,7 +88,7 @@ class InverseTime(Schedule):
 class Linear(Schedule):
     """Linear change from start to end: `start + (end - start) t / steps`.
 
-    `end` is reached when `steps` are over. PyTorch's LinearLR.
+    `end` is reached after `steps`. PyTorch's LinearLR.
 
     >>> schedule = Linear(1.0, 0.0, steps=4)
     >>> [schedule(step) for step in range(1, 7)]
@@ -146,8 +146,8 @@ class Warmup(Schedule):
 class Cosine(Schedule):
     """Cosine decay: `end + (peak - end) (1 + cos(pi (t - warmup) / (steps - warmup))) / 2`.
 
-    Before it stand `warmup` steps as in `Warmup`; `steps` counts both. Loshchilov and Hutter, SGDR, arXiv:1608.03983,
-    equation 5, without restarts. PyTorch's CosineAnnealingLR, which goes up again when `steps` are over.
+    It begins with `warmup` steps as in `Warmup`; `steps` is the total, including warm-up. Loshchilov and Hutter, SGDR,
+    arXiv:1608.03983, equation 5, without restarts. PyTorch's CosineAnnealingLR, which rises again after `steps`.
 
     >>> schedule = Cosine(1.0, steps=6, warmup=2)
     >>> [round(schedule(step), 3) for step in range(1, 8)]
@@ -174,9 +174,9 @@ class Cosine(Schedule):
 class CosineRestarts(Schedule):
     """Repeated cosine decay, with warm restarts.
 
-    The first wave has `period` steps, each other `growth` times as many as the one before, with the formula of
-    `Cosine`. Before them stand `warmup` steps as in `Warmup`. Loshchilov and Hutter, SGDR, arXiv:1608.03983,
-    equation 5, whose T_0 is `period` and T_mult `growth`. PyTorch's CosineAnnealingWarmRestarts.
+    The first cycle has `period` steps, each later one `growth` times as many as the one before, with the formula of
+    `Cosine`. They begin after `warmup` steps as in `Warmup`. Loshchilov and Hutter, SGDR, arXiv:1608.03983, equation 5,
+    whose T_0 is `period` and T_mult `growth`. PyTorch's CosineAnnealingWarmRestarts.
 
     >>> schedule = CosineRestarts(1.0, period=2, growth=2)
     >>> [round(schedule(step), 3) for step in range(1, 8)]

@@ -54,7 +54,7 @@ def to_dict(schedule: Schedule) -> dict[str, Any]:
 
 
 def from_dict(plain: Mapping[str, Any]) -> Schedule:
-    """The schedule of which `to_dict` made these values; runs no code that they name.
+    """The schedule that `to_dict` turned into these values; runs no code that they name.
 
     >>> from_dict({"schedule": "Exponential", "start": 1.0, "gamma": 0.5})
     Exponential(start=1.0, gamma=0.5)

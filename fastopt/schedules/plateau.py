@@ -12,14 +12,14 @@ from fastopt.schedules.base import Schedule
 
 @dataclass
 class ReduceOnPlateau(Schedule):
-    """Multiplied by `factor` when a value that is observed gets no better.
+    """Multiplies by `factor` when an observed value stops improving.
 
     That is: when more than `patience` observations in a row were no better than the best so far. Better is lower (or
     `better="higher"`) by more than `threshold` times the best; NaN and infinity never are. `patience` and `cooldown`
     are in observations: those of the cooldown after a reduction do not count. The value, kept in `current`, never falls
     below `lowest`; it is the same for any step. PyTorch's ReduceLROnPlateau.
 
-    It is the one schedule that changes. What an optimizer was loaded from holds a copy: observe with `optimizer.lr`.
+    It is the only schedule that changes. A loaded optimizer holds a copy of its own: call `optimizer.lr.observe`.
 
     >>> from fastopt import SGD
     >>> optimizer = SGD(lr=ReduceOnPlateau(1.0, factor=0.5, patience=1))
@@ -54,7 +54,7 @@ class ReduceOnPlateau(Schedule):
         return representation.of(self)
 
     def observe(self, value: float) -> None:
-        """Takes a value that training is to lower (or raise), such as the loss on held-out data."""
+        """Records a value that training should lower (or raise), such as the loss on held-out data."""
         observed = checks.observed("ReduceOnPlateau", value)
         sign = 1 if self.better == "lower" else -1
         margin = 0.0 if self.best is None else self.threshold * abs(self.best)

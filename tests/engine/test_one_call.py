@@ -4,6 +4,8 @@ import copy
 import pickle
 import signal
 import sys
+import threading
+import time
 import tracemalloc
 
 import numpy as np
@@ -218,18 +220,84 @@ def test_numbers_of_other_kinds_come_and_go(rng):
         assert type(fast["x"]) is np.float64 and fast == plain
 
 
-def test_objects_are_let_go():
-    params, grads, optimizer = {"x": 1.0, "W": np.zeros(3)}, {"x": 1.5, "W": np.ones(3)}, fastopt.Adam()
+@pytest.mark.parametrize(("size", "steps"), [(3, 2000), (50_000, 300)])
+def test_objects_are_let_go(size, steps):
+    params, grads, optimizer = {"x": 1.0, "W": np.zeros(size)}, {"x": 1.5, "W": np.ones(size)}, fastopt.Adam()
+    if size > 3:
+        del params["x"], grads["x"]
+    fastopt.set_tuning("off")
     warmed(optimizer, params, grads)
     counts = [sys.getrefcount(value) for value in (params["W"], *grads.values(), params, grads, *params)]
     tracemalloc.start()
     before = tracemalloc.take_snapshot()
-    for _ in range(2000):
+    for _ in range(steps):
         optimizer.update(params, grads)
     grown = sum(line.count_diff for line in tracemalloc.take_snapshot().compare_to(before, "lineno"))
     tracemalloc.stop()
     assert counts == [sys.getrefcount(value) for value in (params["W"], *grads.values(), params, grads, *params)]
     assert grown < 500, grown
+    fastopt.set_tuning("auto")
+
+
+# -- other threads ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_switches():
+    """No thread has to let go of the GIL after a while."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1000.0)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.parametrize(("size", "runs"), [(100, False), (1_000_000, True)])
+def test_other_threads_run_beside_a_step_that_takes_long(size, runs, no_switches, in_one_call, monkeypatch):
+    fastopt.set_tuning("off")
+    monkeypatch.setattr(threads, "threads_for", lambda moved_bytes: 1)
+    params, grads, optimizer = {"W": np.zeros(size)}, {"W": np.ones(size)}, fastopt.SGD()
+    warmed(optimizer, params, grads)
+    in_one_call()
+    turns, is_over = [0], threading.Event()
+
+    def other():
+        while not is_over.is_set():
+            turns[0] += 1
+            time.sleep(0)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    try:
+        before = turns[0]
+        for _ in range(100):
+            optimizer.update(params, grads)
+        assert (turns[0] > before) == runs
+    finally:
+        is_over.set()
+        thread.join()
+        fastopt.set_tuning("auto")
+
+
+def test_gradients_that_another_thread_lets_go_of_live_as_long_as_the_step():
+    """The memory of arrays of this size goes back to the system at once."""
+    size = 300_000
+    params, grads, optimizer = {"W": np.zeros(size)}, {"W": np.ones(size)}, fastopt.SGD(lr=1.0)
+    warmed(optimizer, params, grads)
+    is_over = threading.Event()
+
+    def replace():
+        while not is_over.is_set():
+            grads["W"] = np.ones(size)
+
+    thread = threading.Thread(target=replace)
+    thread.start()
+    try:
+        for _ in range(100):
+            optimizer.update(params, grads)
+    finally:
+        is_over.set()
+        thread.join()
+    assert (params["W"] == -102.0).all()
 
 
 # -- whole steps --------------------------------------------------------------------------------------------------------

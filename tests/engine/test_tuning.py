@@ -10,6 +10,7 @@ import pytest
 
 import fastopt
 from fastopt import machine, threads, tuning
+from fastopt.engine import step
 from fastopt.kernels.stores import BURST, FORMS, NONTEMPORAL, PLAIN, PREFETCH
 from fastopt.tuning import Choice, Tuner
 from tests.conftest import python
@@ -42,7 +43,7 @@ class Loop:
 
     def run(self, steps, every=0, pause=0.0):
         """So many steps; after each `every`-th the loop does something else for `pause` microseconds."""
-        for step in range(1, steps + 1):
+        for number in range(1, steps + 1):
             form = self.tuner.choice.form
             begin, before = self.tuner.begin(), self.now
             if self.tuner.settled is None:
@@ -52,7 +53,7 @@ class Loop:
             if begin:
                 self.tuner.end(begin)
             self.now += self.random.gauss(self.gap[form], self.noise) * US
-            if every and step % every == 0:
+            if every and number % every == 0:
                 self.now += pause * US
             self.spent += self.now - before
         return self.form
@@ -257,17 +258,38 @@ def test_a_new_plan_for_arrays_of_the_same_sizes_goes_on(auto):
 
 
 @needs_two_cpus
-def test_bits_do_not_depend_on_trials(auto):
+@pytest.mark.parametrize("size", [LARGE, 150_000])  # the second on one thread and on several in turns
+def test_bits_do_not_depend_on_trials(auto, size):
     rng = np.random.default_rng(0)
-    grads = [rng.standard_normal(LARGE).astype(np.float32) for _ in range(60)]
+    grads = [rng.standard_normal(size).astype(np.float32) for _ in range(60)]
     results = []
     for mode in ("auto", "off"):
         fastopt.set_tuning(mode)
-        params, optimizer = np.ones(LARGE, np.float32), fastopt.Adam()
+        params, optimizer = np.ones(size, np.float32), fastopt.Adam()
         for gradient in grads:
             optimizer.update(params, gradient)
         results.append(params)
+        if mode == "auto" and size > LARGE and threads.most() > 1:
+            assert {each.choice.in_parallel for each in optimizer._plan.tuner._all if each.updates} == {True, False}
     np.testing.assert_array_equal(*results)
+
+
+@needs_two_cpus
+def test_a_step_is_one_call_whenever_it_is_to_run_on_one_thread(auto, monkeypatch):
+    optimizer, params = fastopt.Adam(), np.ones(150_000, np.float32)
+    for _ in range(3):
+        optimizer.update(params, params * 0)
+    if threads.most() == 1:
+        pytest.skip("there is one thread")
+    made = []
+    make = step.make
+    monkeypatch.setattr(step, "make", lambda *given: (made.append(1), make(*given)))
+    for _ in range(60):
+        in_parallel, before = optimizer._plan.tuner.choice.in_parallel, len(made)
+        optimizer.update(params, params * 0)
+        if len(made) == before:
+            assert not in_parallel
+    assert 20 < len(made) < 50
 
 
 @needs_two_cpus

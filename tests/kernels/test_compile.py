@@ -121,10 +121,11 @@ def test_import_does_not_load_the_command_lines_packages():
 STEP = """
 import numpy as np, fastopt
 from fastopt.kernels import RULES
-from fastopt.kernels.compile import _callback
+from fastopt.kernels.compile import _callback, form_address
 p, g, lr = np.ones(3, np.float32), np.ones(3, np.float32), np.array([0.5])
 row = np.array([x.ctypes.data for x in (p, g, lr)])
-_callback(RULES["sgd"], "float32", "step", ()).ctypes(row.ctypes.data, lr.ctypes.data, p.ctypes.data, 0, 0, 0, 3)
+step = _callback(RULES["sgd"], "float32", "step", ()).ctypes
+step(row.ctypes.data, lr.ctypes.data, p.ctypes.data, 0, form_address(0, "float32"), 0, 3)
 print("RESULT", p[0])
 """
 

@@ -1,0 +1,376 @@
+"""A step of many independent problems: the phases of `step.py` with scalars, norms and skips for each."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from typing import Any
+
+import numpy as np
+from numba import types
+
+from fastopt import checks, combinations
+from fastopt.engine import arguments
+from fastopt.engine.address_checks import check_addresses
+from fastopt.engine.execute import NOTHING
+from fastopt.engine.norms import LEAST_SUM, Norm, clipped
+from fastopt.engine.problem_counts import ProblemCounts
+from fastopt.engine.step import Step
+from fastopt.engine.transform_scalars import NEUTRAL, SCALARS, unclipped
+from fastopt.flat import Array
+from fastopt.kernels import flags, problems
+from fastopt.kernels.compile import compiled, problems_kernel
+from fastopt.kernels.squares import largest, squares
+from fastopt.tuning import AS_THEY_COME
+
+ONLY = (np.add, np.subtract, np.multiply, np.true_divide, np.negative)
+"""What NumPy computes as Python does, to the bit."""
+
+MOST_KEPT = 10_000
+"""Step counts whose scalars are remembered."""
+
+
+def make(optimizer: Any, params: Any, grads: Any, report: bool, summed: int = 0) -> None:
+    """Makes a step of all active problems; nothing of the user's is written before `run`."""
+    owner = type(optimizer).__name__
+    if report:
+        raise ValueError(f"{owner}: there is no report of many problems at once; leave report=True out")
+    step = ProblemStep(optimizer, params, grads, False, summed)
+    step.ask_settings()
+    step.by_array = True  # so that each array has a row, FlatDicts too
+    step.take_plan()
+    step.find_problems()
+    step.check_gradients()
+    step.find_scalars()
+    step.add_catch_up()
+    step.all_transforms, step.calls, step.averaging = step.transforms, (), False
+    step.run()
+
+
+class ProblemStep(Step):
+    """A step of many problems on its way."""
+
+    def find_problems(self) -> None:
+        """Checks that all arrays have a row for each problem."""
+        optimizer, plan = self.optimizer, self.plan
+        owner, known = type(optimizer).__name__, optimizer._problems
+        size = None if known is None else known.size
+        for leaf in plan.table.leaves:
+            name, shape = plan.table.name(leaf.key), leaf.array.shape
+            if leaf.sparse is not None:
+                combinations.check_step(owner, {"batch_axis": True, "gradients that are Rows": True})
+            if leaf.row < 0:
+                raise ValueError(
+                    f"{owner}: {name} has no gradient, or is frozen, but with batch_axis=0 all arrays of a problem "
+                    "step together; hand in zeros, or keep it in an optimizer of its own"
+                )
+            if not shape or (size is not None and shape[0] != size) or not shape[0]:
+                number = "1 or more" if size is None else str(size)
+                raise ValueError(
+                    f"{owner}: {name} has shape {shape}, expected (problems, ...) with batch_axis=0, and {number} "
+                    "problems in all arrays; stack the problems along axis 0"
+                )
+            size = shape[0]
+            if leaf.layout.order != "C":
+                raise ValueError(
+                    f"{owner}: {name} lies in Fortran's order, but with batch_axis=0 each problem must lie in one "
+                    f"piece; make it so once: np.ascontiguousarray({name})"
+                )
+        if optimizer._state is not None and [*optimizer._state.layouts] != plan.table.keys:
+            raise ValueError(
+                f"{owner}: params has {plan.table.keys!r:.200}, but at the first step it had "
+                f"{[*optimizer._state.layouts]!r:.200}; with batch_axis=0 arrays do not come or go: call reset()"
+            )
+        wanted = optimizer._wanted_active
+        size = 0 if size is None else size
+        if known is None:
+            known = ProblemCounts(size, optimizer._steps)
+            if wanted is not None:
+                check_active(owner, wanted, size)
+                known = known.with_steps(known.steps, wanted)
+        lr = optimizer.__dict__.get("lr")
+        if isinstance(lr, np.ndarray) and lr.shape != (size,):
+            raise ValueError(f"{owner}: lr has shape {lr.shape}, expected ({size},), one for each problem")
+        self.problems: ProblemCounts = known
+        self.skipped: Array | None = None
+
+    def check_gradients(self) -> None:
+        """Finds problems whose gradients are not finite, or too large, and the factor by which each is clipped."""
+        optimizer, plan, settings = self.optimizer, self.plan, self.settings
+        checks_them, most = optimizer.on_nonfinite != "propagate", settings.clip_norm
+        factor: Any = unclipped(settings) / plan.summed
+        self.factor: Any = factor
+        if not checks_them and most == math.inf:
+            return
+        peaks, norms = self._measures(most < math.inf)
+        if norms is not None:
+            with np.errstate(all="ignore"):
+                scaled = norms * abs(factor)
+                self.factor = np.where(scaled <= most, factor, factor * (most / scaled))
+                for problem in np.flatnonzero(~np.isfinite(norms) | (norms < math.sqrt(LEAST_SUM))).tolist():
+                    self.factor[problem] = clipped(factor, self._norm(problem), most)
+        if checks_them:
+            self._skip_or_raise(peaks)
+
+    def _skip_or_raise(self, peaks: list[Array]) -> None:
+        optimizer, plan = self.optimizer, self.plan
+        squared, active = squares(optimizer._rule), self.problems.active
+        bad_by_leaf = []
+        for leaf, peak in zip(plan.table.active, peaks, strict=True):
+            bad = ~np.isfinite(peak)
+            if squared:
+                dtype = leaf.layout.dtype.type
+                with np.errstate(all="ignore"):
+                    processed = np.abs(peak.astype(dtype) * np.asarray(self.factor).astype(dtype))
+                    bad |= ~np.isfinite(np.square(np.minimum(processed, dtype(self._most(leaf)))))
+            bad_by_leaf.append(bad if active is None else bad & active)
+        skipped = np.logical_or.reduce(bad_by_leaf)
+        if not skipped.any():
+            return
+        in_a_row, limit = self.problems.skips_in_a_row, self.settings.max_skips
+        raises = optimizer.on_nonfinite == "raise"
+        over = skipped if raises else skipped & ((0 if in_a_row is None else in_a_row) >= limit)
+        if over.any():
+            problem = int(np.argmax(over))
+            number = next(number for number, bad in enumerate(bad_by_leaf) if bad[problem])
+            leaf, gradient = plan.table.active[number], self._gradient(number)[problem]
+            name = f"{plan.table.name(leaf.key, 'grads')}[{problem}]"
+            bad = ~np.isfinite(gradient)
+            if bad.any():
+                text = arguments.nonfinite(plan.table.owner, name, gradient, bad)
+            else:
+                bound = largest(leaf.layout.dtype)
+                text = arguments.nonfinite_squares(plan.table.owner, name, gradient, np.abs(gradient) > bound, bound)
+            plan.table.gradients = []
+            raise FloatingPointError(text if raises else checks.too_many_skips(text, limit))
+        self.skipped = skipped
+
+    def _most(self, leaf: Any) -> float:
+        return float(self.settings_by_row[leaf.scalar_row].clip_value)
+
+    def _gradient(self, number: int) -> Array:
+        """The gradient of an active leaf as the kernels see it: float[problems, elements of each]."""
+        leaf = self.plan.table.active[number]
+        itemsize, problems = leaf.layout.dtype.itemsize, self.problems.size
+        return _at(int(self.plan.table.addresses[leaf.row, 1]), leaf.layout.size * itemsize, leaf.layout.dtype).reshape(
+            problems, -1
+        )
+
+    def _measures(self, with_norms: bool) -> tuple[list[Array], Array | None]:
+        """The largest magnitude of each problem's gradient by leaf; the norm of all of it."""
+        size = self.problems.size
+        peaks, total, rest = [], np.zeros(size), np.zeros(size)
+        for number in range(len(self.plan.table.active)):
+            gradient = self._gradient(number)
+            out = np.empty((size, 3))
+            if flags.compiles():
+                _compiled_measures()(
+                    gradient.ctypes.data, gradient.itemsize.bit_length() - 1, size, gradient.shape[1], out
+                )
+            else:
+                out[:, 0] = np.abs(gradient).max(axis=1, initial=0)
+                out[:, 1:] = [_pair(row) for row in gradient.astype(np.float64)]
+            peaks.append(out[:, 0])
+            if with_norms:
+                with np.errstate(all="ignore"):
+                    new = total + out[:, 1]
+                    back = new - total
+                    rest += (total - (new - back)) + (out[:, 1] - back) + out[:, 2]
+                    total = new
+        with np.errstate(all="ignore"):
+            exact = np.where(np.isfinite(total), total + rest, total)
+            return peaks, np.sqrt(exact) if with_norms else None
+
+    def _norm(self, problem: int) -> Norm:
+        """The norm of a problem's gradient, where squares overflow or vanish."""
+        values = [self._gradient(number)[problem].astype(np.float64) for number in range(len(self.plan.table.active))]
+        whole = np.concatenate(values)
+        peak = float(np.abs(whole).max(initial=0.0))
+        if not 0 < peak < math.inf:
+            return Norm(math.sqrt(float(np.square(whole).sum())))
+        exponent = math.frexp(peak)[1]
+        return Norm(math.sqrt(math.fsum(np.square(np.ldexp(whole, -exponent)).tolist())), exponent)
+
+    def find_scalars(self) -> None:
+        """Works out the scalars of each row: numbers, or an array where they differ between problems."""
+        counts, plan = self.problems, self.plan
+        offsets, places = counts.distinct
+        kept = plan.of_problems.setdefault("scalars", {})
+        if self.optimizer._scheduled or kept.get("settings") is not self.optimizer._kept_settings:
+            kept.clear()
+            kept["settings"] = self.optimizer._kept_settings
+        if len(kept) > MOST_KEPT:
+            kept.clear()
+        by_count = []
+        for offset in offsets:
+            count = counts.base + offset + 1
+            if count not in kept:
+                kept[count] = self._scalars_at(count)
+            by_count.append(kept[count])
+        rows = []
+        for row in range(len(plan.table.row_groups)):
+            rows.append([_spread([of[row][k] for of in by_count], places) for k in range(len(by_count[0][row]))])
+        if "scale" in self.transforms:
+            rows = [[*row, self.factor] for row in rows]
+        self.rows = rows
+
+    def _scalars_at(self, count: int) -> list[list[Any]]:
+        """The scalars of each row at a step of a problem, without the scale of gradients."""
+        settings = self.settings_by_row
+        if self.optimizer._scheduled or any(callable(v) for g in self.optimizer.groups.values() for v in g.values()):
+            settings, _ = self.optimizer._settings_by_row(self.plan, count, {}, begins=False)
+        others = [transform for transform in reversed(self.transforms) if transform != "scale"]
+        return [
+            [
+                *_of_rule(own, count),
+                *[SCALARS[name](own) if name in own._transforms else NEUTRAL[name] for name in others],
+            ]
+            for own in settings
+        ]
+
+    def execute(self) -> None:
+        """Runs the kernels: the plain one where all problems step alike."""
+        plan, counts = self.plan, self.problems
+        after = counts.after_step(self.skipped)
+        self.more = {"_problems": after, "_wanted_active": None}
+        if self.skipped is not None:
+            self.more["_skipped"] = self.optimizer._skipped + int(self.skipped.sum())
+        stepping = counts.active
+        if self.skipped is not None:
+            stepping = ~self.skipped if stepping is None else stepping & ~self.skipped
+        differing = sorted({k for row in self.rows for k, value in enumerate(row) if isinstance(value, np.ndarray)})
+        plan.table.write_scalars([tuple(0.0 if isinstance(v, np.ndarray) else v for v in row) for row in self.rows])
+        alive: list[Any] = []
+        if differing or stepping is not None:
+            known = plan.of_problems.setdefault("differing", set())
+            known.update(differing)  # of which kernels are there
+            differing = sorted(known)
+            calls = self._calls(differing, stepping, alive)
+        else:
+            self._point([plan.table.scalars[leaf.scalar_row :].ctypes.data for leaf in plan.table.active])
+            rule, launches = plan.table.rule, plan.table.launches
+            calls = [launch.call(rule, "step", self.transforms, AS_THEY_COME) for launch in launches]
+        if flags.CHECK and not alive:
+            check_addresses(plan.table)
+        plan._run_all(self.params, calls, [], NOTHING)
+
+    def _calls(self, differing: list[int], stepping: Array | None, alive: list[Any]) -> list[tuple[Any, ...]]:
+        """Kernels and arguments; `alive` takes up what their addresses are of."""
+        plan, size = self.plan, self.problems.size
+        places = [-1] * (len(self.rows[0]) + 1)
+        for place, number in enumerate(differing):
+            places[number] = place
+        marks: list[int] = []
+        before = which = 0
+        if stepping is not None:
+            places[-1] = len(differing)
+            kept = plan.of_problems.get("marks")
+            if kept is None or kept[0] is not stepping:
+                numbers = np.concatenate([[0], np.cumsum(stepping, dtype=np.int64)])
+                kept = plan.of_problems["marks"] = (
+                    *(stepping, stepping.astype(np.float64), numbers, np.flatnonzero(stepping).astype(np.int64)),
+                )
+            alive.append(kept)
+            marks, before, which = [kept[1].ctypes.data], kept[2].ctypes.data, kept[3].ctypes.data
+        pointers = []
+        for leaf in plan.table.active:
+            row = self.rows[leaf.scalar_row]
+            values = [
+                np.ascontiguousarray(row[k], np.float64) if isinstance(row[k], np.ndarray) else np.full(size, row[k])
+                for k in differing
+            ]
+            alive += values
+            constants = plan.table.scalars[leaf.scalar_row :].ctypes.data
+            own = [leaf.layout.size // size, constants, len(values) + len(marks), before, which]
+            found = np.array([*own, *[array.ctypes.data for array in values], *marks], np.int64)
+            alive.append(found)
+            pointers.append(found.ctypes.data)
+        self._point(pointers)
+        calls = []
+        for launch in plan.table.launches:
+            threads = AS_THEY_COME.threads_for(launch.moved_bytes)
+            wanted: Any = "problems", threads > 1, self.transforms, tuple(places)
+            kernel = launch.kernels.get(wanted)
+            if kernel is None:
+                kernel = problems_kernel(plan.table.rule, launch.dtype, threads > 1, self.transforms, tuple(places))
+                launch.kernels[wanted] = kernel
+            calls.append((kernel, launch.table, launch.starts, threads))
+        return calls
+
+    def _point(self, pointers: list[int]) -> None:
+        """Puts addresses into the last column of the table."""
+        for leaf, pointer in zip(self.plan.table.active, pointers, strict=True):
+            self.plan.table.addresses[leaf.row, -1] = pointer
+
+
+def check_active(owner: str, active: Array, size: int) -> None:
+    """Raises where a mask is not of so many problems."""
+    if active.shape != (size,):
+        raise ValueError(f"{owner}: active has shape {active.shape}, expected ({size},), a bool for each problem")
+
+
+class _Exact(np.ndarray[Any, Any]):
+    """An array with which NumPy computes only what has the bits of Python's arithmetic; TypeError for all else."""
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        if ufunc not in ONLY or method != "__call__" or kwargs:
+            raise TypeError(f"{ufunc} may round otherwise than Python")
+        return ufunc(*[np.asarray(each) for each in inputs]).view(_Exact)
+
+
+def _of_rule(settings: Any, count: int) -> list[Any]:
+    """The scalars of the rule at a step: numbers, or arrays where each problem has a learning rate."""
+    rates = getattr(settings, "lr", None)
+    if not isinstance(rates, np.ndarray):
+        return list(settings.scalars(count))
+    one = object.__new__(type(settings))
+    one.__dict__.update({name: value for name, value in settings.__dict__.items() if not name.startswith("_")})
+    try:
+        one.__dict__["lr"] = rates.view(_Exact)
+        with np.errstate(all="ignore"):
+            found = one.scalars(count)
+        return [np.asarray(value) if isinstance(value, np.ndarray) else value for value in found]
+    except (TypeError, ValueError):  # a power, or a case by case
+        distinct, places = np.unique(rates, return_inverse=True)
+        rows = []
+        for rate in distinct.tolist():
+            one.__dict__["lr"] = rate
+            rows.append(one.scalars(count))
+        return [_spread(list(values), places) for values in zip(*rows, strict=True)]
+
+
+def _spread(values: list[Any], places: Array | None) -> Any:
+    """A number where all are the same, else an array of each problem's, which has that at its place."""
+    if places is None or len(values) == 1:
+        return values[0]
+    if not any(isinstance(value, np.ndarray) for value in values):
+        first = values[0]
+        if all(value == first for value in values):
+            return first
+        return np.array(values, np.float64)[places]
+    found = np.empty(len(places))
+    for number, value in enumerate(values):
+        mine = places == number
+        found[mine] = value[mine] if isinstance(value, np.ndarray) else value
+    return found
+
+
+def _at(address: int, size: int, dtype: Any) -> Array:
+    """The memory at an address as an array."""
+    memory: Any = (ctypes.c_char * size).from_address(address) if size else b""
+    found: Array = np.frombuffer(memory, dtype)
+    return found
+
+
+def _pair(values: Array) -> tuple[float, float]:
+    numbers = np.square(values).tolist()
+    total = sum(numbers)
+    if not math.isfinite(total):
+        return total, 0.0
+    total = math.fsum(numbers)
+    return total, math.fsum([*numbers, -total])
+
+
+def _compiled_measures() -> Any:
+    number = types.int64
+    return compiled(problems.problem_measures, number, number, number, number, types.Array(types.float64, 2, "C"))
