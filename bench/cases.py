@@ -23,7 +23,7 @@ from bench.limit import LIMITS, bytes_per_element
 from bench.peers import PEERS
 from fastopt import flatten, reference, threads
 from fastopt.experiments.textbook import has_exact_bits, textbook
-from fastopt.kernels import RULES, array_scan
+from fastopt.kernels import RULES, arena
 from fastopt.kernels.compile import kernel as kernel_of
 from fastopt.optimizers import OPTIMIZERS
 
@@ -185,7 +185,7 @@ def _moved(rule: str, params: Arrays) -> int:
 def limit_step(slots: int, params: Arrays, grads: Arrays, count: int) -> Step:
     """The same-traffic kernel over the first array, on so many threads."""
     (p,), (g,) = params.values(), grads.values()
-    state = array_scan.arena(p.size, p.dtype, slots)
+    state = arena.blocks(p.size, p.dtype, slots)
     scalars = np.zeros(1)  # of which the formula reads none
     table = np.array([[x.ctypes.data for x in (p, g, *state, scalars)]], dtype=np.int64)
     starts = np.array([0, p.size], dtype=np.int64)

@@ -1,7 +1,8 @@
 """`many`: what is done once for each array, with 10,000 and 100,000 of three elements: ten times as long at most.
 
 The first step makes the plan; with parameters replaced it takes up other addresses; gradients that lie in the
-parameters, and views between one another, are looked for in their memory.
+parameters, and views between one another, are looked for in their memory. Files are saved and loaded; arrays come, go
+and get other rows.
 """
 
 import numpy as np
@@ -79,7 +80,38 @@ def load_again(count, folder):
     return lambda: optimizer.load(folder / "state")
 
 
+def load_with_parameters(count, folder):
+    optimizer, params = stepped(count)
+    optimizer.save(folder / "state", params)
+    return lambda: fastopt.Adam().load(folder / "state", params)
+
+
+def come_and_go(count, folder):
+    """As many new arrays join, and are forgotten after the step."""
+    optimizer, params = stepped(count)
+    more = {f"q{number}": np.ones(3, np.float32) for number in range(count)}
+    both, grads = {**params, **more}, {**apart(count), **more}
+
+    def step():
+        optimizer.update(both, grads)
+        optimizer.forget(more)
+
+    return step
+
+
+def reindex(count, folder):
+    """Ten of them, which are told from the others."""
+    optimizer, params = stepped(count)
+
+    def rows():
+        for key in list(params)[:10]:
+            optimizer.reindex(key, [2, 1, 0])
+
+    return rows
+
+
 CASES = [first_step, own_gradients, views, own_views, views_between, replaced, save, load, load_again]
+CASES += [load_with_parameters, come_and_go, reindex]
 
 
 @pytest.mark.parametrize("count", [10_000, 100_000])

@@ -7,8 +7,7 @@ value, a shape or a layout, KeyError for names.
 from __future__ import annotations
 
 import numbers
-from collections.abc import Callable, Hashable, ItemsView, Iterable, Iterator, KeysView, Mapping, Set, ValuesView
-from dataclasses import is_dataclass
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from enum import Enum
 from typing import Any
 
@@ -16,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 from fastopt import names
-from fastopt.rows import Rows
 
 Array = npt.NDArray[Any]
 
@@ -72,7 +70,7 @@ def same_array(owner: str, name: str) -> str:
 
 
 def empty_group(owner: str, selector: Any, keys: Iterable[Hashable]) -> str:
-    return f"{owner}: groups[{selector!r}] selects none of the parameters, which are {_names(keys)}; correct its name"
+    return f"{owner}: groups[{selector!r}] selects none of the parameters, which are {names_of(keys)}; correct its name"
 
 
 def not_in_module(module: str, name: str, choices: Iterable[str]) -> str:
@@ -146,9 +144,9 @@ def mismatch(owner: str, source: str, differences: dict[str, list[Any]], expecte
     """The differences between an optimizer and a checkpoint; `expected` and `saved` are their layouts by key."""
     parts = []
     if differences["missing"]:
-        parts.append(f"it has no {_names(differences['missing'])}")
+        parts.append(f"it has no {names_of(differences['missing'])}")
     if differences["unexpected"]:
-        parts.append(f"it has {_names(differences['unexpected'])}, which the optimizer has not")
+        parts.append(f"it has {names_of(differences['unexpected'])}, which the optimizer has not")
     if differences["settings"]:
         parts.append(f"only one of the two has the settings {', '.join(differences['settings'])}")
     parts += [
@@ -183,7 +181,7 @@ def no_average(owner: str, name: str, value: Any, kinds: Iterable[type]) -> str:
 
 def first_average(owner: str, missing: Iterable[Hashable]) -> str:
     return (
-        f"{owner}: slow weights begin as the parameters, but params has no {_names(missing)}; hand in all of them at "
+        f"{owner}: slow weights begin as the parameters, but params has no {names_of(missing)}; hand in all of them at "
         "this step, or `forget` those that are gone"
     )
 
@@ -210,48 +208,6 @@ def in_use(owner: str, doing: Any) -> str:
 # -- containers -------------------------------------------------------------------------------------------------------
 
 
-def no_container(owner: str, name: str, value: Any) -> str:
-    if isinstance(value, Iterator):
-        return (
-            f"{owner}: {name} is an iterator ({type(value).__name__}), which has nothing left after one step; expected "
-            f"a list, a dict or an array: make {name} = list({name}) once"
-        )
-    if isinstance(value, KeysView | ValuesView | ItemsView | Set):
-        return (
-            f"{owner}: {name} is of type {type(value).__name__}, in which no array has a name; hand in the dict "
-            "itself, or a list"
-        )
-    return (
-        f"{owner}: {name} must be a dict or a list of arrays, nested if you like, or one NumPy array, got "
-        f"{type(value).__name__}; put several arrays in a dict such as {{'W1': W1, 'b1': b1}}"
-    )
-
-
-def pair(owner: str, params: Any, grads: Any) -> str:
-    """Of parameters, and gradients that are held in another way."""
-    if not isinstance(grads, Mapping | np.ndarray | Rows | list | tuple) and not is_dataclass(grads):
-        return no_container(owner, "grads", grads)
-    expected = "both must be dicts with the same keys, or both arrays of the same shape"
-    if not isinstance(params, Mapping | np.ndarray):
-        expected = "both must be alike, with an array in grads where there is one in params"
-    return f"{owner}: params is of type {type(params).__name__} and grads of type {type(grads).__name__}; {expected}"
-
-
-def no_objects(owner: str, given: Any, thing: Any = None) -> str:
-    """Of a single argument that is no objects with data and gradients."""
-    text = f"{owner}: update() got one argument, of type {type(given).__name__}"
-    if isinstance(given, zip) or (isinstance(thing, tuple) and len(thing) == 2):
-        return (
-            f"{text}, which gives pairs; expected parameters and gradients apart: "
-            "params, grads = map(list, zip(*pairs)), then update(params, grads)"
-        )
-    found = "" if thing is None else f", in which there is one of type {type(thing).__name__}"
-    return (
-        f"{text}{found}; expected update(params, grads), or objects that have .data and .grad, or what returns them by "
-        ".params() or .parameters()"
-    )
-
-
 def rates_without_problems(owner: str) -> str:
     return f"{owner}: lr is an array, which is for many problems at once; set batch_axis=0, or make lr a number"
 
@@ -260,85 +216,6 @@ def step_on_copies(owner: str) -> str:
     return (
         f"{owner}: updated() makes new arrays, and an object keeps its state by being the same object; write to the "
         "objects by update(model), or hand in arrays by name: updated(params, grads)"
-    )
-
-
-def no_array_in(owner: str, name: Hashable, which: str, value: Any) -> str:
-    kind = "a method" if callable(value) else f"of type {type(value).__name__}"
-    return (
-        f"{owner}: .{which} of parameter {name!r} is {kind}, expected an array; hand in arrays by name: "
-        "update(params, grads)"
-    )
-
-
-def not_rebindable(owner: str, params: Any) -> str:
-    return (
-        f"{owner}: params of type {type(params).__name__} holds plain numbers, which a step replaces, but it "
-        "cannot be assigned to; hand in a dict, or 0-d arrays"
-    )
-
-
-def number_in(owner: str, name: str, kind: type) -> str:
-    held = "namedtuple" if hasattr(kind, "_fields") else "dataclass" if is_dataclass(kind) else kind.__name__
-    text = f"{owner}: {name} is a plain number, which a step replaces, but a {held} holds it"
-    if held == "dataclass":
-        return (
-            f"{text}, where a number may be a setting; make a parameter of it, np.array({name}), or a setting: "
-            "field(metadata={'static': True})"
-        )
-    return f"{text}, which cannot be assigned to; make a 0-d array of it, np.array({name}), or hold it in a list"
-
-
-def same_name(owner: str, one: str, other: str, name: str) -> str:
-    return f"{owner}: {one} and {other} both have the name {name!r}; rename a key, so that each array has its own"
-
-
-def no_gradient(owner: str, name: str) -> str:
-    return (
-        f"{owner}: grads has nothing for {name}. Add the gradient, or None to leave the parameter, or a whole branch, "
-        "as it is"
-    )
-
-
-def extra_gradient(owner: str, place: str, extra: list[Hashable], keys: Iterable[Hashable]) -> str:
-    return (
-        f"{owner}: grads{place} has {_names(extra)}, which params{place} has not; it has {_names(keys)}. Leave it out, "
-        "or correct the name"
-    )
-
-
-def other_length(owner: str, place: str, found: int, expected: int) -> str:
-    return (
-        f"{owner}: grads{place} has {found} elements, params{place} has {expected}; hand in one for each, None to "
-        "leave a parameter as it is"
-    )
-
-
-def other_form(owner: str, place: str, found: Any, expected: type) -> str:
-    return (
-        f"{owner}: grads{place} is of type {type(found).__name__}, but params{place} is of type {expected.__name__}; "
-        "both must be alike, with an array in grads where there is one in params, or None for a whole branch"
-    )
-
-
-def gradient_of_nothing(owner: str, place: str) -> str:
-    return (
-        f"{owner}: params{place} is None, but grads{place} is not; hand in None there too, or the parameter that the "
-        "gradient is of"
-    )
-
-
-def hands_out_copies(owner: str, name: str) -> str:
-    return (
-        f"{owner}: {name} is another array at each access, so a step in place would be lost; expected containers that "
-        "keep their arrays: make dicts of them once, dict(...), and hand those in"
-    )
-
-
-def missing_gradient(owner: str, key: Hashable, grads: Iterable[Hashable]) -> str:
-    return (
-        f"{owner}: grads has no entry for params[{key!r}]; it has {_names(grads)}. "
-        "Add the gradient, or None to leave the parameter as it is"
     )
 
 
@@ -361,7 +238,7 @@ def array_or_dict(owner: str, key: Hashable, choices: Iterable[Hashable]) -> str
 
 
 def unknown_key(kind: str, key: Hashable, choices: Iterable[Hashable]) -> str:
-    return f"{kind} has no key {key!r} and its keys are fixed; it has {_names(choices)}"
+    return f"{kind} has no key {key!r} and its keys are fixed; it has {names_of(choices)}"
 
 
 def fixed_keys(kind: str) -> str:
@@ -372,7 +249,7 @@ def name_of(key: Hashable) -> str:
     return "one bare array" if isinstance(key, Enum) else f"params[{key!r}]"
 
 
-def _names(keys: Iterable[Hashable]) -> str:
+def names_of(keys: Iterable[Hashable]) -> str:
     names = ["one bare array" if isinstance(key, Enum) else repr(key) for key in keys]
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "") or "no keys"
 

@@ -16,6 +16,7 @@ from fastopt.commands.run import FORMATS, UserError
 from fastopt.experiments import NAMES as EXPERIMENTS
 from fastopt.optimizers import OPTIMIZERS
 
+SETTING = "a setting of the optimizer, such as weight_decay=0.1; may be repeated"
 DATA = "folder with the four MNIST files (default: that of FASTOPT_MNIST_DIR, the cache, a download, or the subset)"
 
 
@@ -74,7 +75,11 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     formatter = _Help
-    parser = _Parser(prog="fastopt", description="Fused, compiled optimizer steps for NumPy training loops.")
+    parser = _Parser(
+        prog="fastopt",
+        description="Fused, compiled optimizer steps for NumPy training loops.",
+        epilog="Documentation: https://fastopt.github.io/fastopt/",
+    )
     parser.add_argument("--version", action="version", version=f"fastopt {fastopt.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
 
@@ -90,16 +95,16 @@ def _parser() -> argparse.ArgumentParser:
         type=lambda name: name if ":" in name else _optimizer(name),
         default="adam",
         metavar="NAME",
-        help=f"{', '.join(OPTIMIZERS)}, or module:name of one of your own",
+        help=f"{', '.join(OPTIMIZERS)}, or module:Name of one of your own",
     )
-    train.add_argument("--hidden", type=_sizes, default="100,100,100,100", metavar="N,N,...", help="hidden layers")
+    train.add_argument(
+        "--hidden", type=_sizes, default="100,100,100,100", metavar="N,N,...", help="widths of the hidden layers"
+    )
     train.add_argument("--batch", type=_count, default=128, metavar="N", help="digits per step")
     train.add_argument("--steps", type=_count, default=2000, metavar="N", help="number of steps")
     train.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="parameter dtype")
     train.add_argument("--lr", type=_number, metavar="X", help="learning rate (default: the optimizer's)")
-    train.add_argument(
-        "--set", type=_setting, action="append", default=[], metavar="NAME=VALUE", help="a setting; may be repeated"
-    )
+    train.add_argument("--set", type=_setting, action="append", default=[], metavar="NAME=VALUE", help=SETTING)
     train.add_argument("--data", type=Path, metavar="DIR", help=DATA)
     train.add_argument("--out", type=Path, default=Path("results"), metavar="DIR", help="where the picture goes")
     train.add_argument("--seed", type=_seed, default=0, metavar="N", help="random seed")
@@ -139,12 +144,12 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=formatter,
     )
     every = "1,2,3" if threads.layer() else "1"
-    verify.add_argument("--threads", type=_sizes, default=every, metavar="N,N,...", help="numbers of threads")
+    verify.add_argument("--threads", type=_sizes, default=every, metavar="N,N,...", help="thread counts to compare")
     verify.add_argument("--steps", type=_count, default=20, metavar="N", help="steps per case")
     verify.set_defaults(run=run.run_verify, parser=verify)
     info = commands.add_parser(
         "info",
-        help="show threading layer, threads, cache folder and versions, and how a model would be stepped",
+        help="show threads, cache and versions on this machine, and how a model would be stepped",
         description="Shows what fastopt found on this machine, and how it would step a model of a given size.",
         formatter_class=formatter,
     )
@@ -163,9 +168,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     explain.add_argument("name", metavar="NAME", help="the optimizer, such as Adam, or module:Name")
     explain.add_argument("--step", type=_count, default=1, metavar="T", help="the step, counted from 1")
-    explain.add_argument(
-        "--set", type=_setting, action="append", default=[], metavar="NAME=VALUE", help="a setting; may be repeated"
-    )
+    explain.add_argument("--set", type=_setting, action="append", default=[], metavar="NAME=VALUE", help=SETTING)
     explain.set_defaults(run=run.run_explain, parser=explain)
 
     warmup = commands.add_parser(
@@ -180,11 +183,9 @@ def _parser() -> argparse.ArgumentParser:
     warmup.add_argument(
         "names", nargs="*", metavar="NAME", help="optimizers, such as Adam, or module:Name (default: all)"
     )
-    warmup.add_argument(
-        "--set", type=_setting, action="append", default=[], metavar="NAME=VALUE", help="a setting; may be repeated"
-    )
-    warmup.add_argument("--averaging", action="store_true", help="also with an average of the weights")
-    warmup.add_argument("--lookahead", action="store_true", help="also with Lookahead")
+    warmup.add_argument("--set", type=_setting, action="append", default=[], metavar="NAME=VALUE", help=SETTING)
+    warmup.add_argument("--averaging", action="store_true", help="compile for an average of the weights too")
+    warmup.add_argument("--lookahead", action="store_true", help="compile for Lookahead too")
     warmup.set_defaults(run=run.run_warmup, parser=warmup)
 
     experiment = commands.add_parser(
@@ -195,14 +196,16 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=formatter,
     )
     experiment.add_argument("name", nargs="?", metavar="NAME", help="the experiment, or all")
-    experiment.add_argument("--list", action="store_true", help="say what each experiment shows, and stop")
-    experiment.add_argument("--quick", action="store_true", help="a few seconds, on the MNIST subset of the package")
-    experiment.add_argument("--backend", choices=("compiled", "reference"), default="compiled", help="the optimizers")
+    experiment.add_argument("--list", action="store_true", help="list the experiments and exit")
+    experiment.add_argument("--quick", action="store_true", help="take a few seconds, on the MNIST subset of fastopt")
+    experiment.add_argument(
+        "--backend", choices=("compiled", "reference"), default="compiled", help="kind of optimizers"
+    )
     experiment.add_argument("--data", type=Path, metavar="DIR", help=DATA)
     experiment.add_argument("--out", type=Path, default=Path("results"), metavar="DIR", help="where the files go")
     experiment.add_argument("--seed", type=_seed, default=0, metavar="N", help="random seed")
     experiment.add_argument(
-        "--as-printed", action="store_true", help="optimizers-sigmoid: AdaGrad with its printed bug"
+        "--as-printed", action="store_true", help="optimizers-sigmoid: AdaGrad with the bug of the printed exercise"
     )
     experiment.add_argument("--refine", action="store_true", help="hyperparameters: search again in narrowed ranges")
     experiment.add_argument("--format", choices=FORMATS, default="png", help="file format of the picture")
@@ -216,10 +219,15 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=formatter,
     )
     schedule.add_argument("name", nargs="?", metavar="NAME", help="the schedule, such as one-cycle")
-    schedule.add_argument("--list", action="store_true", help="say what each schedule does, and stop")
+    schedule.add_argument("--list", action="store_true", help="list the schedules and exit")
     schedule.add_argument("--steps", type=_count, default=1000, metavar="N", help="number of steps")
     schedule.add_argument(
-        "--set", type=_setting, action="append", default=[], metavar="NAME=VALUE", help="a setting; may be repeated"
+        "--set",
+        type=_setting,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a setting of the schedule, such as warmup=100; may be repeated",
     )
     schedule.add_argument(
         "--out", type=Path, metavar="FILE", help="where the picture goes (default: results/schedule-NAME.FORMAT)"

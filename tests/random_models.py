@@ -14,6 +14,7 @@ try_many = settings(
     derandomize=EXAMPLES <= USUAL,  # the same examples in every run of CI
     suppress_health_check=list(HealthCheck),
     print_blob=False,
+    database=None,
 )
 
 KEYS = ["W", "b", "", 3, ("deep", 1), None]

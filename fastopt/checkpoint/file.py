@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Hashable, Mapping
 from functools import partial
@@ -16,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import numpy as safetensors
 
 from fastopt import averages
-from fastopt.checkpoint import atomic_file, by_problem, setting_arrays, sums, with_params
+from fastopt.checkpoint import atomic_file, by_problem, setting_arrays, sums, tensor_file, with_params
 from fastopt.checkpoint.state_dict import CheckpointError, Mismatch, load_state_dict, one_line, same_rule
+from fastopt.checkpoint.tensor_file import CODES
 from fastopt.constraints import PROJECTIONS, Bounds, Mask
 from fastopt.engine import containers
 from fastopt.engine.columns import Codes
@@ -32,9 +31,6 @@ from fastopt.kernels.averages import SLOTS
 from fastopt.schedules import from_dict, to_dict
 from fastopt.shared_settings import SharedSettings
 
-CODES = tuple(map(np.dtype, (np.uint16, np.int8, np.uint8)))
-"""The dtypes of compact state."""
-
 FORMAT = 4
 """The version of what the file holds: 1 where there are no parameters, 3 where there is compact state or leaves have
 step counts of their own, 4 where gradients are accumulated or parameters constrained; one with a higher number is
@@ -44,7 +40,7 @@ LATER = ("bounds", "nonnegative", "l1", "l2_prox", "mask", "constraint_axis", *P
 """Settings that a file names only where they are not the default, so that versions without them can read it."""
 
 LONGEST_HEADER = 100_000_000
-"""The most bytes that safetensors reads of a header; it writes longer ones."""
+"""The most bytes that a header may have, for safetensors too."""
 
 LONGEST = 100_000
 """The most characters that the settings in a file may have."""
@@ -56,7 +52,7 @@ def save(saved: dict[str, Any], owner: str, path: str | os.PathLike[str]) -> Non
     One array is in memory at a time, where they are made of parts that lie elsewhere (`fastopt.mpi`).
     """
     tensors, metadata = _pack(owner, saved)
-    header, places = _header(tensors, {**metadata, "checksum": hashlib.sha256().hexdigest()})
+    header, places = tensor_file.header(tensors, {**metadata, "checksum": hashlib.sha256().hexdigest()})
     if len(header) - 8 > LONGEST_HEADER:
         raise CheckpointError(
             f"{owner}: the names of its arrays are too long for a file, whose header may have {LONGEST_HEADER:,} "
@@ -64,30 +60,16 @@ def save(saved: dict[str, Any], owner: str, path: str | os.PathLike[str]) -> Non
         )
 
     def fill(descriptor: int) -> None:
-        digest = _digest_of(metadata)
+        digest = tensor_file.digest_of(metadata)
         for name in sorted(tensors):
             array = np.ascontiguousarray(tensors[name])
-            _add(digest, name, array.reshape(tensors[name].shape))
+            tensor_file.add(digest, name, array.reshape(tensors[name].shape))
             if array.size:
                 atomic_file.write_all(descriptor, array.data, len(header) + places[name])
-        complete, _ = _header(tensors, {**metadata, "checksum": digest.hexdigest()})
+        complete, _ = tensor_file.header(tensors, {**metadata, "checksum": digest.hexdigest()})
         atomic_file.write_all(descriptor, complete, 0)
 
     atomic_file.write(owner, path, fill)
-
-
-def _header(tensors: dict[str, Array], metadata: dict[str, str]) -> tuple[bytes, dict[str, int]]:
-    """The header of a safetensors file with its length before it, and where each array begins behind it."""
-    described: dict[str, Any] = {"__metadata__": metadata}
-    places, place = {}, 0
-    for name, array in sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])):
-        places[name], stop = place, place + math.prod(array.shape) * array.dtype.itemsize
-        kind = f"{array.dtype.kind.upper()}{8 * array.dtype.itemsize}"
-        described[name] = {"dtype": kind, "shape": list(array.shape), "data_offsets": [place, stop]}
-        place = stop
-    text = json.dumps(described, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # so that arrays are aligned
-    return len(text).to_bytes(8, "little") + text, places
 
 
 def load(optimizer: Any, path: str | os.PathLike[str], params: Any, strict: bool, cast: Any) -> Mismatch:
@@ -95,8 +77,7 @@ def load(optimizer: Any, path: str | os.PathLike[str], params: Any, strict: bool
     content = Path(path).read_bytes()  # not mapped into memory: a file that shrinks meanwhile would end the process
     name = os.fspath(path)
     try:
-        tensors = safetensors.load(content)
-        metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {})
+        tensors, metadata = tensor_file.parsed(content)
     except Exception as error:
         raise CheckpointError(f"{name} is damaged, or no checkpoint of fastopt ({one_line(error)})") from None
     try:
@@ -221,7 +202,7 @@ def _unpack(optimizer: Any, tensors: dict[str, Array], metadata: Any, name: str)
             f"reads formats up to {FORMAT}: update fastopt"
         )
     checksum = metadata.pop("checksum", None)
-    if checksum != _checksum(tensors, metadata):
+    if checksum != tensor_file.checksum(tensors, metadata):
         raise CheckpointError(f"{name} is damaged: its checksum is not that of its content; take another copy")
     # Texts are parsed only where they can be what they should be, so that a small file takes little memory.
     metadata.setdefault("rows", "[]")
@@ -347,23 +328,6 @@ def _restored(settings: Any, tensors: dict[str, Array]) -> Any:
             for predicate, selector, group in found["groups"]
         }
     return found
-
-
-def _checksum(tensors: dict[str, Array], metadata: dict[str, str]) -> str:
-    """sha256 over all names, dtypes, shapes, bytes and texts, in an order that the file does not decide."""
-    digest = _digest_of(metadata)
-    for name in sorted(tensors):
-        _add(digest, name, tensors[name])
-    return str(digest.hexdigest())
-
-
-def _digest_of(metadata: dict[str, str]) -> Any:
-    return hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
-
-
-def _add(digest: Any, name: str, array: Array) -> None:
-    digest.update(json.dumps([name, array.dtype.name, array.shape]).encode())
-    digest.update(np.ascontiguousarray(array).data if array.size else b"")
 
 
 def _encoded(owner: str, key: Hashable) -> Any:

@@ -108,6 +108,8 @@ def load_state_dict(
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{source}: {error}") from None
 
+    if step and "groups" in settings:  # whose selectors were looked at then, also of leaves that are gone
+        settings["groups"].matched.update(selector for selector in settings["groups"] if not callable(selector))
     current: Mapping[Hashable, Layout] | None = None if optimizer._state is None else optimizer._state.layouts
     if not state and not optimizer._rule.state:
         current = None  # all that it may have are averages, which begin anew

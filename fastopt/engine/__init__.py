@@ -2,11 +2,12 @@
 
 `step.make` runs the phases of a step in this order:
 
-1. take the plan that fits params and grads, or make one (`plan`, `address_table`);
-2. settings of this step, by group, schedules included;
-3. refuse or skip gradients that are not finite;
-4. scalars of the rule, of transforms and of norms (`transform_scalars`, `norms`);
-5. averages of the weights;
+1. settings of this step, schedules included (`settings`);
+2. take the plan that fits params and grads, or make one (`kept_plans`, `plan`, `address_table`), and the settings by
+   group;
+3. scalars of the rule;
+4. refuse or skip gradients that are not finite; scalars of transforms and norms (`passes`, `transform_scalars`);
+5. averages of the weights (`averaging`);
 6. sparse rows catch up with the steps that they skipped (`catch_up`);
 7. run the launches (`launch`, `sparse_launch`, `centralized_launch`);
 8. commit state and step count, also under Ctrl-C.

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numba import types
 
-from fastopt import array_checks, checks, combinations, rows
+from fastopt import array_checks, checks, combinations, container_checks, rows
 from fastopt.constraints import Columns
 from fastopt.engine import arguments, columns, containers
 from fastopt.engine.centralized_launch import CentralizedLaunch
@@ -185,7 +185,7 @@ class Table:
 
     def _missing(self, grads: Any) -> Any:
         key = next(key for key in self.keys if key not in grads and key not in self.frozen)
-        raise KeyError(checks.missing_gradient(self.owner, key, grads))
+        raise KeyError(container_checks.missing_gradient(self.owner, key, grads))
 
     def name(self, key: Hashable, which: str = "params") -> str:
         """How an array is called in an error text."""

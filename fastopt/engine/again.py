@@ -30,10 +30,13 @@ class Again:
         self.plan, self.settings, self.transforms = plan, settings, transforms
         self._whole, self._scales = settings.of_groups(NO_GROUPS), "scale" in transforms
         names = [transform for transform in reversed(transforms) if transform != "scale"]  # which is the first of them
-        self._rows: list[tuple[Any, list[Callable[[Any], float]]]] = []
-        for row_settings in map(settings.of_groups, plan.table.row_groups):
+        self._rows: list[tuple[Any, list[Callable[[Any], float]], int]] = []
+        self._stepping, (self._launch,) = plan.table.counted.stepping, plan.table.launches
+        for groups, cohort in zip(plan.table.row_groups, plan.table.cohorts, strict=True):
+            row_settings = settings.of_groups(groups)
             needed = row_settings.values._transforms or ()
-            self._rows.append((row_settings, [SCALARS[o] if o in needed else _always(NEUTRAL[o]) for o in names]))
+            scalars = [SCALARS[name] if name in needed else _always(NEUTRAL[name]) for name in names]
+            self._rows.append((row_settings, scalars, cohort))
 
     def __call__(self, attributes: dict[str, Any], params: Any, grads: Any) -> bool:
         """Makes a step, or writes nothing and returns False; `attributes` is the optimizer's `__dict__`."""
@@ -45,13 +48,13 @@ class Again:
         step, asked = attributes["_steps"] + 1, cast("Asked", {})
         whole, rows = self._whole.at(step, asked), cast("list[tuple[float, ...]]", [])
         counts = attributes["_counts"]
-        for (row_settings, scalars), cohort in zip(self._rows, plan.table.cohorts, strict=True):
+        for row_settings, scalars, cohort in self._rows:
             values = row_settings.at(step, asked)
             rows.append((*values.scalars(counts[cohort] + 1), *[scalar(values) for scalar in scalars]))
         if self._scales:
             factor = self._factor(whole)
             rows = [(*row, factor) for row in rows]
-        counts, plan.stepped = counted(counts, plan.table.counted.stepping), False
+        counts, plan.stepped = counted(counts, self._stepping), False
         try:
             plan.run(params, rows, False, self.transforms)
         finally:
@@ -64,8 +67,7 @@ class Again:
         factor, most = unclipped(settings), settings.clip_norm
         if most == math.inf:
             return factor
-        (launch,) = self.plan.table.launches
-        quick = None
+        launch, quick = self._launch, None
         if launch.dtype == "float32":
             kernel, table, starts, threads = launch.call(NO_RULE, "quick_norm")
             kernel(table, starts, threads)

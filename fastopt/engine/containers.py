@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fastopt import array_checks, checks, structure
+from fastopt import array_checks, checks, container_checks, structure
 from fastopt.engine import mappings
 from fastopt.flat import FlatDict, ViewDict
 from fastopt.flat_nested import FlatNested, FlatTree
@@ -186,7 +186,7 @@ class Dict(Container):
 
     def check_rebindable(self, owner: str, params: Any, keys: list[Hashable]) -> None:
         if keys and not isinstance(params, MutableMapping):
-            raise TypeError(checks.not_rebindable(owner, params))
+            raise TypeError(container_checks.not_rebindable(owner, params))
 
     def walk(self) -> Node | None:
         return Node(self._kind, tuple(self.keys), (LEAF,) * len(self.keys)) if self._kind in READ_BY_C else None
@@ -219,7 +219,7 @@ class Nested(Container):
             if key in frozen:
                 gradients[number] = None
             elif gradients[number] is MISSING:
-                raise KeyError(checks.no_gradient(self._owner, self.name(key)))
+                raise KeyError(container_checks.no_gradient(self._owner, self.name(key)))
         return list(map(shared, gradients))
 
     def gradients_by_key(self, grads: Any, frozen: Any = ()) -> Any:
@@ -242,14 +242,14 @@ class Nested(Container):
 
     def copied(self, owner: str, params: Any, values: list[Any]) -> set[Hashable]:
         for key in self.copied_keys(params, values):
-            raise TypeError(checks.hands_out_copies(owner, self.name(key)))
+            raise TypeError(container_checks.hands_out_copies(owner, self.name(key)))
         return set()
 
     def check_rebindable(self, owner: str, params: Any, keys: list[Hashable]) -> None:
         for key in keys:
             kind = self._parent(key).kind
             if not issubclass(kind, list | MutableMapping):
-                raise TypeError(checks.number_in(owner, self.name(key), kind))
+                raise TypeError(container_checks.number_in(owner, self.name(key), kind))
 
     def _parent(self, key: Hashable) -> Node:
         node = self.node
@@ -269,7 +269,7 @@ def container_of(owner: str, params: Any, name: str = "params") -> Container:
     if isinstance(params, np.ndarray) or is_array(params):
         return ONE_ARRAY
     if not structure.is_container(params):
-        raise TypeError(checks.no_container(owner, name, params))
+        raise TypeError(container_checks.no_container(owner, name, params))
     if isinstance(params, Mapping) and not any(map(structure.is_inner, params.values())):
         return Dict(params)
     try:
@@ -278,7 +278,7 @@ def container_of(owner: str, params: Any, name: str = "params") -> Container:
         raise ValueError(f"{owner}: {name} cannot be walked: {error}; hand in containers that do not") from None
     nested = Nested(owner, node)
     if len(nested.keys) < structure.count(node):
-        raise ValueError(checks.same_name(owner, *_namesakes(node)))
+        raise ValueError(container_checks.same_name(owner, *_namesakes(node)))
     return nested
 
 
@@ -303,7 +303,7 @@ def pair(owner: str, params: Any, grads: Any) -> Container:
     if form == "buffers":
         return Buffers(container)
     if form is None or (isinstance(params, Mapping) and not isinstance(grads, Mapping)):
-        raise TypeError(checks.pair(owner, params, grads))
+        raise TypeError(container_checks.pair(owner, params, grads))
     if isinstance(container, Nested):
         container.gradients(grads, container.keys)  # are they held alike? What is missing may be frozen
     return container
@@ -357,7 +357,7 @@ def _gather(owner: str, node: Node, grads: Any, place: str, gradients: list[Any]
         elif isinstance(part, Node):
             _gather(owner, part, item, place + text, gradients)
         elif item is not None and item is not MISSING:
-            raise ValueError(checks.gradient_of_nothing(owner, place + text))
+            raise ValueError(container_checks.gradient_of_nothing(owner, place + text))
 
 
 def _held(owner: str, node: Node, grads: Any, place: str) -> list[Any]:
@@ -367,16 +367,16 @@ def _held(owner: str, node: Node, grads: Any, place: str) -> list[Any]:
         if isinstance(grads, Mapping):
             extra = [key for key in grads if key not in keys]
             if extra:
-                raise KeyError(checks.extra_gradient(owner, place, extra, keys))
+                raise KeyError(container_checks.extra_gradient(owner, place, extra, keys))
             return [grads[key] if key in grads else MISSING for key in keys]
     elif is_dataclass(node.kind):
         if is_dataclass(kind):
             return [getattr(grads, str(key), MISSING) for key in keys]
     elif isinstance(grads, list | tuple) and _same_fields(kind, node.kind):
         if len(grads) != len(keys):
-            raise ValueError(checks.other_length(owner, place, len(grads), len(keys)))
+            raise ValueError(container_checks.other_length(owner, place, len(grads), len(keys)))
         return list(grads)
-    raise TypeError(checks.other_form(owner, place, grads, node.kind))
+    raise TypeError(container_checks.other_form(owner, place, grads, node.kind))
 
 
 def _same_fields(one: type, other: type) -> bool:

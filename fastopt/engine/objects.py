@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fastopt import checks
+from fastopt import container_checks
 from fastopt.foreign import is_array
 from fastopt.structure import is_container
 
@@ -88,10 +88,10 @@ def _named(owner: str, given: Any) -> Iterator[tuple[Hashable, Any]]:
             things = dict(things) if method == "named_parameters" else things
             break
     if isinstance(things, np.ndarray | zip) or not isinstance(things, Iterable):
-        raise TypeError(checks.no_objects(owner, given))
+        raise TypeError(container_checks.no_objects(owner, given))
     for name, thing in things.items() if isinstance(things, Mapping) else enumerate(things):
         if not is_parameter(thing):
-            raise TypeError(checks.no_objects(owner, given, thing))
+            raise TypeError(container_checks.no_objects(owner, given, thing))
         yield name if isinstance(things, Mapping) else str(name), thing
 
 
@@ -125,4 +125,4 @@ def _content(owner: str, thing: Any, which: str, name: Hashable) -> Any:
     inner = getattr(value, "data", None)
     if isinstance(inner, np.ndarray) or is_array(inner):
         return inner
-    raise TypeError(checks.no_array_in(owner, name, which, value))
+    raise TypeError(container_checks.no_array_in(owner, name, which, value))

@@ -11,7 +11,7 @@ import numpy as np
 from fastopt import array_checks, checks
 from fastopt.engine.columns import Codes, Column, StoredSlot
 from fastopt.flat import Array, ViewDict
-from fastopt.kernels import array_scan, codecs
+from fastopt.kernels import arena, codecs
 from fastopt.kernels.averages import SLOTS
 from fastopt.kernels.codecs import FLOAT32
 from fastopt.kernels.rule import Rule
@@ -83,7 +83,7 @@ class Allocation:
             if stored:
                 self._store(stored, storage, alike)
             whole = [slot for slot in slots if slot not in stored]
-            blocks = array_scan.arena(sum(layout.size for layout in alike.values()), dtype, len(whole)) if whole else []
+            blocks = arena.blocks(sum(layout.size for layout in alike.values()), dtype, len(whole)) if whole else []
             for slot, block in zip(whole, blocks, strict=True):
                 start_value = slots[slot]
                 if start_value is not PARAMETER and start_value != 0.0:
@@ -99,7 +99,7 @@ class Allocation:
     def _store(self, slots: list[str], storage: str, layouts: Mapping[Hashable, Layout]) -> None:
         """Makes the columns of slots that are stored in fewer bits."""
         sizes = {key: Column.bytes_for(storage, layout.size) for key, layout in layouts.items()}
-        blocks = array_scan.arena(sum(sizes.values()), np.uint8, len(slots))
+        blocks = arena.blocks(sum(sizes.values()), np.uint8, len(slots))
         for number, (slot, block) in enumerate(zip(slots, blocks, strict=True)):
             start, start_value = 0, self.slots[slot]
             for key, layout in layouts.items():
@@ -208,10 +208,9 @@ class State:
     def _allocations_without(self, gone: set[Hashable]) -> list[Allocation]:
         allocations = []
         for allocation in self._allocations:
-            kept = {key: layout for key, layout in allocation.layouts.items() if key not in gone}
-            if len(kept) == len(allocation.layouts):
+            if allocation.layouts.keys().isdisjoint(gone):
                 allocations.append(allocation)
-            elif kept:
+            elif kept := {key: layout for key, layout in allocation.layouts.items() if key not in gone}:
                 allocations += State(self.slots, kept, self.nonnegative)._with_arrays_of(self)._allocations
         return allocations
 

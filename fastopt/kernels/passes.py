@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from fastopt.kernels.exact_sum import add_squares
 from fastopt.kernels.intrinsics import (
-    add_squares,
     addresses,
     ask_for,
     load,

@@ -21,8 +21,9 @@ from numba.core.ccallback import CFunc
 from fastopt.kernels.cache import digest_of, through_cache
 from fastopt.kernels.compile import DRIVER, LOOP, compiled, form_address
 from fastopt.kernels.compose import clone
+from fastopt.kernels.exact_sum import add_squares
 from fastopt.kernels.flags import FLAGS, INNER, compiles
-from fastopt.kernels.intrinsics import add_squares, numbers, peek, put
+from fastopt.kernels.intrinsics import numbers, peek, put
 from fastopt.kernels.loops import parallel, serial
 from fastopt.kernels.passes import BLOCK, DOWN, UP
 from fastopt.kernels.storage import get

@@ -17,12 +17,14 @@ from numba import float32, int32, types, uint32, uint64
 from numba.extending import intrinsic
 
 from fastopt.kernels import codecs
-from fastopt.kernels.intrinsics import put
+from fastopt.kernels.intrinsics import ask_for, put
+from fastopt.kernels.passes import AHEAD
 
 BFLOAT16, SIGNED, NONNEGATIVE = 1, 2, 3
 """The forms of a slot: 16 bits, and 8 bits with a sign or without."""
 
 GROUP = codecs.GROUP
+TWO_LINES = 2 * GROUP  # bytes of a group of 16 bits
 NOISE = codecs.NOISE
 GOLDEN, FIRST, SECOND = (np.uint64(value) for value in (codecs.GOLDEN, codecs.FIRST, codecs.SECOND))
 MIX = codecs.MIX
@@ -35,6 +37,23 @@ INT8, UINT8, INT32, UINT16, FLOAT32 = np.int8, np.uint8, np.int32, np.uint16, np
 def kind(storage: str, nonnegative: bool) -> int:
     """The form of a slot."""
     return BFLOAT16 if storage == codecs.BFLOAT16 else NONNEGATIVE if nonnegative else SIGNED
+
+
+@intrinsic
+def in_wide_vectors(typingctx: Any) -> Any:
+    """Has LLVM make the function of the widest vectors that the processor has.
+
+    On Intel's it keeps to 256 bits by default. Codes take whole numbers, shifts and masks, which 512 bits do in three
+    quarters of the time: a step in the caches takes 1.53 of float32's instead of 1.72 (bfloat16), 2.5 instead of 2.7.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        for attribute in ("prefer-vector-width", "min-legal-vector-width"):
+            # llvmlite's own `add` knows the attributes that are a word; it writes what is in the set as it stands.
+            set.add(builder.function.attributes, f'"{attribute}"="512"')
+        return context.get_dummy_value()
+
+    return types.void(), codegen
 
 
 @intrinsic
@@ -87,6 +106,7 @@ def decode(kind, codes, size, target, index, end, key):
     target : an address with room for whole groups; `index` is the first element of one
     key : unused, so that it takes what `encode` takes
     """
+    in_wide_vectors()
     if kind == BFLOAT16:
         decode_bfloat16(codes + 2 * index, target, end - index)
         return 0
@@ -100,6 +120,7 @@ def decode(kind, codes, size, target, index, end, key):
 
 def encode(kind, codes, size, source, index, end, key):
     """Writes what `decode` reads, from float32 at `source`; `key` is that of the slot, see `codecs.slot_key`."""
+    in_wide_vectors()
     if kind == BFLOAT16:
         encode_bfloat16(source, codes + 2 * index, index, end - index, key)
         return 0
@@ -130,11 +151,16 @@ def noise(key, place):
 
 
 def decode_bfloat16(codes, target, count):
-    for element in range((count + GROUP - 1) // GROUP * GROUP):
-        put(target, element, float_of(uint32(uint32(get(codes, element, UINT16)) << ONE_BELOW)))
+    in_wide_vectors()
+    for group in range((count + GROUP - 1) // GROUP):
+        ask_for((codes,), 2 * GROUP * group + AHEAD, TWO_LINES)
+        for place in range(GROUP):
+            element = group * GROUP + place
+            put(target, element, float_of(uint32(uint32(get(codes, element, UINT16)) << ONE_BELOW)))
 
 
 def encode_bfloat16(source, codes, index, count, key):
+    in_wide_vectors()
     for group in range((count + GROUP - 1) // GROUP):
         random = group_key(key, index // GROUP + group)
         for place in range(GROUP):
@@ -146,7 +172,9 @@ def encode_bfloat16(source, codes, index, count, key):
 
 
 def decode_signed(codes, scales, target, count):
+    in_wide_vectors()
     for group in range((count + GROUP - 1) // GROUP):
+        ask_for((codes,), GROUP * group + AHEAD, GROUP)
         scale = get(scales, group, FLOAT32)
         if bits_of(scale) > MAGNITUDE:
             for place in range(GROUP):
@@ -161,7 +189,9 @@ def decode_signed(codes, scales, target, count):
 
 
 def decode_nonnegative(codes, scales, target, count):
+    in_wide_vectors()
     for group in range((count + GROUP - 1) // GROUP):
+        ask_for((codes,), GROUP * group + AHEAD, GROUP)
         scale = get(scales, group, FLOAT32)
         if bits_of(scale) > MAGNITUDE:
             for place in range(GROUP):
@@ -224,6 +254,7 @@ def code_of(square, random):
 
 
 def encode_signed(source, codes, scales, index, count, key):
+    in_wide_vectors()
     write_scales(source, scales, count, False)
     for group in range((count + GROUP - 1) // GROUP):
         scale = get(scales, group, FLOAT32)
@@ -245,6 +276,7 @@ def encode_signed(source, codes, scales, index, count, key):
 
 
 def encode_nonnegative(source, codes, scales, index, count, key):
+    in_wide_vectors()
     write_scales(source, scales, count, True)
     for group in range((count + GROUP - 1) // GROUP):
         scale = get(scales, group, FLOAT32)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fastopt import array_checks, checks
+from fastopt import array_checks, checks, container_checks
 from fastopt.engine.containers import container_of
 from fastopt.flat import Array
 
@@ -65,7 +65,7 @@ class Form:
             )
         for key in self.keys:
             if key not in given:
-                raise KeyError(checks.missing_gradient(self.owner, key, given))
+                raise KeyError(container_checks.missing_gradient(self.owner, key, given))
         arrays = {key: np.asarray(given[key]) for key in self.keys if given[key] is not None}
         if self.keys and not arrays:
             raise TypeError(f"{self.owner}: the gradient is None; return it from the function that computes it")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
-from fastopt import checks, rows
+from fastopt import container_checks, rows
 from fastopt.engine import arguments
 from fastopt.engine.state import lies_in
 from fastopt.flat import Array
@@ -110,7 +110,7 @@ class Exchange:
         gradients: dict[Hashable, Any] = {}
         for path in paths:
             if path not in given:
-                raise KeyError(checks.missing_gradient(self.owner, path, given))
+                raise KeyError(container_checks.missing_gradient(self.owner, path, given))
             value, array, name = given[path], binding.arrays[path], binding.name(path, "grads")
             if value is None:
                 gradients[path] = None

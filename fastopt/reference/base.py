@@ -142,7 +142,9 @@ class Reference:
             part = copy.copy(parts[key])
             part._iter = self.counts[key] = self.counts[key] + 1
             kept = Masked(self.mask, key, p, *state)
-            part._step(p, part._processed(p, seen[key], scale), state)
+            # NumPy makes scalars of arrays without dimensions; the power of a scalar is not always that of an array.
+            p_1d, g_1d, *state_1d = np.atleast_1d(p, seen[key], *state)
+            part._step(p_1d, part._processed(p_1d, g_1d, scale), state_1d)
             elementwise(part, p, state, params[key], distinct.get(key, ...))
             by_rows(part, p)
             kept.put_back(p, *state)

@@ -58,6 +58,41 @@ def test_a_file_takes_no_more_memory_than_its_size(tmp_path):
             fastopt.Adam().load(tmp_path / "state")
 
 
+def file_of(header, data=b""):
+    return len(header).to_bytes(8, "little") + header + data
+
+
+A, B = (f'"{name}":{{"dtype":"F64","shape":[2],"data_offsets":[{at},{at + 16}]}}' for name, at in (("a", 0), ("b", 16)))
+HEADERS = {
+    "no object": f"[{A},{B}]",
+    "not closed": f"{{{A},{B}",
+    "more behind": f"{{{A},{B}}}}}",
+    "nothing between": f"{{{A}{B}}}",
+    "other order": f"{{{B},{A}}}",
+    "in one place": f"{{{A},{A}}}",
+    "a gap": f"{{{A}}}",
+    "an unknown dtype": f"{{{A},{B.replace('F64', 'F16')}}}",
+    "another size": f"{{{A},{B.replace('[2]', '[3]')}}}",
+    "other dimensions": f"{{{A},{B.replace('[2]', '[2,,1]')}}}",
+    "no integers": f"{{{A},{B.replace('[2]', '[2.0]')}}}",
+    "backwards": f"{{{A},{B.replace('[16,32]', '[32,16]')}}}",
+    "no text": f"{{{A},{B.replace('b', chr(92) + 'x')}}}",
+    "metadata are no object": f'{{"__metadata__":["a"],{A},{B}}}',
+    "metadata are no text": f'{{"__metadata__":{{"a":1}},{A},{B}}}',
+}
+
+
+@pytest.mark.parametrize("header", HEADERS)
+def test_a_header_that_is_not_that_of_its_content(header, tmp_path):
+    path, data = tmp_path / "state", b"\0" * 32
+    path.write_bytes(file_of(f"{{{A},{B}}}  ".encode(), data))
+    with pytest.raises(CheckpointError, match="is a safetensors file but no checkpoint of fastopt"):
+        fastopt.Adam().load(path)
+    path.write_bytes(file_of(HEADERS[header].encode(), data))
+    with pytest.raises(CheckpointError, match=r"is damaged, or no checkpoint of fastopt \("):
+        fastopt.Adam().load(path)
+
+
 SAVING = """
 import itertools, sys, numpy as np, fastopt
 optimizer, params = fastopt.Adam(), {"W": np.zeros(300_000)}
@@ -109,23 +144,25 @@ def test_keys_that_could_not_be_found_again(key, tmp_path):
 
 MEMORY = """
 import json, resource, sys, safetensors.numpy, fastopt
-from fastopt.checkpoint import file
+from fastopt.checkpoint import tensor_file
 metadata = {"format": "1", "fastopt": "0", "rule": "adam", "step": "1", "skipped": "0", "hyperparameters": "{}", "keys": "null", "fortran": "[]"}
-metadata[sys.argv[1]] = "[" + ",".join(["[]"] * 3_000_000) + "]"
-metadata["checksum"] = file._checksum({}, metadata)
+text = "[" + ",".join(["[]"] * 3_000_000) + "]"
+metadata[sys.argv[1]] = text
+metadata["checksum"] = tensor_file.checksum({}, metadata)
 with open("state", "wb") as file:
-    file.write(safetensors.numpy.save({}, metadata))
-del metadata
+    header = f'{{"{text}":{text}}}'.encode()
+    file.write(len(header).to_bytes(8, "little") + header if sys.argv[1] == "header" else safetensors.numpy.save({}, metadata))
+del metadata, text, header
 optimizer, before = fastopt.Adam(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
     optimizer.load("state")
 except fastopt.CheckpointError as error:
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024, "too long" in str(error))
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024, "too long" in str(error) or "damaged" in str(error))
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss in kB")
-@pytest.mark.parametrize("field", ["keys", "fortran", "hyperparameters"])
+@pytest.mark.parametrize("field", ["keys", "fortran", "hyperparameters", "header"])
 def test_a_small_file_takes_little_memory(field, tmp_path):
     """9 MB that would be some 400 MB of Python objects."""
     megabytes, refused = python(MEMORY, field, cwd=tmp_path).stdout.split()

@@ -11,7 +11,7 @@ import safetensors.numpy
 
 import fastopt
 from fastopt import CheckpointError
-from fastopt.checkpoint import file
+from fastopt.checkpoint import tensor_file
 from fastopt.optimizers import OPTIMIZERS
 from tests.conftest import assert_same_bits
 
@@ -188,7 +188,7 @@ def rewritten(path, change):
     del metadata["checksum"]
     change(tensors, metadata)
     if "checksum" not in metadata:
-        metadata["checksum"] = file._checksum(tensors, metadata)
+        metadata["checksum"] = tensor_file.checksum(tensors, metadata)
     safetensors.numpy.save_file(tensors, path, metadata)
 
 

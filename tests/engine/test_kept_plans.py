@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import fastopt
-from fastopt.engine import step
+from fastopt.engine import kept_plans
 from fastopt.engine.plan import Plan
 from tests.conftest import Pair, assert_same_bits
 from tests.engine.test_one_call import like, model, warmed
@@ -151,7 +151,7 @@ def test_only_some_plans_are_kept():
         for key in params:
             optimizer.update(params, {**dict.fromkeys(params), key: np.ones(2)})
         assert all(value.tolist() == [-turn - 1] * 2 for value in params.values())
-    assert len(optimizer._others) < step.MOST_PLANS
+    assert len(optimizer._others) < kept_plans.MOST_PLANS
 
 
 def test_plans_of_other_settings_do_not_count(rng):

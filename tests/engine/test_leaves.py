@@ -100,6 +100,19 @@ def test_keys_to_forget():
     bare.update({"a": np.zeros(2)}, {"a": np.ones(2)})
 
 
+def test_groups_of_what_is_forgotten_select_nothing_after_a_resume_either(tmp_path):
+    optimizer, params = fastopt.Momentum(groups={"late": {"lr": 0.5}}), arrays(0)
+    with pytest.raises(ValueError, match=r"groups\['late'\] selects none"):
+        optimizer.update(arrays(0, ["a"]), params)
+    optimizer.update(params, params)
+    optimizer.forget("late")
+    optimizer.save(tmp_path / "state")
+    resumed = fastopt.Momentum()
+    resumed.load(tmp_path / "state")
+    for one in (optimizer, resumed):
+        one.update(arrays(0, ["a"]), params)
+
+
 def test_memory_of_what_is_forgotten_is_free():
     optimizer = fastopt.Adam()
     params = {"large": np.zeros(1000), "b": np.zeros(3)}

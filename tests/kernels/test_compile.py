@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import fastopt
-from fastopt.kernels import RULES, array_scan, cache
+from fastopt.kernels import RULES, arena, array_scan, cache
 from fastopt.kernels.cache import machinery_modules
 from fastopt.kernels.compile import LOOPS, callback, kernel
 from fastopt.kernels.rule import Rule
@@ -203,7 +203,7 @@ def test_memory_layout_is_known_here():
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("slots", [0, 1, 2, 5])
 def test_arena_is_aligned_and_staggered(slots, dtype, size):
-    blocks = array_scan.arena(size, dtype, slots)
+    blocks = arena.blocks(size, dtype, slots)
     assert len(blocks) == slots
     for block in blocks:
         assert block.shape == (size,) and block.dtype == dtype and (block == 0).all()

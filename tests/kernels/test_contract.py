@@ -205,3 +205,12 @@ def test_mixed_dtypes_are_each_their_own(rule, rng):
         assert_same_bits(fast[key], plain[key])
         assert type(fast[key]) is type(plain[key])
     pair.assert_same_state()
+
+
+def test_arrays_without_dimensions():
+    """Of which NumPy makes scalars, whose squares are not always those of arrays."""
+    pair, unlike = Pair("adam", weight_decay=0.1, gradient_scale=0.5), (2.232176, 0.2840814, 1.3657904)
+    grads = {number: np.array(2 * value, np.float32) for number, value in enumerate(unlike)}
+    fast, plain = ({number: np.zeros((), np.float32) for number in grads} for _ in range(2))
+    pair.update(fast, plain, grads)
+    pair.assert_same_state()

@@ -1,4 +1,4 @@
-"""Pictures of executed pages: vector graphics of one size."""
+"""Output of executed pages: pictures are vector graphics of one size, errors their text."""
 
 c = get_config()  # noqa: F821
 c.InlineBackend.figure_formats = {"svg"}
@@ -11,3 +11,4 @@ c.InlineBackend.rc = {
     "axes.spines.right": False,
     "svg.hashsalt": "fastopt",
 }
+c.InteractiveShell.xmode = "Minimal"  # an error is its text; tracebacks would show where this site was built
