@@ -39,7 +39,7 @@ def test_every_rule_has_an_optimizer_a_reference_and_a_public_name():
             [(each.name, each.kind, each.default) for each in inspect.signature(kind).parameters.values()]
             for kind in (plain, optimizer)
         ]
-        assert both[0] == [each for each in both[1] if each[0] not in ("on_nonfinite", "max_skips")]
+        assert both[0] == [each for each in both[1] if each[0] not in ("on_nonfinite", "max_skips", "batch_axis")]
         after = (RULES[rule].measure is not None) + len(optimizer().total_scalars(defaultdict(float)))
         assert len(optimizer().scalars(1)) == len(RULES[rule].scalars) - after
     assert set(reference.__all__) <= set(fastopt.__all__)
