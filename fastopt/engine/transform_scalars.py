@@ -54,7 +54,7 @@ def added(
     rows = [of_rule + more for of_rule, more in zip(scalars, of_transforms, strict=True)]
     if plan.table.rule.prepare:
         plan.passes.prepare(params, rows, transforms, settings_by_row)
-    if plan.table.rule.totals:
+    if plan.table.rule.totals and plan.processes.any(bool(plan.table.active)):
         plan.estimates = settings.estimated(*plan.passes.totals(params, rows, transforms), plan.estimates)
         rows = [
             (*of_rule, *settings_of_row.total_scalars(plan.estimates), *more)
