@@ -77,6 +77,7 @@ SWITCHES = (
 CHOICES: dict[str, tuple[str, ...]] = {
     "form": ("textbook", "paper"),
     "adjust": ("original", "match_rms_adamw"),
+    "coefficients": ("original", "polar_express"),
     "on_nonfinite": ("propagate", "raise", "skip"),
     "state_storage": STORAGES,
 }
