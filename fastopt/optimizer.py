@@ -34,6 +34,7 @@ from fastopt.shared_settings import SharedSettings
 from fastopt.structure import Node
 from fastopt.trial import Trials
 from fastopt.tuning import AS_THEY_COME, Tuning
+from fastopt.views import NoState
 
 if TYPE_CHECKING:
     from fastopt.typed import Slot
@@ -47,10 +48,11 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, T
 
     Hyperparameters are attributes and may be changed between steps. One that is a number may also be a schedule
     (`fastopt.schedules`) or any function of the step, counted from 1. Each name in the rule's state (`m`, `v`, `h`) is
-    an attribute too: None before the first step, then a dict of arrays by key (or one array, where parameters are one
-    array) whose values are the state itself. `iter` is the number of steps taken, which schedules use; bias corrections
-    use the step count of each leaf, the number of steps that updated it. `skipped` is the number of steps that
-    `on_nonfinite="skip"` did not make. Pickle and `copy.deepcopy` keep settings, state and counts.
+    an attribute too: an empty mapping before the first step, then a dict of arrays by key (or one array, where
+    parameters are one array) whose values are the state itself; to assign None forgets all state. `iter` is the number
+    of steps taken, which schedules use; bias corrections use the step count of each leaf, the number of steps that
+    updated it. `skipped` is the number of steps that `on_nonfinite="skip"` did not make. Pickle and `copy.deepcopy`
+    keep settings, state and counts.
     """
 
     rule: ClassVar[str]
@@ -290,7 +292,7 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, T
         # Reached only for names that are not set: the state slots.
         if name in self._rule.state or name in SLOTS.values():
             if self._state is None or name not in self._state.views:
-                return None
+                return NoState(f"{type(self).__name__}.{name}") if name in self._start() else None
             return containers.presented(self._state.views[name], self._node)
         if name.startswith("_"):
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
         def __set__(self, instance: Any, value: Mapping[Any, Any] | Any | None) -> None: ...
 
     class Slot:
-        """State by key, or one array; None before the first step, and to forget it."""
+        """State by key, or one array; an empty mapping before the first step. None is assigned to forget it."""
 
         def __get__(self, instance: object, owner: type | None = None) -> Any: ...
 

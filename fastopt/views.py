@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
-from typing import Any
+from collections.abc import Hashable, Iterator, Mapping
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -67,6 +67,42 @@ class ViewList(list[Any]):
 
     def __reduce__(self) -> Any:
         return type(self), (list(self),)
+
+
+class NoState(Mapping[Any, Any]):
+    """State before the first step: an empty mapping that says so to whoever looks something up.
+
+    name : of the slot, as `Adam.m`
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getitem__(self, key: Any) -> NoReturn:
+        raise KeyError(self._text(f"array {key!r:.100}"))
+
+    __setitem__ = __delitem__ = lambda self, key, *_: self[key]
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise AttributeError(name if name.startswith("_") else self._text(f"arrays, and no {name!r},"))
+
+    def _text(self, what: str) -> str:
+        return f"{self._name} has no {what} yet: the first `update` makes state for the parameters that it gets"
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+    def __contains__(self, key: object) -> bool:
+        return False
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        return default
+
+    def __repr__(self) -> str:
+        return "{}"
 
 
 class ViewFields:

@@ -238,7 +238,7 @@ def test_what_does_not_fit_is_found_before_anything_is_written(settings, text):
     params, optimizer = {"W": np.zeros(2)}, fastopt.Adam(**settings)
     with pytest.raises(ValueError, match=text):
         optimizer.update(params, {"W": np.ones(2)})
-    assert optimizer.iter == 0 and not params["W"].any() and optimizer.m is None
+    assert optimizer.iter == 0 and not params["W"].any() and not optimizer.m
 
 
 def test_what_does_not_go_together():

@@ -244,7 +244,7 @@ def test_parameters_that_are_refused(case):
     optimizer, params = Adam(), make()
     with pytest.raises(error, match=f"Adam: .*{words}"):
         optimizer.update(params, make())
-    assert optimizer.iter == 0 and optimizer.m is None
+    assert optimizer.iter == 0 and not optimizer.m
 
 
 def test_fields_that_are_static_are_left_alone():

@@ -178,7 +178,7 @@ def test_a_bad_step_changes_nothing(case, steps_before):
     other, mine, yours = fastopt.Adam(), good(), good()
     for _ in range(steps_before):
         other.update(good(), gradients())
-    if optimizer.m is None:
+    if not optimizer.m:
         other.m = None
     optimizer.update(mine, gradients())
     other.update(yours, gradients())

@@ -102,7 +102,7 @@ def test_what_cannot_be_assigned_to_is_refused(tmp_path, make):
     words = r"Adam: params, of type \w+, hands out another array for 'W' at each access.* params = dict\(params\)"
     with pytest.raises(TypeError, match=words):
         optimizer.update(params, {"W": np.ones(3)})
-    assert optimizer.iter == 0 and optimizer.m is None and (params["W"] == 1).all()
+    assert optimizer.iter == 0 and not optimizer.m and (params["W"] == 1).all()
     steady = dict(params)
     optimizer.update(steady, {"W": np.ones(3)})
     assert (steady["W"] != 1).all()

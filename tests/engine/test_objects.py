@@ -93,7 +93,7 @@ def test_what_has_no_data_and_gradients_is_refused(given, words):
     optimizer = Adam()
     with pytest.raises(TypeError, match=rf"Adam: .*{words}"):
         optimizer.update(given())
-    assert optimizer.iter == 0 and optimizer.m is None
+    assert optimizer.iter == 0 and not optimizer.m
 
 
 @pytest.mark.parametrize("name", ["zip", "generator", "values", "keys"])

@@ -147,7 +147,7 @@ def test_nested_containers_flat_ones_one_array_numbers_and_objects():
         assert params[1]["x"] < 1.5
         step.reject()
     assert params[1] == {"x": 1.5, "y": np.float32(2)} and type(params[1]["y"]) is np.float32
-    assert (params[0].W == 1).all() and (params[0].b == 0).all() and optimizer.m is None
+    assert (params[0].W == 1).all() and (params[0].b == 0).all() and not optimizer.m
     flat = fastopt.flatten(arrays(0))
     check(fastopt.Adam(), flat, lambda number: fastopt.flatten(arrays(number + 1)))
     array, optimizer = np.ones(3), fastopt.Adam(lr=0.1)
@@ -164,7 +164,7 @@ def test_nested_containers_flat_ones_one_array_numbers_and_objects():
     with optimizer.trial([thing]) as step:
         optimizer.update([thing])
         step.reject()
-    assert (thing.data == 1).all() and optimizer.m is None
+    assert (thing.data == 1).all() and not optimizer.m
 
 
 def test_accumulated_gradients_and_what_schedules_observed():

@@ -169,7 +169,7 @@ def test_what_is_handed_over_is_not_written_to():
         return value
 
     result = fastopt.minimize(fun, x0, jac=bowl_gradient, method=optimizer, options={"maxiter": 5})
-    assert optimizer.iter == 0 and optimizer.m is None and not x0.any()
+    assert optimizer.iter == 0 and not optimizer.m and not x0.any()
     assert result.x.tobytes() == steps_of_the_reference(5).tobytes()
     assert len({id(x) for x in seen}) == 6
 

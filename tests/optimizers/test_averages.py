@@ -264,7 +264,7 @@ def test_a_report_is_of_what_changed():
 def test_what_is_not_finite_and_skipped_does_not_count():
     params, optimizer = {"W": np.ones(3)}, fastopt.SGD(on_nonfinite="skip", averaging=EMA(0.5), lookahead=Lookahead(2))
     optimizer.update(params, {"W": np.full(3, np.nan)})
-    assert optimizer.weight_average is None and optimizer.slow_weights is None and optimizer._averaged == 0
+    assert not optimizer.weight_average and not optimizer.slow_weights and optimizer._averaged == 0
     optimizer.update(params, {"W": np.ones(3)})
     assert_same_bits(optimizer.weight_average["W"], params["W"])
 

@@ -175,7 +175,7 @@ def test_asked_for_later_and_no_more():
         pair.assert_same_state()
         assert_same_averages(pair)
     pair.fast.weight_average = None
-    assert pair.fast.weight_average is None and pair.fast.v is None and pair.fast._averaged == 0
+    assert not pair.fast.weight_average and not pair.fast.v and pair.fast._averaged == 0
 
 
 def test_averages_of_parameters_that_are_not_there_begin_later():
@@ -305,7 +305,7 @@ def test_a_file_without_averages_and_one_with(kind, tmp_path):
         if stepped:
             optimizer.update(other, model(seed=5))
         optimizer.load(tmp_path / "without")
-        assert optimizer.averaging == EMA(0.9) and optimizer.weight_average is None and optimizer._averaged == 0
+        assert optimizer.averaging == EMA(0.9) and not optimizer.weight_average and optimizer._averaged == 0
         optimizer.update(other, model(seed=2))
         assert_same_bits(optimizer.weight_average["W"], other["W"])
     optimizer.save(tmp_path / "with")
@@ -326,7 +326,7 @@ def test_parts_of_a_file_and_damaged_ones():
     for optimizer in (without, both):
         optimizer.update(model(), model(seed=2))
         assert optimizer.load_state_dict(content, strict=False).missing == ["b"]
-    assert without.weight_average is None and without._averaged == 0, "b has none, so it begins anew"
+    assert not without.weight_average and without._averaged == 0, "b has none, so it begins anew"
     assert_same_bits(both.weight_average["W"], saved.weight_average["W"])
     assert not np.array_equal(both.weight_average["b"], saved.weight_average["b"])
     content = saved.state_dict()

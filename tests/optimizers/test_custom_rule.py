@@ -243,7 +243,7 @@ def test_no_closed_form_of_skipped_steps_is_known_for_a_rule_of_ones_own():
     optimizer, params = my_momentum(), {"e": np.ones((3, 1))}
     with pytest.raises(TypeError, match=r"my_momentum: .* no closed form of steps without a gradient is known for thi"):
         optimizer.update(params, {"e": Rows(np.array([1]), np.ones((1, 1)), exact=True)})
-    assert (params["e"] == 1).all() and optimizer.iter == 0 and optimizer.v is None
+    assert (params["e"] == 1).all() and optimizer.iter == 0 and not optimizer.v
 
 
 # -- check ------------------------------------------------------------------------------------------------------------

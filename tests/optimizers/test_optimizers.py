@@ -230,7 +230,7 @@ def test_every_hyperparameter_may_be_changed_between_steps(rule):
 def test_public_state(rule, rng):
     optimizer, slots = OPTIMIZERS[rule](), RULES[rule].state
     params = {"W1": rng.standard_normal((3, 4)), "b1": np.zeros(4, np.float32)}
-    assert all(getattr(optimizer, slot) is None for slot in slots) and optimizer.iter == 0
+    assert all(not getattr(optimizer, slot) for slot in slots) and optimizer.iter == 0
     optimizer.update(params, {key: np.ones(value.shape) for key, value in params.items()})
     for slot in slots:
         state = getattr(optimizer, slot)
@@ -241,7 +241,7 @@ def test_public_state(rule, rng):
         with pytest.raises(TypeError, match="can only be set to None"):
             setattr(optimizer, slot, {})
         setattr(optimizer, slot, None)
-        assert all(getattr(optimizer, slot) is None for slot in slots)
+        assert all(not getattr(optimizer, slot) for slot in slots)
 
 
 def test_state_can_be_read_and_written_by_key():
@@ -319,3 +319,22 @@ for make in (SGD, Momentum, Nesterov, AdaGrad, RMSprop, Adam):
 def test_a_star_import_in_place_of_the_textbooks_module_changes_nothing():
     outputs = {python(f"from {module} import *\n{SCRIPT}").stdout for module in ("fastopt", "fastopt.reference")}
     assert len(outputs) == 1
+
+
+def test_state_before_the_first_step_is_an_empty_mapping_that_says_so():
+    optimizer = fastopt.Adam()
+    for state in (optimizer.m, copy.deepcopy(optimizer.m), pickle.loads(pickle.dumps(optimizer.m))):
+        assert not state and state == {} and list(state) == [] and "W" not in state and state.get("W") is None
+        with pytest.raises(
+            KeyError, match=r"Adam\.m has no array 'W' yet: the first `update` makes state for the param"
+        ):
+            state["W"]
+        with pytest.raises(KeyError, match=r"Adam\.m has no array 'W' yet"):
+            state["W"] = 1.0
+        with pytest.raises(AttributeError, match=r"Adam\.m has no arrays, and no 'shape', yet: the first `update`"):
+            _ = state.shape
+    optimizer.update({"W": np.ones(2)}, {"W": np.ones(2)})
+    assert list(optimizer.m) == ["W"] and optimizer.weight_average is None
+    optimizer.m = None  # forgets all state
+    assert not optimizer.m and not optimizer.v and optimizer.iter == 1
+    assert not fastopt.SGD(averaging=fastopt.EMA(0.9)).weight_average

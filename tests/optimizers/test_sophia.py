@@ -126,7 +126,7 @@ def test_estimates_are_skipped_or_raise_like_gradients():
     params, bad = {"W": np.ones(3)}, {"W": np.array([1.0, np.inf, 1.0])}
     optimizer = fastopt.Sophia(on_nonfinite="skip")
     optimizer.update_hessian(params, bad)
-    assert optimizer.h is None and optimizer.skipped == 0
+    assert not optimizer.h and optimizer.skipped == 0
     optimizer.update_hessian(params, {"W": np.ones(3)})
     kept = optimizer.h["W"].copy()
     optimizer.update_hessian(params, bad)
