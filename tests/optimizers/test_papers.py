@@ -134,7 +134,7 @@ def test_the_polar_express_brings_singular_values_near_one(rng):
         optimizer = fastopt.Muon(lr=1.0, momentum=0.0, weight_decay=0.0, coefficients=coefficients)
         optimizer.update(params, {"W": one * spread @ other})
         gaps[coefficients] = np.abs(np.linalg.svd(params["W"], compute_uv=False) - 1).max()
-    assert gaps["polar_express"] < 0.1 < gaps["original"] < 0.4
+    assert gaps["polar_express"] < 0.15 < 0.2 < gaps["original"] < 0.4
 
 
 def test_momentum_as_a_running_mean_from_zero(rng):
