@@ -88,6 +88,7 @@ def _scalars(optimizer: Optimizer, step: int) -> list[tuple[str, str]]:
     """Names and values: of the formula's scalars, then of what goes before the formula."""
     settings, rule = optimizer._at(step), optimizer._rule
     values: list[Any] = [*settings.scalars(step), *(["what the norms of each array come to"] if rule.measure else [])]
+    values += ["what the sums over all arrays come to"] * (len(rule.scalars) - len(values))
     found = list(zip(rule.scalars, values, strict=True))
     wanted = (*settings._needed_transforms(), *(["centralize"] if settings.centralize else []))
     for transform in (name for name in TRANSFORMS if name in wanted):

@@ -40,6 +40,8 @@ def kernels(optimizers: Sequence[Optimizer], averages: Sequence[str] = ()) -> li
         found += [(rule, "step", (*transforms, *after)) for after in kept]
         found += [(rule.measuring, which, transforms) for which in ("measure", *FACTORS)] if rule.measuring else []
         found += [(rule.preparing, "prepare", transforms)] if rule.preparing else []
+        found += [(rule.totalling, "totals", transforms)] if rule.totalling else []
+        found += [(rule, "aligned", transforms)] if optimizer.cautious else []
         found += [(HESSIAN, "step", ())] if isinstance(optimizer, Sophia) else []
     return found
 

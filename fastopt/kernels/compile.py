@@ -40,6 +40,7 @@ from fastopt.kernels.passes import (
 from fastopt.kernels.problems import parallel_problems, problems_loop, serial_problems
 from fastopt.kernels.pure_python import InterpretedRule, interpreted, interpreted_problems
 from fastopt.kernels.rule import Rule
+from fastopt.kernels.totals import totals_loop
 from fastopt.kernels.transforms import TRANSFORMS, with_scalars
 
 _INT64 = numba.int64
@@ -63,6 +64,7 @@ LOOPS = {
     "quick_norm": quick_norm_loop,
     "problems": problems_loop,
     "aligned": aligned_loop,
+    "totals": totals_loop,
 }
 
 
@@ -84,7 +86,8 @@ def kernel(
     which : "step"; "report", which fills the statistics as well; for a measuring rule "measure", which only adds up
         the squares of its results, "large_measure" or "small_measure" where those would overflow or vanish; for a
         preparing rule "prepare", which only writes the last state slot; with the transform "cautious" "aligned", which
-        only counts the elements whose step goes against the gradient; for `NO_RULE` "finite", which only finds out
+        only counts the elements whose step goes against the gradient; for a rule with totals "totals", which only adds
+        these up; for `NO_RULE` "finite", which only finds out
         whether all gradients are finite, "finite_squares", whether their squares are, or "norm" and
         "quick_norm", which only add these up
     transforms : the names of the functions of `transforms.TRANSFORMS` that go before the rule or on its step, in that
