@@ -222,9 +222,9 @@ class Sides:
         """Sophia's other step, which writes h alone."""
         if self.rule == "sophia" and not self.is_aliased():
             estimates = self.gradients()
-            seen = {key: g.astype(self.params[key].dtype) for key, g in estimates.items() if not self.is_frozen(key)}
-            finite = all(np.isfinite(g).all() for g in seen.values())
+            active = [key for key in estimates if not self.is_frozen(key)]
             with np.errstate(all="ignore"):
+                finite = all(np.isfinite(estimates[key].astype(self.params[key].dtype)).all() for key in active)
                 if not finite and self.fast.on_nonfinite == "raise":
                     with pytest.raises(FloatingPointError):
                         self.fast.update_hessian(self.params, estimates)
