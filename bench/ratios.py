@@ -2,8 +2,8 @@
 
 Both sides take turns in one process, some calls each; a ratio is taken per turn, and the ratio of the two smallest
 times and the median ratio are printed, with the median times. Nothing else should run on the machine. PART is kernel,
-dict, loop, dead, extras or rows; without it all are run. `--save` keeps a part for the page on benchmarks, which
-`python -m bench.report --kept --readme` then writes. PyTorch is compared where it is installed.
+dict, loop, dead, extras, constraints or rows; without it all are run. `--save` keeps a part for the page on
+benchmarks, which `python -m bench.report --kept --readme` then writes. PyTorch is compared where it is installed.
 
 "textbook" is the class as the book has it (`fastopt.experiments.textbook`), "in place" the best fair NumPy.
 """
@@ -239,6 +239,36 @@ def _adam(params: dict[str, np.ndarray], **settings: Any) -> Step:
     return partial(optimizer.update, ours, grads)
 
 
+def constraints() -> None:
+    """What constraints cost: those of elements, in the step's pass, and those of rows, in one more.
+
+    "clip" is the plain step and `np.clip` of each array, as one would write it.
+    """
+    rng = np.random.default_rng(0)
+    for rule in ("momentum", "adam"):
+        matrix = {"W": array(1_000_000, "float32")["p"].reshape(1000, 1000)}
+        for params, turns, calls in ((matrix, 40, 20), (mlp(784, 100, 100, 100, 100, 10), 60, 20)):
+            masks = {key: rng.random(value.shape) < 0.5 for key, value in params.items()}
+            low = {"groups": {key: {"bounds": (np.full_like(value, -1e9), None)} for key, value in params.items()}}
+            sides: dict[str, dict[str, Any]] = {"plain": {}, "clip": {}, "bounds": {"bounds": (-1e9, 1e9)}}
+            sides |= {"arrays": low, "mask": {"mask": masks}, "l1": {"l1": 1e-6}, "l2_prox": {"l2_prox": 1e-6}}
+            sides |= {"max_norm": {"max_norm": 1e-3}, "columns": {"max_norm": 1e-3, "constraint_axis": 0}}
+            if rule == "momentum":
+                sides |= {"group_lasso": {"group_lasso": 1e-6}, "simplex": {"simplex": True}}
+            steps = []
+            for name, settings in sides.items():
+                updated, grads = {key: value.copy() for key, value in params.items()}, gradients(params)
+                step = partial(make(rule, "fastopt", **settings).update, updated, grads)
+                steps.append(partial(_clipped, step, updated) if name == "clip" else step)
+            report(f"{rule}, {size_of(params):,}", list(sides), interleaved(steps, turns, calls))
+
+
+def _clipped(step: Step, params: dict[str, np.ndarray]) -> None:
+    step()
+    for value in params.values():
+        np.clip(value, -1e9, 1e9, out=value)
+
+
 def rows() -> None:
     """Word2vec: of a table of 100,000 words by 100 a step touches 2,000 rows, drawn as words are, some many times.
 
@@ -309,6 +339,7 @@ PARTS: dict[str, Callable[[], None]] = {
     "loop": loop,
     "dead": dead,
     "extras": extras,
+    "constraints": constraints,
     "rows": rows,
 }
 

@@ -98,7 +98,8 @@ def _index() -> str:
             "Ten experiments of a course on deep learning, on all of MNIST. Each is a function of "
             "`fastopt.experiments` and a command, `fastopt experiment NAME`; its page also shows the quick run of some "
             "seconds, made when this site was built. For the path of every optimizer down the ravine, see "
-            "[its page](../reference/optimizers/index.md).",
+            "[its page](../reference/optimizers/index.md); for non-negative factors, paths of the lasso, a "
+            "portfolio and a pruned network, [four problems with constraints](../tutorials/constrained_problems.md).",
             "::::{grid} 1 2 2 2\n:gutter: 3\n\n" + "\n\n".join(cards) + "\n::::",
             toctree,
             "",

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fastopt.constraints import Bounds
+from fastopt.constraints import Bounds, Mask
 
 
 def of(thing: Any) -> str:
@@ -29,8 +29,12 @@ def of_value(value: Any) -> str:
 
     if isinstance(value, float) and not math.isfinite(value):
         return f"float({str(value)!r})"
+    if isinstance(value, np.ndarray) and value.dtype == np.bool_ and value.size > 8:
+        return f"<{value.size} booleans, {np.count_nonzero(value)} True>"
     if isinstance(value, np.ndarray) and value.size > 8:
         return f"<{value.size} numbers from {value.min():g} to {value.max():g}>"
+    if isinstance(value, Mask) and None in value:  # of one array
+        return of_value(value[None])
     if isinstance(value, Mapping):
         return f"{{{', '.join(f'{of_value(key)}: {of_value(own)}' for key, own in value.items())}}}"
     if isinstance(value, Bounds):

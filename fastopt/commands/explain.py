@@ -11,7 +11,7 @@ from typing import Any
 
 from fastopt import checks, names
 from fastopt.commands import docstrings
-from fastopt.engine.transform_scalars import SCALARS
+from fastopt.engine.transform_scalars import PROXIMAL, SCALARS
 from fastopt.kernels.rule import Rule
 from fastopt.kernels.transforms import TRANSFORMS
 from fastopt.optimizer import Optimizer
@@ -79,6 +79,9 @@ def _scalars(optimizer: Optimizer, step: int) -> list[tuple[str, str]]:
             value: Any = "the means of gradients, where an array has two dimensions or more"
         elif transform == "cautious":
             value = "one over the share of elements whose step goes against the gradient"
+        elif transform in PROXIMAL:
+            value = f"{getattr(settings, transform) * settings.effective_lr(step):.10g}"
+            value += ", divided by what divides the step of each element" if rule.metric else ""
         elif transform != "scale":
             value = SCALARS[transform](settings)
         elif math.inf == settings.clip_norm == settings.clip_array_norm:

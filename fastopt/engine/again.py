@@ -12,8 +12,8 @@ from typing import Any, cast
 
 from fastopt.engine.norms import ONE_PROCESS, clipped, quick_clipped
 from fastopt.engine.plan import Plan
-from fastopt.engine.step_counts import counted
-from fastopt.engine.transform_scalars import NEUTRAL, SCALARS, unclipped
+from fastopt.engine.step_counts import Counts, counted
+from fastopt.engine.transform_scalars import NEUTRAL, PROXIMAL, SCALARS, unclipped, with_prox
 from fastopt.groups import NO_GROUPS
 from fastopt.kernels.passes import TOTAL
 from fastopt.kernels.rule import NO_RULE
@@ -30,6 +30,7 @@ class Again:
         self.plan, self.settings, self.transforms = plan, settings, transforms
         self._whole, self._scales = settings.of_groups(NO_GROUPS), "scale" in transforms
         names = [transform for transform in reversed(transforms) if transform != "scale"]  # which is the first of them
+        self._is_proximal = any(name in transforms for name in PROXIMAL)
         self._rows: list[tuple[Any, list[Callable[[Any], float]], int]] = []
         self._stepping, (self._launch,) = plan.table.counted.stepping, plan.table.launches
         for groups, cohort in zip(plan.table.row_groups, plan.table.cohorts, strict=True):
@@ -54,6 +55,8 @@ class Again:
         if self._scales:
             factor = self._factor(whole)
             rows = [(*row, factor) for row in rows]
+        if self._is_proximal or plan.projections is not None:
+            rows = self._with_step_counts(rows, counts)
         counts, plan.stepped = counted(counts, self._stepping), False
         try:
             plan.run(params, rows, False, self.transforms)
@@ -61,6 +64,14 @@ class Again:
             if plan.stepped:
                 attributes["_steps"], attributes["_counts"] = step, counts
         return True
+
+    def _with_step_counts(self, rows: list[tuple[float, ...]], counts: Counts) -> list[tuple[float, ...]]:
+        """The rows with the scalars of proximal steps; has constraints on rows take up those of theirs."""
+        plan, settings = self.plan, [row_settings.values for row_settings, *_ in self._rows]
+        steps = [counts[cohort] + 1 for cohort in plan.table.cohorts]
+        if plan.projections is not None:
+            plan.projections.write_amounts(settings, steps)
+        return with_prox(plan.table.rule, rows, settings, steps, self.transforms) if self._is_proximal else rows
 
     def _factor(self, settings: Any) -> float:
         """As in `transform_scalars`, of one launch and one process."""

@@ -78,12 +78,21 @@ class ProblemCounts:
         lookup[present] = np.arange(len(present))
         return (present + low).tolist(), lookup[np.clip(offsets - low, 0, high - low)]
 
+    @cached_property
+    def members(self) -> list[Array]:
+        """The problems of each of the different offsets, where there are several."""
+        offsets, places = self.distinct
+        assert places is not None
+        order = np.argsort(places, kind="stable")
+        return np.split(order, np.searchsorted(places[order], np.arange(1, len(offsets))))
+
     def after_step(self, skipped: Array | None) -> ProblemCounts:
         """Those after a step that some active problems skip."""
         new = ProblemCounts(self.size, self.base + 1, self.active, self.offsets, self.resting, self.skips)
         if skipped is None:
-            if "distinct" in vars(self):
-                vars(new)["distinct"] = self.distinct
+            for name in ("distinct", "members"):
+                if name in vars(self):
+                    vars(new)[name] = vars(self)[name]
             return new
         new.offsets = (np.zeros(self.size, np.int64) if self.offsets is None else self.offsets) - skipped
         new.skips = skipped + (0 if self.skips is None else self.skips)

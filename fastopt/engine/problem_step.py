@@ -12,6 +12,7 @@ from numba import types
 from fastopt import checks, combinations
 from fastopt.engine import arguments
 from fastopt.engine.address_checks import check_addresses
+from fastopt.engine.again import Again
 from fastopt.engine.execute import NOTHING
 from fastopt.engine.norms import LEAST_SUM, Norm, clipped
 from fastopt.engine.problem_counts import ProblemCounts
@@ -19,6 +20,7 @@ from fastopt.engine.step import Step
 from fastopt.engine.transform_scalars import NEUTRAL, SCALARS, unclipped
 from fastopt.flat import Array
 from fastopt.kernels import flags, problems
+from fastopt.kernels.array_scan import address_of
 from fastopt.kernels.compile import compiled, problems_kernel
 from fastopt.kernels.squares import largest, squares
 from fastopt.tuning import AS_THEY_COME
@@ -40,15 +42,42 @@ def make(optimizer: Any, params: Any, grads: Any, report: bool, summed: int = 0)
     step.by_array = True  # so that each array has a row, FlatDicts too
     step.take_plan()
     step.find_problems()
-    step.check_gradients()
-    step.find_scalars()
-    step.add_catch_up()
-    step.all_transforms, step.calls, step.averaging = step.transforms, (), False
-    step.run()
+    step.all_transforms, step.averaging = step.transforms, False
+    step.calls = (ProblemAgain(step),) if step.can_come_again() else ()
+    step.finish()
+
+
+class ProblemAgain(Again):
+    """Steps like the one before, as long as nothing is assigned to the optimizer."""
+
+    def __init__(self, step: ProblemStep) -> None:
+        self._step, self._changes = step, step.optimizer.groups.changes
+
+    def __call__(self, attributes: dict[str, Any], params: Any, grads: Any) -> bool:
+        step = self._step
+        plan, groups = step.plan, step.optimizer.groups
+        if groups.changes != self._changes or not plan.finds_all_as_before(params, grads):
+            return False
+        step.params, step.grads, step.number, step.skipped = params, grads, attributes["_steps"] + 1, None
+        step.problems, step.counts = attributes["_problems"], attributes["_counts"]
+        plan.summed, step.more = 1, {}
+        step.finish()
+        return True
 
 
 class ProblemStep(Step):
     """A step of many problems on its way."""
+
+    def can_come_again(self) -> bool:
+        """Whether the next step may be one like this."""
+        return not self.optimizer._scheduled and not self.summed and self.is_reused and self.plan.checked
+
+    def finish(self) -> None:
+        """All that changes from step to step."""
+        self.check_gradients()
+        self.find_scalars()
+        self.add_catch_up()
+        self.run()
 
     def find_problems(self) -> None:
         """Checks that all arrays have a row for each problem."""
@@ -89,6 +118,7 @@ class ProblemStep(Step):
                 check_active(owner, wanted, size)
                 known = known.with_steps(known.steps, wanted)
         lr = optimizer.__dict__.get("lr")
+        self.has_rates = isinstance(lr, np.ndarray)
         if isinstance(lr, np.ndarray) and lr.shape != (size,):
             raise ValueError(f"{owner}: lr has shape {lr.shape}, expected ({size},), one for each problem")
         self.problems: ProblemCounts = known
@@ -201,29 +231,37 @@ class ProblemStep(Step):
             kept["settings"] = self.optimizer._kept_settings
         if len(kept) > MOST_KEPT:
             kept.clear()
+        members = [None] if places is None else counts.members
         by_count = []
-        for offset in offsets:
+        for offset, chosen in zip(offsets, members, strict=True):
             count = counts.base + offset + 1
+            if self.has_rates:
+                by_count.append(self._scalars_at(count, chosen))
+                continue
             if count not in kept:
-                kept[count] = self._scalars_at(count)
+                kept[count] = self._scalars_at(count, None)
             by_count.append(kept[count])
-        rows = []
-        for row in range(len(plan.table.row_groups)):
-            rows.append([_spread([of[row][k] for of in by_count], places) for k in range(len(by_count[0][row]))])
+        if places is None:
+            rows = [list(row) for row in by_count[0]]
+        else:
+            rows = [
+                [_spread(values, places, members) for values in zip(*[of[row] for of in by_count], strict=True)]
+                for row in range(len(plan.table.row_groups))
+            ]
         if "scale" in self.transforms:
             rows = [[*row, self.factor] for row in rows]
         self.rows = rows
 
-    def _scalars_at(self, count: int) -> list[list[Any]]:
-        """The scalars of each row at a step of a problem, without the scale of gradients."""
+    def _scalars_at(self, count: int, chosen: Array | None) -> list[list[Any]]:
+        """The scalars of each row at a step of some problems, without the scale of gradients."""
         settings = self.settings_by_row
         if self.optimizer._scheduled or any(callable(v) for g in self.optimizer.groups.values() for v in g.values()):
             settings, _ = self.optimizer._settings_by_row(self.plan, count, {}, begins=False)
         others = [transform for transform in reversed(self.transforms) if transform != "scale"]
         return [
             [
-                *_of_rule(own, count),
-                *[SCALARS[name](own) if name in own._transforms else NEUTRAL[name] for name in others],
+                *_of_rule(own, count, chosen),
+                *[_of_transform(name, own, chosen) for name in others],
             ]
             for own in settings
         ]
@@ -247,12 +285,15 @@ class ProblemStep(Step):
             differing = sorted(known)
             calls = self._calls(differing, stepping, alive)
         else:
-            self._point([plan.table.scalars[leaf.scalar_row :].ctypes.data for leaf in plan.table.active])
+            self._point(self._constants())
             rule, launches = plan.table.rule, plan.table.launches
             calls = [launch.call(rule, "step", self.transforms, AS_THEY_COME) for launch in launches]
         if flags.CHECK and not alive:
             check_addresses(plan.table)
-        plan._run_all(self.params, calls, [], NOTHING)
+        if len(calls) == 1 and not plan.table.launches[0].staged:
+            plan._run_one(*calls[0])
+        else:
+            plan._run_all(self.params, calls, [], NOTHING)
 
     def _calls(self, differing: list[int], stepping: Array | None, alive: list[Any]) -> list[tuple[Any, ...]]:
         """Kernels and arguments; `alive` takes up what their addresses are of."""
@@ -273,18 +314,17 @@ class ProblemStep(Step):
             alive.append(kept)
             marks, before, which = [kept[1].ctypes.data], kept[2].ctypes.data, kept[3].ctypes.data
         pointers = []
-        for leaf in plan.table.active:
+        for leaf, constants in zip(plan.table.active, self._constants(), strict=True):
             row = self.rows[leaf.scalar_row]
             values = [
                 np.ascontiguousarray(row[k], np.float64) if isinstance(row[k], np.ndarray) else np.full(size, row[k])
                 for k in differing
             ]
             alive += values
-            constants = plan.table.scalars[leaf.scalar_row :].ctypes.data
             own = [leaf.layout.size // size, constants, len(values) + len(marks), before, which]
-            found = np.array([*own, *[array.ctypes.data for array in values], *marks], np.int64)
+            found = np.array([*own, *map(address_of, values), *marks], np.int64)
             alive.append(found)
-            pointers.append(found.ctypes.data)
+            pointers.append(address_of(found))
         self._point(pointers)
         calls = []
         for launch in plan.table.launches:
@@ -296,6 +336,15 @@ class ProblemStep(Step):
                 launch.kernels[wanted] = kernel
             calls.append((kernel, launch.table, launch.starts, threads))
         return calls
+
+    def _constants(self) -> list[int]:
+        """The addresses of the plan's own scalars, by active leaf."""
+        kept: list[int] | None = self.plan.of_problems.get("constants")
+        if kept is None:
+            table = self.plan.table
+            kept = [table.scalars[leaf.scalar_row :].ctypes.data for leaf in table.active]
+            self.plan.of_problems["constants"] = kept
+        return kept
 
     def _point(self, pointers: list[int]) -> None:
         """Puts addresses into the last column of the table."""
@@ -318,40 +367,43 @@ class _Exact(np.ndarray[Any, Any]):
         return ufunc(*[np.asarray(each) for each in inputs]).view(_Exact)
 
 
-def _of_rule(settings: Any, count: int) -> list[Any]:
-    """The scalars of the rule at a step: numbers, or arrays where each problem has a learning rate."""
-    rates = getattr(settings, "lr", None)
+def _of_rule(settings: Any, count: int, chosen: Array | None) -> list[Any]:
+    """The scalars of the rule at a step: numbers, or arrays where each of the chosen problems has a learning rate."""
+    rates = settings.__dict__.get("lr")
     if not isinstance(rates, np.ndarray):
         return list(settings.scalars(count))
     one = object.__new__(type(settings))
-    one.__dict__.update({name: value for name, value in settings.__dict__.items() if not name.startswith("_")})
+    one.__dict__.update(settings.__dict__)
+    rates = rates if chosen is None else rates[chosen]
     try:
         one.__dict__["lr"] = rates.view(_Exact)
         with np.errstate(all="ignore"):
-            found = one.scalars(count)
-        return [np.asarray(value) if isinstance(value, np.ndarray) else value for value in found]
+            return [np.asarray(v) if isinstance(v, np.ndarray) else v for v in one.scalars(count)]
     except (TypeError, ValueError):  # a power, or a case by case
         distinct, places = np.unique(rates, return_inverse=True)
         rows = []
         for rate in distinct.tolist():
             one.__dict__["lr"] = rate
             rows.append(one.scalars(count))
-        return [_spread(list(values), places) for values in zip(*rows, strict=True)]
+        return [np.array(values, np.float64)[places] for values in zip(*rows, strict=True)]
 
 
-def _spread(values: list[Any], places: Array | None) -> Any:
-    """A number where all are the same, else an array of each problem's, which has that at its place."""
-    if places is None or len(values) == 1:
-        return values[0]
+def _of_transform(name: str, settings: Any, chosen: Array | None) -> Any:
+    value = SCALARS[name](settings) if name in settings._transforms else NEUTRAL[name]
+    return value[chosen] if isinstance(value, np.ndarray) and chosen is not None else value
+
+
+def _spread(values: Any, places: Array, members: list[Any]) -> Any:
+    """A number where those of all step counts are the same, else an array of each problem's.
+
+    values : for each step count a number, or an array of those of its members
+    """
     if not any(isinstance(value, np.ndarray) for value in values):
         first = values[0]
-        if all(value == first for value in values):
-            return first
-        return np.array(values, np.float64)[places]
-    found = np.empty(len(places))
-    for number, value in enumerate(values):
-        mine = places == number
-        found[mine] = value[mine] if isinstance(value, np.ndarray) else value
+        return first if all(value == first for value in values) else np.array(values, np.float64)[places]
+    found = np.zeros(len(places))
+    for value, chosen in zip(values, members, strict=True):
+        found[chosen] = value
     return found
 
 

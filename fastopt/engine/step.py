@@ -39,7 +39,7 @@ def in_one_call(optimizer: Any, attributes: dict[str, Any], params: Any, grads: 
     attributes : the optimizer's `__dict__`, whose `_calls` are there as long as nothing was assigned to it
     """
     first = attributes["_calls"][0]
-    if type(first) is Again:
+    if isinstance(first, Again):
         return first(attributes, params, grads)
     if attributes["groups"].data or threads._exactly is not None or tuning.is_forced:
         return False
@@ -211,13 +211,12 @@ class Step:
             self.wants_report
             or self.summed
             or self.averaging
-            or self.counts_steps
             or self.sparse_step
             or self.by_array
             or optimizer.on_nonfinite != "propagate"
         ):
             return
-        if self.groups or optimizer._scheduled or self.settings.clip_norm != math.inf:
+        if self.groups or optimizer._scheduled or self.counts_steps or self.settings.clip_norm != math.inf:
             if can_check:
                 next_one = again(plan, optimizer._step_settings(), self.transforms, self.number, self.asked)
                 self.calls = (next_one,) if next_one else ()

@@ -29,6 +29,9 @@ from fastopt.kernels.passes import BLOCK, DOWN, UP
 from fastopt.kernels.storage import get
 from fastopt.kernels.stores import PLAIN, stack_block
 
+SMALLEST = float(np.finfo(np.float64).tiny)
+"""The smallest normal number, by which 1 can be divided."""
+
 # What the functions below find under these names in their globals; every compiled clone of them has its own.
 DTYPE: Any = None  # np.float32 or np.float64
 SIZE: Any = None  # the bytes of an element
@@ -60,18 +63,18 @@ def norm_of(parameter, start, stride, count):
     return norm
 
 
-def rescale(parameter, start, stride, count, norm, new_norm):
-    """Makes the norm of a group another."""
+def rescale(parameter, start, stride, count, factor):
+    """Multiplies a group by a factor."""
     for place in range(count):
         index = start + place * stride
-        put(parameter, index, DTYPE(np.float64(get(parameter, index, DTYPE)) / norm * new_norm))
+        put(parameter, index, DTYPE(np.float64(get(parameter, index, DTYPE)) * factor))
 
 
 def group_lasso(parameter, start, stride, count, threshold):
     """The proximal step of the penalty that is the norm of each group: `p max(0, 1 - threshold / norm)`."""
     norm = norm_of(parameter, start, stride, count)
     if norm > threshold > 0 and norm < np.inf:
-        rescale(parameter, start, stride, count, norm, norm - threshold)
+        rescale(parameter, start, stride, count, 1 - threshold / norm)
     elif norm <= threshold and threshold > 0:
         for place in range(count):
             put(parameter, start + place * stride, DTYPE(0.0))
@@ -81,14 +84,14 @@ def max_norm(parameter, start, stride, count, most):
     """Groups whose norm is larger are scaled down to it."""
     norm = norm_of(parameter, start, stride, count)
     if most < norm < np.inf:
-        rescale(parameter, start, stride, count, norm, most)
+        rescale(parameter, start, stride, count, most / norm)
 
 
 def unit_norm(parameter, start, stride, count, wanted):
-    """Groups are scaled to norm one; zeros stay, as they have no direction."""
+    """Groups are scaled to norm one; zeros, and what is subnormal, stay."""
     norm = norm_of(parameter, start, stride, count)
-    if wanted and 0 < norm < np.inf:
-        rescale(parameter, start, stride, count, norm, 1.0)
+    if wanted and SMALLEST <= norm < np.inf:
+        rescale(parameter, start, stride, count, 1 / norm)
 
 
 def simplex(parameter, start, stride, count, wanted):

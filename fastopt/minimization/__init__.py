@@ -14,6 +14,7 @@ from fastopt.minimization.descent import Descent
 from fastopt.minimization.objective import Objective
 from fastopt.minimization.options import Options
 from fastopt.minimization.points import Form
+from fastopt.minimization.problems import ProblemDescent
 from fastopt.optimizer import Optimizer
 
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ def minimize(
         the default, takes a value for each parameter and step, "3-point" two.
     method : str or Optimizer
         The name of an optimizer, in any case, whose settings are among the options; or an optimizer. The optimizer is
-        copied, with its state if it has any, and left as it is.
+        copied, with its state if it has any, and left as it is. With `batch_axis=0` x0 is (problems, ...), `fun`
+        returns the value of each, (problems,), and `jac` is True or a function; each problem stops by itself.
     bounds : scipy.optimize.Bounds, sequence of pairs, or dict of pairs, optional
         (low, high) for each element of x0, or for a container {path: (low, high)}, such as {"enc.1.W": (0, None)}; None
         is no bound. Each step is followed by the projection onto the bounds; x0 beyond them is projected first, with a
@@ -89,7 +91,9 @@ def minimize(
     scipy.optimize.OptimizeResult
         `x`, in the form of x0; `fun` and `jac`, value and gradient there (on the last batch: before the last step);
         `nit`, `nfev`, `njev`; `success`, `status`, `message`; `optimizer`, the copy with its state, which continues as
-        `method` of another call. Where the optimizer averages (`averaging`, schedule-free) x is the average.
+        `method` of another call. With
+        `batch_axis=0`, `fun` and `status` are of shape (problems,). Where the optimizer averages (`averaging`,
+        schedule-free) x is the average.
 
     Raises
     ------
@@ -126,7 +130,8 @@ def minimize(
     if not is_within(form.leaves(x), limits):
         warnings.warn("fastopt.minimize: x0 is beyond the bounds and was projected", RuntimeWarning, stacklevel=2)
         project(form.leaves(x), limits)
-    descent = Descent(objective, form, x, limits, chosen, callback, OptimizeResult)
+    kind = Descent if chosen.optimizer.batch_axis is None else ProblemDescent
+    descent = kind(objective, form, x, limits, chosen, callback, OptimizeResult)
     if not chosen.disp:
         return descent.run()
     from fastopt.minimization.display import shown  # which needs rich, or a moment to find that it is not there

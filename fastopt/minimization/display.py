@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from fastopt.commands.console import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from fastopt.minimization.descent import Descent
 
@@ -16,7 +18,7 @@ def shown(descent: Descent) -> Any:
         task = progress.add_task(name, total=descent.maxiter)
         result = descent.run(lambda value: progress.update(task, advance=1, description=f"{name}, value {value:.6g}"))
     print(result.message)
-    print(f"         Current function value: {result.fun:f}")
+    print(f"         Current function value: {np.mean(result.fun):f}")
     print(f"         Iterations: {result.nit}")
     print(f"         Function evaluations: {result.nfev}")
     print(f"         Gradient evaluations: {result.njev}")

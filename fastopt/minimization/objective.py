@@ -46,13 +46,15 @@ class Objective:
         self._state: Any = None
         self._extra: tuple[Any, ...] = () if self._rng is None else (self._rng,)
         self.nfev = self.njev = 0
+        self.problems: int | None = None
+        """How many there are, where the function returns a value of each."""
 
     @property
     def can_go_on(self) -> bool:
         """Whether there is always another evaluation, and not only as long as there are batches."""
         return self._batches is None
 
-    def evaluate(self, x: Any) -> tuple[float, Any]:
+    def evaluate(self, x: Any) -> tuple[Any, Any]:
         """Value and gradient at x, on the next batch or with new random numbers; raises OutOfBatches."""
         if self._batches is not None:
             try:
@@ -75,7 +77,7 @@ class Objective:
             )
         return value, gradient
 
-    def _value_and_gradient(self, x: Any) -> tuple[float, Any]:
+    def _value_and_gradient(self, x: Any) -> tuple[Any, Any]:
         self.nfev += 1
         self.njev += 1
         found = self._call(self._fun, x)
@@ -83,11 +85,11 @@ class Objective:
             raise TypeError(
                 f"minimize: with jac=True fun must return the value and its gradient, got {type(found).__name__}"
             )
-        return _scalar(found[0]), found[1]
+        return _checked_value(found[0], self.problems), found[1]
 
-    def _value(self, x: Any) -> float:
+    def _value(self, x: Any) -> Any:
         self.nfev += 1
-        return _scalar(self._call(self._fun, x))
+        return _checked_value(self._call(self._fun, x), self.problems)
 
     def _call(self, function: Callable[..., Any], x: Any) -> Any:
         if self._rng is not None:  # value, gradient and differences are those of one random function
@@ -106,8 +108,16 @@ def _checked_jac(fun: Any, jac: Any) -> Any:
     )
 
 
-def _scalar(value: Any) -> float:
+def _checked_value(value: Any, problems: int | None) -> Any:
+    """The value as a number, or those of so many problems as an array; TypeError if it is neither."""
     array = np.asarray(value)
+    if problems is not None:
+        if array.shape != (problems,) or array.dtype.kind not in "fiub":
+            raise TypeError(
+                f"minimize: with batch_axis=0 fun must return the value of each problem, in shape ({problems},), got "
+                f"shape {array.shape} and dtype {array.dtype}"
+            )
+        return array.astype(np.float64)
     if array.size != 1 or array.dtype.kind not in "fiub":
         raise TypeError(
             f"minimize: fun must return one real number, got {type(value).__name__} of shape {array.shape} and dtype "

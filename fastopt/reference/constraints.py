@@ -58,11 +58,14 @@ def by_rows(part: Any, p: Array) -> None:
     for row in new:
         if part.group_lasso:
             threshold, length = part.group_lasso * part.effective_lr(), norm(row)
-            _rescale(row, length, max(length - threshold, 0.0))
+            if length <= threshold:
+                row[:] = 0.0
+            elif length < math.inf:
+                _multiply(row, 1 - threshold / length)
         if part.max_norm < math.inf and norm(row) > part.max_norm:
-            _rescale(row, norm(row), part.max_norm)
-        if part.unit_norm:
-            _rescale(row, norm(row), 1.0)
+            _multiply(row, part.max_norm / norm(row) if norm(row) < math.inf else 1.0)
+        if part.unit_norm and 0 < norm(row) < math.inf:
+            _multiply(row, 1 / norm(row))
         if part.simplex and np.isfinite(row).all():
             row[:] = on_simplex(row)
     new = new.reshape(shape)
@@ -78,9 +81,8 @@ def norm(row: Array) -> float:
     return math.ldexp(math.sqrt(math.fsum(np.square(np.ldexp(row.astype(np.float64), -exponent)).tolist())), exponent)
 
 
-def _rescale(row: Array, length: float, new_length: float) -> None:
-    if 0 < length < math.inf:
-        row[:] = row.astype(np.float64) / length * new_length if new_length else 0.0
+def _multiply(row: Array, factor: float) -> None:
+    row[:] = row.astype(np.float64) * factor
 
 
 def on_simplex(row: Array) -> Array:

@@ -255,7 +255,7 @@ BAD_SETTINGS = [
         (name, value, TypeError)
         for name in hyperparameters.RANGES
         if name not in hyperparameters.FOR_GROUPS
-        for value in ("0.1", [0.1], 1j, True, np.ones(2))
+        for value in ("0.1", [0.1], 1j, True, np.ones((2, 2)))  # an lr for each of many problems is one array
     ],
     *[(name, 1.5, ValueError) for name in ("momentum", "decay_rate", "beta1", "beta2")],
     *[(name, 1.0, ValueError) for name in ("beta1", "beta2")],
@@ -285,7 +285,7 @@ def test_every_hyperparameter_is_checked():
             *hyperparameters.RANGES,
             *hyperparameters.CHOICES,
             *hyperparameters.SWITCHES,
-            *("bounds", "mask"),  # of arrays, see `constraints`
+            *("bounds", "mask", "batch_axis"),  # each by a check of its own
             "groups",  # whose own settings are these
             *hyperparameters.WHOLE_NUMBERS,
             *averages.KINDS,

@@ -217,7 +217,8 @@ def test_arena_is_aligned_and_staggered(slots, dtype, size):
 def test_every_function_of_a_kernel_has_a_name_of_its_own(which):
     """numba numbers functions anew in each process, so cached kernels may otherwise hold different ones by one name."""
     rule = {"measure": RULES["lamb"].measuring, "prepare": RULES["muon"].preparing}.get(which, RULES["adagrad"])
-    compiled = callback(rule, "float32", which, ("cautious",) if which == "aligned" else ())
+    places = (0, -1, -1, -1) if which == "problems" else ()  # of AdaGrad's three scalars one differs
+    compiled = callback(rule, "float32", which, ("cautious",) if which == "aligned" else (), places)
     compiled.compile()
     names = re.findall(r'^define [^@]*@"?([^"( ]+)', compiled._library.get_llvm_str(), re.M)
     ours = [name for name in names if "fastopt" in name]

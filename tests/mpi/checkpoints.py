@@ -120,7 +120,7 @@ def check_checkpoints():
     unstepped.save(path)
     other = fastopt.Adam()
     other.load(path)
-    assert (other.lr, other.iter, other.m) == (0.125, 0, None)
+    assert (other.lr, other.iter, dict(other.m)) == (0.125, 0, {})
     COMM.Barrier()
     adam = Sharded(fastopt.Adam())
     adam.broadcast({"W": np.ones(3)})
