@@ -18,13 +18,13 @@ from fastopt.schedules import Schedule
 
 _KEPT = (
     *("_steps", "_skipped", "_skips_in_a_row", "_state", "_node", "_cohorts", "_counts", "_averages", "_skipped_rows"),
-    *("_accumulated", "_sums", "_problems", "_wanted_active"),
+    *("_accumulated", "_sums", "_problems", "_wanted_active", "_estimates"),
 )
 """Everything of an optimizer that steps change; arrays among it are copied."""
 
 
 class Trial:
-    """What `with optimizer.trial(params) as step` gives: the parameters and the optimizer as they were."""
+    """A step on trial, of `with optimizer.trial(params) as step`: the parameters and the optimizer as they were."""
 
     def __init__(self, optimizer: Any, params: Any, used: list[Array]) -> None:
         """Used : memory of an earlier trial, which is used again where it fits."""

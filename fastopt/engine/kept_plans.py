@@ -44,7 +44,7 @@ def take(
         attributes["_others"] = ()
     columns = constraints.columns_for(optimizer)
     if columns is not None and optimizer._processes is not ONE_PROCESS:
-        there = {"mask": bool(columns.mask), "bounds that are arrays": True, "Sharded": True}
+        there = {"mask": bool(columns.mask), "bounds that are arrays": not columns.mask, "Sharded": True}
         combinations.check_step(type(optimizer).__name__, there)
     projects = constraints.has_projections(optimizer)
     if projects and optimizer._processes is not ONE_PROCESS:

@@ -1,4 +1,4 @@
-"""What was worked out for a set of arrays: whether it still fits, checked at every step, and then the step.
+"""Steps of a set of arrays: whether what was worked out for them still fits, at every step, and then the step.
 
 As long as the parameters are the same arrays, a step costs one compiled check of both lists (`array_scan.scan`), which
 also takes up the gradients' new addresses.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, MutableMapping
 from functools import cached_property
 from itertools import chain
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -82,7 +83,7 @@ class Plan:
 
     @cached_property
     def of_problems(self) -> dict[str, Any]:
-        """What steps of many problems at once keep for the next one."""
+        """Kept by steps of many problems at once for the next one."""
         return {}
 
     def accepts(self, params: Any, grads: Any, groups: Groups | None = None, by_array: bool = False) -> bool:
@@ -187,6 +188,9 @@ class Plan:
             for leaf in self.table.leaves
             if isinstance(leaf.value, np.ndarray)
         )
+
+    estimates: Mapping[str, float] = MappingProxyType({})
+    """What the optimizer estimates from totals, of a step on its way: before it, then after it."""
 
     # -- the step ------------------------------------------------------------------------------------------------------
 

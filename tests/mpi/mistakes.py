@@ -75,6 +75,15 @@ def check_what_cannot_work():
     with raises(ValueError, "centralize"):
         sharded.centralize = True
         sharded.update({"W": np.ones(3)}, {"W": np.ones(3)})
+    for name, settings in {
+        "mask": {"mask": {"W": np.ones(3, bool)}},
+        "bounds that are arrays": {"bounds": (np.zeros(3), None)},
+        "max_norm": {"max_norm": 1.0},
+    }.items():
+        params = {"W": np.ones(3)}
+        with raises(ValueError, name, "Sharded do not go together"):
+            Sharded(fastopt.SGD(**settings)).update(params, {"W": np.ones(3)})
+        assert_same_bits(params["W"], np.ones(3))
     with raises(AttributeError, "learning_rate"):
         sharded.learning_rate  # noqa: B018
     with raises(AttributeError, "learning_rate"):
