@@ -2,17 +2,21 @@
 
 `python -m bench.storage speed [RULE ...]` : steps with state in 16 and 8 bits, in turns with those in float32 and with
     the float32 traffic kernel, and a model for more cores. Nothing else should run on the machine.
-`python -m bench.storage training [RULE ...]` : the network of `optimizers-mnist` trained with each, five seeds.
+`python -m bench.storage training [RULE ...]` : the network of `optimizers-mnist` and an LSTM on characters (the rule
+    "characters"), trained with each storage, five seeds.
 `python -m bench.storage decay` : the root of v after gradients fall by 100 times, beside float32's.
+`python -m bench.storage picture [FILE]` : draws the loss curves and that root.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 import numpy as np
 
+from bench import storage_training
 from bench.cases import Step, array, gradients, limit_step, size_of
 from bench.limit import bytes_per_element
 from bench.ratios import interleaved
@@ -20,11 +24,10 @@ from fastopt import threads
 from fastopt.engine.columns import moved_bytes
 from fastopt.kernels import RULES
 from fastopt.kernels.codecs import STORAGES
-from fastopt.nn import MultiLayerNet, load_mnist
 from fastopt.optimizers import OPTIMIZERS
 
-RULES_TRAINED = ("adam", "adamw", "momentum", "rmsprop", "lion", "amsgrad")
-SEEDS = 5
+PARTS = "speed", "training", "decay", "picture"
+PICTURE = "docs/source/explanation/compact_state.svg"
 RULES_TIMED = ("adam", "adamw", "momentum", "rmsprop", "lion", "amsgrad", "adan")
 
 
@@ -91,50 +94,20 @@ def model() -> None:
         print(f"    {cores:5}  " + "  ".join(f"{time / traffic:9.2f}" for time in times))
 
 
-def training(rules: list[str], iterations: int = 2000) -> None:
-    """Prints mean and spread over seeds of the last losses and of test accuracy, for each storage."""
-    (x_train, t_train), (x_test, t_test) = load_mnist()
-    for rule in rules or RULES_TRAINED:
-        for storage in STORAGES:
-            found = []
-            for seed in range(SEEDS):
-                np.random.seed(seed)  # noqa: NPY002  (the network's own)
-                network, rng = MultiLayerNet(784, [100] * 4, 10), np.random.default_rng(seed)
-                optimizer, losses = OPTIMIZERS[rule](state_storage=storage, storage_seed=seed), []
-                for _ in range(iterations):
-                    batch = rng.integers(0, len(x_train), 128)
-                    optimizer.update(network.params, network.gradient(x_train[batch], t_train[batch]))
-                    losses.append(float(network.loss(x_train[batch], t_train[batch])))
-                found.append((np.mean(losses[-100:]), float(network.accuracy(x_test, t_test))))
-            (loss, accuracy), (loss_spread, accuracy_spread) = np.mean(found, axis=0), np.std(found, axis=0, ddof=1)
-            print(
-                f"{rule:9} {storage:9} loss {loss:.4f} +- {loss_spread:.4f}, accuracy {accuracy:.4f} +- "
-                f"{accuracy_spread:.4f}",
-                flush=True,
-            )
-
-
-def decay(steps: int = 5000) -> None:
-    """Prints the root of v over float32's after gradients have fallen by 100 times."""
-    roots = {}
-    for storage in STORAGES:
-        rng, params = np.random.default_rng(0), {"W": np.zeros(8192, np.float32)}
-        optimizer = OPTIMIZERS["adam"](lr=0.0, state_storage=storage)
-        roots[storage] = []
-        for step in range(1000 + steps):
-            scale = np.float32(1.0 if step < 1000 else 0.01)
-            optimizer.update(params, {"W": scale * rng.standard_normal(8192, dtype=np.float32)})
-            if step >= 1000 and step % 500 == 499:
-                roots[storage].append(float(np.sqrt(optimizer.v["W"]).mean()))
-    for storage in STORAGES[1:]:
-        ratios = np.array(roots[storage]) / np.array(roots[STORAGES[0]])
-        print(f"{storage:9} sqrt(v) over float32's, each 500 steps: {', '.join(f'{r:.3f}' for r in ratios)}")
+def main(arguments: list[str]) -> None:
+    os.environ.setdefault("MPLBACKEND", "Agg")
+    part, *names = arguments or ["speed"]
+    if part == "speed":
+        speed(names)
+    elif part == "training":
+        storage_training.training(names)
+    elif part == "decay":
+        storage_training.decay()
+    elif part == "picture":
+        storage_training.picture(Path(*names or [PICTURE]))
+    else:
+        raise SystemExit(f"python -m bench.storage: there is no part {part!r}; it is one of {', '.join(PARTS)}")
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("MPLBACKEND", "Agg")
-    part, *names = sys.argv[1:] or ["speed"]
-    if part == "decay":
-        decay()
-    else:
-        {"speed": speed, "training": training}[part](names)
+    main(sys.argv[1:])

@@ -65,19 +65,6 @@ def read_at_the_start(owner: str, names: Iterable[str]) -> str:
     )
 
 
-def no_caution(owner: str, slot: str) -> str:
-    return (
-        f"{owner}: cautious=True leaves out steps of elements, which {slot} of this rule would not follow; set it "
-        "False, or take a rule without such state, Adam for one"
-    )
-
-
-def no_cautious_decay(owner: str, decays_itself: bool) -> str:
-    found = "has weight decay in its formula" if decays_itself else "has decoupled=False, an L2 penalty"
-    cure = "set it False" if decays_itself else "set decoupled=True"
-    return f"{owner}: cautious_decay=True is for decoupled weight decay after the step, but {owner} {found}; {cure}"
-
-
 def same_array(owner: str, name: str) -> str:
     return f"{owner}: {name} is also there under another key; a rule that needs norms must have each array once"
 

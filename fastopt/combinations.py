@@ -59,6 +59,13 @@ FEATURES: dict[str, Feature] = {
     "mask": Feature(("mask",), lambda owner, own: own.mask is not None),
     "centralize": Feature(("centralize", "groups"), lambda owner, own: own.centralize and not own.groups),
     "cautious": Feature(("cautious",), lambda owner, own: own.cautious),
+    "cautious_decay": Feature(
+        ("cautious_decay", "weight_decay"), lambda owner, own: own.cautious_decay and own.weight_decay != 0
+    ),
+    "an L2 penalty": Feature(
+        ("weight_decay", "decoupled"), lambda owner, own: own.weight_decay != 0 and not own.decoupled
+    ),
+    "a rule with weight decay in its formula": Feature((), lambda owner, own: owner._decays_itself),
     "averaging": Feature(("averaging",), lambda owner, own: own.averaging is not None),
     "lookahead": Feature(("lookahead",), lambda owner, own: own.lookahead is not None),
     "a rule with norms of whole arrays": Feature((), lambda owner, own: owner._rule.is_by_array),
@@ -199,6 +206,42 @@ TABLE: tuple[Combination, ...] = (
         "gradients that are Rows",
         "rows without a gradient are left alone as it is",
         "leave rows out of the gradient, or hand in a dense one",
+    ),
+    Combination(
+        "cautious",
+        "ASGD",
+        "its average is of parameters before steps are left out",
+        "use SGD(averaging=SWA(start=...))",
+    ),
+    Combination(
+        "cautious",
+        "a schedule-free rule",
+        "the average that it keeps would not follow the steps that are left out",
+        "use AdamW with averaging=EMA(...)",
+    ),
+    Combination(
+        "cautious",
+        "Rows(..., exact=True)",
+        "steps that rows skip have no gradient, so caution would leave them out",
+        "use exact=False",
+    ),
+    Combination(
+        "cautious_decay",
+        "an L2 penalty",
+        "decay that depends on the step must come after it",
+        "set decoupled=True",
+    ),
+    Combination(
+        "cautious_decay",
+        "a rule with weight decay in its formula",
+        "the step that decay would depend on has it in it",
+        "leave cautious_decay out",
+    ),
+    Combination(
+        "cautious_decay",
+        "Rows(..., exact=True)",
+        "steps that rows skip are made in closed form, in which decay does not depend on the step",
+        "use exact=False",
     ),
     Combination(
         "batch_axis",

@@ -17,7 +17,8 @@ from fastopt.engine.address_table import Table
 from fastopt.engine.plan import Plan
 from fastopt.flat import Array
 from fastopt.kernels import RULES
-from fastopt.kernels.pure_python import InterpretedRule, on_arrays
+from fastopt.kernels.codecs import FLOAT32
+from fastopt.kernels.pure_python import in_pure_python, on_arrays
 from fastopt.kernels.traffic import traffic_of
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers import OPTIMIZERS
@@ -123,9 +124,9 @@ def check(optimizer: Optimizer | type[Optimizer], steps: int = 5) -> Check:
     fresh = copy.deepcopy(compiled)
     fresh.reset()
     plain = copy.deepcopy(fresh)
-    plain.__dict__["_rule"] = InterpretedRule(fresh._rule.formula, fresh._rule.state, fresh._rule.measure)
+    plain.__dict__["_rule"] = in_pure_python(fresh._rule)
     rows = []
-    for dtype in ("float32", "float64"):
+    for dtype in ("float32", "float64") if fresh.state_storage == FLOAT32 else ("float32",):
         with threads.exactly(1):
             results = [trained(copy.deepcopy(one), FEW, dtype, steps) for one in (fresh, plain)]
             rows.append(row("compiled and pure Python", dtype, *results))

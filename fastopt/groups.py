@@ -54,7 +54,9 @@ class Group(UserDict[str, Any]):
         self.whole, self.owner, self.selector = whole, whole.owner, selector
         if not isinstance(settings, Mapping):
             raise TypeError(checks.group_settings(self.owner.__name__, selector, settings))
+        self._given = dict(settings)  # all at once: their order does not matter
         super().__init__(settings)
+        self._given = {}
 
     def __setitem__(self, name: str, value: Any) -> None:
         owner: Any = self.owner
@@ -68,7 +70,7 @@ class Group(UserDict[str, Any]):
         if name == "lr" and not isinstance(value, float) and not callable(value):
             raise TypeError(f"{owner.__name__}: lr of groups[{self.selector!r}] must be a number; give it lr_scale")
         if name in combinations.SETTINGS:
-            combinations.check(owner, self.data | {name: value})
+            combinations.check(owner, self._given | self.data | {name: value})
         super().__setitem__(name, value)
         self.whole.changes += 1
 

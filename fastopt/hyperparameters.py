@@ -35,6 +35,10 @@ RANGES: dict[str, Range] = {
     "gamma": (0.0, math.inf, False),
     "alpha": (0.0, math.inf, False),
     "clip_exponent": (0.0, math.inf, False),
+    "d0": (1e-12, math.inf, False),
+    "d_coef": (0.0, math.inf, False),
+    "growth_rate": (1.0, math.inf, True),
+    "initial_distance": (1e-12, math.inf, False),
     "momentum_decay": (0.0, math.inf, False),
     "warmup": (0.0, math.inf, False),
     "eps": (0.0, math.inf, False),
@@ -64,7 +68,8 @@ FOR_GROUPS = ("lr_scale", "frozen")
 ANY_NUMBER = (-math.inf, math.inf, False)
 
 SWITCHES = (
-    *("damp_first", "lr_in_velocity", "decoupled", "maximize", "centralize", "frozen", "nonnegative"),
+    *("damp_first", "lr_in_velocity", "bias_correction", "safeguard_warmup"),
+    *("decoupled", "maximize", "centralize", "frozen", "nonnegative"),
     *("unit_norm", "simplex"),
     *CAUTION,
 )
@@ -72,6 +77,7 @@ SWITCHES = (
 CHOICES: dict[str, tuple[str, ...]] = {
     "form": ("textbook", "paper"),
     "adjust": ("original", "match_rms_adamw"),
+    "coefficients": ("original", "polar_express"),
     "on_nonfinite": ("propagate", "raise", "skip"),
     "state_storage": STORAGES,
 }

@@ -10,10 +10,9 @@ import numpy as np
 from fastopt import array_checks, checks, structure
 from fastopt.engine import catch_up, objects, step_counts
 from fastopt.engine.containers import BARE, naming
-from fastopt.engine.state import Layout
+from fastopt.engine.state import PARAMETER, Layout
 from fastopt.engine.step_counts import StepCounts
 from fastopt.flat import Array
-from fastopt.kernels.averages import SLOTS
 from fastopt.structure import Node
 
 
@@ -108,6 +107,7 @@ class Leaves:
                 "_state": None,
                 "_node": None,
                 "_skipped_rows": {},
+                "_estimates": {},
             }
             self.__dict__.update(new | with_counts({}))
 
@@ -153,11 +153,11 @@ class Leaves:
             layout = self._state.layouts[key]
             name = "the bare array" if key is BARE else naming(self._node)(key)
             index = _row_index(owner, name, index, layout.shape)
-            averages = [slot for slot in self._state.slots if slot in SLOTS.values()]
-            if averages and (index < 0).any():
-                expected = layout._replace(shape=(len(index), *layout.shape[1:]))
-                _check_resized(owner, key, name, parameter, expected, averages)
             starts = self._at(self._steps + 1).start_values()
+            copies = [slot for slot in self._state.slots if starts.get(slot) is PARAMETER]  # and averages
+            if copies and (index < 0).any():
+                expected = layout._replace(shape=(len(index), *layout.shape[1:]))
+                _check_resized(owner, key, name, parameter, expected, copies)
             new = {"_state": self._state.reindexed(key, index, starts, parameter)}
             if key in self._skipped_rows:
                 new["_skipped_rows"] = {**self._skipped_rows, key: catch_up.reindexed(self._skipped_rows[key], index)}

@@ -33,6 +33,9 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("gradientcentralization", "usegc"), ("centralize",)),
     **dict.fromkeys(("caution", "cautiousupdate"), ("cautious",)),
     **dict.fromkeys(("cautiousweightdecay", "cwd"), ("cautious_decay",)),
+    "usebiascorrection": ("bias_correction",),
+    **dict.fromkeys(("initd", "estimlr0"), ("d0",)),
+    **dict.fromkeys(("repsrel", "reps", "initestim"), ("initial_distance",)),
     **dict.fromkeys(("useema", "ema", "emamomentum", "swa"), ("averaging",)),
     "lossscale": ("gradient_scale",),
     # of schedules

@@ -98,6 +98,7 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, T
     _counts = cast("Counts", ())
     _averages = cast("Counts", ())
     _kept_settings = cast("StepSettings | None", None)  # as long as nothing is assigned, nor groups changed
+    _estimates = cast("Mapping[str, float]", MappingProxyType({}))  # of a rule with totals, from the first step on
     _processes = ONE_PROCESS
     _accumulated = 0
     _sums = cast("Any", None)  # a `GradientSums`
@@ -112,6 +113,14 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, T
     def trust_ratio(self, one: float, other: float, size: int) -> float:
         """Trust ratio of an array of `size` elements from the norms of its two measures, for a rule that has them."""
         raise NotImplementedError
+
+    def estimated(self, one: float, other: float, estimates: Mapping[str, float]) -> dict[str, float]:
+        """The numbers that a rule with totals keeps from step to step, from those before and the two totals."""
+        raise NotImplementedError
+
+    def total_scalars(self, estimates: Mapping[str, float]) -> tuple[float, ...]:
+        """The scalars of the formula that depend on them after a step's totals, the last ones."""
+        return ()
 
     def effective_lr(self, step: int) -> float:
         """The step of a leaf per gradient, were that constant, in the long run; for `l1` and the like.
@@ -316,6 +325,7 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, T
             checks.state_value(owner.__name__, name, value)
             self._forget_plans()
             self.__dict__.update(_state=None, _node=None, _skipped_rows={}, _cohorts={}, _counts=(), _averages=())
+            self.__dict__["_estimates"] = {}
             return
         elif name not in ("iter", "active"):
             raise AttributeError(names.unknown_attribute(owner.__name__, name, *self._public_names()))
@@ -324,7 +334,7 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, T
         object.__setattr__(self, name, value)
 
     if TYPE_CHECKING:  # the state of all rules
-        m = v = h = d = u = s = n = o = v_max = slow = average = previous = step_size = offset = Slot()
+        m = v = h = d = u = s = n = o = v_max = slow = average = previous = step_size = offset = start = Slot()
         weight_average = slow_weights = Slot()
     else:  # to a type checker they would make all names known
         __getattr__, __setattr__ = _attribute, _assign

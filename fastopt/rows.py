@@ -118,13 +118,6 @@ def coupled_decay(owner: str) -> str:
     )
 
 
-def cautious(owner: str, name: str) -> str:
-    return (
-        f"{owner}: Rows with exact=True need steps without a gradient in closed form, which {name}=True leaves out; "
-        f"set {name}=False, for a group if you like, or exact=False"
-    )
-
-
 def with_lookahead(owner: str) -> str:
     return (
         f"{owner}: gradients that are Rows leave most of an array alone, and Lookahead moves all of it; set "

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 
-from fastopt import checks, constraints, representation
+from fastopt import constraints, representation
 from fastopt.averages import EMA, SWA, Lookahead
 from fastopt.kernels.transforms import TRANSFORMS
 from fastopt.typed import BoundsSetting, GroupSettings, MaskSetting, Number, number
@@ -142,10 +142,6 @@ class SharedSettings:
     def _needed_transforms(self) -> tuple[str, ...]:
         """The transforms of `fastopt.kernels.transforms` that the settings call for."""
         decays = self.weight_decay != 0 and self.decoupled and not self._decays_itself
-        if self.cautious and self._rule.follows:  # type: ignore[attr-defined]  # of an optimizer
-            raise ValueError(checks.no_caution(type(self).__name__, self._rule.follows[0]))  # type: ignore[attr-defined]
-        if self.cautious_decay and self.weight_decay != 0 and not decays:
-            raise ValueError(checks.no_cautious_decay(type(self).__name__, self._decays_itself))
         needed = {
             "scale": self.maximize
             or self.gradient_scale != 1

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections import defaultdict
 
 import pytest
 
@@ -94,7 +95,8 @@ def test_explain(rule):
     )
     assert "type: ignore" not in text and f"Scalars at step 3 of {optimizer!r}:" in text
     values = optimizer.scalars(3)
-    assert len(values) == len(optimizer._rule.scalars) - (optimizer._rule.measure is not None)
+    after = (optimizer._rule.measure is not None) + len(optimizer.total_scalars(defaultdict(float)))
+    assert len(values) == len(optimizer._rule.scalars) - after
     for name, value in zip(optimizer._rule.scalars, values, strict=False):
         assert re.search(rf"^  {name} +{re.escape(f'{value:.10g}')}$", text, re.M)
     for words in (

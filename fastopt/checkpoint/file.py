@@ -169,6 +169,8 @@ def _pack(owner: str, saved: dict[str, Any]) -> tuple[dict[str, Array], dict[str
     if any(name in LATER for own in (settings, *(own for *_, own in groups)) for name in own):
         metadata["format"] = "4"
     tensors |= constraints
+    if "estimates" in saved:
+        metadata["estimates"] = json.dumps(saved["estimates"])
     if "problems" in saved or "batch_axis" in settings:
         metadata["format"] = "4"
     if "accumulated" in saved:
@@ -213,7 +215,10 @@ def _unpack(optimizer: Any, tensors: dict[str, Array], metadata: Any, name: str)
     if "accumulated" in metadata:
         longest["accumulated"] = longest["keys"] + LONGEST
     metadata.setdefault("averaged", "0")
-    for field, most in (longest | dict.fromkeys(("hyperparameters", "step", "skipped", "averaged"), LONGEST)).items():
+    metadata.setdefault("estimates", "{}")
+    for field, most in (
+        longest | dict.fromkeys(("hyperparameters", "step", "skipped", "averaged", "estimates"), LONGEST)
+    ).items():
         if len(metadata[field]) > most:
             raise CheckpointError(f"{name} is no checkpoint of fastopt: its {field} are too long")
     params = with_params.unpack(tensors, metadata["params"], _decoded) if "params" in metadata else None
@@ -262,6 +267,7 @@ def _unpack(optimizer: Any, tensors: dict[str, Array], metadata: Any, name: str)
         "rows": rows,
         "counts": counts,
         "accumulated": accumulated,
+        "estimates": json.loads(metadata["estimates"]),
         "problems": problems,
         "params": params,
     }

@@ -67,6 +67,7 @@ def state_dict(optimizer: Any) -> dict[str, Any]:
         "state": slots,
         **({"rows": rows} if rows else {}),
         **({"counts": counts} if counts else {}),
+        **({"estimates": dict(optimizer._estimates)} if optimizer._estimates else {}),
         **({} if optimizer._problems is None else {"problems": optimizer._problems.saved()}),
         **({"accumulated": optimizer._sums.saved(optimizer.accumulated)} if optimizer.accumulated else {}),
     }
@@ -101,6 +102,7 @@ def load_state_dict(
         skipped = checks.step_count(owner, saved.get("skipped", 0), "skipped")
         averaged = checks.step_count(owner, saved.get("averaged", 0), "averaged")
         counts = _counts(owner, saved.get("counts", {}))
+        estimates = _estimates(owner, saved.get("estimates", {}))
         problems = ProblemCounts.loaded(owner, saved.get("problems"))
         sums, accumulated = GradientSums.loaded(owner, saved.get("accumulated"))
     except (TypeError, ValueError) as error:
@@ -174,6 +176,7 @@ def load_state_dict(
         "_skipped": skipped,
         "_state": loaded,
         "_skipped_rows": skipped_steps,
+        "_estimates": estimates,
         **leaves.with_counts(by_leaf),
     }
     new |= {"_transforms": None, "_kept_settings": None, "_sums": sums, "_accumulated": accumulated}
@@ -181,6 +184,15 @@ def load_state_dict(
     consume(chain(writes, map(optimizer.__dict__.update, [new])))  # all at once
     missing, unexpected, reshaped = ([None if key is BARE else key for key in keys] for keys in mismatch[:3])
     return Mismatch(missing, unexpected, reshaped, mismatch.settings)
+
+
+def _estimates(owner: str, found: Any) -> dict[str, float]:
+    """The numbers that a rule with totals keeps."""
+    if not isinstance(found, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, float) for name, value in found.items()
+    ):
+        raise TypeError(f"{owner}: estimates are {found!r:.100}, expected a dict of numbers by name")
+    return dict(found)
 
 
 _COUNTS = "steps", "averages"

@@ -11,7 +11,9 @@ from typing import Any
 
 from fastopt import checks, names
 from fastopt.commands import docstrings
+from fastopt.engine import columns
 from fastopt.engine.transform_scalars import PROXIMAL, SCALARS
+from fastopt.kernels.codecs import FLOAT32
 from fastopt.kernels.rule import Rule
 from fastopt.kernels.transforms import TRANSFORMS
 from fastopt.optimizer import Optimizer
@@ -52,6 +54,8 @@ def explain(optimizer: Optimizer, step: int = 1) -> str:
         f"{_pass_before(rule)}A step reads {', '.join(('p', 'g', *rule.state))} and writes "
         f"{', '.join(('p', *rule.state))}: {docstrings.bytes_per_element(made)} bytes per element in float32.",
     ]
+    if optimizer.state_storage != FLOAT32 and rule.state:
+        parts.append(_compact(optimizer))
     if "References" in about:
         parts.append(f"Source: {docstrings.one_line(about['References'])}")
     if "Differences" in about:
@@ -59,6 +63,18 @@ def explain(optimizer: Optimizer, step: int = 1) -> str:
     shared = [(name, text.partition(". ")[0].removesuffix(".")) for name, _, text in docstrings.shared_settings()]
     parts.append(f"Settings of every optimizer:\n{_table(shared)}")
     return "\n\n".join(part if "\n" in part else textwrap.fill(part, WIDTH) for part in parts)
+
+
+def _compact(optimizer: Optimizer) -> str:
+    rule, storage = optimizer._rule, optimizer.state_storage
+    if rule.is_by_array:
+        return f"Its state stays in float32 where state_storage is {storage!r}, as it takes norms of whole arrays."
+    slots = len(rule.state)
+    return (
+        f"With state_storage={storage!r} that is {columns.moved_bytes(storage, 4, slots):.4g} bytes per element, of "
+        f"which state takes {slots * columns.slot_bytes(storage, 4):.4g} (float32: {4 * slots}). Arrays of fewer than "
+        f"{columns.SMALLEST:,} elements, and those with Rows or centralize, keep it in float32."
+    )
 
 
 def _pass_before(rule: Rule) -> str:
@@ -72,6 +88,7 @@ def _scalars(optimizer: Optimizer, step: int) -> list[tuple[str, str]]:
     """Names and values: of the formula's scalars, then of what goes before the formula."""
     settings, rule = optimizer._at(step), optimizer._rule
     values: list[Any] = [*settings.scalars(step), *(["what the norms of each array come to"] if rule.measure else [])]
+    values += ["what the sums over all arrays come to"] * (len(rule.scalars) - len(values))
     found = list(zip(rule.scalars, values, strict=True))
     wanted = (*settings._needed_transforms(), *(["centralize"] if settings.centralize else []))
     for transform in (name for name in TRANSFORMS if name in wanted):

@@ -31,7 +31,7 @@ from fastopt.commands.console import (
 from fastopt.commands.explain import find
 from fastopt.experiments.textbook import has_exact_bits, textbook
 from fastopt.kernels import RULES
-from fastopt.kernels.pure_python import InterpretedRule
+from fastopt.kernels.pure_python import in_pure_python
 from fastopt.nn import MultiLayerNet, smooth_curve
 from fastopt.nn.layers import Array
 from fastopt.nn.mnist import Mnist, as_arrays
@@ -175,7 +175,7 @@ def exact_reference(optimizer: str, settings: Mapping[str, Any]) -> Any:
     if optimizer in OPTIMIZERS:
         return getattr(reference, kind.__name__)(**settings)
     made = kind(**settings)
-    made.__dict__["_rule"] = InterpretedRule(kind._rule.formula, kind._rule.state)
+    made.__dict__["_rule"] = in_pure_python(kind._rule)
     return made
 
 

@@ -15,7 +15,8 @@ from fastopt.engine.centralized_launch import centralized, compiled_find_means
 from fastopt.engine.one_call import compiled_call
 from fastopt.engine.sparse_launch import compiled_add_up, compiled_spread
 from fastopt.kernels.averages import AVERAGES
-from fastopt.kernels.compile import form_address, kernel
+from fastopt.kernels.codecs import FLOAT32
+from fastopt.kernels.compile import compiled_codecs, form_address, kernel
 from fastopt.kernels.passes import FACTORS
 from fastopt.kernels.rule import GRADIENT_MEASURE, NO_RULE, Rule
 from fastopt.kernels.stores import FORMS
@@ -39,6 +40,8 @@ def kernels(optimizers: Sequence[Optimizer], averages: Sequence[str] = ()) -> li
         found += [(rule, "step", (*transforms, *after)) for after in kept]
         found += [(rule.measuring, which, transforms) for which in ("measure", *FACTORS)] if rule.measuring else []
         found += [(rule.preparing, "prepare", transforms)] if rule.preparing else []
+        found += [(rule.totalling, "totals", transforms)] if rule.totalling else []
+        found += [(rule, "aligned", transforms)] if optimizer.cautious else []
         found += [(HESSIAN, "step", ())] if isinstance(optimizer, Sophia) else []
     return found
 
@@ -54,6 +57,8 @@ def main(optimizers: Sequence[Optimizer], averages: Sequence[str] = ()) -> None:
         compiled_add_up(known)
     for form in range(len(FORMS)):
         form_address(form, "float32")
+    if any(optimizer.state_storage != FLOAT32 for optimizer in optimizers):
+        compiled_codecs()
     loops = (False, True) if threads.layer() else (False,)
     if any(optimizer.centralize for optimizer in optimizers):
         for known in DTYPES:

@@ -56,8 +56,6 @@ def rates_of(owner: str, settings: Any) -> Rates:
     """The rates at some settings, or an error where steps without a gradient have no closed form."""
     if settings.weight_decay and not settings.decoupled:
         raise ValueError(rows.coupled_decay(owner))
-    if settings.cautious or (settings.cautious_decay and settings.weight_decay):
-        raise ValueError(rows.cautious(owner, "cautious" if settings.cautious else "cautious_decay"))
     return SCALARS["decoupled_weight_decay"](settings), settings.kept_share()
 
 
@@ -179,7 +177,9 @@ class SparseStep:
                 settings = settings_by_row[leaf.scalar_row]
                 bounded = settings.bounds is not None or settings.nonnegative
                 proximal = settings.l1 != 0 or settings.l2_prox != 0
+                decays = settings.cautious_decay and settings.weight_decay != 0
                 there = {"Rows(..., exact=True)": True, "bounds": bounded, "l1 or l2_prox": proximal}
+                there |= {"cautious": settings.cautious, "cautious_decay": decays}
                 combinations.check_step(table.owner, there)
                 if any(other is not leaf and other.identity == leaf.identity for other in table.leaves):
                     raise ValueError(rows.tied(table.owner, table.name(key)))

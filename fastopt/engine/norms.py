@@ -104,6 +104,14 @@ def exact_pair(numbers: list[float]) -> tuple[float, float]:
     return total, math.fsum([*numbers, -total])
 
 
+def total(numbers: list[float]) -> float:
+    """The number nearest to a sum; NaN or infinite where numbers are."""
+    try:
+        return math.fsum(numbers)
+    except (OverflowError, ValueError):  # of infinities of both signs
+        return sum(numbers)
+
+
 def norms(
     run_pass: Callable[[str | None], Mapping[Name, Sequence[Array]]],
     again: bool,

@@ -101,6 +101,17 @@ class Passes:
         sizes = {leaf.scalar_row: self.processes.size(leaf.key, leaf.size) for leaf in self.table.active}
         return {row: (round(sum(counts[leaf])), sizes[row]) for row, leaf in leaves.items()}
 
+    def totals(self, params: Any, scalars: list[tuple[float, ...]], transforms: tuple[str, ...]) -> tuple[float, float]:
+        """The sums over all leaves of the two numbers of the rule's totals."""
+        self.table.write_scalars(scalars)
+        assert self.table.rule.totalling is not None
+        found = self._pass("totals", self.table.rule.totalling, transforms, params)
+        one, other = (
+            norms.total(self.processes.add_up({None: [statistics[:, part] for statistics in found]}, 0)[None])
+            for part in (SUMS, SECOND_SUMS)
+        )
+        return one, other
+
     def prepare(
         self, params: Any, scalars: list[tuple[float, ...]], transforms: tuple[str, ...], settings_by_row: list[Any]
     ) -> None:

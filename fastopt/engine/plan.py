@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, MutableMapping
 from functools import cached_property
 from itertools import chain
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -187,6 +188,9 @@ class Plan:
             for leaf in self.table.leaves
             if isinstance(leaf.value, np.ndarray)
         )
+
+    estimates: Mapping[str, float] = MappingProxyType({})
+    """What the optimizer estimates from totals, of a step on its way: before it, then after it."""
 
     # -- the step ------------------------------------------------------------------------------------------------------
 

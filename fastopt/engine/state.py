@@ -228,7 +228,7 @@ class State:
         )
         for slot, views in other.views.items():
             rows = np.array(views[key])
-            if parameter is not None and slot not in slots:
+            if parameter is not None and slots.get(slot) is PARAMETER:
                 rows[...] = parameter
             rows[kept] = self.views[slot][key][index[kept]]
             other.take(slot, key, rows)

@@ -147,6 +147,10 @@ class Step:
 
     def find_rule_scalars(self) -> None:
         """Works out the scalars of the formula, for each row."""
+        if self.plan.table.rule.totals:
+            self.plan.estimates = estimates = self.optimizer._estimates
+            for settings in self.settings_by_row:
+                settings.__dict__["_estimates"] = estimates
         self.scalars = _scalars(self.settings_by_row, self.plan.table.cohorts, self.counts)
 
     def unfit_gradients(self) -> str | None:
@@ -254,6 +258,8 @@ class Step:
                 attributes["_node"] = node
                 attributes["_skipped_rows"] = sparse_step.skipped_steps if sparse_step else {}
                 attributes["_calls"], attributes["_accumulated"] = self.calls, 0
+                if plan.table.rule.totals:
+                    attributes["_estimates"] = plan.estimates
                 attributes.update(self.more)
                 if not self.wants_report:
                     attributes["_others"] = self.others

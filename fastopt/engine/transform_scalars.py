@@ -54,6 +54,12 @@ def added(
     rows = [of_rule + more for of_rule, more in zip(scalars, of_transforms, strict=True)]
     if plan.table.rule.prepare:
         plan.passes.prepare(params, rows, transforms, settings_by_row)
+    if plan.table.rule.totals and plan.processes.any(bool(plan.table.active)):
+        plan.estimates = settings.estimated(*plan.passes.totals(params, rows, transforms), plan.estimates)
+        rows = [
+            (*of_rule, *settings_of_row.total_scalars(plan.estimates), *more)
+            for of_rule, settings_of_row, more in zip(scalars, settings_by_row, of_transforms, strict=True)
+        ]
     if plan.table.rule.measure is None:
         return _with_caution(plan, params, settings_by_row, rows, transforms)
     norms = plan.passes.measures(params, rows, transforms)

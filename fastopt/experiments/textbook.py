@@ -125,7 +125,7 @@ class Plain:
     """A rule of `fastopt.reference`, in a loop as short as the book's."""
 
     def __init__(self, rule: str, **settings: Any) -> None:
-        name = OPTIMIZERS[rule].__name__
+        self.name, name = rule, OPTIMIZERS[rule].__name__
         kind = type(name, (_AsWritten, getattr(reference, name)), {})
         self.rule: Any = kind(**settings)
         self.state: dict[Any, list[Array]] | None = None
@@ -135,8 +135,15 @@ class Plain:
         if self.state is None:
             start = rule.start_values()
             values = [start.get(slot, 0.0) for slot in rule.slots]
-            self.state = {key: [np.full_like(p, value) for value in values] for key, p in params.items()}
+            self.state = {
+                key: [np.copy(p) if value is None else np.full_like(p, value) for value in values]
+                for key, p in params.items()
+            }
         rule.iter += 1
+        if RULES[self.name].totals:
+            rule.before = rule.estimates
+            both = [rule.totals(p, grads[key], *self.state[key]) for key, p in params.items()]
+            rule.estimates = rule.estimate(*(float(sum(np.sum(x) for x in xs)) for xs in zip(*both, strict=True)))
         for key, p in params.items():
             g = rule._decayed(p, grads[key]) if rule.weight_decay else grads[key]
             rule.step(p, g, *self.state[key])

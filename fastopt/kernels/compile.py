@@ -40,6 +40,7 @@ from fastopt.kernels.passes import (
 from fastopt.kernels.problems import parallel_problems, problems_loop, serial_problems
 from fastopt.kernels.pure_python import InterpretedRule, interpreted, interpreted_problems
 from fastopt.kernels.rule import Rule
+from fastopt.kernels.totals import totals_loop
 from fastopt.kernels.transforms import TRANSFORMS, with_scalars
 
 _INT64 = numba.int64
@@ -63,6 +64,7 @@ LOOPS = {
     "quick_norm": quick_norm_loop,
     "problems": problems_loop,
     "aligned": aligned_loop,
+    "totals": totals_loop,
 }
 
 
@@ -84,7 +86,8 @@ def kernel(
     which : "step"; "report", which fills the statistics as well; for a measuring rule "measure", which only adds up
         the squares of its results, "large_measure" or "small_measure" where those would overflow or vanish; for a
         preparing rule "prepare", which only writes the last state slot; with the transform "cautious" "aligned", which
-        only counts the elements whose step goes against the gradient; for `NO_RULE` "finite", which only finds out
+        only counts the elements whose step goes against the gradient; for a rule with totals "totals", which only adds
+        these up; for `NO_RULE` "finite", which only finds out
         whether all gradients are finite, "finite_squares", whether their squares are, or "norm" and
         "quick_norm", which only add these up
     transforms : the names of the functions of `transforms.TRANSFORMS` that go before the rule or on its step, in that
@@ -178,9 +181,14 @@ def stored_form(form: int, in_pieces: bool, ahead: bool, kinds: Any, keys: Any, 
     """
     numbers = _form(form, "float32", in_pieces, ahead).copy()
     numbers[stores.SLOTS], numbers[stores.KINDS], numbers[stores.KEYS] = len(kinds), kinds.ctypes.data, keys.ctypes.data
-    numbers[stores.DECODE] = compiled_for_c(storage.decode, 7)
-    numbers[stores.ENCODE] = compiled_for_c(storage.encode, 7) if encodes else 0
+    decode, encode = compiled_codecs()
+    numbers[stores.DECODE], numbers[stores.ENCODE] = decode, encode if encodes else 0
     return numbers
+
+
+def compiled_codecs() -> tuple[int, int]:
+    """The addresses of `storage.decode` and `storage.encode`, compiled."""
+    return compiled_for_c(storage.decode, 7), compiled_for_c(storage.encode, 7)
 
 
 @cache

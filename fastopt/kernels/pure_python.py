@@ -7,7 +7,7 @@ import inspect
 import math
 import types
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,11 @@ from fastopt.kernels.transforms import with_scalars
 
 class InterpretedRule(Rule):
     """A rule whose steps are in pure Python."""
+
+
+def in_pure_python(rule: Rule) -> InterpretedRule:
+    """The same rule, with steps in pure Python."""
+    return InterpretedRule(**{field.name: getattr(rule, field.name) for field in fields(rule)})
 
 
 def on_arrays(formula: Callable[..., Any]) -> Callable[..., Any]:
@@ -88,6 +93,10 @@ def interpreted(rule: Rule, dtype: str, which: str, transforms: tuple[str, ...] 
             parameter, gradient = (array.astype(np.float64) for array in arrays[:2])
             if which == "norm":
                 cells[TOTAL], cells[COMPENSATION] = _squares(gradient)
+            elif which == "totals":
+                found = [formula(*(array[index] for array in arrays), *constants) for index in range(size)]
+                for cell, values in enumerate(np.array(found, np.float64).reshape(-1, 2).T):
+                    cells[2 * cell], cells[2 * cell + 1] = _sum(values.tolist())
             elif which == "aligned":
                 count = sum(bool(formula(*(array[index] for array in arrays), *constants)) for index in range(size))
                 cells[TOTAL], cells[COMPENSATION] = float(count), 0.0
@@ -153,12 +162,16 @@ def _in_python(function: Any) -> Any:
 
 def _squares(values: Any) -> tuple[float, float]:
     """The sum of squares, and what rounding took from it."""
-    squares = (values**2).tolist()
-    total = sum(squares)
+    return _sum((values**2).tolist())
+
+
+def _sum(values: list[float]) -> tuple[float, float]:
+    """A sum, and what rounding took from it."""
+    total = sum(values)
     if not math.isfinite(total):
         return total, 0.0
-    total = math.fsum(squares)
-    return total, math.fsum([*squares, -total])
+    total = math.fsum(values)
+    return total, math.fsum([*values, -total])
 
 
 class Stored:

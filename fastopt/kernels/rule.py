@@ -23,6 +23,8 @@ class Rule:
     state : the names of the state slots, in the order of the formula.
     measure : for a rule that needs norms of each array: a formula that takes the same but for the last scalar and
         returns two numbers. What their norms come to is the last scalar.
+    totals : for a rule whose steps depend on sums over all leaves: a formula that takes the same but for the scalars of
+        `Optimizer.total_scalars`, the last ones, and returns two numbers, which are added up
     rows : whether it may be applied to some rows of a parameter and not to others, for gradients that are `Rows`
     skipped : where steps without a gradient have a closed form: the formula `(p, g, *state, *scalars) -> (p, *state)`
         of several of them, whose scalars are the first of kept, share and moved; see `kernels/skipped_steps.py`
@@ -30,7 +32,6 @@ class Rule:
     signed : those whose sign decides one, which small values keep
     nonnegative : those that are never negative, which 8 bits then hold without a sign
     squares_norms : whether the trust ratio of its measures is the square of a norm
-    follows : the slots that follow the new parameters, so that nothing may change these after the formula
     metric : where steps differ by element in more than the gradient: a formula `(*state, *scalars)` of the new state
         that returns by what the optimizer's `effective_lr` is divided
     prepare : for a rule that needs whole arrays: a formula that takes the same and returns one number, which goes to
@@ -40,6 +41,7 @@ class Rule:
     formula: Callable[..., Any]
     state: tuple[str, ...] = ()
     measure: Callable[..., Any] | None = None
+    totals: Callable[..., Any] | None = None
     rows: bool = False
     skipped: Callable[..., Any] | None = None
     prepare: Callable[..., Any] | None = None
@@ -47,18 +49,17 @@ class Rule:
     signed: tuple[str, ...] = ()
     nonnegative: tuple[str, ...] = ()
     squares_norms: bool = False
-    follows: tuple[str, ...] = ()
     metric: Callable[..., Any] | None = None
 
     @cached_property
     def is_by_array(self) -> bool:
         """Whether arrays must be told apart."""
-        return bool(self.measure or self.prepare)
+        return bool(self.measure or self.prepare or self.totals)
 
     @property
     def measured(self) -> tuple[str, ...]:
         """The arrays that the pass before the step reads."""
-        before = self.measure or self.prepare
+        before = self.measure or self.prepare or self.totals
         read = {step.argval for step in dis.get_instructions(before)} if before else set()
         return tuple(name for name in ("p", "g", *self.state) if name in read)
 
@@ -71,6 +72,11 @@ class Rule:
     def measuring(self) -> Rule | None:
         """The rule of the pass over memory that goes before the step, and writes nothing."""
         return Rule(self.measure, self.state) if self.measure else None
+
+    @cached_property
+    def totalling(self) -> Rule | None:
+        """The rule of the pass over memory that goes before the step, adds up over all leaves and writes nothing."""
+        return Rule(self.totals, self.state) if self.totals else None
 
     @property
     def name(self) -> str:

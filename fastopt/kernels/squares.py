@@ -15,7 +15,9 @@ PROBE = 1e200
 
 @cache
 def squares(rule: Rule) -> bool:
-    """Whether a finite gradient whose square is not finite makes parameter or state so."""
+    """Whether a finite gradient whose square is not finite makes parameter, state or totals so."""
+    if rule.totalling and squares(rule.totalling):
+        return True
     ordinary = [np.float64(0.5)] * (len(rule.state) + len(rule.scalars))
     try:
         with np.errstate(all="ignore"):

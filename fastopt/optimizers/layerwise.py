@@ -320,6 +320,9 @@ class Muon(Optimizer):
     adjust : "original" or "match_rms_adamw", default "original"
         What s is for n rows and k columns: sqrt(max(1, n / k)), or 0.2 sqrt(max(n, k)), with which lr and weight decay
         of AdamW can be kept.
+    coefficients : "original" or "polar_express", default "original"
+        Of the polynomials of the five steps: one for all, which leaves singular values between 0.7 and 1.2, or those of
+        the Polar Express, each the best after the one before, which bring large and small ones nearer to 1.
     weight_decay, decoupled : default 0.1 and True
         As of every optimizer, but on by default.
 
@@ -337,7 +340,8 @@ class Muon(Optimizer):
     References
     ----------
     Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024,
-    https://kellerjordan.github.io/posts/muon/; "match_rms_adamw" is that of Liu et al., 2025, arXiv:2502.16982.
+    https://kellerjordan.github.io/posts/muon/; "match_rms_adamw" is that of Liu et al., 2025, arXiv:2502.16982,
+    "polar_express" that of Amsel et al., 2025, arXiv:2505.16932.
 
     Differences
     -----------
@@ -351,6 +355,7 @@ class Muon(Optimizer):
     lr: Number = number(0.001)
     momentum: Number = number(0.95)
     adjust: Literal["original", "match_rms_adamw"] = "original"
+    coefficients: Literal["original", "polar_express"] = "original"
     weight_decay: Number = field(default=number(0.1), kw_only=True, repr=False)
     decoupled: bool = field(default=True, kw_only=True, repr=False)
 
@@ -358,7 +363,7 @@ class Muon(Optimizer):
         return self.momentum, self.lr
 
     def prepared(self, direction: Array) -> None:
-        orthogonalise(direction)
+        orthogonalise(direction, self.coefficients)
         rows, columns = matrix_shape(direction.shape)
         if self.adjust == "original":
             direction *= math.sqrt(max(1.0, rows / max(columns, 1)))

@@ -11,12 +11,23 @@ fair comparison of times.
 
 from typing import TYPE_CHECKING
 
-from fastopt.reference import adagrad, adam, adam_variants, layerwise, schedule_free, sgd, sign_based, sophia
+from fastopt.reference import (
+    adagrad,
+    adam,
+    adam_variants,
+    layerwise,
+    learning_rate_free,
+    schedule_free,
+    sgd,
+    sign_based,
+    sophia,
+)
 from fastopt.reference.adagrad import *  # noqa: F403
 from fastopt.reference.adam import *  # noqa: F403
 from fastopt.reference.adam_variants import *  # noqa: F403
 from fastopt.reference.base import Reference as Reference
 from fastopt.reference.layerwise import *  # noqa: F403
+from fastopt.reference.learning_rate_free import *  # noqa: F403
 from fastopt.reference.schedule_free import *  # noqa: F403
 from fastopt.reference.sgd import *  # noqa: F403
 from fastopt.reference.sign_based import *  # noqa: F403
@@ -25,6 +36,16 @@ from fastopt.reference.sophia import *  # noqa: F403
 if not TYPE_CHECKING:  # type checkers follow the imports above
     __all__ = [
         name
-        for family in (sgd, sign_based, adagrad, adam, adam_variants, sophia, schedule_free, layerwise)
+        for family in (
+            sgd,
+            sign_based,
+            adagrad,
+            adam,
+            adam_variants,
+            sophia,
+            schedule_free,
+            learning_rate_free,
+            layerwise,
+        )
         for name in family.__all__
     ]

@@ -15,7 +15,7 @@ import numpy as np
 from fastopt.kernels import codecs
 from fastopt.reference.constraints import Masked, by_rows, elementwise
 from fastopt.reference.norms import Array as Array
-from fastopt.reference.norms import clipped, global_norm, means
+from fastopt.reference.norms import clipped, global_norm, means, total
 from fastopt.reference.walk import as_array, at, items, leaves
 from fastopt.rows import Rows
 
@@ -67,6 +67,8 @@ class Reference:
 
     def __post_init__(self) -> None:
         self.counts, self.averages = {}, {}
+        self.estimates: dict[str, float] = {}
+        self.before: dict[str, float] = {}
         for slot in self.slots:
             setattr(self, slot, None)
         self.runs: dict[tuple[str, Any], Array] = {}  # codes and scales of compact state, by slot and key
@@ -83,12 +85,19 @@ class Reference:
     def step(self, p: Array, g: Array, *state: Array) -> None:
         raise NotImplementedError
 
+    def totals(self, p: Array, g: Array, *state: Array) -> tuple[Array, Array] | None:
+        """Two arrays of numbers, whose sums over all parameters `estimate` is for; None of most rules."""
+        return None
+
+    def estimate(self, one: float, other: float) -> dict[str, float]:
+        raise NotImplementedError
+
     def norm(self, x: Array) -> float:
         """The exact norm of an array."""
         return global_norm({None: x})
 
-    def start_values(self) -> dict[str, float]:
-        """The value before the first step of each state slot that does not start at zero."""
+    def start_values(self) -> dict[str, Any]:
+        """The value before the first step of each state slot that does not start at zero; None for the parameter."""
         return {}
 
     def update(self, params: Any, grads: Any) -> None:
@@ -124,6 +133,7 @@ class Reference:
             for key, g in given.items()
         }
         scale = self._scale(seen)
+        self._estimate(params, parts, seen, scale)
         for key in seen:
             p, state = as_array(params[key]), [getattr(self, slot)[key] for slot in self.slots]
             if key in distinct:
@@ -149,6 +159,24 @@ class Reference:
                 params[key] = p[()] if isinstance(params[key], np.floating) else p.item()
         self._average(params)
 
+    def _estimate(
+        self, params: dict[Any, Any], parts: dict[Any, Reference], seen: dict[Any, Array], scale: float
+    ) -> None:
+        """Before a step, adds up over all parameters what a rule with totals needs."""
+        if type(self).totals is Reference.totals:
+            return
+        found = []
+        self.before.clear()
+        self.before.update(self.estimates)
+        for key, g in seen.items():
+            part, p = copy.copy(parts[key]), as_array(params[key])
+            part._iter = self.counts[key] + 1
+            both = part.totals(p, part._processed(p, g, scale), *[getattr(self, slot)[key] for slot in self.slots])
+            assert both is not None
+            found.append(both)
+        if found:
+            self.estimates.update(self.estimate(*map(total, zip(*found, strict=True))))
+
     def metric(self, *state: Array) -> Array | None:
         """By what the effective learning rate of each element is divided; None where they are all alike."""
         return None
@@ -165,7 +193,11 @@ class Reference:
         for slot in self.slots:
             start = self.start_values().get(slot, 0.0)
             known = getattr(self, slot) or {}
-            setattr(self, slot, _with_more(known, params, partial(np.full_like, fill_value=start)))
+            setattr(
+                self,
+                slot,
+                _with_more(known, params, np.copy if start is None else partial(np.full_like, fill_value=start)),
+            )
             for key, p in params.items() if start else ():
                 if key not in known:
                     arrays = [getattr(self, slot)[key] if name == slot else None for name in self.slots]

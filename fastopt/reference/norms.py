@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,15 @@ def mean(values: Array) -> float:
         return math.fsum(values.tolist()) / values.size
     except OverflowError:  # of a part of the sum
         return math.fsum((values * 2.0**-64).tolist()) * 2.0**64 / values.size
+
+
+def total(arrays: Iterable[Array]) -> float:
+    """The number nearest to the sum of all elements; NaN or infinite where some are."""
+    numbers = [x for array in arrays for x in array.astype(np.float64).ravel().tolist()]
+    try:
+        return math.fsum(numbers)
+    except (OverflowError, ValueError):
+        return sum(numbers)
 
 
 def global_norm(grads: dict[Any, Array]) -> float:

@@ -293,6 +293,20 @@ def test_after_warmup_nothing_compiles(tmp_path):
     python(STEP_WITHOUT_COMPILING, NUMBA_CACHE_DIR=str(tmp_path))
 
 
+def test_explain_and_warmup_know_compact_state(capsys, monkeypatch):
+    cli.main(["explain", "adam", "--set", "state_storage=int8"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "16.25 bytes per element, of which state takes 2.125 (float32: 8)" in text
+    cli.main(["explain", "lamb", "--set", "state_storage=int8"])
+    assert "state stays in float32 where state_storage is 'int8'" in capsys.readouterr().out
+    compiled = []
+    monkeypatch.setattr(warmup, "compiled_codecs", lambda: compiled.append(1))
+    monkeypatch.setattr(warmup, "kernels", lambda *given: [])
+    for storage, count in (("float32", 0), ("bfloat16", 1)):
+        warmup.main([OPTIMIZERS["adam"](state_storage=storage)])
+        assert len(compiled) == count
+
+
 @pytest.mark.parametrize("command", ["train", "experiment", "schedule"])
 def test_without_the_extra_a_sentence_says_what_to_install(command):
     code = f"import sys; sys.modules['matplotlib'] = None; from fastopt.cli import main; sys.exit(main(['{command}']))"

@@ -139,7 +139,7 @@ def test_with_rows_whose_share_is_that_of_the_touched():
     for setting in ("cautious", "cautious_decay"):
         optimizer = fastopt.Momentum(**{setting: True}, weight_decay=0.1, decoupled=True)
         rows = Rows(np.array([1]), np.ones((1, 8), np.float32), exact=True)
-        with pytest.raises(ValueError, match=rf"Momentum: Rows with exact=True .* {setting}=True leaves out"):
+        with pytest.raises(ValueError, match=rf"Momentum: {setting} and Rows\(\.\.\., exact=True\) do not go together"):
             optimizer.update(fast, {"e": rows})
         assert optimizer.iter == 0
 
@@ -157,21 +157,21 @@ def test_decay_goes_on_in_one_call(in_one_call):
 
 @pytest.mark.parametrize("rule", ["asgd", "schedule_free_sgd", "schedule_free_adamw"])
 def test_refused_where_state_follows_the_parameters(rule):
-    optimizer, params = OPTIMIZERS[rule](cautious=True), {"W": np.ones(3)}
-    with pytest.raises(ValueError, match=r"cautious=True leaves out steps of elements, which \w+ of this rule"):
-        optimizer.update(params, {"W": np.ones(3)})
-    assert params["W"].tolist() == [1, 1, 1] and optimizer.iter == 0
-    optimizer.cautious = False
-    optimizer.update(params, {"W": np.ones(3)})
+    with pytest.raises(ValueError, match=r"cautious and (ASGD|a schedule-free rule) do not go together"):
+        OPTIMIZERS[rule](cautious=True)
+    with pytest.raises(ValueError, match="do not go together"):
+        OPTIMIZERS[rule](groups={"W": {"cautious": True}})
 
 
 def test_decay_is_refused_where_it_is_not_after_the_step():
-    params = {"W": np.ones(3)}
-    with pytest.raises(ValueError, match=r"Adam: cautious_decay=True .* has decoupled=False, .*; set decoupled=True"):
-        fastopt.Adam(weight_decay=0.1, cautious_decay=True).update(params, {"W": np.ones(3)})
-    with pytest.raises(ValueError, match=r"LAMB: cautious_decay=True .* in its formula; set it False"):
-        fastopt.LAMB(weight_decay=0.1, cautious_decay=True).update(params, {"W": np.ones(3)})
-    assert params["W"].tolist() == [1, 1, 1]
+    with pytest.raises(ValueError, match=r"Adam: cautious_decay and an L2 penalty .*; set decoupled=True"):
+        fastopt.Adam(weight_decay=0.1, cautious_decay=True)
+    with pytest.raises(ValueError, match=r"LAMB: cautious_decay and a rule with weight decay in its formula"):
+        fastopt.LAMB(weight_decay=0.1, cautious_decay=True)
+    optimizer = fastopt.AdamW(weight_decay=0.1, cautious_decay=True)
+    with pytest.raises(ValueError, match="cautious_decay and an L2 penalty"):
+        optimizer.decoupled = False
+    assert optimizer.decoupled
     for name in ("cautious", "cautious_decay"):
         with pytest.raises(TypeError, match=f"{name} must be True or False"):
             fastopt.Adam(**{name: 1})

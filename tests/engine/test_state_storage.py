@@ -299,3 +299,8 @@ def test_a_rule_of_ones_own_says_what_is_never_negative():
     assert optimizer._state.array_of("v", "W").parts()[0].dtype == np.uint8
     with pytest.raises(TypeError, match="u"):
         fastopt.rule(own, state=("v",), nonnegative=("u",), **settings)
+
+
+def test_check_compares_compact_state():
+    found = fastopt.check(fastopt.Adam(state_storage="int8"), steps=2)
+    assert found.identical and {row.dtype for row in found.rows} == {"float32"}

@@ -4,6 +4,7 @@ import copy
 import inspect
 import math
 import pickle
+from collections import defaultdict
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import fastopt
 from fastopt import reference
 from fastopt.kernels import RULES
 from fastopt.optimizers import OPTIMIZERS
+from fastopt.representation import of_value
 from tests.conftest import Pair, assert_same_bits, python
 
 
@@ -37,8 +39,9 @@ def test_every_rule_has_an_optimizer_a_reference_and_a_public_name():
             [(each.name, each.kind, each.default) for each in inspect.signature(kind).parameters.values()]
             for kind in (plain, optimizer)
         ]
-        assert both[0] == [each for each in both[1] if each[0] not in ("on_nonfinite", "max_skips")]
-        assert len(optimizer().scalars(1)) == len(RULES[rule].scalars) - (RULES[rule].measure is not None)
+        assert both[0] == [each for each in both[1] if each[0] not in ("on_nonfinite", "max_skips", "batch_axis")]
+        after = (RULES[rule].measure is not None) + len(optimizer().total_scalars(defaultdict(float)))
+        assert len(optimizer().scalars(1)) == len(RULES[rule].scalars) - after
     assert set(reference.__all__) <= set(fastopt.__all__)
     assert fastopt.RMSprop is fastopt.RMSProp
 
@@ -81,12 +84,22 @@ DEFAULTS = {
     "sophia": {"lr": 0.0001, "beta1": 0.96, "beta2": 0.99, "gamma": 0.01, "eps": 1e-12},
     "schedule_free_sgd": {"lr": 1.0, "beta1": 0.9, "warmup": 0.0},
     "schedule_free_adamw": {"lr": 0.0025, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "warmup": 0.0},
+    "prodigy": {
+        **{"lr": 1.0, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "d0": 1e-6, "d_coef": 1.0, "growth_rate": math.inf},
+        **{"bias_correction": False, "safeguard_warmup": False},
+    },
+    "dadapt_adam": {
+        **{"lr": 1.0, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "d0": 1e-6, "growth_rate": math.inf},
+        "bias_correction": False,
+    },
+    "dog": {"lr": 1.0, "initial_distance": 1e-6, "eps": 1e-8},
+    "dowg": {"lr": 1.0, "initial_distance": 1e-4},
     "lars": {"lr": 0.1, "momentum": 0.9, "trust_coefficient": 0.001, "eps": 0.0},
     "lamb": {"lr": 0.001, "beta1": 0.9, "beta2": 0.999, "eps": 1e-6},
     "stable_adamw": {"lr": 0.001, "beta1": 0.9, "beta2": 0.99, "eps": 1e-6},
     "mars": {"lr": 0.003, "beta1": 0.95, "beta2": 0.99, "gamma": 0.025, "eps": 1e-8},
     "novograd": {"lr": 0.001, "beta1": 0.9, "beta2": 0.25, "eps": 1e-6},
-    "muon": {"lr": 0.001, "momentum": 0.95, "adjust": "original"},
+    "muon": {"lr": 0.001, "momentum": 0.95, "adjust": "original", "coefficients": "original"},
 }
 
 
@@ -98,7 +111,7 @@ def test_every_rule_has_its_defaults_here():
 def test_defaults_are_the_textbooks(rule):
     optimizer = OPTIMIZERS[rule]()
     assert {name: getattr(optimizer, name) for name in DEFAULTS[rule]} == DEFAULTS[rule]
-    settings = ", ".join(f"{name}={value!r}" for name, value in DEFAULTS[rule].items())
+    settings = ", ".join(f"{name}={of_value(value)}" for name, value in DEFAULTS[rule].items())
     assert repr(optimizer) == f"{OPTIMIZERS[rule].__name__}({settings})"
 
 
@@ -176,10 +189,22 @@ def test_float64_equals_the_textbook_on_python_numbers(rule, rng):
 
 
 ONLY_AT_THE_START = {("adagrad", "initial_accumulator"), ("yogi", "initial_accumulator"), ("rprop", "lr")}
+ONLY_AT_THE_START |= {("dog", "initial_distance"), ("dog", "eps"), ("dowg", "initial_distance")}
+# The estimate does not grow in a few steps of random gradients.
+ONLY_AT_THE_START |= {("prodigy", name) for name in ("d0", "d_coef", "growth_rate", "safeguard_warmup")}
+ONLY_AT_THE_START |= {("dadapt_adam", name) for name in ("d0", "growth_rate")}
 # t0 is in the average alone, and these of Sophia work on estimates of the Hessian, which tests/optimizers/test_sophia.py has.
 NOT_IN_THE_PARAMETERS = {("asgd", "t0"), ("sophia", "beta2"), ("sophia", "gamma")}
 # Where half of the default and 0.1 is out of range, or as good as the default.
-OTHER_VALUES = {"warmup": 10.0, "eta_plus": 1.1, "max_step_size": 0.002, "adjust": "match_rms_adamw"}
+OTHER_VALUES = {
+    "warmup": 10.0,
+    "eta_plus": 1.1,
+    "max_step_size": 0.002,
+    "growth_rate": 1.01,
+    "adjust": "match_rms_adamw",
+}
+
+OTHER_VALUES["coefficients"] = "polar_express"
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -189,7 +214,11 @@ def test_every_hyperparameter_may_be_changed_between_steps(rule):
             continue
 
         def change(optimizer, name=name, value=value):
-            setattr(optimizer, name, OTHER_VALUES[name] if name in OTHER_VALUES else value * 0.5 + 0.1)
+            if name in OTHER_VALUES:
+                other = OTHER_VALUES[name]
+            else:
+                other = not value if isinstance(value, bool) else value * 0.5 + 0.1
+            setattr(optimizer, name, other)
 
         pair = Pair(rule)
         fast, plain = run(pair.fast, change=change), run(pair.plain, change=change)

@@ -124,6 +124,19 @@ def test_as_in_the_paper(optimizer, paper, rng):
     assert params["x"] == pytest.approx(paper(1.7, gradients), rel=1e-13)
 
 
+def test_the_polar_express_brings_singular_values_near_one(rng):
+    """From 0.01 to 1 in five steps; one polynomial for all of them leaves them between 0.6 and 1.3."""
+    one, other = (np.linalg.qr(rng.standard_normal((40, 40)))[0] for _ in range(2))
+    spread = np.geomspace(0.01, 1, 40)
+    gaps = {}
+    for coefficients in ("original", "polar_express"):
+        params = {"W": np.zeros((40, 40))}
+        optimizer = fastopt.Muon(lr=1.0, momentum=0.0, weight_decay=0.0, coefficients=coefficients)
+        optimizer.update(params, {"W": one * spread @ other})
+        gaps[coefficients] = np.abs(np.linalg.svd(params["W"], compute_uv=False) - 1).max()
+    assert gaps["polar_express"] < 0.15 < 0.2 < gaps["original"] < 0.4
+
+
 def test_momentum_as_a_running_mean_from_zero(rng):
     gradients = rng.standard_normal((10, 5))
     p, v, params = np.ones(5), np.zeros(5), {"W": np.ones(5)}

@@ -126,6 +126,10 @@ ELSEWHERE = (
     "muon",  # below
     "adopt",
     "mars",
+    "prodigy",
+    "dadapt_adam",
+    "dog",
+    "dowg",
 )
 
 

@@ -18,4 +18,4 @@ def asgd(p, g, average, lr, kept, average_share, one):
     return p, average
 
 
-ASGD = Rule(asgd, state=("average",), follows=("average",))
+ASGD = Rule(asgd, state=("average",))

@@ -25,4 +25,4 @@ def schedule_free_adamw(
     return p, v, offset
 
 
-SCHEDULE_FREE_ADAMW = Rule(schedule_free_adamw, state=("v", "offset"), nonnegative=("v",), follows=("offset",))
+SCHEDULE_FREE_ADAMW = Rule(schedule_free_adamw, state=("v", "offset"), nonnegative=("v",))

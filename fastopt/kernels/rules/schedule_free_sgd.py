@@ -19,4 +19,4 @@ def schedule_free_sgd(p, g, offset, pull, gradient_step, kept, offset_step):
     return p, offset
 
 
-SCHEDULE_FREE_SGD = Rule(schedule_free_sgd, state=("offset",), follows=("offset",))
+SCHEDULE_FREE_SGD = Rule(schedule_free_sgd, state=("offset",))
