@@ -1,4 +1,4 @@
-"""What NumPy's BLAS threads, spinning after each product, cost a training step: `python -m bench.blas`.
+"""The cost of NumPy's BLAS threads, spinning after each product, to a training step: `python -m bench.blas`.
 
 Trains 1024-4096-4096-10 with batch 32 under several settings of OpenBLAS, each in a process of its own, in turns, and
 prints the median times of gradient and update.

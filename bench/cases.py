@@ -1,4 +1,4 @@
-"""What is timed: models and implementations, the same for the suites and for `python -m bench.ratios`.
+"""Benchmark cases: models and implementations, the same for the suites and for `python -m bench.ratios`.
 
 Every step that `checked_step` returns has been found equal to `fastopt.reference` first: bit by bit where it claims to
 be the same expressions, within a stated tolerance where it rounds differently.
@@ -169,7 +169,7 @@ class _Key:
 
 @lru_cache(maxsize=1)
 def _expected(rule: str, key: _Key, steps: int) -> Arrays:
-    """What the reference gives."""
+    """Results of the reference."""
     expected, optimizer = {name: value.copy() for name, value in key.params.items()}, make(rule, "reference")
     grads = gradients(key.params)
     for _ in range(steps):

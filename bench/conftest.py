@@ -60,7 +60,7 @@ def pytest_benchmark_update_machine_info(config, machine_info):
 
 @cache
 def environment():
-    """What figures depend on."""
+    """The circumstances that figures depend on."""
     return {
         "fastopt": fastopt.__version__,
         "numba": numba.__version__,

@@ -1,4 +1,4 @@
-"""What training loops must reach, in a quarter of an hour: `python -m bench.loop_gate --beside CHECKOUT`.
+"""Bounds that training loops must reach, in a quarter of an hour: `python -m bench.loop_gate --beside CHECKOUT`.
 
 Each row is a case of `python -m bench.states`: the textbook's class, fastopt and another checkout of fastopt in turns,
 by state of the machine. Behind each median and smallest share stands what it must be, with `ok` or `MISSED`. Then come

@@ -1,4 +1,4 @@
-"""What `python -m bench.ratios --save` measured, and first steps, as Markdown for the page on benchmarks."""
+"""Results of `python -m bench.ratios --save`, and first steps, as Markdown for the page on benchmarks."""
 
 from __future__ import annotations
 

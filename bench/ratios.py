@@ -195,7 +195,7 @@ def _dying(optimizer: Any, size: float, steps: int, living: bool = False) -> np.
 
 
 def extras() -> None:
-    """What `on_nonfinite`, reports, decay, clipping, averages cost; "together" is decay, clipping, schedule and groups.
+    """Costs of `on_nonfinite`, reports, decay, clipping, averages; "together" is decay, clipping, schedule and groups.
 
     At the end `centralize`, of matrices.
 

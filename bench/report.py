@@ -44,7 +44,7 @@ Results = dict[str, Any]
 
 
 def condensed(raw: dict[str, Any]) -> Results:
-    """What is kept of pytest-benchmark's JSON."""
+    """The part of pytest-benchmark's JSON that is kept."""
     groups: dict[str, dict[str, Any]] = {}
     for entry in raw["benchmarks"]:
         parameters = entry["params"] or {}
@@ -143,7 +143,7 @@ def readme(results: Results, states: Results) -> str:
 
 
 def by_kind(states: Results) -> str:
-    """What fastopt is worth by kind of model, for the page "Will it help me?": Adam, each in its first state."""
+    """The gain of fastopt by kind of model, for the page "Will it help me?": Adam, each in its first state."""
     lines = [
         "The whole step, gradient included, relative to the same step with the textbook's class, in the faster state "
         f"of the machine (float32; `python -m bench.states`; {machine(states)}).",

@@ -1,4 +1,4 @@
-"""What a start costs, each in fresh processes: `python -m bench.start`.
+"""The cost of a start, each in fresh processes: `python -m bench.start`.
 
 Import of fastopt over that of numba; the first Adam step with kernels in the disk cache, and with an empty cache.
 """

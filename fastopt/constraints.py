@@ -201,7 +201,7 @@ def check_axis(owner: str, name: str, shape: tuple[int, ...], axis: int | None) 
 
 
 def columns_for(optimizer: Any) -> Columns | None:
-    """What makes the columns of a plan's table; None where no setting calls for any."""
+    """The maker of the columns of a plan's table; None where no setting calls for any."""
     groups = optimizer.groups.data.values()
     has_arrays = any(_are_arrays(own) for own in (optimizer.bounds, *(group.data.get("bounds") for group in groups)))
     return Columns(optimizer) if has_arrays or optimizer.mask is not None else None

@@ -16,7 +16,7 @@ from fastopt.flat import Array
 
 
 class Problems:
-    """What an optimizer with `batch_axis=0` has besides: its parameters are that many problems, one for each row."""
+    """More attributes of an optimizer with `batch_axis=0`: its parameters are that many problems, one for each row."""
 
     @property
     def active(self: Any) -> Array | None:

@@ -24,7 +24,7 @@ _KEPT = (
 
 
 class Trial:
-    """What `with optimizer.trial(params) as step` gives: the parameters and the optimizer as they were."""
+    """A step on trial, of `with optimizer.trial(params) as step`: the parameters and the optimizer as they were."""
 
     def __init__(self, optimizer: Any, params: Any, used: list[Array]) -> None:
         """Used : memory of an earlier trial, which is used again where it fits."""

@@ -1,4 +1,4 @@
-"""What the tests share: seeded arrays, comparison by bits, and Python in a fresh process."""
+"""Shared by all tests: seeded arrays, comparison by bits, and Python in a fresh process."""
 
 import os
 import subprocess

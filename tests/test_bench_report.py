@@ -1,4 +1,4 @@
-"""What `python -m bench.report` writes: figures of a run, cases that were lost, pictures. tests/test_readme.py compares."""
+"""The pages that `python -m bench.report` writes: figures of a run, cases that were lost, pictures. tests/test_readme.py compares."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""What is to be read about each optimizer: `fastopt explain` and the pages in docs/."""
+"""Documentation of each optimizer: `fastopt explain` and the pages in docs/."""
 
 import dataclasses
 import re

@@ -1,4 +1,4 @@
-"""What notebooks show: pictures and tables for results, and a short traceback for a mistake in a rule."""
+"""Output in notebooks: pictures and tables for results, and a short traceback for a mistake in a rule."""
 
 import traceback
 

@@ -1,4 +1,4 @@
-"""What the README shows runs as it stands."""
+"""The README's programs run as they stand."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""What mypy knows of the package: `tests/types/good.py` it accepts, in `tests/types/bad.py` it finds each mistake."""
+"""Types of the package: `tests/types/good.py` it accepts, in `tests/types/bad.py` it finds each mistake."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""What many problems have each, in a file: step counts, skips, which are active, learning rates."""
+"""Values of each of many problems in a file: step counts, skips, which are active, learning rates."""
 
 from __future__ import annotations
 

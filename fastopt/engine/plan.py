@@ -1,4 +1,4 @@
-"""What was worked out for a set of arrays: whether it still fits, checked at every step, and then the step.
+"""Steps of a set of arrays: whether what was worked out for them still fits, at every step, and then the step.
 
 As long as the parameters are the same arrays, a step costs one compiled check of both lists (`array_scan.scan`), which
 also takes up the gradients' new addresses.
@@ -83,7 +83,7 @@ class Plan:
 
     @cached_property
     def of_problems(self) -> dict[str, Any]:
-        """What steps of many problems at once keep for the next one."""
+        """Kept by steps of many problems at once for the next one."""
         return {}
 
     def accepts(self, params: Any, grads: Any, groups: Groups | None = None, by_array: bool = False) -> bool:

@@ -16,17 +16,15 @@ from fastopt.engine.again import Again
 from fastopt.engine.execute import NOTHING
 from fastopt.engine.norms import LEAST_SUM, Norm, clipped
 from fastopt.engine.problem_counts import ProblemCounts
+from fastopt.engine.problem_scalars import of_rule, of_transform, spread
 from fastopt.engine.step import Step
-from fastopt.engine.transform_scalars import NEUTRAL, SCALARS, unclipped
+from fastopt.engine.transform_scalars import unclipped
 from fastopt.flat import Array
 from fastopt.kernels import flags, problems
 from fastopt.kernels.array_scan import address_of
 from fastopt.kernels.compile import compiled, problems_kernel
 from fastopt.kernels.squares import largest, squares
 from fastopt.tuning import AS_THEY_COME
-
-ONLY = (np.add, np.subtract, np.multiply, np.true_divide, np.negative)
-"""What NumPy computes as Python does, to the bit."""
 
 MOST_KEPT = 10_000
 """Step counts whose scalars are remembered."""
@@ -245,7 +243,7 @@ class ProblemStep(Step):
             rows = [list(row) for row in by_count[0]]
         else:
             rows = [
-                [_spread(values, places, members) for values in zip(*[of[row] for of in by_count], strict=True)]
+                [spread(values, places, members) for values in zip(*[of[row] for of in by_count], strict=True)]
                 for row in range(len(plan.table.row_groups))
             ]
         if "scale" in self.transforms:
@@ -260,8 +258,8 @@ class ProblemStep(Step):
         others = [transform for transform in reversed(self.transforms) if transform != "scale"]
         return [
             [
-                *_of_rule(own, count, chosen),
-                *[_of_transform(name, own, chosen) for name in others],
+                *of_rule(own, count, chosen),
+                *[of_transform(name, own, chosen) for name in others],
             ]
             for own in settings
         ]
@@ -356,55 +354,6 @@ def check_active(owner: str, active: Array, size: int) -> None:
     """Raises where a mask is not of so many problems."""
     if active.shape != (size,):
         raise ValueError(f"{owner}: active has shape {active.shape}, expected ({size},), a bool for each problem")
-
-
-class _Exact(np.ndarray[Any, Any]):
-    """An array with which NumPy computes only what has the bits of Python's arithmetic; TypeError for all else."""
-
-    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
-        if ufunc not in ONLY or method != "__call__" or kwargs:
-            raise TypeError(f"{ufunc} may round otherwise than Python")
-        return ufunc(*[np.asarray(each) for each in inputs]).view(_Exact)
-
-
-def _of_rule(settings: Any, count: int, chosen: Array | None) -> list[Any]:
-    """The scalars of the rule at a step: numbers, or arrays where each of the chosen problems has a learning rate."""
-    rates = settings.__dict__.get("lr")
-    if not isinstance(rates, np.ndarray):
-        return list(settings.scalars(count))
-    one = object.__new__(type(settings))
-    one.__dict__.update(settings.__dict__)
-    rates = rates if chosen is None else rates[chosen]
-    try:
-        one.__dict__["lr"] = rates.view(_Exact)
-        with np.errstate(all="ignore"):
-            return [np.asarray(v) if isinstance(v, np.ndarray) else v for v in one.scalars(count)]
-    except (TypeError, ValueError):  # a power, or a case by case
-        distinct, places = np.unique(rates, return_inverse=True)
-        rows = []
-        for rate in distinct.tolist():
-            one.__dict__["lr"] = rate
-            rows.append(one.scalars(count))
-        return [np.array(values, np.float64)[places] for values in zip(*rows, strict=True)]
-
-
-def _of_transform(name: str, settings: Any, chosen: Array | None) -> Any:
-    value = SCALARS[name](settings) if name in settings._transforms else NEUTRAL[name]
-    return value[chosen] if isinstance(value, np.ndarray) and chosen is not None else value
-
-
-def _spread(values: Any, places: Array, members: list[Any]) -> Any:
-    """A number where those of all step counts are the same, else an array of each problem's.
-
-    values : for each step count a number, or an array of those of its members
-    """
-    if not any(isinstance(value, np.ndarray) for value in values):
-        first = values[0]
-        return first if all(value == first for value in values) else np.array(values, np.float64)[places]
-    found = np.zeros(len(places))
-    for value, chosen in zip(values, members, strict=True):
-        found[chosen] = value
-    return found
 
 
 def _at(address: int, size: int, dtype: Any) -> Array:

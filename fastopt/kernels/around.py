@@ -54,7 +54,7 @@ def with_step(p, g, *values):
 
 
 def of_step(p, g, *values):
-    """What a transform finds of the step of a rule; its scalar comes after the rule's."""
+    """The result of a transform of the step of a rule; its scalar comes after the rule's."""
     return transform(p, g, rule(p, g, *values[:-1])[0], values[-1])
 
 

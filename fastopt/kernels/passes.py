@@ -1,4 +1,4 @@
-"""What a kernel does with a stretch of one array: a loop over its elements for each kind of pass.
+"""The loops over the elements of an array, one for each kind of pass.
 
 A formula is put into them before they are compiled; `loops.py` goes over arrays, blocks, pieces and threads.
 """

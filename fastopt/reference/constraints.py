@@ -49,7 +49,7 @@ def elementwise(part: Any, p: Array, state: list[Array], whole: Any, rows: Any) 
 
 
 def by_rows(part: Any, p: Array) -> None:
-    """What is done to rows, columns or all of an array, in place."""
+    """Constraints on rows, columns or all of an array, in place."""
     if not p.size or not (part.group_lasso or part.max_norm < math.inf or part.unit_norm or part.simplex):
         return
     axis = part.constraint_axis

@@ -1,4 +1,4 @@
-"""What the tests of steps share."""
+"""Fixtures that tests of steps share."""
 
 import pytest
 

@@ -285,7 +285,7 @@ def test_every_hyperparameter_is_checked():
             *hyperparameters.RANGES,
             *hyperparameters.CHOICES,
             *hyperparameters.SWITCHES,
-            *("bounds", "mask", "batch_axis"),  # each by a check of its own
+            *("bounds", "mask", "constraint_axis", "batch_axis"),  # each by a check of its own
             "groups",  # whose own settings are these
             *hyperparameters.WHOLE_NUMBERS,
             *averages.KINDS,

@@ -1,4 +1,4 @@
-"""What a check promises holds at every step: the same mistakes as at the first, after steps that went well."""
+"""Checks hold at every step: the same mistakes as at the first, after steps that went well."""
 
 import copy
 from collections import UserDict

@@ -1,4 +1,4 @@
-"""What is done to gradients before the rule: decay, scale, clipping, going uphill; in one pass, with the reference's bits."""
+"""Transforms of gradients before the rule: decay, scale, clipping, going uphill; in one pass, with the reference's bits."""
 
 import copy
 import math

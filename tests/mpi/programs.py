@@ -1,4 +1,4 @@
-"""What is checked on several processes: `mpiexec -n 3 python -m tests.mpi.programs` runs every `check_` function of `steps`, `checkpoints` and
+"""Checks on several processes: `mpiexec -n 3 python -m tests.mpi.programs` runs every `check_` function of `steps`, `checkpoints` and
 `mistakes`.
 
 Each compares `Sharded` with the same optimizer on one process, which adds up the gradients of all ranks in their order.

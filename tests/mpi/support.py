@@ -26,7 +26,7 @@ def arrays(seed, kinds=("float32", "float64")):
 
 
 def added_up(of_ranks, reduce="mean"):
-    """What one process makes of the gradients of all ranks."""
+    """The gradients of all ranks as one process adds them up."""
     total = {}
     for key, first in of_ranks[0].items():
         sum_ = first

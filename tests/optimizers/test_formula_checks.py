@@ -13,7 +13,7 @@ TABLE = np.ones(3)
 
 
 def defined(lines, name="mine"):
-    """What lines of a file define, as if that file had been imported."""
+    """Names that lines of a file define, as if that file had been imported."""
     import linecache
 
     file = f"mine_{abs(hash(lines))}.py"

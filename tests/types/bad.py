@@ -1,4 +1,4 @@
-"""What type checkers must refuse: each line with the code of mypy's error, and no other."""
+"""Mistakes that type checkers must refuse: each line with the code of mypy's error, and no other."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""What type checkers must accept, and what they must know; mypy reads it, nothing runs it."""
+"""Programs that type checkers must accept, and types that they must know; mypy reads it, nothing runs it."""
 
 from typing import Any, assert_type
 
