@@ -12,7 +12,7 @@ from typing import Any
 
 
 def lower(p, low):
-    """The lower bound, as `np.clip` has it: a zero of either sign stays where the bound is zero, and NaN stays."""
+    """The lower bound, as recent `np.clip` has it: a zero of either sign stays where the bound is zero; NaN stays."""
     return low if p < low else p
 
 

@@ -10,5 +10,7 @@ c.InlineBackend.rc = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "svg.hashsalt": "fastopt",
+    # Okabe and Ito's palette, which the colour-blind tell apart.
+    "axes.prop_cycle": "cycler('color', ['#0072B2', '#E69F00', '#009E73', '#D55E00', '#CC79A7', '#56B4E9', '#F0E442', '#000000'])",  # noqa: E501
 }
 c.InteractiveShell.xmode = "Minimal"  # an error is its text; tracebacks would show where this site was built
