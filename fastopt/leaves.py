@@ -124,7 +124,8 @@ class Leaves:
         index : int array of shape (new rows,)
             For each new row the number of an old one, or -1; a row may be taken more than once.
         parameter : array of shape (new rows, ...), optional
-            The new parameter, with which averages of the weights begin in new rows; needed only for that.
+            The new parameter, with which averages of the weights begin in new rows; needed only for that. Where it is
+            given the state lies in memory as it does.
 
         Raises
         ------
@@ -155,7 +156,7 @@ class Leaves:
             index = _row_index(owner, name, index, layout.shape)
             starts = self._at(self._steps + 1).start_values()
             copies = [slot for slot in self._state.slots if starts.get(slot) is PARAMETER]  # and averages
-            if copies and (index < 0).any():
+            if parameter is not None or (copies and (index < 0).any()):
                 expected = layout._replace(shape=(len(index), *layout.shape[1:]))
                 _check_resized(owner, key, name, parameter, expected, copies)
             new = {"_state": self._state.reindexed(key, index, starts, parameter)}

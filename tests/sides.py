@@ -201,6 +201,7 @@ class Sides:
             key
             for key, p in self.params.items()
             if p.ndim > 1 and p.size and p.flags.c_contiguous and p.flags.aligned and not self.is_frozen(key)
+            if all(slot[key].flags.c_contiguous for slot in self.state_of(key))
         ]
         allowed = RULES[self.rule].rows and not self.fast.centralize and not self.fast.lookahead
         if not tables or not allowed or self.is_aliased():
@@ -212,13 +213,18 @@ class Sides:
         grads[key] = fastopt.Rows(indices, rows)
         self.update(grads)
 
+    def state_of(self, key):
+        """The arrays of each slot that knows a key."""
+        slots = [getattr(self.fast, slot) for slot in [*self.slow.slots, "weight_average"]]
+        return [slot for slot in slots if slot and key in slot]
+
     def hessian(self):
         """Sophia's other step, which writes h alone."""
         if self.rule == "sophia" and not self.is_aliased():
             estimates = self.gradients()
-            seen = {key: g.astype(self.params[key].dtype) for key, g in estimates.items() if not self.is_frozen(key)}
-            finite = all(np.isfinite(g).all() for g in seen.values())
+            active = [key for key in estimates if not self.is_frozen(key)]
             with np.errstate(all="ignore"):
+                finite = all(np.isfinite(estimates[key].astype(self.params[key].dtype)).all() for key in active)
                 if not finite and self.fast.on_nonfinite == "raise":
                     with pytest.raises(FloatingPointError):
                         self.fast.update_hessian(self.params, estimates)
@@ -357,7 +363,7 @@ class Sides:
             new = values("normal", (len(index), *self.params[key].shape[1:]), self.params[key].dtype, seed)
             new[index >= 0] = self.plain[key][index[index >= 0]]
             self.params[key], self.plain[key] = lay_out(new.copy(), self.draw(LAYOUTS)), new
-            self.fast.reindex(key, index, new)
+            self.fast.reindex(key, index, self.params[key])
             for slot in [*self.slow.slots, "weight_average", "slow_weights"]:
                 known = getattr(self.slow, slot)
                 if known is not None:

@@ -181,7 +181,8 @@ class Table:
 
     def _is_of_old(self, selector: Any) -> bool:
         """Whether a key or pattern selects an array that has state, which this step need not have."""
-        return any(selects(selector, None if key is BARE else key, self.leaves[0].array) for key in self.state.layouts)
+        nothing = np.empty(0)  # at which keys and patterns do not look
+        return any(selects(selector, None if key is BARE else key, nothing) for key in self.state.layouts)
 
     def _missing(self, grads: Any) -> Any:
         key = next(key for key in self.keys if key not in grads and key not in self.frozen)

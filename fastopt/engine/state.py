@@ -218,10 +218,12 @@ class State:
         """Return a state in which one parameter has the rows `index` of its old ones; those of -1 begin.
 
         slots : the values with which rows begin
-        parameter : the new one, with which averages begin
+        parameter : the new one, with which averages begin, and as which the state lies
         """
         layout, kept = self.layouts[key], index >= 0
         layout = layout._replace(shape=(len(index), *layout.shape[1:]))
+        if parameter is not None:
+            layout = layout._replace(order=layout_of(parameter).order)
         starts = {slot: slots.get(slot, value) for slot, value in self.slots.items()}
         other = self._of(
             [*self._allocations_without({key}), Allocation(starts, {key: layout}, self.nonnegative)], self.layouts

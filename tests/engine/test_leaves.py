@@ -113,6 +113,26 @@ def test_groups_of_what_is_forgotten_select_nothing_after_a_resume_either(tmp_pa
         one.update(arrays(0, ["a"]), params)
 
 
+def test_a_group_of_the_only_leaf_that_is_gone():
+    optimizer = fastopt.Momentum(groups={"late": {"lr": 0.5}})
+    optimizer.update(arrays(0, ["late"]), arrays(1, ["late"]))
+    optimizer.update({}, {})
+    assert optimizer.iter == 2
+
+
+def test_state_of_other_rows_lies_as_the_new_parameter_does():
+    """So that rows of it may take steps, whose state lies in one piece then."""
+    optimizer = fastopt.Momentum(lr=1.0)
+    optimizer.update({"a": np.asfortranarray(np.zeros((3, 4)))}, {"a": np.ones((3, 4))})
+    params = {"a": np.zeros((2, 4))}
+    optimizer.reindex("a", [2, 0], params["a"])
+    optimizer.update(params, {"a": Rows(np.array([1]), np.ones((1, 4)))})
+    assert (optimizer.v["a"] == [[-1.0], [-1.9]]).all()
+    for wrong in (np.zeros((3, 4)), np.zeros((2, 4), np.float32)):
+        with pytest.raises(ValueError, match=r"a row for each number in the index"):
+            optimizer.reindex("a", [1, 0], wrong)
+
+
 def test_memory_of_what_is_forgotten_is_free():
     optimizer = fastopt.Adam()
     params = {"large": np.zeros(1000), "b": np.zeros(3)}
