@@ -44,6 +44,7 @@ nb_execution_timeout = 120
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
 nb_merge_streams = True
+nb_render_markdown_format = "myst"  # tables too
 nb_mime_priority_overrides = [("html", "image/svg+xml", 0)]
 myst_enable_extensions = [
     "amsmath",
