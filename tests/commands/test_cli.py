@@ -255,7 +255,7 @@ def test_warmup_is_for_every_kernel():
     assert {rule.name for rule, which, _ in found if which == "step"} >= {rule.name for rule in RULES.values()}
     assert {which for _, which, _ in found} == {
         *("finite", "finite_squares", "norm", "quick_norm", "step", "measure", "prepare"),
-        *("large_measure", "small_measure"),
+        *("large_measure", "small_measure", "totals"),
     }
     assert (HESSIAN, "step", ()) in found and len(found) == len(set(found))
     both = warmup.kernels([OPTIMIZERS["sgd"](weight_decay=0.1, decoupled=True)], ("averaging", "lookahead"))
