@@ -43,7 +43,7 @@ def kernels(optimizers: Sequence[Optimizer], averages: Sequence[str] = ()) -> li
         found += [(rule.totalling, "totals", transforms)] if rule.totalling else []
         found += [(rule, "aligned", transforms)] if optimizer.cautious else []
         found += [(HESSIAN, "step", ())] if isinstance(optimizer, Sophia) else []
-    return found
+    return list(dict.fromkeys(found))  # rules share some
 
 
 def main(optimizers: Sequence[Optimizer], averages: Sequence[str] = ()) -> None:
