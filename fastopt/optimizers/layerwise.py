@@ -355,7 +355,7 @@ class Muon(Optimizer):
     lr: Number = number(0.001)
     momentum: Number = number(0.95)
     adjust: Literal["original", "match_rms_adamw"] = "original"
-    coefficients: Literal["original", "polar_express"] = "original"
+    coefficients: Literal["original", "polar_express"] = field(default="original", kw_only=True, repr=False)
     weight_decay: Number = field(default=number(0.1), kw_only=True, repr=False)
     decoupled: bool = field(default=True, kw_only=True, repr=False)
 

@@ -15,6 +15,10 @@ from fastopt.schedules import SCHEDULES
 from tests.conftest import ONE_OF_EACH_KIND, assert_same_bits
 
 
+PENALTIES = "l1", "l2_prox", "group_lasso"
+"""Settings that some rules refuse; tests/engine/test_proximal.py has them by schedule."""
+
+
 def settings_of(rule):
     """Every float hyperparameter of a rule as a schedule, and shared settings that need the kernels of
     tests/engine/test_processing.py, so that none are compiled for these tests alone.
@@ -22,7 +26,7 @@ def settings_of(rule):
     every = {
         name: schedules.Linear(getattr(OPTIMIZERS[rule](), name), 0.9 * getattr(OPTIMIZERS[rule](), name), 7)
         for name in OPTIMIZERS[rule]._hyperparameters()
-        if isinstance(value := getattr(OPTIMIZERS[rule](), name), float) and value < math.inf
+        if isinstance(value := getattr(OPTIMIZERS[rule](), name), float) and value < math.inf and name not in PENALTIES
     }
     shared = {
         "weight_decay": schedules.Linear(0.1, 0.02, 7),
