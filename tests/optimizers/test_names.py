@@ -113,7 +113,7 @@ def test_parameters_are_not_given_to_an_optimizer(params):
     with pytest.raises(TypeError, match=r"SGD has no setting 'params': parameters go to update\(params, grads\)"):
         fastopt.SGD(params=params)
     # An array is one for each of many problems; without `batch_axis` it is refused at the first step.
-    with pytest.raises(TypeError, match="Adam: lr (must be a number|is an array)") as caught:
+    with pytest.raises(TypeError, match=r"Adam: lr (must be a number|is an array)") as caught:
         fastopt.Adam(lr=params).update(params, params)
     assert len(str(caught.value)) < 250
 

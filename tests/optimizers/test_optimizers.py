@@ -99,7 +99,7 @@ DEFAULTS = {
     "stable_adamw": {"lr": 0.001, "beta1": 0.9, "beta2": 0.99, "eps": 1e-6},
     "mars": {"lr": 0.003, "beta1": 0.95, "beta2": 0.99, "gamma": 0.025, "eps": 1e-8},
     "novograd": {"lr": 0.001, "beta1": 0.9, "beta2": 0.25, "eps": 1e-6},
-    "muon": {"lr": 0.001, "momentum": 0.95, "adjust": "original", "coefficients": "original"},
+    "muon": {"lr": 0.001, "momentum": 0.95, "adjust": "original"},
 }
 
 

@@ -14,7 +14,6 @@ from fastopt.optimizers import OPTIMIZERS
 from fastopt.schedules import SCHEDULES
 from tests.conftest import ONE_OF_EACH_KIND, assert_same_bits
 
-
 PENALTIES = "l1", "l2_prox", "group_lasso"
 """Settings that some rules refuse; tests/engine/test_proximal.py has them by schedule."""
 
