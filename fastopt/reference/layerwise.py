@@ -136,7 +136,7 @@ class Muon(Reference):
     lr: float = 0.001
     momentum: float = 0.95
     adjust: str = "original"
-    coefficients: str = "original"
+    coefficients: str = field(default="original", kw_only=True, repr=False)
     weight_decay: float = field(default=0.1, kw_only=True, repr=False)
     decoupled: bool = field(default=True, kw_only=True, repr=False)
     slots = ("m", "o")
