@@ -287,9 +287,9 @@ def test_a_step_is_one_call_whenever_it_is_to_run_on_one_thread(auto, monkeypatc
     for _ in range(60):
         in_parallel, before = optimizer._plan.tuner.choice.in_parallel, len(made)
         optimizer.update(params, params * 0)
-        if len(made) == before:
-            assert not in_parallel
-    assert 20 < len(made) < 50
+        if in_parallel:
+            assert len(made) > before
+    assert len(made) < 60
 
 
 @needs_two_cpus
