@@ -29,7 +29,7 @@ from bench.cases import array, checked_step
 from bench.conftest import environment
 from bench.ratios import interleaved
 from bench.selection import by_words, selected
-from fastopt import machine
+from fastopt import machine, tuning
 
 Bounds = dict[str, tuple[float, float]]
 """The largest share of a side's whole step, in the fast state and in the slow one."""
@@ -99,7 +99,12 @@ def loops(
 
 
 def alone(sizes: tuple[int, ...], other: ModuleType | None) -> Iterator[Row]:
-    """Adam on one large float32 array, beside the same traffic without arithmetic, and beside another checkout."""
+    """Adam on one large float32 array, beside the same traffic without arithmetic, and beside another checkout.
+
+    As it comes, as a trial of other forms would take more steps than there are here.
+    """
+    mode = tuning.mode()
+    tuning.set_tuning("off")
     for size in sizes:
         params = array(size)
         steps = [checked_step("adam", name, params) for name in ("fastopt", "limit")]
@@ -113,6 +118,7 @@ def alone(sizes: tuple[int, ...], other: ModuleType | None) -> Iterator[Row]:
         for number, name in enumerate(names, start=1):
             shares = seconds[0] / seconds[number]
             yield Row(f"adam float32 {size:,} alone", name, float(np.median(shares)), float(shares.min()), ALONE)
+    tuning.set_tuning(mode)
 
 
 @contextmanager
