@@ -240,7 +240,7 @@ def _adam(params: dict[str, np.ndarray], **settings: Any) -> Step:
 
 
 def constraints() -> None:
-    """What constraints cost: those of elements, in the step's pass, and those of rows, in one more.
+    """Costs of constraints: those of elements, in the step's pass, and those of rows, in one more.
 
     "clip" is the plain step and `np.clip` of each array, as one would write it.
     """

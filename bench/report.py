@@ -135,7 +135,7 @@ def readme(results: Results, states: Results) -> str:
         "",
         *_training(states, SHOWN),
         "",
-        _behind(results["groups"], results["date"]),
+        _behind(results),
         "",
         "![Time of a training step, gradient and optimizer](docs/source/explanation/benchmarks/training.svg)",
     ]
@@ -296,8 +296,9 @@ def _losses(groups: dict[str, Any]) -> Iterable[str]:
     )
 
 
-def _behind(groups: dict[str, Any], date: str) -> str:
+def _behind(results: dict[str, Any]) -> str:
     """One sentence on the losses, for the README."""
+    groups = results["groups"]
     found = _slower_cases(groups)
     if not found:
         return "fastopt was behind in no case of the benches."
@@ -306,8 +307,10 @@ def _behind(groups: dict[str, Any], date: str) -> str:
     for name, group, _, _ in found:
         by_name.setdefault(group, []).append(name)
     listed = "; ".join(f'{" and ".join(names)} in "{group}"' for group, names in by_name.items())
+    added = "and in what was added to it since " if "note" in results else ""
     return (
-        f"Where fastopt was behind in the last full run ({date}, {len(groups)} cases), by at most {most - 1:.0%}: "
+        f"Where fastopt was behind in the last full run ({results['date']}) {added}({len(groups)} cases), by at most "
+        f"{most - 1:.0%}: "
         f"{listed}. [All figures](https://fastopt.github.io/fastopt/explanation/benchmarks.html)."
     )
 

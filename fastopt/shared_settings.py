@@ -19,7 +19,7 @@ class SharedSettings:
     """The hyperparameters that all optimizers share; a rule's class adds its own."""
 
     on_nonfinite: Literal["propagate", "raise", "skip"] = field(default="propagate", kw_only=True, repr=False)
-    """What to do with gradients that are NaN or infinite, or, in a rule that squares them, so large that their squares
+    """How to treat gradients that are NaN or infinite, or, in a rule that squares them, so large that their squares
     are infinite (beyond 1.8e19 in float32, 1.3e154 in float64, after scale and clipping): "propagate" them into the
     parameters, as the textbook does; "raise" FloatingPointError before anything is written; "skip" the step, which then
     does not count."""

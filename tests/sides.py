@@ -141,7 +141,7 @@ class Sides:
         self.assert_same()
 
     def summed(self, key, gradient):
-        """What a rule sees of a gradient, as an array."""
+        """A gradient as a rule sees it, as an array."""
         if not isinstance(gradient, fastopt.Rows):
             return gradient.astype(self.params[key].dtype)
         dense = np.zeros_like(self.plain[key])

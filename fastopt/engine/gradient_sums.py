@@ -19,7 +19,7 @@ from fastopt.rows import Rows
 from fastopt.structure import NOTHING, Node
 
 SLOT = "gradient_sum"
-"""What the buffer is called in checkpoints and among slots."""
+"""The name of the buffer in checkpoints and among slots."""
 
 KINDS = "fiub"
 """The kinds of dtypes that gradients may have."""

@@ -13,7 +13,7 @@ from fastopt.foreign import is_array
 from fastopt.structure import is_container
 
 METHODS = ("named_parameters", "params", "parameters")
-"""What a model may call the method that returns its parameters."""
+"""Names that a model may give the method that returns its parameters."""
 
 OWN: Any = object()
 """Stands for gradients that the parameters have themselves."""

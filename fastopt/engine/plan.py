@@ -55,7 +55,7 @@ class Plan:
     """Of how many gradients those of this step are the sums."""
 
     projections: Projections | None = None
-    """What is done to rows, columns or whole arrays after the kernels."""
+    """The constraints on rows, columns or whole arrays, after the kernels."""
 
     tuner: Tuner | None = None
     """Where it may choose how steps run."""
@@ -190,7 +190,7 @@ class Plan:
         )
 
     estimates: Mapping[str, float] = MappingProxyType({})
-    """What the optimizer estimates from totals, of a step on its way: before it, then after it."""
+    """The optimizer's estimates from totals, of a step on its way: before it, then after it."""
 
     # -- the step ------------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from fastopt.engine.transform_scalars import NEUTRAL, SCALARS
 from fastopt.flat import Array
 
 ONLY = (np.add, np.subtract, np.multiply, np.true_divide, np.negative)
-"""What NumPy computes as Python does, to the bit."""
+"""Operations that NumPy computes as Python does, to the bit."""
 
 
 class _Exact(np.ndarray[Any, Any]):

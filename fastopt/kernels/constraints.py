@@ -52,4 +52,4 @@ BOUND_COLUMNS: dict[str, Callable[..., Any]] = {"lower_array": lower, "upper_arr
 """Those that take an element of an array, in the order in which they are applied, after all that take an amount."""
 
 COLUMNS = (*BOUND_COLUMNS, "mask")
-"""What has a column of the table, in the order of these columns."""
+"""Constraints that have a column of the table, in the order of these columns."""

@@ -27,7 +27,7 @@ BY_KEY = ("rows", "counts")
 
 
 VALUES, CODES, SCALES = "values", "codes", "scales"
-"""What is gathered of an array of the state: itself, or the two arrays of a compact one."""
+"""Parts of an array of the state that are gathered: itself, or the two arrays of a compact one."""
 
 
 class Storage(NamedTuple):
