@@ -49,6 +49,11 @@ def _renamed(source: str) -> str:
     return re.sub(rf'version\("{NAME}"\)', 'version("fastopt")', re.sub(r"\bfastopt\b", NAME, source))
 
 
+def rules() -> frozenset[str]:
+    """The rules of the checkout that was loaded; none before."""
+    return frozenset(importlib.import_module(f"{NAME}.optimizers").OPTIMIZERS) if NAME in sys.modules else frozenset()
+
+
 def optimizer(package: ModuleType, rule: str, **settings: Any) -> Any:
     """A package's optimizer of a rule."""
     return importlib.import_module(f"{package.__name__}.optimizers").OPTIMIZERS[rule](**settings)

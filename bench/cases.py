@@ -6,6 +6,7 @@ be the same expressions, within a stated tolerance where it rounds differently.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench import inplace
+from bench import beside, inplace
 from bench.inplace import InPlace
 from bench.limit import LIMITS, bytes_per_element
 from bench.peers import PEERS
@@ -88,6 +89,8 @@ def make(rule: str, implementation: str, **settings: Any) -> Any:
         return getattr(reference, OPTIMIZERS[rule].__name__)()
     if implementation == "textbook":
         return textbook(rule)
+    if implementation == "beside":
+        return beside.optimizer(sys.modules[beside.NAME], rule)
     return InPlace(rule) if implementation == "in place" else OPTIMIZERS[rule](**settings)
 
 

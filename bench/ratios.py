@@ -5,7 +5,8 @@ times and the median ratio are printed, with the median times. Nothing else shou
 dict, loop, dead, extras, constraints or rows; without it all are run. `--save` keeps a part for the page on
 benchmarks, which `python -m bench.report --kept --readme` then writes. PyTorch is compared where it is installed.
 
-"textbook" is the class as the book has it (`fastopt.experiments.textbook`), "in place" the best fair NumPy.
+"textbook" is the class as the book has it (`fastopt.experiments.textbook`), "in place" the best fair NumPy. With
+`--beside CHECKOUT` another checkout of fastopt takes turns too, in kernel, dict, loop and dead.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ from functools import partial
 from importlib.util import find_spec
 from itertools import cycle, pairwise
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -90,23 +90,28 @@ def rounded(number: Any) -> float:
     return float(f"{number:.4g}")
 
 
+def versions(rule: str) -> list[str]:
+    """This checkout's fastopt and, where it has the rule, the one beside it."""
+    return ["fastopt", *(["beside"] if rule in beside.rules() else [])]
+
+
 def kernel() -> None:
     """One array: beside the same traffic without arithmetic, NumPy and PyTorch."""
     for rule in (name for name, rule in RULES.items() if not rule.is_by_array):  # which read some arrays twice
         large = array(30_000_000, "float32")
-        names = ["fastopt", "limit"] + (["torch fused"] if HAS_TORCH and rule == "adam" else [])
+        names = [*versions(rule), "limit", *(["torch fused"] if HAS_TORCH and rule == "adam" else [])]
         seconds = interleaved([checked_step(rule, name, large) for name in names], 25, 2)
         moved = 30e6 * bytes_per_element(len(RULES[rule].state), 4)
         print(f"{moved / seconds[0].min() / 1e9:.1f} GB/s, ", end="")
         report(f"{rule}, 30 M", names, seconds)
     if HAS_TORCH:
         largest = array(100_000_000, "float32")
-        steps = [checked_step("adam", name, largest) for name in ("fastopt", "torch fused")]
-        report("adam, 100 M", ["fastopt", "torch fused"], interleaved(steps, 11, 1))
+        names = [*versions("adam"), "torch fused"]
+        report("adam, 100 M", names, interleaved([checked_step("adam", name, largest) for name in names], 11, 1))
     names = ["fastopt", "textbook", "in place"]
     report("adam, 30 M, NumPy", names, interleaved([checked_step("adam", name, large) for name in names], 7, 1))
     for size, turns, calls in ((1_000_000, 40, 20), (90_000, 60, 100), (1_000, 60, 500)):
-        names = ["fastopt", "limit", "textbook", "in place", *(["torch fused"] if HAS_TORCH else [])]
+        names = [*versions("adam"), "limit", "textbook", "in place", *(["torch fused"] if HAS_TORCH else [])]
         steps = [checked_step("adam", name, array(size, "float32")) for name in names]
         report(f"adam, {size:,}", names, interleaved(steps, turns, calls))
 
@@ -115,7 +120,7 @@ def dicts() -> None:
     """Dicts of arrays, BLAS idle."""
     models = {"-".join(map(str, sizes)): mlp(*sizes) for sizes in ((784, 40, 20, 10), (784, 100, 100, 100, 100, 10))}
     for model, params in (models | {"an embedding of 50,000 x 64": embedding()}).items():
-        names = ["fastopt", "flat", "textbook", "in place", *(["torch fused"] if HAS_TORCH else [])]
+        names = [*versions("adam"), "flat", "textbook", "in place", *(["torch fused"] if HAS_TORCH else [])]
         steps = [checked_step("adam", name, params) for name in names]
         turns, calls = (60, 5) if size_of(params) > 1_000_000 else (150, 20)
         report(f"adam, dict of {model}", names, interleaved(steps, turns, calls))
@@ -137,7 +142,7 @@ def loop() -> None:
     """Whole training steps, BLAS at its defaults."""
     for sizes, batch, calls in LOOPS:
         parameters = sum((a + 1) * b for a, b in pairwise(sizes))
-        names = ["fastopt", "textbook", "in place"]
+        names = [*versions("adam"), "textbook", "in place"]
         seconds = interleaved(
             [training_step(name, sizes, batch)[0] for name in names], 15 if parameters > 1e7 else 40, calls
         )
@@ -150,7 +155,7 @@ DYING = (("adam", 1.0, 1_500), ("adam", 3e-16, 8_000), ("adan", 1.0, 5_000))
 BLOCK = 25  # steps, of which the median is taken
 
 
-def dead(other: ModuleType | None = None) -> None:
+def dead() -> None:
     """100,000 numbers whose gradients are zero after the first step, as in dead units.
 
     Operations on subnormal numbers may be many times slower. State that decays gets among them, and products of it do
@@ -161,8 +166,8 @@ def dead(other: ModuleType | None = None) -> None:
         print(what)
         MEASURED[what] = {}
         sides = {"fastopt": partial(make, rule, "fastopt"), "without a flush": partial(_unflushed, rule)}
-        if other is not None:
-            sides["beside"] = partial(beside.optimizer, other, rule)
+        if rule in beside.rules():
+            sides["beside"] = partial(make, rule, "beside")
         for name, new in sides.items():
             usual = np.median(_dying(new(), 1.0, 200, living=True)[100:])
             blocks = np.median(_dying(new(), size, steps)[1:].reshape(-1, BLOCK), axis=1) / usual
@@ -347,13 +352,14 @@ PARTS: dict[str, Callable[[], None]] = {
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.ratios", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
-    parser.add_argument("--beside", metavar="CHECKOUT", help="the folder of another checkout of fastopt, for dead")
+    parser.add_argument("--beside", metavar="CHECKOUT", help="the folder of another checkout of fastopt")
     parser.add_argument(
         "--save", type=Path, nargs="?", const=FILE, metavar="FILE", help=f"keep the parts in JSON; default {FILE}"
     )
     options = parser.parse_args(arguments)
     chosen = selected(parser, options.parts, PARTS, by_words)
-    other = beside.load(options.beside) if options.beside else None
+    if options.beside:
+        beside.load(options.beside)
     print(f"threading layer {threads.layer()}, float32")
     kept: dict[str, Any] = {"parts": {}}
     if options.save and options.save.exists():
@@ -362,7 +368,7 @@ def main(arguments: list[str] | None = None) -> None:
         MEASURED.clear()
         if part == "dead":
             set_tuning("off")  # forms in turns would look like slow steps
-            dead(other)
+            dead()
             set_tuning("auto")
         else:
             PARTS[part]()

@@ -1,6 +1,7 @@
 """Bench scripts run, and put turns to the right state; those under pytest-benchmark run by themselves."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -75,12 +76,21 @@ def test_loop_gate_marks_rows_by_state():
 
 def test_dead_gradients_are_timed_and_kept(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(ratios, "DYING", (("adam", 1.0, 25),))
+    monkeypatch.delitem(sys.modules, beside.NAME, raising=False)
     for _ in range(2):
         ratios.main(["dead", "--save", str(tmp_path / "x.json")])
     parts = json.loads((tmp_path / "x.json").read_text())["parts"]
     (sides,) = parts["dead"]["cases"].values()
     assert set(sides) == {"fastopt", "without a flush"} and capsys.readouterr().out.count("us before, at worst") == 4
     assert "| case | fastopt | without a flush |" in list(ratio_tables.dead(parts["dead"]["cases"]))
+
+
+def test_ratios_beside_another_checkout(capsys, monkeypatch):
+    monkeypatch.setattr(ratios, "DYING", (("adam", 1.0, 25),))
+    monkeypatch.setattr(ratios, "LOOPS", (((20, 16, 2), 32, 1),))
+    ratios.main(["dead", "loop", "--beside", str(ROOT)])
+    assert capsys.readouterr().out.count("    beside ") == 2
+    assert ratios.versions("nothing of that name") == ["fastopt"]
 
 
 def test_ratios_become_tables():

@@ -1,4 +1,4 @@
-"""A plan whose steps are one call of C: of one dtype, on one thread, without anything that Python must see to."""
+"""A plan whose steps are one call of C: of one dtype, without anything that Python must see to."""
 
 from __future__ import annotations
 
@@ -12,24 +12,19 @@ from typing import Any, cast
 import numpy as np
 from numba.core import config
 
-from fastopt import tuning
+from fastopt import threads, tuning
 from fastopt.engine.containers import FLAT, Buffers, Container
 from fastopt.engine.launch import Launch
 from fastopt.engine.plan import Plan
 from fastopt.engine.step_counts import Counts
 from fastopt.flat import Array, FlatDict
 from fastopt.kernels import array_scan, flags, one_call
-from fastopt.kernels.compile import compiled_for_c, form_address
+from fastopt.kernels.compile import compiled_for_c, form_address, parallel_for_c
 from fastopt.kernels.stores import FORMS, PLAIN
 from fastopt.structure import LEAF, NOTHING, Node
 from fastopt.tuning import AS_THEY_COME, Choice
 
-# In a training loop Python's own code is no longer in the caches when a step begins: the phases of `step.make`, which
-# take 3 us in a row of steps, take 40 us after a gradient, as long as the kernel of 100,000 elements. To a step that
-# reads and writes more than this that is nothing.
-MOST_BYTES = 32_000_000
-
-# One that reads and writes more takes longer than a thread should be kept waiting for the GIL.
+# A step that reads and writes more than this takes longer than a thread should be kept waiting for the GIL.
 LONG_BYTES = 1_000_000
 
 METH_FASTCALL = 0x80
@@ -131,7 +126,7 @@ def call_for(plan: Plan, transforms: tuple[str, ...]) -> Call | None:
         plan.call, plan.call_transforms = None, transforms
         launch = plan.table.launches[0] if len(plan.table.launches) == 1 and plan.table.is_plain else None
         launch = None if plan.table.stored_launches else launch
-        if plan.check is not None and launch is not None and launch.moved_bytes < MOST_BYTES:
+        if plan.check is not None and launch is not None:
             kernel = launch.call(plan.table.rule, "step", transforms, Choice(PLAIN, in_parallel=False))[0]
             if isinstance(kernel, partial):
                 address, form = kernel.args
@@ -139,16 +134,10 @@ def call_for(plan: Plan, transforms: tuple[str, ...]) -> Call | None:
                 plan.words[one_call.STARTS] = launch.starts.ctypes.data
                 # Containers of numbers are not held meanwhile.
                 plan.words[one_call.TAKES_LONG] = launch.moved_bytes > LONG_BYTES and not plan.table.special_numbers
-                method = plan.check if plan.tuner is None else _tuned(plan, launch)
-                plan.call = method, tuple(plan.table.cohorts)
-    if plan.call is None or _choice(plan).threads_for(plan.table.launches[0].moved_bytes) > 1:
-        return None
+                plan.words[one_call.THREADS] = 1
+                is_small = plan.tuner is None and launch.moved_bytes < threads.SMALLEST_PARALLEL
+                plan.call = plan.check if is_small else _chosen(plan, launch), tuple(plan.table.cohorts)
     return plan.call  # type: ignore[no-any-return]
-
-
-def _choice(plan: Plan) -> Choice:
-    """How the next step is to run."""
-    return tuning.fixed() or (AS_THEY_COME if plan.tuner is None else plan.tuner.choice)
 
 
 STEPS, COUNTS = "_steps", "_counts"
@@ -233,28 +222,22 @@ def _flat(method: Any, layout: Any) -> Any:
     return call
 
 
-def _tuned(plan: Plan, launch: Launch) -> Any:
-    """The same in the form that a tuner chooses, which is told how long each step takes."""
+def _chosen(plan: Plan, launch: Launch) -> Any:
+    """The same in the form and on the threads that the table chooses, or a tuner, which is told how long it takes."""
     method, words, tuner, moved_bytes = plan.check, plan.words, plan.tuner, launch.moved_bytes
-    addresses = [form_address(form, launch.dtype) for form in range(len(FORMS))]
-    assert tuner is not None
+    addresses = [form_address(form, launch.dtype, ahead=launch.outgrows_caches) for form in range(len(FORMS))]
 
     def call(params: Any, grads: Any, scalars: Any, attributes: dict[str, Any], step: int, counts: Counts) -> int:
-        fixed = tuning.fixed()
-        if fixed is not None:
-            if fixed.threads_for(moved_bytes) > 1:
-                return 0
-            words[one_call.FORM] = addresses[PLAIN]
-            return method(params, grads, scalars, attributes, step, counts)  # type: ignore[no-any-return]
-        begin = tuner.begin()
-        if tuner.choice.threads_for(moved_bytes) > 1:
-            return 0
-        words[one_call.FORM] = addresses[tuner.choice.form]
+        measuring, choice, begin = None if tuning.fixed() else tuner, AS_THEY_COME, 0
+        if measuring is not None:
+            begin, choice = measuring.begin(), measuring.choice
+        count = choice.threads_for(moved_bytes)
+        if count > 1:
+            words[one_call.PARALLEL] = parallel_for_c()
+        words[one_call.THREADS], words[one_call.FORM] = count, addresses[choice.form]
         done: int = method(params, grads, scalars, attributes, step, counts)
-        if begin and done:
-            tuner.end(begin)
-            if tuner.choice.threads_for(moved_bytes) > 1:  # the next one is not one call
-                attributes["_calls"] = ()
+        if begin and done and measuring is not None:
+            measuring.end(begin)
         return done
 
     return call

@@ -198,7 +198,6 @@ def block_function(function: Callable[..., int]) -> Any:
     return through_cache(lambda: CFunc(clone(function, name, {}), signature, {}, FLAGS), CFunc.compile)
 
 
-@cache
 def compiled(
     function: Callable[..., Any], *signature: Any, nogil: bool = False, in_parallel: bool = False
 ) -> Callable[..., Any]:
@@ -208,6 +207,19 @@ def compiled(
     """
     if config.DISABLE_JIT:
         return function
+    overload = _overload(function, signature, nogil, in_parallel)
+    return overload.entry_point  # type: ignore[no-any-return]  # skips numba's look-up of types at every call
+
+
+@cache
+def parallel_for_c() -> int:
+    """The address of `loops.parallel`, compiled, for calls from C."""
+    overload = _overload(parallel, DRIVER, nogil=True, in_parallel=True)
+    return int(overload.library.get_pointer_to_function(overload.fndesc.llvm_cfunc_wrapper_name))
+
+
+@cache
+def _overload(function: Callable[..., Any], signature: tuple[Any, ...], nogil: bool, in_parallel: bool) -> Any:
     flags = {**FLAGS, "nogil": nogil}
     digest = f"{'parallel' if in_parallel else 'serial'}_{digest_of(function)}"
     copied = clone(function, f"{function.__name__}_{digest}", helpers(function, digest, njit(**flags, **INNER)))
@@ -215,7 +227,7 @@ def compiled(
         lambda: njit(parallel=in_parallel, **flags)(copied), lambda dispatcher: dispatcher.compile(signature)
     )
     (overload,) = dispatcher.overloads.values()
-    return overload.entry_point  # type: ignore[no-any-return]  # skips numba's look-up of types at every call
+    return overload
 
 
 @cache

@@ -51,8 +51,9 @@ MISFIT, DONE = 0, 1
     LIST, NODES, NODE_COUNT, CHILDREN, CHILD_COUNT,  # the containers of the arrays, see below
     PARAMETER_NODES, GRADIENT_NODES,  # room for their addresses
     TAKES_LONG,  # whether other threads may run beside the kernel
-) = range(42)  # fmt: skip
-WORDS = 42
+    THREADS, PARALLEL,  # how many a step takes, and if more than one, the address of `loops.parallel`
+) = range(44)  # fmt: skip
+WORDS = 44
 
 # Columns of `nodes`, the table of containers, each behind the one that holds it.
 NODE_KIND = 0  # address of the type that one of parameters must have
@@ -113,13 +114,13 @@ def one_call(self, arguments, count):
             keep(peek(items[0] + 8 * number))
             keep(peek(items[1] + 8 * number))
         thread = let_others_run()
-        walk(word(plan, KERNEL), word(plan, FORM), table, starts, 0, starts[-1])
+        _run(plan, table, starts)
         wait_for_turn(thread)
         for number in range(count):
             release(peek(items[0] + 8 * number))
             release(peek(items[1] + 8 * number))
     else:
-        walk(word(plan, KERNEL), word(plan, FORM), table, starts, 0, starts[-1])
+        _run(plan, table, starts)
 
     for leaf in range(count):
         staged = leaves[leaf, STAGED]
@@ -133,6 +134,15 @@ def one_call(self, arguments, count):
     if set_item(settings, word(plan, COUNTS), peek(arguments + 40)) != 0:
         return 0
     return integer(DONE)
+
+
+def _run(plan, table, starts):
+    """Runs the kernel, on one thread or several."""
+    kernel, form, threads = word(plan, KERNEL), word(plan, FORM), word(plan, THREADS)
+    if threads > 1:
+        call_parallel(word(plan, PARALLEL), kernel, form, table, starts, threads)
+    else:
+        walk(kernel, form, table, starts, 0, starts[-1])
 
 
 def _collect(plan, arrays, items, held, exact):
@@ -349,6 +359,20 @@ def new_float(typingctx: Any, address: Any) -> Any:
         return builder.ptrtoint(builder.call(function, [number]), _INT64)
 
     return types.int64(types.int64), codegen
+
+
+@intrinsic
+def call_parallel(typingctx: Any, address: Any, kernel: Any, form: Any, table: Any, starts: Any, threads: Any) -> Any:
+    """Calls the compiled `loops.parallel` at an address, by the interface that numba gives it for C."""
+    kinds = types.int64, types.int64, table, starts, types.int64
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        address, *arguments = args
+        parallel = ir.FunctionType(_POINTER, [context.get_value_type(kind) for kind in kinds])
+        builder.call(builder.inttoptr(address, parallel.as_pointer()), arguments)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, *kinds), codegen
 
 
 @intrinsic

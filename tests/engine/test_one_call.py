@@ -13,10 +13,11 @@ import pytest
 from numba.core import config
 
 import fastopt
-from fastopt import threads
+from fastopt import threads, tuning
 from fastopt.engine import step
 from fastopt.kernels import RULES
 from fastopt.kernels.flags import CHECK
+from fastopt.kernels.one_call import THREADS
 from tests.conftest import Pair, assert_same_bits, python
 
 pytestmark = pytest.mark.skipif(CHECK or bool(config.DISABLE_JIT), reason="steps are in pure Python")
@@ -121,6 +122,30 @@ def test_threads_that_are_asked_for_are_used(monkeypatch):
     with threads.exactly(1):
         optimizer.update(params, params)
     assert asked
+
+
+@pytest.mark.skipif(threads.layer() is None or threads.most() == 1, reason="one thread")
+@pytest.mark.parametrize("mode", ["off", "auto"])
+def test_steps_on_several_threads_are_one_call_with_the_same_bits(mode, rng, in_one_call):
+    before = tuning.mode()
+    fastopt.set_tuning(mode)
+    try:
+        pair, fast = Pair("adam"), {"W": rng.standard_normal((300, 401)), "b": rng.standard_normal(20_000)}
+        plain, counts = copy.deepcopy(fast), []
+        for number in range(40):
+            if number == 3:
+                in_one_call()
+            limit = 1 if mode == "off" and number % 2 else None
+            with threads.num_threads(limit):
+                pair.update(fast, plain, {key: rng.standard_normal(value.shape) for key, value in fast.items()})
+            if number > 3:
+                counts.append(int(pair.fast._plan.words[THREADS]))
+    finally:
+        fastopt.set_tuning(before)
+    assert set(counts) == {1, threads.most()}
+    for key in fast:
+        assert_same_bits(fast[key], plain[key])
+    pair.assert_same_state()
 
 
 def wrong():

@@ -77,6 +77,28 @@ for generation in range(3):
 
 
 @needs_layer
+@pytest.mark.skipif(not hasattr(sys.modules["os"], "fork"), reason="no fork")
+def test_a_forked_child_goes_on_with_an_optimizer_that_took_several_threads():
+    code = (
+        SETUP
+        + """
+params, grads, optimizer = np.ones(4_000_000), np.ones(4_000_000), fastopt.SGD(lr=0.125)
+for _ in range(4):
+    optimizer.update(params, grads)
+child = os.fork()
+for _ in range(2):
+    optimizer.update(params, grads)
+assert (params == 0.25).all()
+if child:
+    _, status = os.waitpid(child, 0)
+    os._exit(0 if status == 0 else 1)
+print("stepped", flush=True)
+"""
+    )
+    assert python(code).stdout.count("stepped") == 1
+
+
+@needs_layer
 def test_python_threads_step_different_optimizers():
     code = (
         SETUP

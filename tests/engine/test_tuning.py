@@ -10,7 +10,6 @@ import pytest
 
 import fastopt
 from fastopt import machine, threads, tuning
-from fastopt.engine import step
 from fastopt.kernels.stores import BURST, FORMS, NONTEMPORAL, PLAIN, PREFETCH
 from fastopt.tuning import Choice, Tuner
 from tests.conftest import python
@@ -272,24 +271,6 @@ def test_bits_do_not_depend_on_trials(auto, size):
         if mode == "auto" and size > LARGE and threads.most() > 1:
             assert {each.choice.in_parallel for each in optimizer._plan.tuner._all if each.updates} == {True, False}
     np.testing.assert_array_equal(*results)
-
-
-@needs_two_cpus
-def test_a_step_is_one_call_whenever_it_is_to_run_on_one_thread(auto, monkeypatch):
-    optimizer, params = fastopt.Adam(), np.ones(150_000, np.float32)
-    for _ in range(3):
-        optimizer.update(params, params * 0)
-    if threads.most() == 1:
-        pytest.skip("there is one thread")
-    made = []
-    make = step.make
-    monkeypatch.setattr(step, "make", lambda *given: (made.append(1), make(*given)))
-    for _ in range(60):
-        in_parallel, before = optimizer._plan.tuner.choice.in_parallel, len(made)
-        optimizer.update(params, params * 0)
-        if in_parallel:
-            assert len(made) > before
-    assert len(made) < 60
 
 
 @needs_two_cpus
