@@ -46,7 +46,7 @@ def parameter(owner: str, name: str, value: Any) -> Array:
         )
     if not is_number(value):
         raise TypeError(
-            f"{owner}: {name} is of type {type(value).__name__}, expected an array of floats or complex numbers, or a number; "
+            f"{owner}: {name} is of type {type(value).__name__}, expected a float or complex array or a number; "
             f"{conversion(name, value) or f'convert it once: {name} = np.array({name}, dtype=np.float64)'}"
         )
     try:
