@@ -70,7 +70,7 @@ ANY_NUMBER = (-math.inf, math.inf, False)
 SWITCHES = (
     *("damp_first", "lr_in_velocity", "bias_correction", "safeguard_warmup"),
     *("decoupled", "maximize", "centralize", "frozen", "nonnegative"),
-    *("unit_norm", "simplex"),
+    *("unit_norm", "simplex", "normalize_rows"),
     *CAUTION,
 )
 
