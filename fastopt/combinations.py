@@ -334,8 +334,8 @@ def check(owner: Any, settings: Mapping[str, Any]) -> None:
 
     owner : the class of the optimizer, whose defaults count where `settings` has nothing
     """
-    own = SimpleNamespace(**{name: settings.get(name, getattr(owner, name, None)) for name in SETTINGS})
-    _check(owner.__name__, {name for name, feature in FEATURES.items() if feature.is_there(owner, own)})
+    merged = SimpleNamespace(**{name: settings.get(name, getattr(owner, name, None)) for name in SETTINGS})
+    _check(owner.__name__, {name for name, feature in FEATURES.items() if feature.is_there(owner, merged)})
 
 
 def check_step(owner: str, there: Mapping[str, bool]) -> None:

@@ -75,12 +75,12 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, T
 
     def __new__(cls, *values: Any, **settings: Any) -> Self:
         """Refuses parameters and unknown settings, with the name that they have here."""
-        known = cls._hyperparameters()
-        if values or not settings.keys() <= {*known}:
+        settable = cls._hyperparameters()
+        if values or not settings.keys() <= {*settable}:
             expected = signature(cls.__init__).parameters.values()  # which a subclass may have of its own
             if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in expected) and cls is not Optimizer:
                 taken = [parameter.name for parameter in expected][1:]
-                checks.arguments(cls.__name__, values if taken[:1] == known[:1] else (), settings, taken)
+                checks.arguments(cls.__name__, values if taken[:1] == settable[:1] else (), settings, taken)
         return super().__new__(cls)
 
     # Not annotated, which would make hyperparameters of them.

@@ -94,13 +94,13 @@ def load(optimizer: Any, path: str | os.PathLike[str], params: Any, strict: bool
     mismatch = load_state_dict(optimizer, saved, strict, name, cast, dtypes, loading.writes())
     node = containers.container_of(owner, params).node
     optimizer.__dict__["_node"] = containers.joined(optimizer._node, node)
-    for known, more in (
+    for keys, more in (
         (mismatch.missing, loading.missing),
         (mismatch.unexpected, loading.unexpected),
         (mismatch.reshaped, loading.reshaped),
     ):
-        there = set(known)
-        known.extend(key for key in (None if key is BARE else key for key in more) if key not in there)
+        there = set(keys)
+        keys.extend(key for key in (None if key is BARE else key for key in more) if key not in there)
     return mismatch
 
 
@@ -133,12 +133,12 @@ def _pack(owner: str, saved: dict[str, Any]) -> tuple[dict[str, Array], dict[str
     tensors |= by_problem.pack(settings, saved.get("problems"))
     constraints: dict[str, Array] = {}
     groups = _plain_groups(owner, settings.pop("groups"), constraints)
-    wanted = {
+    of_averages = {
         name: {key: _plain(owner, f"{key} of {name}", part) for key, part in averages.to_dict(value).items()}
         for name in SLOTS
         if (value := settings.pop(name)) is not None
     }
-    hyperparameters = {name: _plain(owner, name, value, constraints) for name, value in settings.items()} | wanted
+    hyperparameters = {name: _plain(owner, name, value, constraints) for name, value in settings.items()} | of_averages
     if groups:  # files without any, and without averages, stay readable for versions that know none
         hyperparameters["groups"] = groups
     metadata = {
@@ -166,7 +166,7 @@ def _pack(owner: str, saved: dict[str, Any]) -> tuple[dict[str, Array], dict[str
             [None if key is BARE else _encoded(owner, key), *count.values()] for key, count in saved["counts"].items()
         ]
         metadata |= {"counts": json.dumps(counts), "format": "3"}
-    if any(name in LATER for own in (settings, *(own for *_, own in groups)) for name in own):
+    if any(name in LATER for some in (settings, *(some for *_, some in groups)) for name in some):
         metadata["format"] = "4"
     tensors |= constraints
     if "estimates" in saved:
@@ -312,7 +312,7 @@ def _restored(settings: Any, tensors: dict[str, Array]) -> Any:
     """Undo `_plain`; takes what settings are made of out of the tensors."""
     if not isinstance(settings, dict):
         return settings
-    found: dict[str, Any] = {
+    restored: dict[str, Any] = {
         name: averages.from_dict(name, _restored(value, tensors))
         if name in SLOTS
         else setting_arrays.restored(value, tensors, _decoded)
@@ -322,12 +322,12 @@ def _restored(settings: Any, tensors: dict[str, Array]) -> Any:
         else value
         for name, value in settings.items()
     }
-    if "groups" in found:
-        found["groups"] = {
+    if "groups" in restored:
+        restored["groups"] = {
             PREDICATES[selector] if predicate else _decoded(selector): _restored(group, tensors)
-            for predicate, selector, group in found["groups"]
+            for predicate, selector, group in restored["groups"]
         }
-    return found
+    return restored
 
 
 def _encoded(owner: str, key: Hashable) -> Any:

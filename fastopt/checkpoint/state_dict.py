@@ -132,10 +132,10 @@ def load_state_dict(
     if strict and any(mismatch):
         raise CheckpointError(checks.mismatch(owner, source, mismatch._asdict(), current or {}, layouts))
 
-    found = layouts
+    saved_layouts = layouts
     if current is not None:
         layouts = {
-            key: layout._replace(storage=found[key].storage) if key in found else layout
+            key: layout._replace(storage=saved_layouts[key].storage) if key in saved_layouts else layout
             for key, layout in current.items()
         }
     loaded: State | None = None
@@ -186,13 +186,13 @@ def load_state_dict(
     return Mismatch(missing, unexpected, reshaped, mismatch.settings)
 
 
-def _estimates(owner: str, found: Any) -> dict[str, float]:
+def _estimates(owner: str, estimates: Any) -> dict[str, float]:
     """The numbers that a rule with totals keeps."""
-    if not isinstance(found, Mapping) or not all(
-        isinstance(name, str) and isinstance(value, float) for name, value in found.items()
+    if not isinstance(estimates, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, float) for name, value in estimates.items()
     ):
-        raise TypeError(f"{owner}: estimates are {found!r:.100}, expected a dict of numbers by name")
-    return dict(found)
+        raise TypeError(f"{owner}: estimates are {estimates!r:.100}, expected a dict of numbers by name")
+    return dict(estimates)
 
 
 _COUNTS = "steps", "averages"
@@ -226,7 +226,7 @@ def same_rule(optimizer: Any, rule: Any, source: str) -> None:
 
 
 def _settings(optimizer: Any, settings: Any, source: str) -> dict[str, Any]:
-    kind, known = type(optimizer), {*optimizer._hyperparameters()} - {"groups", *SLOTS}
+    kind, settable = type(optimizer), {*optimizer._hyperparameters()} - {"groups", *SLOTS}
     if not isinstance(settings, Mapping):
         raise CheckpointError(
             f"{kind.__name__}: hyperparameters in {source} are {type(settings).__name__}, expected a dict"
@@ -234,7 +234,7 @@ def _settings(optimizer: Any, settings: Any, source: str) -> dict[str, Any]:
     try:
         checked = {
             str(name): hyperparameters.hyperparameter(kind.__name__, name, value)
-            if name in known or hyperparameters.is_hyperparameter(name)
+            if name in settable or hyperparameters.is_hyperparameter(name)
             else value
             for name, value in settings.items()
         }

@@ -35,7 +35,7 @@ class Projections:
 
     def __init__(self, table: Table, settings: Any) -> None:
         self._table = table
-        found: dict[tuple[int, str], list[tuple[Leaf, int | None]]] = defaultdict(list)
+        leaves_by_kind: dict[tuple[int, str], list[tuple[Leaf, int | None]]] = defaultdict(list)
         launches = [number for number, launch in enumerate(table.launches) for _ in launch.scalar_rows]
         in_order = sorted(table.active, key=lambda leaf: leaf.row)
         for leaf, number in zip(in_order, launches, strict=True):
@@ -47,10 +47,12 @@ class Projections:
                 combinations.check_step(table.owner, there)
                 axis = of_group.get("constraint_axis", settings.constraint_axis)
                 constraints.check_axis(table.owner, table.name(leaf.key), leaf.layout.shape, axis)
-                found[number, kind].append((leaf, axis))
+                leaves_by_kind[number, kind].append((leaf, axis))
         self._launches = [
             _Launch(kind, [leaf for leaf, _ in some], [axis for _, axis in some], number)
-            for (number, kind), some in sorted(found.items(), key=lambda item: list(PROJECTIONS).index(item[0][1]))
+            for (number, kind), some in sorted(
+                leaves_by_kind.items(), key=lambda item: list(PROJECTIONS).index(item[0][1])
+            )
         ]
 
     def write_amounts(self, settings_by_row: list[Any], steps: list[int]) -> None:

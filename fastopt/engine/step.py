@@ -104,9 +104,9 @@ class Step:
         self.summed, self.more = summed, cast("dict[str, Any]", {})
         self.attributes: dict[str, Any] = optimizer.__dict__
         self.number = optimizer._steps + 1
-        known = self.attributes.get("_plan")
-        if known is not None and known.tuner is not None:
-            known.tuner.entered = perf_counter_ns()
+        plan = self.attributes.get("_plan")
+        if plan is not None and plan.tuner is not None:
+            plan.tuner.entered = perf_counter_ns()
         # Calls of the step before do not fit where this one ends halfway.
         self.previous_calls, self.attributes["_calls"] = self.attributes.get("_calls", ()), ()
 

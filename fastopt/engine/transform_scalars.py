@@ -101,7 +101,7 @@ def with_prox(
 
     steps : the step count of each row
     """
-    found = []
+    extended = []
     for row, settings, step in zip(rows, settings_by_row, steps, strict=True):
         scalars = list(row)
         for name in PROXIMAL:
@@ -111,8 +111,8 @@ def with_prox(
                 if name == "l2_prox" and rule.metric is None:
                     amount /= 1 + amount
                 scalars[len(rule.scalars) + transforms[::-1].index(name)] = amount
-        found.append(tuple(scalars))
-    return found
+        extended.append(tuple(scalars))
+    return extended
 
 
 class TooLarge(ArithmeticError):

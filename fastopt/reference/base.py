@@ -165,7 +165,7 @@ class Reference:
         """Before a step, adds up over all parameters what a rule with totals needs."""
         if type(self).totals is Reference.totals:
             return
-        found = []
+        sums = []
         self.before.clear()
         self.before.update(self.estimates)
         for key, g in seen.items():
@@ -173,9 +173,9 @@ class Reference:
             part._iter = self.counts[key] + 1
             both = part.totals(p, part._processed(p, g, scale), *[getattr(self, slot)[key] for slot in self.slots])
             assert both is not None
-            found.append(both)
-        if found:
-            self.estimates.update(self.estimate(*map(total, zip(*found, strict=True))))
+            sums.append(both)
+        if sums:
+            self.estimates.update(self.estimate(*map(total, zip(*sums, strict=True))))
 
     def metric(self, *state: Array) -> Array | None:
         """By what the effective learning rate of each element is divided; None where they are all alike."""
@@ -192,14 +192,14 @@ class Reference:
             self.averages.setdefault(key, 0)
         for slot in self.slots:
             start = self.start_values().get(slot, 0.0)
-            known = getattr(self, slot) or {}
+            present = getattr(self, slot) or {}
             setattr(
                 self,
                 slot,
-                _with_more(known, params, np.copy if start is None else partial(np.full_like, fill_value=start)),
+                _with_more(present, params, np.copy if start is None else partial(np.full_like, fill_value=start)),
             )
             for key, p in params.items() if start else ():
-                if key not in known:
+                if key not in present:
                     arrays = [getattr(self, slot)[key] if name == slot else None for name in self.slots]
                     self._store(key, as_array(p), arrays, self._part(key, as_array(p)), 0)
         if self.lookahead is not None:
@@ -312,8 +312,8 @@ class Reference:
 def _with_more(
     slot: dict[Any, Array] | None, params: dict[Any, Any], start: Callable[[Array], Array]
 ) -> dict[Any, Array]:
-    known = slot or {}
-    return known | {key: start(as_array(p)) for key, p in params.items() if key not in known}
+    present = slot or {}
+    return present | {key: start(as_array(p)) for key, p in params.items() if key not in present}
 
 
 def _summed(gradient: Rows, distinct: Array, dtype: Any) -> Array:
