@@ -85,6 +85,8 @@ FEATURES: dict[str, Feature] = {
     "gradients that are Rows": Feature((), _of_a_step),
     "Rows(..., exact=True)": Feature((), _of_a_step),
     "Sharded": Feature((), _of_a_step),
+    "a rule of whole matrices": Feature((), lambda owner, own: owner._rule.prepare is not None),
+    "complex parameters": Feature((), _of_a_step),
 }
 """By the name that the table and the errors have for it."""
 
@@ -322,6 +324,20 @@ TABLE: tuple[Combination, ...] = (
         "give each process problems, and an optimizer, of its own",
     ),
     Combination("mask", "Sharded", "each process has a share of the parameters only", "set gradients to zero instead"),
+    *(
+        Combination("complex parameters", other, reason, advice)
+        for other, reason, advice in (
+            ("bounds", "complex numbers have no order", "hand in z.view(float), whose bounds are those of both parts"),
+            ("l1 or l2_prox", "parts would go to zero one by one", "use weight_decay, or hand in z.view(float)"),
+            ("simplex", "complex numbers have no order", "use unit_norm, which keeps the sum of |z|**2 at one"),
+            ("centralize", "the means would be of both parts together", "subtract the mean yourself"),
+            ("a rule of whole matrices", "it would see another matrix", "use AdamW for complex matrices"),
+            ("compact state", "it is for float32 parameters", "give them a group with state_storage='float32'"),
+            ("gradients that are Rows", "rows of pairs are not added up", "hand in z.view(float), and Rows of it"),
+            ("batch_axis", "problems are of real numbers", "hand in z.view(float) of shape (problems, ...)"),
+            ("Sharded", "a share of the parameters may end within a number", "hand in z.view(float)"),
+        )
+    ),
 )
 """All of them; what is not here works together."""
 
@@ -341,6 +357,14 @@ def check(owner: Any, settings: Mapping[str, Any]) -> None:
 def check_step(owner: str, there: Mapping[str, bool]) -> None:
     """The same for features of which it shows only at a step whether they are there; `owner` is a name."""
     _check(owner, {name for name, is_there in there.items() if is_there})
+
+
+def check_complex(owner: Any, settings: Any) -> None:
+    """The same for the settings of complex parameters at a step."""
+    others = {row.other for row in TABLE if row.one == "complex parameters"}
+    _check(
+        owner.__name__, {"complex parameters", *(name for name in others if FEATURES[name].is_there(owner, settings))}
+    )
 
 
 def _check(owner: str, there: set[str]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fastopt.flat import Array
+from fastopt.pairs import pairs
 
 NO_BOUNDS = (-math.inf, math.inf)
 
@@ -200,6 +201,17 @@ def check_axis(owner: str, name: str, shape: tuple[int, ...], axis: int | None) 
         )
 
 
+def check_complex_axis(owner: str, name: str, shape: tuple[int, ...], order: str, axis: int | None) -> None:
+    """Raises where the elements of a group of complex ones do not lie next to one another, as pairs of them must."""
+    nearest = len(shape) - 1 if order == "C" else 0
+    if axis is not None and len(shape) > 1 and axis % len(shape) != nearest:
+        raise ValueError(
+            f"{owner}: constraint_axis is {axis}, but {name} is complex, of shape {shape} in the order {order}, so it "
+            f"must be {nearest}, along which elements lie next to one another, or None for the whole array; transpose "
+            "it"
+        )
+
+
 def columns_for(optimizer: Any) -> Columns | None:
     """The maker of the columns of a plan's table; None where no setting calls for any."""
     groups = optimizer.groups.data.values()
@@ -245,7 +257,8 @@ class Columns:
 
     def _column(self, what: str, name: str, array: Array, like: Array) -> Array:
         try:
-            like[...] = array
+            numbers = pairs(like)
+            numbers[...] = array if numbers is like else np.broadcast_to(array, like.shape)[..., None]
         except ValueError:
             raise ValueError(
                 f"{self._owner}: {what} has shape {array.shape}, which does not broadcast to that of {name}, "

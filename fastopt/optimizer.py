@@ -160,13 +160,14 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, T
         Parameters
         ----------
         params : dict of arrays, FlatDict, one array, or nested containers
-            float32 or float64 arrays of any shape and strides, both dtypes if you like, in a dict or in nested lists,
-            tuples, dicts, namedtuples and dataclasses. Plain numbers in dicts and lists work too: they are replaced.
-            The same array under several keys is updated once per key. Arrays of other libraries in the memory of the
-            CPU (PyTorch's) are written in place. A key that is new begins with fresh state and a step count of its own;
-            one that is gone keeps its state until `forget`.
+            float32, float64, complex64 or complex128 arrays of any shape and strides, of several dtypes if you like, in
+            a dict or in nested lists, tuples, dicts, namedtuples and dataclasses. Complex numbers step as pairs of real
+            ones, and so does their state; their gradient is dL/dx + i dL/dy, which is 2 dL/d conj(z). Plain numbers in
+            dicts and lists work too: they are replaced. The same array under several keys is updated once per key.
+            Arrays of other libraries in the memory of the CPU (PyTorch's) are written in place. A key that is new
+            begins with fresh state and a step count of its own; one that is gone keeps its state until `forget`.
         grads : the same structure, with at least the keys of `params`
-            Gradients of the shapes of the parameters. Another real dtype or memory layout is converted first. None
+            Gradients of the shapes of the parameters. Another dtype or memory layout is converted first. None
             leaves a parameter, or a whole branch, and its state as they are; `Rows` are the gradient of some rows only.
             Leave it out after `accumulate`, for a step with the mean of what that was given; and where parameters are
             objects with `.data` and `.grad`, or a model that returns such objects by `.params()` or `.parameters()`:

@@ -17,6 +17,7 @@ import numpy as np
 from fastopt import blas, compare, machine, names
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers import OPTIMIZERS
+from fastopt.pairs import pairs
 from fastopt.profile_report import report
 
 WARM_UP = 20  # steps in which caches fill and kernels compile
@@ -341,10 +342,11 @@ def _like(optimizer: Any, rule: str) -> Optimizer:
 
 
 def _arrays(values: Any) -> list[Any]:
-    """Arrays of a dict, of a list or alone; those that are not of a float dtype count as float64."""
+    """Arrays of a dict, of a list or alone; those of other dtypes count as float64, complex numbers as two."""
     if isinstance(values, Mapping):
         values = list(values.values())
     arrays = [np.asarray(value) for value in (values if isinstance(values, (list, tuple)) else [values])]
+    arrays = [pairs(array) for array in arrays]
     return [array if array.dtype in (np.float32, np.float64) else array.astype(np.float64) for array in arrays]
 
 

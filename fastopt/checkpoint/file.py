@@ -28,13 +28,14 @@ from fastopt.engine.state import layout_of
 from fastopt.flat import Array
 from fastopt.groups import PREDICATES, Groups
 from fastopt.kernels.averages import SLOTS
+from fastopt.pairs import is_complex, joined, pairs
 from fastopt.schedules import from_dict, to_dict
 from fastopt.shared_settings import SharedSettings
 
-FORMAT = 4
+FORMAT = 5
 """The version of what the file holds: 1 where there are no parameters, 3 where there is compact state or leaves have
-step counts of their own, 4 where gradients are accumulated or parameters constrained; one with a higher number is
-refused."""
+step counts of their own, 4 where gradients are accumulated or parameters constrained, 5 where numbers are complex; one
+with a higher number is refused."""
 
 LATER = ("bounds", "nonnegative", "l1", "l2_prox", "mask", "constraint_axis", *PROJECTIONS)
 """Settings that a file names only where they are not the default, so that versions without them can read it."""
@@ -175,6 +176,11 @@ def _pack(owner: str, saved: dict[str, Any]) -> tuple[dict[str, Array], dict[str
         metadata["format"] = "4"
     if "accumulated" in saved:
         metadata |= {"accumulated": sums.pack(saved["accumulated"], tensors, partial(_encoded, owner)), "format": "4"}
+    names = sorted(tensors)
+    if numbers := [number for number, name in enumerate(names) if is_complex(tensors[name].dtype)]:
+        # As pairs, since safetensors has no complex128.
+        tensors |= {names[number]: pairs(tensors[names[number]]) for number in numbers}
+        metadata |= {"complex": json.dumps(numbers), "format": "5"}
     if len(metadata["hyperparameters"]) > LONGEST:
         raise CheckpointError(
             f"{owner}: the groups or schedules of its hyperparameters are too long for a file; make them shorter"
@@ -214,6 +220,8 @@ def _unpack(optimizer: Any, tensors: dict[str, Array], metadata: Any, name: str)
         longest["params"] = longest["keys"]
     if "accumulated" in metadata:
         longest["accumulated"] = longest["keys"] + LONGEST
+    if "complex" in metadata:
+        longest["complex"] = longest["fortran"]
     metadata.setdefault("averaged", "0")
     metadata.setdefault("estimates", "{}")
     for field, most in (
@@ -221,6 +229,9 @@ def _unpack(optimizer: Any, tensors: dict[str, Array], metadata: Any, name: str)
     ).items():
         if len(metadata[field]) > most:
             raise CheckpointError(f"{name} is no checkpoint of fastopt: its {field} are too long")
+    in_order = sorted(tensors)
+    for number in json.loads(metadata.get("complex", "[]")):
+        tensors[in_order[number]] = joined(tensors[in_order[number]])
     params = with_params.unpack(tensors, metadata["params"], _decoded) if "params" in metadata else None
     keys = json.loads(metadata["keys"])
     fortran = set(json.loads(metadata["fortran"]))

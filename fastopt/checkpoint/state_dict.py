@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastopt import averages, checks, hyperparameters, leaves
+from fastopt import array_checks, averages, checks, hyperparameters, leaves
 from fastopt.checkpoint import with_params
 from fastopt.checks import CheckpointError as CheckpointError
 from fastopt.engine import catch_up
@@ -285,9 +285,11 @@ def _state(
                     raise CheckpointError(
                         f"{owner}: {slot}[{key!r}] in {source} has {wrong or 'codes, expected values'}"
                     )
-            elif not isinstance(array, np.ndarray) or array.dtype not in checks.DTYPES:
+            elif not isinstance(array, np.ndarray) or array.dtype not in array_checks.PARAMETER_DTYPES:
                 found = f"dtype {array.dtype}" if isinstance(array, np.ndarray) else f"type {type(array).__name__}"
-                raise CheckpointError(f"{owner}: {slot}[{key!r}] in {source} has {found}, expected float32 or float64")
+                raise CheckpointError(
+                    f"{owner}: {slot}[{key!r}] in {source} has {found}, expected a float or complex dtype"
+                )
             if (array.shape, array.dtype) != (first[key].shape, first[key].dtype):
                 raise CheckpointError(
                     f"{owner}: {slot}[{key!r}] in {source} is {array.dtype} of shape {array.shape}, "

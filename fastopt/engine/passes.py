@@ -86,7 +86,7 @@ class Passes:
             return of_leaves
 
         of_leaves = norms.norms(run_pass, self._has_float64, 2, self.processes)
-        sizes = {leaf.scalar_row: self.processes.size(leaf.key, leaf.layout.size) for leaf in self.table.active}
+        sizes = {leaf.scalar_row: self.processes.size(leaf.key, leaf.layout.numbers) for leaf in self.table.active}
         return {row: (of_leaves[leaf, 0], of_leaves[leaf, 1], sizes[row]) for row, leaf in leaves.items()}
 
     def aligned(

@@ -15,6 +15,7 @@ from fastopt.kernels import arena, codecs
 from fastopt.kernels.averages import SLOTS
 from fastopt.kernels.codecs import FLOAT32
 from fastopt.kernels.rule import Rule
+from fastopt.pairs import is_complex, pairs, part_dtype
 
 AVERAGED = frozenset(SLOTS.values())
 """The slots of averages of the weights, which are never stored in fewer bits."""
@@ -34,7 +35,26 @@ class Layout(NamedTuple):
 
     @property
     def size(self) -> int:
+        """The number of elements."""
         return math.prod(self.shape)
+
+    @property
+    def is_complex(self) -> bool:
+        return is_complex(self.dtype)
+
+    @property
+    def numbers(self) -> int:
+        """The number of real numbers that kernels see: complex elements have two."""
+        return self.size * (1 + self.is_complex)
+
+    @property
+    def part_dtype(self) -> np.dtype[Any]:
+        """Their dtype."""
+        return part_dtype(self.dtype)
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * self.dtype.itemsize
 
 
 def layout_of(array: Array | Codes) -> Layout:
@@ -87,7 +107,7 @@ class Allocation:
             for slot, block in zip(whole, blocks, strict=True):
                 start_value = slots[slot]
                 if start_value is not PARAMETER and start_value != 0.0:
-                    block[...] = start_value
+                    pairs(block)[...] = start_value
                 start = 0
                 for key, layout in alike.items():
                     view = block[start : start + layout.size]

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from fastopt import checks, threads, tuning
+from fastopt import checks, combinations, threads, tuning
 from fastopt.engine import (
     averaging,
     catch_up,
@@ -135,6 +135,8 @@ class Step:
             )
         elif self.transforms is None:
             self.transforms = settings.__dict__["_transforms"] = settings._needed_transforms()
+        for row in plan.table.complex_rows:
+            combinations.check_complex(type(optimizer), self.settings_by_row[min(row, len(self.settings_by_row) - 1)])
         plan.summed = self.summed or 1
         if self.summed > 1 and "scale" not in self.transforms:
             self.transforms = ("scale", *self.transforms)

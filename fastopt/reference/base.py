@@ -13,6 +13,7 @@ from typing import Any, ClassVar, cast
 import numpy as np
 
 from fastopt.kernels import codecs
+from fastopt.pairs import pairs
 from fastopt.reference.constraints import Masked, by_rows, elementwise
 from fastopt.reference.norms import Array as Array
 from fastopt.reference.norms import clipped, global_norm, means, total
@@ -129,7 +130,7 @@ class Reference:
         seen = {
             key: _summed(g, distinct.get(key, np.arange(len(params[key]))), params[key].dtype)
             if isinstance(g, Rows)
-            else _as_shaped(np.asarray(g).astype(as_array(params[key]).dtype, copy=False), as_array(params[key]))
+            else pairs(_as_shaped(np.asarray(g).astype(as_array(params[key]).dtype, copy=False), as_array(params[key])))
             for key, g in given.items()
         }
         scale = self._scale(seen)
@@ -143,7 +144,7 @@ class Reference:
             part._iter = self.counts[key] = self.counts[key] + 1
             kept = Masked(self.mask, key, p, *state)
             # NumPy makes scalars of arrays without dimensions; the power of a scalar is not always that of an array.
-            p_1d, g_1d, *state_1d = np.atleast_1d(p, seen[key], *state)
+            p_1d, g_1d, *state_1d = np.atleast_1d(pairs(p), seen[key], *map(pairs, state))
             part._step(p_1d, part._processed(p_1d, g_1d, scale), state_1d)
             elementwise(part, p, state, params[key], distinct.get(key, ...))
             by_rows(part, p)
@@ -169,9 +170,10 @@ class Reference:
         self.before.clear()
         self.before.update(self.estimates)
         for key, g in seen.items():
-            part, p = copy.copy(parts[key]), as_array(params[key])
+            part, p = copy.copy(parts[key]), pairs(as_array(params[key]))
             part._iter = self.counts[key] + 1
-            both = part.totals(p, part._processed(p, g, scale), *[getattr(self, slot)[key] for slot in self.slots])
+            state = [pairs(getattr(self, slot)[key]) for slot in self.slots]
+            both = part.totals(p, part._processed(p, g, scale), *state)
             assert both is not None
             sums.append(both)
         if sums:
@@ -196,7 +198,7 @@ class Reference:
             setattr(
                 self,
                 slot,
-                _with_more(present, params, np.copy if start is None else partial(np.full_like, fill_value=start)),
+                _with_more(present, params, np.copy if start is None else partial(_filled, start)),
             )
             for key, p in params.items() if start else ():
                 if key not in present:
@@ -232,7 +234,7 @@ class Reference:
             slow = self.slow_weights[key]
             new = np.asarray(slow + amount * (p - slow))
             kept.write(p, new)
-            self._flush(new)
+            self._flush(pairs(new))
             kept.write(slow, new)
 
     def _average(self, params: dict[Any, Any]) -> None:
@@ -244,12 +246,12 @@ class Reference:
                 self.averages[key] += 1
                 average = self.weight_average[key]
                 average += amount * (as_array(value) - average)
-                self._flush(average)
+                self._flush(pairs(average))
 
     def _flush_state(self, state: list[Array]) -> None:
         for slot, x in zip(self.slots, state, strict=True):
             if slot not in self.exact:
-                self._flush(x, keep_sign=slot in self.signed)
+                self._flush(pairs(x), keep_sign=slot in self.signed)
 
     def _flush(self, x: Array, keep_sign: bool = False) -> None:
         if self.flush:
@@ -307,6 +309,13 @@ class Reference:
         if not self.decays_itself and not self.cautious_decay:
             p *= 1 - self.lr * self.weight_decay
         return g
+
+
+def _filled(start: float, p: Array) -> Array:
+    """State of an array that begins with a number, of complex ones in both parts."""
+    new = np.empty_like(p)
+    pairs(new)[...] = start
+    return new
 
 
 def _with_more(
