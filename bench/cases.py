@@ -221,7 +221,7 @@ def _seconds(step: Step, calls: int) -> float:
     return time.perf_counter() - start
 
 
-def describe(benchmark: Any, rule: str, params: Arrays, step: Step) -> None:
+def describe(benchmark: Any, implementation: str, rule: str, params: Arrays, step: Step) -> None:
     """Fills `extra_info` after the timing of a step."""
     slots, first = len(RULES[rule].state), next(iter(params.values()))
     info, size = benchmark.extra_info, size_of(params)
@@ -229,4 +229,5 @@ def describe(benchmark: Any, rule: str, params: Arrays, step: Step) -> None:
     info["threads"], info["layer"] = threads.threads_for(_moved(rule, params)), threads.layer()
     if benchmark.stats:
         info["GB/s"] = round(_moved(rule, params) / benchmark.stats["min"] / 1e9, 2)
+    if benchmark.stats and implementation not in NUMPY:  # whose share says nothing, and would take longest
         info["share of limit"] = round(share_of_limit(step, slots, size, first.dtype.name, info["threads"]), 3)

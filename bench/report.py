@@ -335,7 +335,11 @@ def main(arguments: list[str] | None = None) -> None:
         prog="python -m bench.report", description="Shows the benches, or writes the README's figures."
     )
     parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="of pytest --benchmark-json; without it the benches are run"
+        "--json",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="of pytest --benchmark-json, or several of parts; without it the benches are run",
     )
     parser.add_argument(
         "--readme",
@@ -356,7 +360,8 @@ def main(arguments: list[str] | None = None) -> None:
             subprocess.run([*command, "--benchmark-columns=min,median"], cwd=ROOT, check=True)
             results = condensed(json.loads(file.read_text()))
     else:
-        results = condensed(json.loads(options.json.read_text()))
+        parts = [json.loads(file.read_text()) for file in options.json]
+        results = condensed(parts[0] | {"benchmarks": [entry for part in parts for entry in part["benchmarks"]]})
     console = Console()
     show(results, console)
     from bench import plots, ratios, states

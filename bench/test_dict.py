@@ -32,4 +32,4 @@ def test_dict(benchmark, model, implementation):
     params = model_of(model)
     step = checked_step("adam", implementation, params)
     benchmark(step)
-    describe(benchmark, "adam", params, step)
+    describe(benchmark, implementation, "adam", params, step)

@@ -25,7 +25,7 @@ def test_threads(benchmark, small, size, count):
     step = checked_step("adam", "fastopt", params)
     with threads.num_threads(count):
         benchmark(step)
-        describe(benchmark, "adam", params, step)
+        describe(benchmark, "fastopt", "adam", params, step)
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_size(benchmark, small, size, implementation):
     params = model(small(SIZES[size]))
     step = checked_step("adam", implementation, params)
     benchmark(step)
-    describe(benchmark, "adam", params, step)
+    describe(benchmark, implementation, "adam", params, step)
 
 
 @pytest.mark.parametrize("implementation", ["textbook", "in place", "fastopt", "flat", "torch fused"])
@@ -47,4 +47,4 @@ def test_arrays(benchmark, small, count, implementation):
     params = arrays(count if not benchmark.disabled else min(count, 100), small(TOTAL) // count or 1)
     step = checked_step("adam", implementation, params)
     benchmark(step)
-    describe(benchmark, "adam", params, step)
+    describe(benchmark, implementation, "adam", params, step)

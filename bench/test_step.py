@@ -27,7 +27,7 @@ def run(benchmark, rule, dtype, size, implementation, elements):
     params = model(elements, dtype)
     step = checked_step(rule, implementation, params)
     benchmark(step)
-    describe(benchmark, rule, params, step)
+    describe(benchmark, implementation, rule, params, step)
 
 
 @pytest.mark.parametrize(("rule", "dtype", "implementation"), sorted(CASES, key=lambda case: (case[1], case[0])))

@@ -89,6 +89,8 @@ FEATURES: dict[str, Feature] = {
     "Rows(..., exact=True)": Feature((), _of_a_step),
     FACTORS: Feature((), _of_a_step),
     "Sharded": Feature((), _of_a_step),
+    "a rule of whole matrices": Feature((), lambda owner, own: owner._rule.prepare is not None),
+    "complex parameters": Feature((), _of_a_step),
 }
 """By the name that the table and the errors have for it."""
 
@@ -332,6 +334,20 @@ TABLE: tuple[Combination, ...] = (
         "use Muon without normalize_rows, or another rule",
     ),
     Combination("mask", "Sharded", "each process has a share of the parameters only", "set gradients to zero instead"),
+    *(
+        Combination("complex parameters", other, reason, advice)
+        for other, reason, advice in (
+            ("bounds", "complex numbers have no order", "hand in z.view(float), whose bounds are those of both parts"),
+            ("l1 or l2_prox", "parts would go to zero one by one", "use weight_decay, or hand in z.view(float)"),
+            ("simplex", "complex numbers have no order", "use unit_norm, which keeps the sum of |z|**2 at one"),
+            ("centralize", "the means would be of both parts together", "subtract the mean yourself"),
+            ("a rule of whole matrices", "it would see another matrix", "use AdamW for complex matrices"),
+            ("compact state", "it is for float32 parameters", "give them a group with state_storage='float32'"),
+            ("gradients that are Rows", "rows of pairs are not added up", "hand in z.view(float), and Rows of it"),
+            ("batch_axis", "problems are of real numbers", "hand in z.view(float) of shape (problems, ...)"),
+            ("Sharded", "a share of the parameters may end within a number", "hand in z.view(float)"),
+        )
+    ),
 )
 """All of them; what is not here works together."""
 
@@ -344,8 +360,8 @@ def check(owner: Any, settings: Mapping[str, Any]) -> None:
 
     owner : the class of the optimizer, whose defaults count where `settings` has nothing
     """
-    own = SimpleNamespace(**{name: settings.get(name, getattr(owner, name, None)) for name in SETTINGS})
-    _check(owner.__name__, {name for name, feature in FEATURES.items() if feature.is_there(owner, own)})
+    merged = SimpleNamespace(**{name: settings.get(name, getattr(owner, name, None)) for name in SETTINGS})
+    _check(owner.__name__, {name for name, feature in FEATURES.items() if feature.is_there(owner, merged)})
 
 
 def keeps_factors(optimizer: Any) -> bool:
@@ -357,6 +373,14 @@ def keeps_factors(optimizer: Any) -> bool:
 def check_step(owner: str, there: Mapping[str, bool]) -> None:
     """The same for features of which it shows only at a step whether they are there; `owner` is a name."""
     _check(owner, {name for name, is_there in there.items() if is_there})
+
+
+def check_complex(owner: Any, settings: Any) -> None:
+    """The same for the settings of complex parameters at a step."""
+    others = {row.other for row in TABLE if row.one == "complex parameters"}
+    _check(
+        owner.__name__, {"complex parameters", *(name for name in others if FEATURES[name].is_there(owner, settings))}
+    )
 
 
 def _check(owner: str, there: set[str]) -> None:

@@ -75,12 +75,12 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, T
 
     def __new__(cls, *values: Any, **settings: Any) -> Self:
         """Refuses parameters and unknown settings, with the name that they have here."""
-        known = cls._hyperparameters()
-        if values or not settings.keys() <= {*known}:
+        settable = cls._hyperparameters()
+        if values or not settings.keys() <= {*settable}:
             expected = signature(cls.__init__).parameters.values()  # which a subclass may have of its own
             if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in expected) and cls is not Optimizer:
                 taken = [parameter.name for parameter in expected][1:]
-                checks.arguments(cls.__name__, values if taken[:1] == known[:1] else (), settings, taken)
+                checks.arguments(cls.__name__, values if taken[:1] == settable[:1] else (), settings, taken)
         return super().__new__(cls)
 
     # Not annotated, which would make hyperparameters of them.
@@ -164,13 +164,14 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, T
         Parameters
         ----------
         params : dict of arrays, FlatDict, one array, or nested containers
-            float32 or float64 arrays of any shape and strides, both dtypes if you like, in a dict or in nested lists,
-            tuples, dicts, namedtuples and dataclasses. Plain numbers in dicts and lists work too: they are replaced.
-            The same array under several keys is updated once per key. Arrays of other libraries in the memory of the
-            CPU (PyTorch's) are written in place. A key that is new begins with fresh state and a step count of its own;
-            one that is gone keeps its state until `forget`.
+            float32, float64, complex64 or complex128 arrays of any shape and strides, of several dtypes if you like, in
+            a dict or in nested lists, tuples, dicts, namedtuples and dataclasses. Complex numbers step as pairs of real
+            ones, and so does their state; their gradient is dL/dx + i dL/dy, which is 2 dL/d conj(z). Plain numbers in
+            dicts and lists work too: they are replaced. The same array under several keys is updated once per key.
+            Arrays of other libraries in the memory of the CPU (PyTorch's) are written in place. A key that is new
+            begins with fresh state and a step count of its own; one that is gone keeps its state until `forget`.
         grads : the same structure, with at least the keys of `params`
-            Gradients of the shapes of the parameters. Another real dtype or memory layout is converted first. None
+            Gradients of the shapes of the parameters. Another dtype or memory layout is converted first. None
             leaves a parameter, or a whole branch, and its state as they are; `Rows` are the gradient of some rows only.
             Leave it out after `accumulate`, for a step with the mean of what that was given; and where parameters are
             objects with `.data` and `.grad`, or a model that returns such objects by `.params()` or `.parameters()`:

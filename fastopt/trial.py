@@ -52,8 +52,8 @@ class Trial:
         settings = [attributes, *(group.data for group in optimizer.groups.values())]
         self._schedules = [
             (vars(schedule), dict(vars(schedule)))
-            for own in settings
-            for name, value in own.items()
+            for each in settings
+            for name, value in each.items()
             if not name.startswith("_")
             for schedule in _schedules(value)
         ]

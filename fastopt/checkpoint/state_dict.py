@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastopt import averages, checks, hyperparameters, leaves
+from fastopt import array_checks, averages, checks, hyperparameters, leaves
 from fastopt.checkpoint import factors, with_params
 from fastopt.checks import CheckpointError as CheckpointError
 from fastopt.engine import catch_up
@@ -133,10 +133,10 @@ def load_state_dict(
     if strict and any(mismatch):
         raise CheckpointError(checks.mismatch(owner, source, mismatch._asdict(), current or {}, layouts))
 
-    found = layouts
+    saved_layouts = layouts
     if current is not None:
         layouts = {
-            key: layout._replace(storage=found[key].storage) if key in found else layout
+            key: layout._replace(storage=saved_layouts[key].storage) if key in saved_layouts else layout
             for key, layout in current.items()
         }
     loaded: State | None = None
@@ -189,13 +189,13 @@ def load_state_dict(
     return Mismatch(missing, unexpected, reshaped, mismatch.settings)
 
 
-def _estimates(owner: str, found: Any) -> dict[str, float]:
+def _estimates(owner: str, estimates: Any) -> dict[str, float]:
     """The numbers that a rule with totals keeps."""
-    if not isinstance(found, Mapping) or not all(
-        isinstance(name, str) and isinstance(value, float) for name, value in found.items()
+    if not isinstance(estimates, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, float) for name, value in estimates.items()
     ):
-        raise TypeError(f"{owner}: estimates are {found!r:.100}, expected a dict of numbers by name")
-    return dict(found)
+        raise TypeError(f"{owner}: estimates are {estimates!r:.100}, expected a dict of numbers by name")
+    return dict(estimates)
 
 
 _COUNTS = "steps", "averages"
@@ -229,7 +229,7 @@ def same_rule(optimizer: Any, rule: Any, source: str) -> None:
 
 
 def _settings(optimizer: Any, settings: Any, source: str) -> dict[str, Any]:
-    kind, known = type(optimizer), {*optimizer._hyperparameters()} - {"groups", *SLOTS}
+    kind, settable = type(optimizer), {*optimizer._hyperparameters()} - {"groups", *SLOTS}
     if not isinstance(settings, Mapping):
         raise CheckpointError(
             f"{kind.__name__}: hyperparameters in {source} are {type(settings).__name__}, expected a dict"
@@ -237,7 +237,7 @@ def _settings(optimizer: Any, settings: Any, source: str) -> dict[str, Any]:
     try:
         checked = {
             str(name): hyperparameters.hyperparameter(kind.__name__, name, value)
-            if name in known or hyperparameters.is_hyperparameter(name)
+            if name in settable or hyperparameters.is_hyperparameter(name)
             else value
             for name, value in settings.items()
         }
@@ -288,9 +288,11 @@ def _state(
                     raise CheckpointError(
                         f"{owner}: {slot}[{key!r}] in {source} has {wrong or 'codes, expected values'}"
                     )
-            elif not isinstance(array, np.ndarray) or array.dtype not in checks.DTYPES:
+            elif not isinstance(array, np.ndarray) or array.dtype not in array_checks.PARAMETER_DTYPES:
                 found = f"dtype {array.dtype}" if isinstance(array, np.ndarray) else f"type {type(array).__name__}"
-                raise CheckpointError(f"{owner}: {slot}[{key!r}] in {source} has {found}, expected float32 or float64")
+                raise CheckpointError(
+                    f"{owner}: {slot}[{key!r}] in {source} has {found}, expected a float or complex dtype"
+                )
             if (array.shape, array.dtype) != (first[key].shape, first[key].dtype):
                 raise CheckpointError(
                     f"{owner}: {slot}[{key!r}] in {source} is {array.dtype} of shape {array.shape}, "

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fastopt.array_checks import conversion, is_number, masked, real_part
+from fastopt.array_checks import conversion, is_number, masked
 from fastopt.flat import Array
 
 
@@ -30,7 +30,8 @@ def gradient(owner: str, name: str, value: Any, parameter_name: str, target: Arr
         cure = "hand in real numbers"
         if values.dtype.kind == "c":
             cure = (
-                f"step real and imaginary parts: {parameter_name}.view({real_part(values.dtype)}), and {name} likewise"
+                f"take its real part, {name}.real, or make {parameter_name} complex: "
+                f"{parameter_name}.astype(np.complex{128 if target.dtype.itemsize == 8 else 64})"
             )
         raise TypeError(
             f"{owner}: {name} has dtype {values.dtype}, which does not convert to {target.dtype}, the dtype of "

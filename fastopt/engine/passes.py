@@ -52,10 +52,10 @@ class Passes:
         leaves = self._leaves_by_row()
 
         def run_pass(kind: str | None) -> dict[Hashable, list[Array]]:
-            found: dict[Hashable, list[Array]] = {}
+            sums_of_leaves: dict[Hashable, list[Array]] = {}
             for row, sums in self._sums_by_row(*_gradient_pass(kind)):
-                found.setdefault(leaves[row], []).append(sums[:, SUMS])
-            return found
+                sums_of_leaves.setdefault(leaves[row], []).append(sums[:, SUMS])
+            return sums_of_leaves
 
         of_leaves = norms.norms(run_pass, self._has_float64, 1, self.processes)
         return {row: of_leaves[leaf] for row, leaf in leaves.items()}
@@ -79,25 +79,25 @@ class Passes:
         leaves = self._leaves_by_row()
 
         def run_pass(kind: str | None) -> dict[tuple[Hashable, int], list[Array]]:
-            found: dict[tuple[Hashable, int], list[Array]] = {}
+            of_leaves: dict[tuple[Hashable, int], list[Array]] = {}
             for row, sums in self._sums_by_row(kind or "measure", measuring, transforms, params):
                 for number, columns in enumerate((SUMS, SECOND_SUMS)):
-                    found.setdefault((leaves[row], number), []).append(sums[:, columns])
-            return found
+                    of_leaves.setdefault((leaves[row], number), []).append(sums[:, columns])
+            return of_leaves
 
-        found = norms.norms(run_pass, self._has_float64, 2, self.processes)
-        sizes = {leaf.scalar_row: self.processes.size(leaf.key, leaf.layout.size) for leaf in self.table.active}
-        return {row: (found[leaf, 0], found[leaf, 1], sizes[row]) for row, leaf in leaves.items()}
+        of_leaves = norms.norms(run_pass, self._has_float64, 2, self.processes)
+        sizes = {leaf.scalar_row: self.processes.size(leaf.key, leaf.layout.numbers) for leaf in self.table.active}
+        return {row: (of_leaves[leaf, 0], of_leaves[leaf, 1], sizes[row]) for row, leaf in leaves.items()}
 
     def aligned(
         self, params: Any, scalars: list[tuple[float, ...]], transforms: tuple[str, ...]
     ) -> dict[int, tuple[int, int]]:
         """For each row of scalars how many elements a step moves against the gradient, and of how many."""
         self.table.write_scalars(scalars)
-        leaves, found = self._leaves_by_row(), cast("dict[Hashable, list[Array]]", {})
+        leaves, sums_of_leaves = self._leaves_by_row(), cast("dict[Hashable, list[Array]]", {})
         for row, sums in self._sums_by_row("aligned", self.table.rule, transforms, params):
-            found.setdefault(leaves[row], []).append(sums[:, SUMS])
-        counts = self.processes.add_up(found, 1)
+            sums_of_leaves.setdefault(leaves[row], []).append(sums[:, SUMS])
+        counts = self.processes.add_up(sums_of_leaves, 1)
         sizes = {leaf.scalar_row: self.processes.size(leaf.key, leaf.size) for leaf in self.table.active}
         return {row: (round(sum(counts[leaf])), sizes[row]) for row, leaf in leaves.items()}
 
@@ -105,9 +105,9 @@ class Passes:
         """The sums over all leaves of the two numbers of the rule's totals."""
         self.table.write_scalars(scalars)
         assert self.table.rule.totalling is not None
-        found = self._pass("totals", self.table.rule.totalling, transforms, params)
+        parts = self._pass("totals", self.table.rule.totalling, transforms, params)
         one, other = (
-            norms.total(self.processes.add_up({None: [statistics[:, part] for statistics in found]}, 0)[None])
+            norms.total(self.processes.add_up({None: [statistics[:, part] for statistics in parts]}, 0)[None])
             for part in (SUMS, SECOND_SUMS)
         )
         return one, other

@@ -126,11 +126,11 @@ class Plan:
 
     def finds_all_as_before(self, params: Any, grads: Any) -> bool:
         """Whether the compiled check is enough for these arguments; if so, the plan has taken up the gradients."""
-        found, table = self.check(params, grads), self.table
-        self.checked = bool(found)
-        if found:
+        gradients, table = self.check(params, grads), self.table
+        self.checked = bool(gradients)
+        if gradients:
             bare = table.container.is_bare
-            table.gradients = [grads if table.form == "arrays" else grads.buffer] if bare else found
+            table.gradients = [grads if table.form == "arrays" else grads.buffer] if bare else gradients
         return self.checked
 
     def _can_write(self, params: Any, parameters: list[Any]) -> bool:

@@ -86,6 +86,7 @@ class ProblemStep(Step):
             name, shape = plan.table.name(leaf.key), leaf.array.shape
             if leaf.sparse is not None:
                 combinations.check_step(owner, {"batch_axis": True, "gradients that are Rows": True})
+            combinations.check_step(owner, {"batch_axis": True, "complex parameters": leaf.layout.is_complex})
             if leaf.row < 0:
                 raise ValueError(
                     f"{owner}: {name} has no gradient, or is frozen, but with batch_axis=0 all arrays of a problem "

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from fastopt import checks, threads, tuning
+from fastopt import checks, combinations, threads, tuning
 from fastopt.engine import (
     averaging,
     catch_up,
@@ -104,9 +104,9 @@ class Step:
         self.summed, self.more = summed, cast("dict[str, Any]", {})
         self.attributes: dict[str, Any] = optimizer.__dict__
         self.number = optimizer._steps + 1
-        known = self.attributes.get("_plan")
-        if known is not None and known.tuner is not None:
-            known.tuner.entered = perf_counter_ns()
+        plan = self.attributes.get("_plan")
+        if plan is not None and plan.tuner is not None:
+            plan.tuner.entered = perf_counter_ns()
         # Calls of the step before do not fit where this one ends halfway.
         self.previous_calls, self.attributes["_calls"] = self.attributes.get("_calls", ()), ()
 
@@ -135,6 +135,8 @@ class Step:
             )
         elif self.transforms is None:
             self.transforms = settings.__dict__["_transforms"] = settings._needed_transforms()
+        for row in plan.table.complex_rows:
+            combinations.check_complex(type(optimizer), self.settings_by_row[min(row, len(self.settings_by_row) - 1)])
         plan.summed = self.summed or 1
         if self.summed > 1 and "scale" not in self.transforms:
             self.transforms = ("scale", *self.transforms)

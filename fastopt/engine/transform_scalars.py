@@ -17,6 +17,7 @@ from fastopt.kernels.caution import scale_of_share
 from fastopt.kernels.constraints import BY_METRIC
 from fastopt.kernels.rule import Factors, Rule
 from fastopt.kernels.squares import largest
+from fastopt.pairs import part_dtype
 
 PROXIMAL = tuple(BY_METRIC)
 """Transforms whose scalars take the step count of each leaf."""
@@ -108,7 +109,7 @@ def with_prox(
 
     steps : the step count of each row
     """
-    found = []
+    extended = []
     for row, settings, step in zip(rows, settings_by_row, steps, strict=True):
         scalars = list(row)
         for name in PROXIMAL:
@@ -118,8 +119,8 @@ def with_prox(
                 if name == "l2_prox" and rule.metric is None:
                     amount /= 1 + amount
                 scalars[len(rule.scalars) + transforms[::-1].index(name)] = amount
-        found.append(tuple(scalars))
-    return found
+        extended.append(tuple(scalars))
+    return extended
 
 
 class TooLarge(ArithmeticError):
@@ -145,7 +146,7 @@ def check_squares(
             return ~np.isfinite(np.square(np.minimum(np.abs(seen * factor), most)))
 
     bad = first_bad(plan.table, grads, is_bad)
-    text = None if bad is None else nonfinite_squares(plan.table.owner, *bad, largest(bad[1].dtype))
+    text = None if bad is None else nonfinite_squares(plan.table.owner, *bad, largest(part_dtype(bad[1].dtype)))
     if plan.processes.any(text is not None):
         raise TooLarge(plan.processes.first(text))
 
@@ -153,7 +154,7 @@ def check_squares(
 def _check_squared_norms(plan: Plan, norms: dict[int, tuple[Norm, Norm, int]], squares: list[float]) -> None:
     text = None
     for leaf in plan.table.active:
-        dtype = leaf.layout.dtype
+        dtype = leaf.layout.part_dtype
         if text is None and leaf.scalar_row in norms and not squares[leaf.scalar_row] <= float(np.finfo(dtype).max):
             name, norm = plan.table.name(leaf.key, "grads"), norms[leaf.scalar_row][0]
             text = nonfinite_squared_norm(plan.table.owner, name, norm, dtype, largest(dtype))
