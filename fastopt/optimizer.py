@@ -135,10 +135,7 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, T
         return 1.0
 
     def prepared(self, direction: Array, parameter: Array, step: int, factors: Factors) -> Factors:
-        """Turns an array of the last state slot into the update direction, in place, for a rule that prepares.
-
-        Returns new factors, which take the place of those given when the step is made; empty at the start.
-        """
+        """Turns an array of the last state slot into the update direction, in place; returns the new factors."""
         raise NotImplementedError
 
     def start_values(self) -> dict[str, float]:
