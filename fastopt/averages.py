@@ -312,7 +312,7 @@ class AveragedWeights:
             if not self._averages[self._cohorts[key]]:
                 name = containers.naming(self._node)(key)
                 raise RuntimeError(checks.nothing_averaged(owner, self.averaging, self._steps, name))
-            found: Array = state.views[slot][key]
-            return found
+            values: Array = state.views[slot][key]
+            return values
 
         return copies(owner, state, params, average)

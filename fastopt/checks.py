@@ -23,6 +23,13 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be used; the text is one line."""
 
 
+def no_rows(owner: str, name: str, factors: Iterable[str]) -> str:
+    return (
+        f"{owner}: {name} has factors, {' and '.join(factors)}, which are of its rows together; `forget` it, and its "
+        "state begins anew"
+    )
+
+
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
 

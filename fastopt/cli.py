@@ -63,8 +63,8 @@ class _Parser(argparse.ArgumentParser):
         """A wrong option with the right one."""
         options, unknown = self.parse_known_args(args, namespace)
         if unknown:
-            known = options.parser._option_string_actions
-            suggestions = (f"{one}{names.did_you_mean(one.partition('=')[0], known)}" for one in unknown)
+            switches = options.parser._option_string_actions
+            suggestions = (f"{one}{names.did_you_mean(one.partition('=')[0], switches)}" for one in unknown)
             options.parser.error(f"unrecognized arguments: {' '.join(suggestions)}")
         return options
 
@@ -238,10 +238,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _optimizer(name: str) -> str:
-    known = names.find(name, OPTIMIZERS)
-    if known is None:
+    rule = names.find(name, OPTIMIZERS)
+    if rule is None:
         raise argparse.ArgumentTypeError(f"unknown optimizer {name!r}{names.one_of(name, OPTIMIZERS)}")
-    return known
+    return rule
 
 
 def _count(text: str) -> int:

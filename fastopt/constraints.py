@@ -102,17 +102,17 @@ def _bound(owner: str, name: str, value: Any, otherwise: float) -> Any:
     if value is None:
         return otherwise
     if isinstance(value, numbers.Real) and not isinstance(value, bool):
-        found: Any = float(value)
+        bound: Any = float(value)
     elif isinstance(value, np.ndarray) and value.dtype.kind in "fiu":
-        found = np.array(value, np.float64, order="K")
+        bound = np.array(value, np.float64, order="K")
     else:
         raise TypeError(
             f"{owner}: {name} of bounds must be a number, an array of numbers, or None for no bound, got "
             f"{value!r:.100} of type {type(value).__name__}"
         )
-    if np.any(np.isnan(found)):
+    if np.any(np.isnan(bound)):
         raise ValueError(f"{owner}: {name} of bounds must not be NaN; None is no bound")
-    return found
+    return bound
 
 
 def mask(owner: str, value: Any) -> Mask | None:
@@ -215,7 +215,7 @@ def check_complex_axis(owner: str, name: str, shape: tuple[int, ...], order: str
 def columns_for(optimizer: Any) -> Columns | None:
     """The maker of the columns of a plan's table; None where no setting calls for any."""
     groups = optimizer.groups.data.values()
-    has_arrays = any(_are_arrays(own) for own in (optimizer.bounds, *(group.data.get("bounds") for group in groups)))
+    has_arrays = any(_are_arrays(pair) for pair in (optimizer.bounds, *(group.data.get("bounds") for group in groups)))
     return Columns(optimizer) if has_arrays or optimizer.mask is not None else None
 
 
@@ -237,23 +237,23 @@ class Columns:
         self._settings = {name: getattr(optimizer, name) for name in ("bounds", "nonnegative", "mask")}
         self.mask: Any = optimizer.mask or {}
 
-    def of(self, name: str, key: Hashable, like: Array, own: Mapping[str, Any]) -> dict[str, Array]:
+    def of(self, name: str, key: Hashable, like: Array, group_settings: Mapping[str, Any]) -> dict[str, Array]:
         """Those of a parameter, by name.
 
         name, key : of the parameter in error texts, and in a mask
         like : an array that lies as they are to lie
-        own : the settings of the groups that it belongs to
+        group_settings : those of the groups that it belongs to
         """
-        settings, found = SimpleNamespace(**(self._settings | dict(own))), {}
+        settings, columns = SimpleNamespace(**(self._settings | dict(group_settings))), {}
         for column, what, bound in (
             ("lower_array", "the lower bound", lowest(settings)),
             ("upper_array", "the upper bound", highest(settings)),
         ):
             if isinstance(bound, np.ndarray) and self._with_bounds:
-                found[column] = self._column(what, name, bound, like)
+                columns[column] = self._column(what, name, bound, like)
         if key in self.mask:
-            found["mask"] = self._column("the mask", name, self.mask[key], like)
-        return found
+            columns["mask"] = self._column("the mask", name, self.mask[key], like)
+        return columns
 
     def _column(self, what: str, name: str, array: Array, like: Array) -> Array:
         try:
@@ -266,12 +266,12 @@ class Columns:
             ) from None
         return like.copy(order="K")
 
-    def check_keys(self, known: Iterable[Hashable]) -> None:
+    def check_keys(self, keys: Iterable[Hashable]) -> None:
         """Raises where the mask has a key that no parameter has."""
-        known = list(known)
+        keys = list(keys)
         for key in self.mask:
-            if key not in known:
+            if key not in keys:
                 raise ValueError(
-                    f"{self._owner}: mask[{key!r}] is of none of the parameters, which are {known[:8]!r:.300}; correct "
+                    f"{self._owner}: mask[{key!r}] is of none of the parameters, which are {keys[:8]!r:.300}; correct "
                     "its name"
                 )

@@ -59,9 +59,9 @@ class FlatDict(ViewDict):
 
     @classmethod
     def _of_copy(cls, layout: Any, buffer: Array) -> FlatDict:
-        own = aligned(buffer.size, buffer.dtype)
-        own[...] = buffer
-        return cls(layout, own)
+        copy = aligned(buffer.size, buffer.dtype)
+        copy[...] = buffer
+        return cls(layout, copy)
 
     def copy(self) -> FlatDict:
         """A FlatDict with a buffer of its own."""

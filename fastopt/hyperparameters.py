@@ -71,7 +71,7 @@ ANY_NUMBER = (-math.inf, math.inf, False)
 SWITCHES = (
     *("damp_first", "lr_in_velocity", "bias_correction", "safeguard_warmup"),
     *("decoupled", "maximize", "centralize", "frozen", "nonnegative"),
-    *("unit_norm", "simplex"),
+    *("unit_norm", "simplex", "normalize_rows"),
     *CAUTION,
 )
 
@@ -89,12 +89,12 @@ WHOLE_NUMBERS = ("storage_seed",)
 def hyperparameter(owner: str, name: str, value: Any) -> Any:
     """The value as a Python float (or as one of the known words), or an error."""
     if name in CHOICES:
-        known = CHOICES[name]
-        words = f"{owner}: {name} must be {' or '.join(map(repr, known))}, got {value!r:.100}"
+        choices = CHOICES[name]
+        words = f"{owner}: {name} must be {' or '.join(map(repr, choices))}, got {value!r:.100}"
         if not isinstance(value, str):
             raise TypeError(words)
         if value not in CHOICES[name]:
-            raise ValueError(words + names.did_you_mean(value, known))
+            raise ValueError(words + names.did_you_mean(value, choices))
         return value
     if name in SWITCHES:
         if not isinstance(value, bool | np.bool_):
@@ -158,10 +158,10 @@ def number_at(owner: str, name: str, value: Any, step: int, allowed: Range) -> f
     """The value of a number or of a function of the step at a step, or an error."""
     if not callable(value):
         return float(value)
-    found, (lowest, highest, _) = value(step), allowed
-    if type(found) is float and lowest <= found < highest and found != -math.inf:  # as at nearly every step
-        return found
-    return _in_range(owner, f"{name} at step {step}", found, allowed)
+    number, (lowest, highest, _) = value(step), allowed
+    if type(number) is float and lowest <= number < highest and number != -math.inf:  # as at nearly every step
+        return number
+    return _in_range(owner, f"{name} at step {step}", number, allowed)
 
 
 def _in_range(owner: str, called: str, value: Any, allowed: Range, otherwise: str = "") -> float:
@@ -193,4 +193,4 @@ def rounded(number: float, lowest: float, highest: float) -> float:
 
 def is_hyperparameter(name: Any) -> bool:
     """Whether some optimizer has a hyperparameter of that name."""
-    return any(name in known for known in (RANGES, CHOICES, SWITCHES, WHOLE_NUMBERS, constraints.CHECKS))
+    return any(name in table for table in (RANGES, CHOICES, SWITCHES, WHOLE_NUMBERS, constraints.CHECKS))

@@ -54,9 +54,9 @@ class _Model:
         """The rule of fastopt that does the same: by the optimizer's name, else by the arrays that it keeps."""
         if isinstance(self.optimizer, Optimizer):
             return self.optimizer.rule
-        known = names.find(type(self.optimizer).__name__, OPTIMIZERS)
-        if known is not None:
-            return known
+        rule = names.find(type(self.optimizer).__name__, OPTIMIZERS)
+        if rule is not None:
+            return rule
         kept = [value for value in vars(self.optimizer).values() if isinstance(value, Mapping) and value]
         slots = sum(all(isinstance(array, np.ndarray) for array in value.values()) for value in kept)
         return ("sgd", "momentum", "adam")[min(slots, 2)]
@@ -212,8 +212,8 @@ class Profile:
                     self._gradient_name = f"{type(owner).__name__}.{name}"
                     self._patch(kind, name, self._timed_gradient)
                     return
-            for alias, known in loop.f_globals.items():
-                if getattr(known, "__code__", None) is made_by:
+            for alias, function in loop.f_globals.items():
+                if getattr(function, "__code__", None) is made_by:
                     self._gradient_name = alias
                     self._patch(loop.f_globals, alias, self._timed_gradient)
                     return
@@ -328,10 +328,10 @@ def profile(optimizer: Any = None, *, blas_threads: bool = True) -> Profile:
 
 def _model(optimizer: Any, params: Any) -> _Model:
     sizes: dict[str, int] = {}
-    found = _arrays(params)
-    for array in found:
+    arrays = _arrays(params)
+    for array in arrays:
         sizes[array.dtype.name] = sizes.get(array.dtype.name, 0) + array.size
-    return _Model(optimizer, sizes, len(found))
+    return _Model(optimizer, sizes, len(arrays))
 
 
 def _like(optimizer: Any, rule: str) -> Optimizer:

@@ -189,8 +189,8 @@ def _name(key: Hashable) -> str:
 
 def _naming(container: Container) -> Callable[[Hashable], str]:
     """How error texts call leaves, also those that only the file has."""
-    known = set(container.keys)
-    return lambda key: container.name(key) if key in known else _name(key)
+    keys = set(container.keys)
+    return lambda key: container.name(key) if key in keys else _name(key)
 
 
 def _text(owner: str, source: str, loading: Loading, saved: Any, arrays: Any, naming: Callable[[Hashable], str]) -> str:

@@ -26,33 +26,33 @@ def find(name: str) -> type[Optimizer]:
     """The optimizer of that name, in whatever case, or the class `module:Name`; ValueError if there is none."""
     module, colon, attribute = name.partition(":")
     if not colon:
-        known = names.find(name, OPTIMIZERS)
-        if known is None:
+        rule = names.find(name, OPTIMIZERS)
+        if rule is None:
             raise ValueError(checks.unknown_optimizer(name, OPTIMIZERS))
-        return OPTIMIZERS[known]
+        return OPTIMIZERS[rule]
     if os.getcwd() not in sys.path:  # as in `python -m`
         sys.path.insert(0, os.getcwd())
     there = vars(importlib.import_module(module))
     if attribute not in there:
-        own = [name for name, value in there.items() if isinstance(value, type) and issubclass(value, Optimizer)]
-        raise ValueError(checks.not_in_module(module, attribute, own))
-    found = there[attribute]
-    if not (isinstance(found, type) and issubclass(found, Optimizer)):
-        raise ValueError(checks.no_optimizer(name, found))
-    return found
+        classes = [name for name, value in there.items() if isinstance(value, type) and issubclass(value, Optimizer)]
+        raise ValueError(checks.not_in_module(module, attribute, classes))
+    kind = there[attribute]
+    if not (isinstance(kind, type) and issubclass(kind, Optimizer)):
+        raise ValueError(checks.no_optimizer(name, kind))
+    return kind
 
 
 def explain(optimizer: Optimizer, step: int = 1) -> str:
     """The formula, its scalars at a step, state, memory, source, where other libraries differ, shared settings."""
-    made, rule = type(optimizer), optimizer._rule
-    about, state = docstrings.sections(made), ", ".join(rule.state)
+    kind, rule = type(optimizer), optimizer._rule
+    about, state = docstrings.sections(kind), ", ".join(rule.state)
     parts = [
-        f"{made.__name__}: {docstrings.summary(made)}",
-        docstrings.source(made),
+        f"{kind.__name__}: {docstrings.summary(kind)}",
+        docstrings.source(kind),
         f"Scalars at step {step} of {optimizer!r}:\n{_table(_scalars(optimizer, step))}",
         f"State: {docstrings.one_line(about.get('State', state)) or 'none.'}",
         f"{_pass_before(rule)}A step reads {', '.join(('p', 'g', *rule.state))} and writes "
-        f"{', '.join(('p', *rule.state))}: {docstrings.bytes_per_element(made)} bytes per element in float32.",
+        f"{', '.join(('p', *rule.state))}: {docstrings.bytes_per_element(kind)} bytes per element in float32.",
     ]
     if optimizer.state_storage != FLOAT32 and rule.state:
         parts.append(_compact(optimizer))
@@ -89,9 +89,9 @@ def _scalars(optimizer: Optimizer, step: int) -> list[tuple[str, str]]:
     settings, rule = optimizer._at(step), optimizer._rule
     values: list[Any] = [*settings.scalars(step), *(["what the norms of each array come to"] if rule.measure else [])]
     values += ["what the sums over all arrays come to"] * (len(rule.scalars) - len(values))
-    found = list(zip(rule.scalars, values, strict=True))
-    wanted = (*settings._needed_transforms(), *(["centralize"] if settings.centralize else []))
-    for transform in (name for name in TRANSFORMS if name in wanted):
+    lines = list(zip(rule.scalars, values, strict=True))
+    needed = (*settings._needed_transforms(), *(["centralize"] if settings.centralize else []))
+    for transform in (name for name in TRANSFORMS if name in needed):
         if transform == "centralize":
             value: Any = "the means of gradients, where an array has two dimensions or more"
         elif transform == "cautious":
@@ -105,8 +105,8 @@ def _scalars(optimizer: Optimizer, step: int) -> list[tuple[str, str]]:
             value = -settings.gradient_scale if settings.maximize else settings.gradient_scale
         else:
             value = "what makes norms of gradients no larger than clip_norm and clip_array_norm"
-        found.append((transform, value))
-    return [(name, value if isinstance(value, str) else f"{value:.10g}") for name, value in found]
+        lines.append((transform, value))
+    return [(name, value if isinstance(value, str) else f"{value:.10g}") for name, value in lines]
 
 
 def _table(rows: list[tuple[str, str]]) -> str:

@@ -30,20 +30,22 @@ Kernel = tuple[Rule, str, tuple[str, ...]]
 def kernels(optimizers: Sequence[Optimizer], averages: Sequence[str] = ()) -> list[Kernel]:
     """The kernels that steps need; `averages` are those of `AVERAGES` that some steps keep and others leave alone."""
     # For on_nonfinite and clipping by norm.
-    found: list[Kernel] = [(NO_RULE, which, ()) for which in ("finite", "finite_squares", "norm", "quick_norm")]
-    found += [(GRADIENT_MEASURE, which, ()) for which in FACTORS]
-    wanted = [name for name in AVERAGES if name in averages]
-    kept = list(chain.from_iterable(combinations(wanted, count) for count in range(len(wanted) + 1)))
+    all_kernels: list[Kernel] = [(NO_RULE, which, ()) for which in ("finite", "finite_squares", "norm", "quick_norm")]
+    all_kernels += [(GRADIENT_MEASURE, which, ()) for which in FACTORS]
+    slots = [name for name in AVERAGES if name in averages]
+    kept = list(chain.from_iterable(combinations(slots, count) for count in range(len(slots) + 1)))
     for optimizer in optimizers:
         rule, transforms = optimizer._rule, optimizer._needed_transforms()
         transforms = centralized(transforms) if optimizer.centralize else transforms
-        found += [(rule, "step", (*transforms, *after)) for after in kept]
-        found += [(rule.measuring, which, transforms) for which in ("measure", *FACTORS)] if rule.measuring else []
-        found += [(rule.preparing, "prepare", transforms)] if rule.preparing else []
-        found += [(rule.totalling, "totals", transforms)] if rule.totalling else []
-        found += [(rule, "aligned", transforms)] if optimizer.cautious else []
-        found += [(HESSIAN, "step", ())] if isinstance(optimizer, Sophia) else []
-    return list(dict.fromkeys(found))  # rules share some
+        all_kernels += [(rule, "step", (*transforms, *after)) for after in kept]
+        all_kernels += (
+            [(rule.measuring, which, transforms) for which in ("measure", *FACTORS)] if rule.measuring else []
+        )
+        all_kernels += [(rule.preparing, "prepare", transforms)] if rule.preparing else []
+        all_kernels += [(rule.totalling, "totals", transforms)] if rule.totalling else []
+        all_kernels += [(rule, "aligned", transforms)] if optimizer.cautious else []
+        all_kernels += [(HESSIAN, "step", ())] if isinstance(optimizer, Sophia) else []
+    return list(dict.fromkeys(all_kernels))  # rules share some
 
 
 def main(optimizers: Sequence[Optimizer], averages: Sequence[str] = ()) -> None:
@@ -53,23 +55,23 @@ def main(optimizers: Sequence[Optimizer], averages: Sequence[str] = ()) -> None:
     compiled_scan()
     compiled_call()
     compiled_spread()
-    for known in DTYPES:
-        compiled_add_up(known)
+    for kind in DTYPES:
+        compiled_add_up(kind)
     for form in range(len(FORMS)):
         form_address(form, "float32")
     if any(optimizer.state_storage != FLOAT32 for optimizer in optimizers):
         compiled_codecs()
     loops = (False, True) if threads.layer() else (False,)
     if any(optimizer.centralize for optimizer in optimizers):
-        for known in DTYPES:
+        for kind in DTYPES:
             for in_parallel in loops:
-                compiled_find_means(known, in_parallel)
+                compiled_find_means(kind, in_parallel)
     pairs = product(kernels(optimizers, averages), ("float32", "float64"))
     # Squares of float32 numbers, as float64, neither overflow nor vanish; a plain sum of float64 ones settles nothing.
     only = dict.fromkeys(FACTORS, "float64") | {"quick_norm": "float32"}
-    wanted = [pair for pair in pairs if pair[1] == only.get(pair[0][1], pair[1])]
-    for (rule, which, transforms), dtype in track(wanted, "compiling", console=console):
+    needed = [pair for pair in pairs if pair[1] == only.get(pair[0][1], pair[1])]
+    for (rule, which, transforms), dtype in track(needed, "compiling", console=console):
         for in_parallel in loops:  # the second one costs nothing
             kernel(rule, dtype, in_parallel, which, transforms)
     seconds = time.perf_counter() - start
-    console.print(f"{len(wanted)} kernels in {seconds:.1f} s: {info.cache_folder()}", highlight=False, soft_wrap=True)
+    console.print(f"{len(needed)} kernels in {seconds:.1f} s: {info.cache_folder()}", highlight=False, soft_wrap=True)

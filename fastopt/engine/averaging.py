@@ -25,13 +25,13 @@ def amounts(settings: Any, step: int, averaged: Counts) -> dict[str, list[float]
 
     averaged : how often the averages of each cohort moved before
     """
-    found = {}
+    weights_by_name = {}
     for name in AVERAGES:
         average = getattr(settings, name)
         if average is not None:
             of_count = {count: average.amount(step, count) for count in dict.fromkeys(averaged)}
-            found[name] = [of_count[count] for count in averaged]
-    return {name: weights for name, weights in found.items() if any(weights)}
+            weights_by_name[name] = [of_count[count] for count in averaged]
+    return {name: weights for name, weights in weights_by_name.items() if any(weights)}
 
 
 _MOVED = Rule(unchanged)

@@ -111,11 +111,11 @@ class CentralizedLaunch(Launch):
         low, high = self._whole[self._owners, :-1], self._whole[self._owners, :-1] + room[:, None]
         begin = np.full((len(sizes), 1), self._means.ctypes.data)
         low, high = np.hstack([low, begin]), np.hstack([high, begin + self._means.nbytes])
-        found = self.table[:-1, :-1]
-        wrong = ((found < low) | (found + sizes[:, None] > high)) & (low != 0)
+        addresses = self.table[:-1, :-1]
+        wrong = ((addresses < low) | (addresses + sizes[:, None] > high)) & (low != 0)
         for row, column in np.argwhere(wrong)[:1]:
             raise RuntimeError(
-                f"{owner}: the address {found[row, column]:#x} in column {column} of a part of params["
+                f"{owner}: the address {addresses[row, column]:#x} in column {column} of a part of params["
                 f"{self._leaves[self._owners[row]].key!r}] is not that of a live array; please report this error"
             )
 

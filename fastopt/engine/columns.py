@@ -228,10 +228,10 @@ class StoredSlot(MutableMapping[Hashable, Array]):
         if not isinstance(array, Column):
             copy_to(name, array, value)
             return
-        found = assignable(name, value, np.empty(array.shape, np.float32))
-        if array.nonnegative and np.any(np.asarray(found) < 0):
-            raise ValueError(f"{name} is never negative, got {np.min(found):g}; assign what is not")
-        array.assign(found)
+        values = assignable(name, value, np.empty(array.shape, np.float32))
+        if array.nonnegative and np.any(np.asarray(values) < 0):
+            raise ValueError(f"{name} is never negative, got {np.min(values):g}; assign what is not")
+        array.assign(values)
 
     def __delitem__(self, key: Hashable) -> None:
         raise TypeError(checks.fixed_keys(self._slot))

@@ -62,32 +62,32 @@ class GradientSums:
         nothing |= {key for key, value in given.items() if value is None}
         begun = frozenset() if is_first else self.begun
         before = frozenset() if is_first else self.nothing
-        found = {key: value for key, value in given.items() if value is not None}
+        present = {key: value for key, value in given.items() if value is not None}
         if not is_first:
-            _check_same(owner, container, begun, before, set(found), nothing)
-        known = self._state if not is_first or self._fits(found) else State({SLOT: 0.0}, {})
+            _check_same(owner, container, begun, before, set(present), nothing)
+        buffer = self._state if not is_first or self._fits(present) else State({SLOT: 0.0}, {})
         arrays: dict[Hashable, Any] = {}
-        for key, value in found.items():
+        for key, value in present.items():
             name = container.name(key, "grads")
             if isinstance(value, Rows):
                 raise TypeError(rows_given(owner, name))
-            if key in known.layouts:
-                arrays[key] = arguments.gradient(owner, name, value, f"the sum of {name}", known.views[SLOT][key])
+            if key in buffer.layouts:
+                arrays[key] = arguments.gradient(owner, name, value, f"the sum of {name}", buffer.views[SLOT][key])
             else:
                 arrays[key] = _first(owner, name, value)
-        new = {key: _layout(array) for key, array in arrays.items() if key not in known.layouts}
-        state = known.with_leaves(known.slots, new, {}) if new else known
+        new = {key: _layout(array) for key, array in arrays.items() if key not in buffer.layouts}
+        state = buffer.with_leaves(buffer.slots, new, {}) if new else buffer
         after = object.__new__(GradientSums)
         after._state, after._plan = state, self._plan if state is self._state else None
         after.begun, after.nothing = begun | arrays.keys(), before | nothing
         after._run(owner, arrays, begun, lambda: commit(after))
 
-    def _fits(self, found: Mapping[Hashable, Any]) -> bool:
+    def _fits(self, present: Mapping[Hashable, Any]) -> bool:
         """Whether the buffer is that of gradients of these shapes and dtypes."""
         layouts = self._state.layouts
-        return found.keys() == layouts.keys() and all(
+        return present.keys() == layouts.keys() and all(
             np.shape(value) == layouts[key].shape and _dtype(getattr(value, "dtype", None)) == layouts[key].dtype
-            for key, value in found.items()
+            for key, value in present.items()
         )
 
     def _run(
@@ -141,12 +141,12 @@ class GradientSums:
                 raise TypeError(
                     f"{owner}: the accumulated gradient of {key!r} is no array of floats or complex numbers"
                 )
-        found = cls()
-        found._state = State({SLOT: 0.0}, {key: layout_of(array) for key, array in sums.items()})
+        loaded = cls()
+        loaded._state = State({SLOT: 0.0}, {key: layout_of(array) for key, array in sums.items()})
         for key, array in sums.items():
-            found._state.take(SLOT, key, array)
-        found.begun, found.nothing = frozenset(sums), frozenset(saved["nothing"])
-        return found, count
+            loaded._state.take(SLOT, key, array)
+        loaded.begun, loaded.nothing = frozenset(sums), frozenset(saved["nothing"])
+        return loaded, count
 
 
 def _by_name(owner: str, grads: Any) -> tuple[containers.Container, dict[Hashable, Any]]:

@@ -42,7 +42,7 @@ class Projections:
 
     def __init__(self, table: Table, settings: Any) -> None:
         self._table = table
-        found: dict[tuple[int, str], list[tuple[Leaf, int | None]]] = defaultdict(list)
+        leaves_by_kind: dict[tuple[int, str], list[tuple[Leaf, int | None]]] = defaultdict(list)
         launches = [number for number, launch in enumerate(table.launches) for _ in launch.scalar_rows]
         in_order = sorted(table.active, key=lambda leaf: leaf.row)
         for leaf, number in zip(in_order, launches, strict=True):
@@ -57,10 +57,12 @@ class Projections:
                 constraints.check_axis(table.owner, name, layout.shape, axis)
                 if layout.is_complex:
                     constraints.check_complex_axis(table.owner, name, layout.shape, layout.order, axis)
-                found[number, kind].append((leaf, axis))
+                leaves_by_kind[number, kind].append((leaf, axis))
         self._launches = [
             _Launch(kind, [leaf for leaf, _ in some], [axis for _, axis in some], number)
-            for (number, kind), some in sorted(found.items(), key=lambda item: list(PROJECTIONS).index(item[0][1]))
+            for (number, kind), some in sorted(
+                leaves_by_kind.items(), key=lambda item: list(PROJECTIONS).index(item[0][1])
+            )
         ]
 
     def write_amounts(self, settings_by_row: list[Any], steps: list[int]) -> None:

@@ -317,18 +317,18 @@ def state_for(
     named : the parameters and their names in error texts
     storages : how the state of each is to be stored
     """
-    known: Mapping[Hashable, Layout] = {} if state is None else state.layouts
+    layouts_before: Mapping[Hashable, Layout] = {} if state is None else state.layouts
     for key, (name, array) in named.items():
-        if key in known:
-            array_checks.replaced(owner, name, array, *known[key][:2])
+        if key in layouts_before:
+            array_checks.replaced(owner, name, array, *layouts_before[key][:2])
     arrays = {key: array for key, (_, array) in named.items()}
-    begun = {key: array for key, array in arrays.items() if key not in known}
+    begun = {key: array for key, array in arrays.items() if key not in layouts_before}
     layouts = {key: layout_of(array)._replace(storage=storages.get(key, FLOAT32)) for key, array in begun.items()}
     if state is None:
         return State(slots, layouts, rule.nonnegative, begun), set(begun)
     more = {slot: value for slot, value in slots.items() if slot not in state.slots}
     if more:  # an average that is wanted from now on
-        missing = [key for key in known if key not in arrays]
+        missing = [key for key in layouts_before if key not in arrays]
         if missing and PARAMETER in more.values():
             raise ValueError(checks.first_average(owner, missing))
         state = state.with_slots(more, arrays)

@@ -122,9 +122,15 @@ def problems_loop(row, scalars, parameter, constants, form, first, last):
     zero = DTYPE(0)
     for element in range(first, last):
         old = load((parameter, *where[1:]), element, DTYPE)
-        own = spread(fixed, scalars, element, PLACES, DTYPE)
-        new = rule(*(old + own[:-1]))
-        store((parameter, *written[1:]), element, choose(own[-1] != zero, new, (old[0], *old[2:BEHIND])), SMALL, DTYPE)
+        spread_scalars = spread(fixed, scalars, element, PLACES, DTYPE)
+        new = rule(*(old + spread_scalars[:-1]))
+        store(
+            (parameter, *written[1:]),
+            element,
+            choose(spread_scalars[-1] != zero, new, (old[0], *old[2:BEHIND])),
+            SMALL,
+            DTYPE,
+        )
 
 
 def at(address):

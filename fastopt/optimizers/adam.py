@@ -306,11 +306,11 @@ class NAdam(Optimizer):
         if (beta1, momentum_decay) != (self.beta1, self.momentum_decay):
             products = {}
             self._products = self.beta1, self.momentum_decay, products
-        known = step - 1 if step - 1 in products else max((other for other in products if other <= step), default=0)
-        product = products.get(known, 1.0)
-        while known < step and product > 1e-20:  # below 1.1e-16 it is nothing beside 1, even if steps count from far
-            known += 1
-            product *= self._mu(known)
+        last = step - 1 if step - 1 in products else max((other for other in products if other <= step), default=0)
+        product = products.get(last, 1.0)
+        while last < step and product > 1e-20:  # below 1.1e-16 it is nothing beside 1, even if steps count from far
+            last += 1
+            product *= self._mu(last)
         products[step] = product
         if len(products) > MOST_PRODUCTS:
             del products[next(iter(products))]

@@ -101,9 +101,9 @@ class Prodigy(_LearningRateFree):
         d, largest = estimates.get("d", self.d0), estimates.get("d_max", self.d0)
         numerator = math.sqrt(self.beta2) * estimates.get("numerator", 0.0) + one
         if other > 0 and self.lr > 0:
-            found = self.d_coef * numerator / other
-            d = max(d, found) if d == self.d0 else d
-            largest = max(largest, found)
+            estimate = self.d_coef * numerator / other
+            d = max(d, estimate) if d == self.d0 else d
+            largest = max(largest, estimate)
             d = min(largest, d * self.growth_rate)
         return {"d": d, "d_max": largest, "numerator": numerator}
 

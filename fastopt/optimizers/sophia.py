@@ -101,8 +101,8 @@ class Sophia(Optimizer):
         """
         with self._not_stepping():
             columns = constraints.masks_for(self)
-            known = type(self).__name__, HESSIAN, params, estimates, self._start(), self._state
-            table = Table(*known, groups=self.groups, storage=self.state_storage, constraints=columns)
+            common = type(self).__name__, HESSIAN, params, estimates, self._start(), self._state
+            table = Table(*common, groups=self.groups, storage=self.state_storage, constraints=columns)
             plan = Plan(table, self._processes)
             step = self._steps + 1
             for launch in plan.table.stored_launches:

@@ -61,6 +61,7 @@ class Reference:
     # Not annotated, which would make settings of them.
     flush = True
     _iter = 0
+    factors = cast("dict[str, Array]", None)
     counts = cast("dict[Any, int]", None)
     averages = cast("dict[Any, int]", None)
     weight_average = cast("dict[Any, Array] | None", None)
@@ -70,6 +71,7 @@ class Reference:
         self.counts, self.averages = {}, {}
         self.estimates: dict[str, float] = {}
         self.before: dict[str, float] = {}
+        self.kept: dict[Any, dict[str, Array]] = {}  # of rules of whole matrices, by key; `factors` in `step`
         for slot in self.slots:
             setattr(self, slot, None)
         self.runs: dict[tuple[str, Any], Array] = {}  # codes and scales of compact state, by slot and key
@@ -142,6 +144,7 @@ class Reference:
                 p, *state = (x[distinct[key]] for x in whole)
             part = copy.copy(parts[key])
             part._iter = self.counts[key] = self.counts[key] + 1
+            part.factors = self.kept.setdefault(key, {})
             kept = Masked(self.mask, key, p, *state)
             # NumPy makes scalars of arrays without dimensions; the power of a scalar is not always that of an array.
             p_1d, g_1d, *state_1d = np.atleast_1d(pairs(p), seen[key], *map(pairs, state))
@@ -166,7 +169,7 @@ class Reference:
         """Before a step, adds up over all parameters what a rule with totals needs."""
         if type(self).totals is Reference.totals:
             return
-        found = []
+        sums = []
         self.before.clear()
         self.before.update(self.estimates)
         for key, g in seen.items():
@@ -175,9 +178,9 @@ class Reference:
             state = [pairs(getattr(self, slot)[key]) for slot in self.slots]
             both = part.totals(p, part._processed(p, g, scale), *state)
             assert both is not None
-            found.append(both)
-        if found:
-            self.estimates.update(self.estimate(*map(total, zip(*found, strict=True))))
+            sums.append(both)
+        if sums:
+            self.estimates.update(self.estimate(*map(total, zip(*sums, strict=True))))
 
     def metric(self, *state: Array) -> Array | None:
         """By what the effective learning rate of each element is divided; None where they are all alike."""
@@ -194,14 +197,14 @@ class Reference:
             self.averages.setdefault(key, 0)
         for slot in self.slots:
             start = self.start_values().get(slot, 0.0)
-            known = getattr(self, slot) or {}
+            present = getattr(self, slot) or {}
             setattr(
                 self,
                 slot,
-                _with_more(known, params, np.copy if start is None else partial(_filled, start)),
+                _with_more(present, params, np.copy if start is None else partial(_filled, start)),
             )
             for key, p in params.items() if start else ():
-                if key not in known:
+                if key not in present:
                     arrays = [getattr(self, slot)[key] if name == slot else None for name in self.slots]
                     self._store(key, as_array(p), arrays, self._part(key, as_array(p)), 0)
         if self.lookahead is not None:
@@ -321,8 +324,8 @@ def _filled(start: float, p: Array) -> Array:
 def _with_more(
     slot: dict[Any, Array] | None, params: dict[Any, Any], start: Callable[[Array], Array]
 ) -> dict[Any, Array]:
-    known = slot or {}
-    return known | {key: start(as_array(p)) for key, p in params.items() if key not in known}
+    present = slot or {}
+    return present | {key: start(as_array(p)) for key, p in params.items() if key not in present}
 
 
 def _summed(gradient: Rows, distinct: Array, dtype: Any) -> Array:
