@@ -23,6 +23,13 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be used; the text is one line."""
 
 
+def no_rows(owner: str, name: str, factors: Iterable[str]) -> str:
+    return (
+        f"{owner}: {name} has factors, {' and '.join(factors)}, which are of its rows together; `forget` it, and its "
+        "state begins anew"
+    )
+
+
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
 
@@ -206,10 +213,6 @@ def in_use(owner: str, doing: Any) -> str:
 
 
 # -- containers -------------------------------------------------------------------------------------------------------
-
-
-def rates_without_problems(owner: str) -> str:
-    return f"{owner}: lr is an array, which is for many problems at once; set batch_axis=0, or make lr a number"
 
 
 def step_on_copies(owner: str) -> str:

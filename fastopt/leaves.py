@@ -68,6 +68,7 @@ class Leaves:
                 "_node": node and structure.without(node, gone),
                 "_state": state if state and state.layouts else None,
                 "_skipped_rows": {key: skipped for key, skipped in self._skipped_rows.items() if key not in gone},
+                "_factors": {key: factors for key, factors in self._factors.items() if key not in gone},
             }
             counts = {key: count for key, count in counts.items() if key not in gone}
             self.__dict__.update(new | with_counts(counts))
@@ -108,6 +109,7 @@ class Leaves:
                 "_node": None,
                 "_skipped_rows": {},
                 "_estimates": {},
+                "_factors": {},
             }
             self.__dict__.update(new | with_counts({}))
 
@@ -132,7 +134,8 @@ class Leaves:
         KeyError
             if the key has no state.
         TypeError, ValueError
-            if `index` or `parameter` is not as above, or the parameter has no rows; the state is then as it was.
+            if `index` or `parameter` is not as above, the parameter has no rows, or the rule keeps `factors` of it,
+            which are of all rows; the state is then as it was.
         RuntimeError
             in the middle of a step.
 
@@ -154,6 +157,8 @@ class Leaves:
             layout = self._state.layouts[key]
             name = "the bare array" if key is BARE else naming(self._node)(key)
             index = _row_index(owner, name, index, layout.shape)
+            if key in self._factors:
+                raise ValueError(checks.no_rows(owner, name, self._factors[key]))
             starts = self._at(self._steps + 1).start_values()
             copies = [slot for slot in self._state.slots if starts.get(slot) is PARAMETER]  # and averages
             if parameter is not None or (copies and (index < 0).any()):

@@ -24,7 +24,7 @@ from fastopt.flat import Array
 from fastopt.groups import NO_GROUPS, GroupNumbers, Groups
 from fastopt.kernels import RULES
 from fastopt.kernels.averages import SLOTS
-from fastopt.kernels.rule import Rule
+from fastopt.kernels.rule import Factors, Rule
 from fastopt.kernels.stores import FORMS, PLAIN
 from fastopt.leaves import Leaves
 from fastopt.problems import Problems
@@ -99,6 +99,7 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, T
     _averages = cast("Counts", ())
     _kept_settings = cast("StepSettings | None", None)  # as long as nothing is assigned, nor groups changed
     _estimates = cast("Mapping[str, float]", MappingProxyType({}))  # of a rule with totals, from the first step on
+    _factors = cast("Mapping[Any, Factors]", MappingProxyType({}))  # by key; never written in place
     _processes = ONE_PROCESS
     _accumulated = 0
     _sums = cast("Any", None)  # a `GradientSums`
@@ -133,8 +134,8 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, T
         """The fraction of its state that a step without a gradient keeps, where the rule has a closed form of those."""
         return 1.0
 
-    def prepared(self, direction: Array) -> None:
-        """Turns an array of the last state slot into the update direction, in place, for a rule that prepares."""
+    def prepared(self, direction: Array, parameter: Array, step: int, factors: Factors) -> Factors:
+        """Turns an array of the last state slot into the update direction, in place; returns the new factors."""
         raise NotImplementedError
 
     def start_values(self) -> dict[str, float]:
@@ -316,6 +317,7 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, T
                 value = hyperparameters.hyperparameter(owner.__name__, name, value)
             if name in combinations.SETTINGS:
                 combinations.check(owner, self.__dict__ | {name: value})
+            hyperparameters.check_rates(owner.__name__, self.__dict__, name, value)
             if callable(value) or name in self._scheduled:
                 new = {name: value}
                 self.__dict__.update(new, _scheduled=self._scheduled_names(self.__dict__ | new))
@@ -326,7 +328,7 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, T
             checks.state_value(owner.__name__, name, value)
             self._forget_plans()
             self.__dict__.update(_state=None, _node=None, _skipped_rows={}, _cohorts={}, _counts=(), _averages=())
-            self.__dict__["_estimates"] = {}
+            self.__dict__.update(_estimates={}, _factors={})
             return
         elif name not in ("iter", "active"):
             raise AttributeError(names.unknown_attribute(owner.__name__, name, *self._public_names()))

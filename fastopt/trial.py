@@ -18,7 +18,7 @@ from fastopt.schedules import Schedule
 
 _KEPT = (
     *("_steps", "_skipped", "_skips_in_a_row", "_state", "_node", "_cohorts", "_counts", "_averages", "_skipped_rows"),
-    *("_accumulated", "_sums", "_problems", "_wanted_active", "_estimates"),
+    *("_accumulated", "_sums", "_problems", "_wanted_active", "_estimates", "_factors"),
 )
 """Everything of an optimizer that steps change; arrays among it are copied."""
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from fastopt import averages
-from fastopt.checkpoint import atomic_file, by_problem, setting_arrays, sums, tensor_file, with_params
+from fastopt.checkpoint import atomic_file, by_problem, factors, setting_arrays, sums, tensor_file, with_params
 from fastopt.checkpoint.state_dict import CheckpointError, Mismatch, load_state_dict, one_line, same_rule
 from fastopt.checkpoint.tensor_file import CODES
 from fastopt.constraints import PROJECTIONS, Bounds, Mask
@@ -170,6 +170,8 @@ def _pack(owner: str, saved: dict[str, Any]) -> tuple[dict[str, Array], dict[str
     if any(name in LATER for some in (settings, *(some for *_, some in groups)) for name in some):
         metadata["format"] = "4"
     tensors |= constraints
+    if "factors" in saved:
+        metadata |= {"factors": factors.pack(saved["factors"], tensors, partial(_encoded, owner)), "format": "4"}
     if "estimates" in saved:
         metadata["estimates"] = json.dumps(saved["estimates"])
     if "problems" in saved or "batch_axis" in settings:
@@ -218,6 +220,8 @@ def _unpack(optimizer: Any, tensors: dict[str, Array], metadata: Any, name: str)
         longest["counts"] = longest["rows"]
     if "params" in metadata:
         longest["params"] = longest["keys"]
+    if "factors" in metadata:
+        longest["factors"] = longest["keys"] + 40 * len(tensors)
     if "accumulated" in metadata:
         longest["accumulated"] = longest["keys"] + LONGEST
     if "complex" in metadata:
@@ -246,6 +250,7 @@ def _unpack(optimizer: Any, tensors: dict[str, Array], metadata: Any, name: str)
     }
     rates, problems = by_problem.unpack(tensors)
     accumulated = sums.unpack(metadata["accumulated"], tensors, _decoded) if "accumulated" in metadata else None
+    kept = factors.unpack(metadata["factors"], tensors, _decoded) if "factors" in metadata else {}
     names = [""] if keys is None else [f"/{json.dumps(key)}" for key in keys]
     state: dict[str, Any] = {}
     same_rule(optimizer, metadata["rule"], name)
@@ -278,6 +283,7 @@ def _unpack(optimizer: Any, tensors: dict[str, Array], metadata: Any, name: str)
         "rows": rows,
         "counts": counts,
         "accumulated": accumulated,
+        "factors": kept,
         "estimates": json.loads(metadata["estimates"]),
         "problems": problems,
         "params": params,

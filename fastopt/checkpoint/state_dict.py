@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastopt import array_checks, averages, checks, hyperparameters, leaves
-from fastopt.checkpoint import with_params
+from fastopt.checkpoint import factors, with_params
 from fastopt.checks import CheckpointError as CheckpointError
 from fastopt.engine import catch_up
 from fastopt.engine.columns import Codes, Column
@@ -68,6 +68,7 @@ def state_dict(optimizer: Any) -> dict[str, Any]:
         **({"rows": rows} if rows else {}),
         **({"counts": counts} if counts else {}),
         **({"estimates": dict(optimizer._estimates)} if optimizer._estimates else {}),
+        **({"factors": factors.saved(optimizer._factors)} if optimizer._factors else {}),
         **({} if optimizer._problems is None else {"problems": optimizer._problems.saved()}),
         **({"accumulated": optimizer._sums.saved(optimizer.accumulated)} if optimizer.accumulated else {}),
     }
@@ -139,11 +140,10 @@ def load_state_dict(
             for key, layout in current.items()
         }
     loaded: State | None = None
+    taken = layouts.keys() - {*mismatch.missing, *mismatch.reshaped}
     if layouts:
         slots = {} if current is None else optimizer._state.views
         nonnegative = optimizer._rule.nonnegative
-        left_out = {*mismatch.missing, *mismatch.reshaped}
-        taken = {key for key in layouts if key not in left_out}
         # Averages that are not known of all arrays begin anew.
         begun = {SLOTS["lookahead"]: (True, True), SLOTS["averaging"]: (averaged > 0, optimizer._averaged > 0)}
         whole = [
@@ -163,6 +163,8 @@ def load_state_dict(
     for key in loaded.layouts if loaded else ():
         steps, moved = counts.get(key, (step, averaged)) if key in taken else known_counts[key]
         by_leaf[key] = steps, 0 if begins_anew else moved
+    left = {} if current is None else {key: kept for key, kept in optimizer._factors.items() if key not in taken}
+    kept = factors.loaded(optimizer, source, saved.get("factors", {}), {key: layouts[key] for key in taken}, cast)
     try:
         skipped_steps = catch_up.loaded(owner, saved.get("rows", {}), loaded)
     except (KeyError, TypeError, ValueError) as error:
@@ -177,6 +179,7 @@ def load_state_dict(
         "_state": loaded,
         "_skipped_rows": skipped_steps,
         "_estimates": estimates,
+        "_factors": {**left, **kept},
         **leaves.with_counts(by_leaf),
     }
     new |= {"_transforms": None, "_kept_settings": None, "_sums": sums, "_accumulated": accumulated}
@@ -238,6 +241,8 @@ def _settings(optimizer: Any, settings: Any, source: str) -> dict[str, Any]:
             else value
             for name, value in settings.items()
         }
+        both = optimizer.__dict__ | checked
+        hyperparameters.check_rates(kind.__name__, both, "lr", both.get("lr"))
         for name in checked.keys() & SLOTS.keys():
             averages.setting(kind.__name__, name, checked[name])
         return checked | {"groups": Groups(kind, checked["groups"])} if "groups" in checked else checked

@@ -32,6 +32,7 @@ VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("ademamix", {"warmup": 10.0}),
     ("schedule_free_sgd", {"warmup": 10.0}),
     ("muon", {"coefficients": "polar_express", "adjust": "match_rms_adamw"}),
+    ("muon", {"normalize_rows": True}),
     ("prodigy", {"bias_correction": True, "safeguard_warmup": True, "growth_rate": 1.02, "d0": 0.01}),
     ("dadapt_adam", {"bias_correction": True, "growth_rate": 1.02, "d0": 0.01}),
 )

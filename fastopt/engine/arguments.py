@@ -98,6 +98,13 @@ def nonfinite_squared_norm(owner: str, name: str, norm: float, dtype: Any, bound
     )
 
 
+def nonfinite_sums(owner: str, name: str, dtype: Any) -> str:
+    return (
+        f"{owner}: {name} is finite, but sums of its squares, which the rule needs, are not in {dtype}; nothing was "
+        "written. Clip the gradient (clip_array_norm), use float64, or choose on_nonfinite='skip'"
+    )
+
+
 def _first(values: Array, bad: Array) -> str:
     """The first of the elements that are bad, and where it is."""
     first = tuple(int(index) for index in np.unravel_index(int(np.argmax(bad)), values.shape))

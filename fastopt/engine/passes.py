@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from functools import cached_property
 from typing import Any, cast
 
@@ -13,7 +13,7 @@ from fastopt.engine.norms import Norm, OneProcess
 from fastopt.flat import Array
 from fastopt.kernels import flags
 from fastopt.kernels.passes import COMPENSATION, NONFINITE, SECOND_COMPENSATION, SECOND_TOTAL, TOTAL
-from fastopt.kernels.rule import GRADIENT_MEASURE, NO_RULE, Rule
+from fastopt.kernels.rule import GRADIENT_MEASURE, NO_RULE, Factors, Rule
 
 # Of statistics of norms.
 SUMS, SECOND_SUMS = slice(TOTAL, COMPENSATION + 1), slice(SECOND_TOTAL, SECOND_COMPENSATION + 1)
@@ -113,16 +113,28 @@ class Passes:
         return one, other
 
     def prepare(
-        self, params: Any, scalars: list[tuple[float, ...]], transforms: tuple[str, ...], settings_by_row: list[Any]
-    ) -> None:
-        """Fills the last state slot, and prepares each array of it by the settings of its row; writes no other."""
+        self,
+        params: Any,
+        scalars: list[tuple[float, ...]],
+        transforms: tuple[str, ...],
+        settings_by_row: list[Any],
+        steps: list[int],
+        factors: Mapping[Hashable, Factors],
+    ) -> dict[Hashable, Factors]:
+        """Fills the last state slot, and prepares each array of it by the settings of its row; writes no other.
+
+        Returns the new factors of the arrays that have some.
+        """
         self.table.write_scalars(scalars)
         assert self.table.rule.preparing is not None
         self._run_before("prepare", self.table.rule.preparing, transforms, params)
-        views = self.table.state.views[self.table.rule.state[-1]]
-        for leaf in self.table.leaves:
-            if leaf.row >= 0:
-                settings_by_row[leaf.scalar_row].prepared(views[leaf.key])
+        views, found = self.table.state.views[self.table.rule.state[-1]], {}
+        for leaf in self.table.active:
+            row, parameter = leaf.scalar_row, leaf.array if leaf.staged is None else leaf.staged
+            new = settings_by_row[row].prepared(views[leaf.key], parameter, steps[row], factors.get(leaf.key, {}))
+            if new:
+                found[leaf.key] = new
+        return found
 
     def _sums_by_row(self, *call: Any) -> Iterator[tuple[int, Array]]:
         """The row of scalars of each array, and its rows of the statistics."""

@@ -27,6 +27,7 @@ from fastopt.engine.state import State
 from fastopt.flat import Array
 from fastopt.groups import Groups
 from fastopt.kernels import array_scan, flags
+from fastopt.kernels.rule import Factors
 from fastopt.rows import Rows
 from fastopt.settings import PlanSettings
 from fastopt.tuning import AS_THEY_COME, Tuner
@@ -191,6 +192,9 @@ class Plan:
 
     estimates: Mapping[str, float] = MappingProxyType({})
     """The optimizer's estimates from totals, of a step on its way: before it, then after it."""
+
+    factors: Mapping[Any, Factors] = MappingProxyType({})
+    """Its factors by key, likewise."""
 
     # -- the step ------------------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ import numpy as np
 from mpi4py import MPI
 
 from fastopt import checks, combinations
+from fastopt.combinations import FACTORS
 from fastopt.engine import step
 from fastopt.engine.objects import OWN
 from fastopt.flat import Array
@@ -99,7 +100,12 @@ class Sharded(Consensus, SharedAverages, SharedSaving):
                 "was by `load`"
             )
         combinations.check_step(
-            type(optimizer).__name__, {"batch_axis": optimizer.batch_axis is not None, "Sharded": True}
+            type(optimizer).__name__,
+            {
+                "batch_axis": optimizer.batch_axis is not None,
+                FACTORS: combinations.keeps_factors(optimizer),
+                "Sharded": True,
+            },
         )
         comm = MPI.COMM_WORLD if comm is None else comm
         owner = type(optimizer).__name__

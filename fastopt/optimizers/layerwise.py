@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
 
-from fastopt.flat import Array
-from fastopt.kernels.rules.muon import matrix_shape, orthogonalise
 from fastopt.optimizer import Optimizer
 from fastopt.typed import Number, number
 
-__all__ = ["LAMB", "LARS", "MARS", "Muon", "NovoGrad", "StableAdamW"]
+__all__ = ["LAMB", "LARS", "MARS", "NovoGrad", "StableAdamW"]
 
 
 @dataclass(eq=False)
@@ -300,72 +297,3 @@ class NovoGrad(Optimizer):
 
     def trust_ratio(self, gradient_norm: float, _: float, size: int) -> float:
         return gradient_norm * gradient_norm
-
-
-@dataclass(eq=False)
-class Muon(Optimizer):
-    """Momentum whose steps are made nearly orthogonal, for matrices: all their singular values become about 1.
-
-    `m = momentum m + g`, `o` is `g + momentum m` made nearly orthogonal by five steps of Newton and Schulz, in which
-    NumPy multiplies matrices, and `p = p - lr s o` with s by the shape. An array of more than two dimensions is taken
-    as a matrix of its first dimension by the others. A vector is a matrix of one row, whose direction is kept and whose
-    length becomes about 1; usually vectors are given to Adam, and `groups={fastopt.is_vector: {"frozen": True}}` here.
-
-    Parameters
-    ----------
-    lr : float, default 0.001
-        Learning rate, 0 or more.
-    momentum : float, default 0.95
-        The share of m that is kept at each step, in [0, 1].
-    adjust : "original" or "match_rms_adamw", default "original"
-        What s is for n rows and k columns: sqrt(max(1, n / k)), or 0.2 sqrt(max(n, k)), with which lr and weight decay
-        of AdamW can be kept.
-    coefficients : "original" or "polar_express", default "original"
-        Of the polynomials of the five steps: one for all, which leaves singular values between 0.7 and 1.2, or those of
-        the Polar Express, each the best after the one before, which bring large and small ones nearer to 1.
-    weight_decay, decoupled : default 0.1 and True
-        As of every optimizer, but on by default.
-
-    State: `m`, the sum of decayed gradients, and `o`, which the last step was made along.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> params = {"W": np.zeros((2, 2))}
-    >>> Muon(lr=1.0).update(params, {"W": np.array([[3.0, 0.0], [0.0, 0.5]])})
-    >>> params["W"].round(1)
-    array([[-0.7,  0. ],
-           [ 0. , -1. ]])
-
-    References
-    ----------
-    Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024,
-    https://kellerjordan.github.io/posts/muon/; "match_rms_adamw" is that of Liu et al., 2025, arXiv:2502.16982,
-    "polar_express" that of Amsel et al., 2025, arXiv:2505.16932.
-
-    Differences
-    -----------
-    PyTorch: `Muon`, the same formula with (1 - momentum) m in m's place, and bfloat16 in the steps of Newton and
-        Schulz.
-    Keras: `Muon`, which gives vectors to an AdamW of its own.
-    optax: `contrib.muon`, a running mean in m's place, corrected for its start at zero.
-    """
-
-    rule = "muon"
-    lr: Number = number(0.001)
-    momentum: Number = number(0.95)
-    adjust: Literal["original", "match_rms_adamw"] = "original"
-    coefficients: Literal["original", "polar_express"] = field(default="original", kw_only=True, repr=False)
-    weight_decay: Number = field(default=number(0.1), kw_only=True, repr=False)
-    decoupled: bool = field(default=True, kw_only=True, repr=False)
-
-    def scalars(self, step: int) -> tuple[float, ...]:
-        return self.momentum, self.lr
-
-    def prepared(self, direction: Array) -> None:
-        orthogonalise(direction, self.coefficients)
-        rows, columns = matrix_shape(direction.shape)
-        if self.adjust == "original":
-            direction *= math.sqrt(max(1.0, rows / max(columns, 1)))
-        else:
-            direction *= 0.2 * math.sqrt(max(rows, columns))

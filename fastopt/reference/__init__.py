@@ -17,6 +17,7 @@ from fastopt.reference import (
     adam_variants,
     layerwise,
     learning_rate_free,
+    matrix,
     schedule_free,
     sgd,
     sign_based,
@@ -28,6 +29,7 @@ from fastopt.reference.adam_variants import *  # noqa: F403
 from fastopt.reference.base import Reference as Reference
 from fastopt.reference.layerwise import *  # noqa: F403
 from fastopt.reference.learning_rate_free import *  # noqa: F403
+from fastopt.reference.matrix import *  # noqa: F403
 from fastopt.reference.schedule_free import *  # noqa: F403
 from fastopt.reference.sgd import *  # noqa: F403
 from fastopt.reference.sign_based import *  # noqa: F403
@@ -46,6 +48,7 @@ if not TYPE_CHECKING:  # type checkers follow the imports above
             schedule_free,
             learning_rate_free,
             layerwise,
+            matrix,
         )
         for name in family.__all__
     ]

@@ -61,6 +61,7 @@ class Reference:
     # Not annotated, which would make settings of them.
     flush = True
     _iter = 0
+    factors = cast("dict[str, Array]", None)
     counts = cast("dict[Any, int]", None)
     averages = cast("dict[Any, int]", None)
     weight_average = cast("dict[Any, Array] | None", None)
@@ -70,6 +71,7 @@ class Reference:
         self.counts, self.averages = {}, {}
         self.estimates: dict[str, float] = {}
         self.before: dict[str, float] = {}
+        self.kept: dict[Any, dict[str, Array]] = {}  # of rules of whole matrices, by key; `factors` in `step`
         for slot in self.slots:
             setattr(self, slot, None)
         self.runs: dict[tuple[str, Any], Array] = {}  # codes and scales of compact state, by slot and key
@@ -142,6 +144,7 @@ class Reference:
                 p, *state = (x[distinct[key]] for x in whole)
             part = copy.copy(parts[key])
             part._iter = self.counts[key] = self.counts[key] + 1
+            part.factors = self.kept.setdefault(key, {})
             kept = Masked(self.mask, key, p, *state)
             # NumPy makes scalars of arrays without dimensions; the power of a scalar is not always that of an array.
             p_1d, g_1d, *state_1d = np.atleast_1d(pairs(p), seen[key], *map(pairs, state))

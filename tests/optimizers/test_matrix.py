@@ -1,0 +1,233 @@
+"""Optimizers of whole matrices: what they keep of each array besides its state, in steps, checkpoints and copies."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+
+import fastopt
+from fastopt import threads
+from fastopt.checkpoint.state_dict import CheckpointError
+from fastopt.kernels import RULES
+from fastopt.optimizers import OPTIMIZERS
+from tests.conftest import THREAD_COUNTS, Pair, assert_same_bits
+
+SETTINGS = {"muon": {"normalize_rows": True}}
+KEEPING = [rule for rule in RULES if RULES[rule].factors]
+SHAPES = {"W": (12, 5), "F": (5, 12), "T": (3, 2, 4), "b": (7,), "one": (1, 1), "s": (), "none": (0, 3)}
+
+
+def model(rng, dtype="float64"):
+    """Arrays of all kinds, one in Fortran's order and one that is not contiguous."""
+    params = {key: rng.standard_normal(shape).astype(dtype) for key, shape in SHAPES.items()}
+    params["F"] = np.asfortranarray(params["F"])
+    params["V"] = rng.standard_normal((6, 8)).astype(dtype)[::2, ::2]
+    return params
+
+
+def gradients(params, rng):
+    return {key: np.asarray(rng.standard_normal(p.shape), p.dtype) for key, p in params.items()}
+
+
+def make(rule, **settings):
+    return OPTIMIZERS[rule](**SETTINGS.get(rule, {}), **settings)
+
+
+def assert_same_factors(some, others):
+    assert some.keys() == others.keys()
+    for key, of_key in some.items():
+        assert of_key.keys() == others[key].keys()
+        for name, array in of_key.items():
+            assert_same_bits(array, others[key][name])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("rule", KEEPING)
+def test_as_the_reference(rule, dtype, rng):
+    groups = {"F": {"lr_scale": 0.5}, "b": {"frozen": True}}
+    pair = Pair(
+        rule, groups=groups, clip_norm=2.0, averaging=fastopt.EMA(0.9), bounds=(-2, 2), **SETTINGS.get(rule, {})
+    )
+    fast = model(rng, dtype)
+    plain = copy.deepcopy(fast)
+    for step in range(12):
+        grads = gradients(fast, rng) | ({"T": None} if step % 4 == 1 else {})
+        pair.update(fast, plain, grads)
+    for key in fast:
+        assert_same_bits(fast[key], plain[key])
+    pair.assert_same_state()
+    assert_same_factors(pair.fast.factors, {key: kept for key, kept in pair.plain.kept.items() if kept})
+    assert pair.fast.factors["W"] and "b" not in pair.fast.factors
+
+
+@pytest.mark.parametrize("rule", KEEPING)
+def test_same_bits_for_any_threads_and_order_of_keys(rule):
+    results = []
+    for count in (*THREAD_COUNTS, 1):
+        rng = np.random.default_rng(0)
+        params, optimizer = model(rng, "float32"), make(rule)
+        if results:
+            params = dict(reversed(params.items()))
+        for _ in range(4):
+            grads = gradients(dict(sorted(params.items())), rng)
+            with threads.exactly(count):
+                optimizer.update(params, grads)
+        results.append(params)
+    for params in results[1:]:
+        for key in params:
+            assert_same_bits(params[key], results[0][key])
+
+
+@pytest.mark.parametrize("bare", [False, True])
+@pytest.mark.parametrize("rule", KEEPING)
+def test_factors_go_on_from_checkpoints_and_copies(rule, bare, tmp_path):
+    def steps(optimizer, params, count, seed):
+        rng = np.random.default_rng(seed)
+        for _ in range(count):
+            optimizer.update(params, gradients({"": params}, rng)[""] if bare else gradients(params, rng))
+
+    def start():
+        params = model(np.random.default_rng(7), "float32")
+        return params["W"] if bare else params
+
+    whole, expected = start(), make(rule, lr=0.1)
+    steps(expected, whole, 7, 0)
+    steps(expected, whole, 13, 1)
+    params, optimizer = start(), make(rule, lr=0.1)
+    assert optimizer.factors == {}
+    steps(optimizer, params, 7, 0)
+    assert next(iter(optimizer.factors)) == (None if bare else "W")
+    optimizer.save(tmp_path / "file")
+    fresh = [OPTIMIZERS[rule]() for _ in range(2)]
+    fresh[0].load_state_dict(optimizer.state_dict())
+    fresh[1].load(tmp_path / "file")
+    for other in (*fresh, copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))):
+        assert_same_factors(other.factors, optimizer.factors)
+        mine = copy.deepcopy(params)
+        steps(other, mine, 13, 1)
+        assert_same_factors(other.factors, expected.factors)
+        for key in [...] if bare else mine:
+            assert_same_bits(mine[key], whole[key])
+
+
+@pytest.mark.parametrize("rule", KEEPING)
+def test_factors_follow_what_becomes_of_the_state(rule, rng):
+    params, optimizer = model(rng), make(rule, on_nonfinite="skip")
+    optimizer.update(params, gradients(params, rng))
+    before, saved = optimizer.factors, copy.deepcopy(params)
+    with optimizer.trial(params) as trial:
+        optimizer.update(params, gradients(params, rng))
+        assert any((optimizer.factors["W"][name] != array).any() for name, array in before["W"].items())
+        trial.reject()
+    assert_same_factors(optimizer.factors, before)
+    optimizer.update(params, gradients(params, rng) | {"W": np.full((12, 5), np.nan)})
+    assert optimizer.skipped == 1
+    assert_same_factors(optimizer.factors, before)
+    for key in params:
+        assert_same_bits(params[key], saved[key])
+    with pytest.raises(ValueError, match=r"W.* has factors, .*`forget` it"):
+        optimizer.reindex("W", [0, 1])
+    with pytest.raises(ValueError, match="read-only"):
+        next(iter(optimizer.factors["W"].values()))[...] = 0
+    optimizer.forget("W")
+    assert_same_factors(optimizer.factors, {key: kept for key, kept in before.items() if key != "W"})
+    optimizer.reset()
+    assert optimizer.factors == {}
+    optimizer.update(params, gradients(params, rng))
+    setattr(optimizer, RULES[rule].state[-1], None)
+    assert optimizer.factors == {}
+
+
+@pytest.mark.parametrize("rule", KEEPING)
+def test_factors_that_do_not_fit_are_refused(rule, rng):
+    params, optimizer = {"W": np.ones((3, 4), np.float32), "b": np.ones(3, np.float32)}, make(rule)
+    optimizer.update(params, gradients(params, rng))
+    good = optimizer.state_dict()
+    name, array = next(iter(good["factors"]["W"].items()))
+    for factors, words in (
+        ("much", "factors in state_dict are 'much', expected a dict of dicts"),
+        ({"W": {name: array[:-1]}}, "is .*, expected"),
+        ({"W": {name: None}}, "is NoneType, expected"),
+        ({"W": {name: array.astype("float64")}}, "is float64, the state float32"),
+        ({"W": {}}, f"have no .*{name}"),
+        ({"W": {**good["factors"]["W"], "more": array}}, "'more'"),
+    ):
+        if isinstance(factors, dict) and factors["W"]:
+            factors = {"W": {**good["factors"]["W"], **factors["W"]}}
+        with pytest.raises(CheckpointError, match=words):
+            optimizer.load_state_dict(good | {"factors": factors})
+        assert_same_factors(optimizer.factors, good["factors"])
+    wide = OPTIMIZERS[rule]()
+    wide.load_state_dict(good, cast="float64")
+    assert all(array.dtype == np.float64 for of_key in wide.factors.values() for array in of_key.values())
+    other = make(rule)
+    more = {"W": np.ones((4, 3), np.float32), "b": np.ones(3, np.float32)}
+    other.update(more, gradients(more, rng))
+    before = other.factors
+    assert other.load_state_dict(good, strict=False).reshaped == ["W"]
+    assert_same_factors({"W": other.factors["W"]}, {"W": before["W"]})
+    assert_same_factors({"b": other.factors.get("b", {})}, {"b": good["factors"].get("b", {})})
+
+
+@pytest.mark.parametrize("rule", KEEPING)
+def test_nan_goes_through_and_empty_arrays_do_no_harm(rule):
+    params, optimizer = {"W": np.ones((3, 4)), "none": np.ones((0, 4)), "nothing": np.ones((4, 0))}, make(rule)
+    for bad in (1.0, np.nan, 1.0):
+        optimizer.update(params, {key: np.full(p.shape, bad) for key, p in params.items()})
+    assert np.isnan(params["W"]).all()
+    params, optimizer = {"W": np.ones((3, 4), np.float32)}, make(rule)
+    optimizer.update(params, {"W": np.zeros((3, 4))})
+    assert np.isfinite(params["W"]).all()
+
+
+# Muon's rows
+
+
+@pytest.mark.parametrize("shape", [(5, 9), (9, 5), (4, 3, 2)])
+def test_rows_are_normalised_as_in_the_paper(shape, rng):
+    settings = {"lr": 1.0, "momentum": 0.9, "weight_decay": 0.0, "coefficients": "polar_express"}
+    settings["adjust"] = "match_rms_adamw"
+    plain, ours = fastopt.Muon(**settings), fastopt.Muon(**settings, normalize_rows=True, beta2=0.8)
+    rows, size = shape[0], np.prod(shape)
+    v, one, other = 0.0, {"W": np.zeros(shape)}, {"W": np.zeros(shape)}
+    for _ in range(6):
+        g = rng.standard_normal(shape) * np.exp(rng.standard_normal((rows, *[1] * (len(shape) - 1))))
+        plain.update(one, {"W": g})
+        o, before = plain.o["W"].reshape(rows, -1), other["W"].copy()
+        v = 0.8 * v + 0.2 * (o**2).mean(axis=1, keepdims=True)  # Algorithm 1
+        o = o / (np.sqrt(v) + 1e-10)
+        step = 0.2 * np.sqrt(size) / np.linalg.norm(o) * o
+        ours.update(other, {"W": g})
+        taken = (before - other["W"]).reshape(rows, -1)
+        np.testing.assert_allclose(np.linalg.norm(taken), np.linalg.norm(plain.o["W"]), rtol=1e-9)
+        # Of the paper's norm, that of a matrix whose singular values are one, they are near.
+        np.testing.assert_allclose(taken, step * np.linalg.norm(taken) / np.linalg.norm(step), rtol=1e-9)
+        np.testing.assert_allclose(taken, step, rtol=0.1)
+
+
+def test_rows_are_normalised_in_groups_and_from_a_step_on(rng):
+    params, optimizer = (
+        {"a": np.ones((3, 4)), "b": np.ones((3, 4))},
+        fastopt.Muon(groups={"a": {"normalize_rows": True}}),
+    )
+    optimizer.update(params, gradients(params, rng))
+    assert list(optimizer.factors) == ["a"]
+    optimizer.normalize_rows = True
+    optimizer.update(params, gradients(params, rng))
+    assert list(optimizer.factors) == ["a", "b"]
+
+
+def test_normuon_of_another_package(rng):
+    torch, kinds = pytest.importorskip("torch"), pytest.importorskip("pytorch_optimizer")
+    start = rng.standard_normal((12, 20)).astype(np.float32)
+    params, p = {"W": start.copy()}, torch.nn.Parameter(torch.tensor(start))
+    ours = fastopt.Muon(lr=0.1, normalize_rows=True, weight_decay=0.0)
+    theirs = kinds.NorMuon([{"params": [p], "use_muon": True, "lr": 0.1}])
+    for g in rng.standard_normal((10, 12, 20)).astype(np.float32):
+        ours.update(params, {"W": g})
+        p.grad = torch.tensor(g)
+        theirs.step()
+    assert np.abs(params["W"] - start).max() > 0.1
+    # Directions are made orthogonal in bfloat16 there.
+    np.testing.assert_allclose(params["W"] - start, p.detach().numpy() - start, atol=0.03)
