@@ -198,8 +198,8 @@ def page(results: Results, states: Results, ratios: Results) -> str:
         "",
         _picture(
             "rules",
-            "Large steps of every rule run at the speed of memory; those with norms (LAMB, LARS, NovoGrad, "
-            "StableAdamW) read their arrays twice. Bars beyond 1 are noise: both sides were timed one after the other",
+            "Large steps of most rules run at the speed of memory; those with norms or sums of whole arrays (LAMB, "
+            "LARS, MARS, NovoGrad, StableAdamW, and those without a learning rate) read them twice",
         ),
         "",
         "## Where fastopt was behind",
