@@ -231,3 +231,70 @@ def test_normuon_of_another_package(rng):
     assert np.abs(params["W"] - start).max() > 0.1
     # Directions are made orthogonal in bfloat16 there.
     np.testing.assert_allclose(params["W"] - start, p.detach().numpy() - start, atol=0.03)
+
+
+# Adafactor
+
+
+@pytest.mark.parametrize("shape", [(6, 9), (9, 6), (7,)])
+def test_adafactor_as_pytorch(shape, rng):
+    torch = pytest.importorskip("torch")
+    start = rng.standard_normal(shape)
+    params, p = {"W": start.copy()}, torch.nn.Parameter(torch.tensor(start))
+    ours, theirs = fastopt.Adafactor(clip_threshold=1.1), torch.optim.Adafactor([p], d=1.1)
+    for g in rng.standard_normal((30, *shape)) * np.exp(rng.standard_normal((30, *shape))):
+        ours.update(params, {"W": g})
+        p.grad = torch.tensor(g)
+        theirs.step()
+    np.testing.assert_allclose(params["W"] - start, p.detach().numpy() - start, rtol=1e-10)
+    state = theirs.state[p]
+    if len(shape) > 1:
+        np.testing.assert_allclose(ours.factors["W"]["row_squares"], state["row_var"].numpy().ravel(), rtol=1e-10)
+        np.testing.assert_allclose(ours.factors["W"]["column_squares"], state["col_var"].numpy().ravel(), rtol=1e-10)
+    else:
+        np.testing.assert_allclose(ours.factors["W"]["squares"], state["variance"].numpy(), rtol=1e-10)
+
+
+@pytest.mark.parametrize("relative", [True, False])
+@pytest.mark.parametrize("shape", [(6, 9), (9, 6), (7,)])
+def test_adafactor_as_optax(shape, relative, rng):
+    jax, optax = pytest.importorskip("jax"), pytest.importorskip("optax")
+    start = rng.standard_normal(shape).astype(np.float32)
+    params, p = {"W": start.copy()}, jax.numpy.array(start)
+    ours = fastopt.Adafactor(lr=0.03, relative=relative, weight_decay=0.01, clip_threshold=0.9)
+    theirs = optax.adafactor(
+        0.03,
+        min_dim_size_to_factor=1,
+        clipping_threshold=0.9,
+        multiply_by_parameter_scale=relative,
+        weight_decay_rate=0.03 * 0.01,
+    )
+    state = theirs.init(p)
+    for g in (rng.standard_normal((20, *shape)) * np.exp(rng.standard_normal((20, *shape)))).astype(np.float32):
+        ours.update(params, {"W": g})
+        updates, state = theirs.update(jax.numpy.array(g), state, p)
+        p = optax.apply_updates(p, updates)
+    np.testing.assert_allclose(params["W"] - start, np.asarray(p) - start, rtol=1e-3, atol=1e-6)
+
+
+def test_adafactor_with_the_learning_rate_of_the_paper(rng):
+    torch = pytest.importorskip("torch")
+    start = rng.standard_normal((4, 5))
+    params, p = {"W": start.copy()}, torch.nn.Parameter(torch.tensor(start))
+    ours, theirs = fastopt.Adafactor(lr=lambda t: min(0.5, t**-0.5)), torch.optim.Adafactor([p], lr=0.5)
+    for g in rng.standard_normal((12, 4, 5)):
+        ours.update(params, {"W": g})
+        p.grad = torch.tensor(g)
+        theirs.step()
+    np.testing.assert_allclose(params["W"], p.detach().numpy(), rtol=1e-10)
+
+
+@pytest.mark.parametrize("rule", [rule for rule in KEEPING if rule != "muon"])
+def test_sums_of_squares_that_are_too_large_are_skipped_or_raise(rule):
+    params, optimizer = {"W": np.ones((3, 4), np.float32)}, make(rule, on_nonfinite="raise")
+    optimizer.update(params, {"W": np.ones((3, 4), np.float32)})
+    before = params["W"].copy(), optimizer.factors
+    with pytest.raises(FloatingPointError, match=r"grads\['W'\] is finite, but sums of its squares.*float32"):
+        optimizer.update(params, {"W": np.full((3, 4), 1e30, np.float32)})
+    assert_same_bits(params["W"], before[0])
+    assert_same_factors(optimizer.factors, before[1])

@@ -99,6 +99,10 @@ DEFAULTS = {
     "stable_adamw": {"lr": 0.001, "beta1": 0.9, "beta2": 0.99, "eps": 1e-6},
     "mars": {"lr": 0.003, "beta1": 0.95, "beta2": 0.99, "gamma": 0.025, "eps": 1e-8},
     "novograd": {"lr": 0.001, "beta1": 0.9, "beta2": 0.25, "eps": 1e-6},
+    "adafactor": {
+        **{"lr": 0.01, "decay_exponent": 0.8, "clip_threshold": 1.0, "eps": 1e-30, "min_scale": 0.001},
+        "relative": True,
+    },
     "muon": {"lr": 0.001, "momentum": 0.95, "adjust": "original"},
 }
 
@@ -202,6 +206,7 @@ OTHER_VALUES = {
     "max_step_size": 0.002,
     "growth_rate": 1.01,
     "adjust": "match_rms_adamw",
+    "min_scale": 2.0,
 }
 
 OTHER_VALUES["coefficients"] = "polar_express"
