@@ -54,6 +54,7 @@ RANGES: dict[str, Range] = {
     "max_norm": (0.0, math.inf, True),
     "l1": (0.0, math.inf, False),
     "l2_prox": (0.0, math.inf, False),
+    "precondition_every": (1.0, math.inf, False),
     "decay_exponent": (0.0, math.inf, False),
     "clip_threshold": (1e-3, math.inf, False),
     "min_scale": (0.0, math.inf, False),
