@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 LARGEST = 1200
-"""Dimensions of more elements have no matrix: it would cost more than it brings."""
+"""Dimensions of more elements have no matrix, nor have vectors: it would cost more than it brings."""
 
 
 def has_matrix(shape: tuple[int, ...], axis: int) -> bool:
-    return shape[axis] <= LARGEST
+    return len(shape) > 1 and shape[axis] <= LARGEST
 
 
 def unfolded(x: Any, axis: int) -> Any:
@@ -28,7 +28,7 @@ def along(x: Any, axis: int, matrix: Any) -> Any:
 
 
 def products(x: Any, axis: int) -> Any:
-    """The sums of products of slices across a dimension; of a large one those of each slice with itself."""
+    """The sums of products of slices across a dimension; without a matrix those of each slice with itself."""
     rows = unfolded(x, axis)
     return rows @ rows.T if has_matrix(x.shape, axis) else np.square(rows).sum(axis=1)
 

@@ -19,10 +19,10 @@ class Shampoo(MatrixOptimizer):
     """Gradients multiplied by a preconditioner for each dimension, a root of the sum of products of its slices.
 
     For a matrix `L = L + g g^T` and `R = R + g^T g`, which begin as eps times the identity, `u = L^(-1/4) g R^(-1/4)`,
-    `m = momentum m + u` and `p = p - lr m`. An array of k dimensions has k such matrices, each to the power -1 / 2k: a
-    vector is full-matrix AdaGrad. Of dimensions of more than 1,200 elements the diagonal alone is kept. NumPy's
-    LAPACK finds the roots, at every tenth step by default: large matrices cost seconds, so give embeddings and output
-    layers to another optimizer. Several threads of BLAS may add up in another order than one.
+    `m = momentum m + u` and `p = p - lr m`. An array of k dimensions has k such matrices, each to the power -1 / 2k. Of
+    vectors, for which that is AdaGrad, and of dimensions of more than 1,200 elements the diagonal alone is kept.
+    NumPy's LAPACK finds the roots, at every tenth step by default: large matrices cost seconds, so give embeddings and
+    output layers to another optimizer. Several threads of BLAS may add up in another order than one.
 
     Parameters
     ----------

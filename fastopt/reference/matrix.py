@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 
@@ -36,6 +37,7 @@ class Adafactor(Reference):
     decoupled: bool = field(default=True, kw_only=True, repr=False)
     slots = ("u",)
     by_array = True
+    size = cast("float | None", None)  # that of the parameters before decay
 
     def step(self, p: Array, g: Array, u: Array) -> None:  # type: ignore[override]
         rows, columns = (len(p), math.prod(p.shape[1:])) if p.ndim > 1 else (1, p.size)
@@ -50,12 +52,12 @@ class Adafactor(Reference):
         x = x / max(1.0, root_mean_square(x) / self.clip_threshold)
         u[...] = x.reshape(u.shape)
         if self.relative:
-            u *= max(self.min_scale, self.size)
+            u *= max(self.min_scale, root_mean_square(p) if self.size is None else self.size)
         p -= self.lr * u
 
-    def _processed(self, p: Array, g: Array, scale: float) -> Array:
-        self.size = root_mean_square(p)  # before decay
-        return super()._processed(p, g, scale)
+    def _decayed(self, p: Array, g: Array) -> Array:
+        self.size = root_mean_square(p)
+        return super()._decayed(p, g)
 
     def moved(self, name: str, mean: Array, p: Array) -> Array:
         """A factor, after it has moved towards a mean."""

@@ -48,8 +48,9 @@ class Shampoo(Reference):
         weight = 1.0 if self.decay_rate == 1 else 1 - self.decay_rate
         for axis, length in enumerate(g.shape):
             rows = rows_of(g, axis)
-            products = rows @ rows.T if length <= LARGEST else np.square(rows).sum(axis=1)
-            start = self.eps * (np.eye(length, dtype=g.dtype) if length <= LARGEST else np.ones(length, g.dtype))
+            is_whole = g.ndim > 1 and length <= LARGEST
+            products = rows @ rows.T if is_whole else np.square(rows).sum(axis=1)
+            start = self.eps * (np.eye(length, dtype=g.dtype) if is_whole else np.ones(length, g.dtype))
             before = self.factors.get(f"sums_{axis}", start)
             self.factors[f"sums_{axis}"] = self.decay_rate * before + weight * products
         for axis in range(g.ndim):

@@ -124,7 +124,7 @@ ELSEWHERE = (
     "stable_adamw",
     "novograd",
     "muon",  # below
-    "adafactor",  # in test_matrix.py
+    *("adafactor", "shampoo", "soap"),  # in test_matrix.py
     "adopt",
     "mars",
     "prodigy",

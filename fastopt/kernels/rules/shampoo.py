@@ -6,7 +6,8 @@
     m_t = momentum m_{t-1} + u_t
     p_t = p_{t-1} - lr m_t
 
-An array of k dimensions has k matrices, each to the power -1 / 2k; of dimensions beyond `modes.LARGEST` the diagonal.
+An array of k dimensions has k matrices, each to the power -1 / 2k; of vectors and of dimensions beyond
+`modes.LARGEST` the diagonal.
 
 State: m, and u, what the last gradient was made into; of each array the matrices and their roots.
 """

@@ -31,14 +31,10 @@ def soap(p, g, u, step_size):
     return p - step_size * u, u
 
 
-def has_basis(shape: tuple[int, ...], axis: int) -> bool:
-    return len(shape) > 1 and modes.has_matrix(shape, axis)
-
-
 def rotated(x: Any, factors: Any, back: bool = False) -> Any:
     """An array in the bases of its dimensions, or from these back."""
     for axis in range(x.ndim):
-        if has_basis(x.shape, axis):
+        if modes.has_matrix(x.shape, axis):
             basis = factors[f"basis_{axis}"]
             x = modes.along(x, axis, basis if back else basis.T)
     return x
@@ -49,7 +45,7 @@ def adam_in_eigenbasis(
 ) -> Factors:
     """Makes the update of a gradient, in place; returns the new factors."""
     g, new = u.copy().reshape(u.shape or (1,)), dict(factors)
-    axes = [axis for axis in range(g.ndim) if has_basis(g.shape, axis)]
+    axes = [axis for axis in range(g.ndim) if modes.has_matrix(g.shape, axis)]
     if not factors:
         new |= {"m": np.zeros_like(g), "v": np.zeros_like(g)}
         for axis in axes:
@@ -74,7 +70,7 @@ def adam_in_eigenbasis(
 
 def soap_factors(shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
     shape = shape or (1,)
-    axes = [axis for axis in range(len(shape)) if has_basis(shape, axis)]
+    axes = [axis for axis in range(len(shape)) if modes.has_matrix(shape, axis)]
     matrices = {f"{name}_{axis}": (shape[axis], shape[axis]) for name in ("sums", "basis") for axis in axes}
     return {"m": shape, "v": shape, **matrices}
 
