@@ -195,12 +195,13 @@ def test_float64_equals_the_textbook_on_python_numbers(rule, rng):
 
 
 ONLY_AT_THE_START = {("adagrad", "initial_accumulator"), ("yogi", "initial_accumulator"), ("rprop", "lr")}
-ONLY_AT_THE_START |= {("dog", "initial_distance"), ("dog", "eps"), ("dowg", "initial_distance")}
+ONLY_AT_THE_START |= {("shampoo", "eps"), ("dog", "initial_distance"), ("dog", "eps"), ("dowg", "initial_distance")}
 # The estimate does not grow in a few steps of random gradients.
 ONLY_AT_THE_START |= {("prodigy", name) for name in ("d0", "d_coef", "growth_rate", "safeguard_warmup")}
 ONLY_AT_THE_START |= {("dadapt_adam", name) for name in ("d0", "growth_rate")}
 # t0 is in the average alone, and these of Sophia work on estimates of the Hessian, which tests/optimizers/test_sophia.py has.
-NOT_IN_THE_PARAMETERS = {("asgd", "t0"), ("sophia", "beta2"), ("sophia", "gamma")}
+# A vector has no bases.
+NOT_IN_THE_PARAMETERS = {("soap", "precondition_every"), ("asgd", "t0"), ("sophia", "beta2"), ("sophia", "gamma")}
 # Where half of the default and 0.1 is out of range, or as good as the default.
 OTHER_VALUES = {
     "warmup": 10.0,
