@@ -366,15 +366,13 @@ def main(arguments: list[str] | None = None) -> None:
         kept = json.loads(options.save.read_text())
     for part in chosen:
         MEASURED.clear()
-        if part == "dead":
-            set_tuning("off")  # forms in turns would look like slow steps
-            dead()
-            set_tuning("auto")
-        else:
-            PARTS[part]()
+        # Without a training loop there is nothing to try forms for, and trials would look like slow steps.
+        set_tuning("auto" if part == "loop" else "off")
+        PARTS[part]()
         kept["parts"][part] = {"machine": environment(), "date": str(date.today()), "cases": dict(MEASURED)}
         if options.save:  # each part as soon as it is there
             options.save.write_text(json.dumps(kept, indent=1) + "\n")
+    set_tuning("auto")
 
 
 if __name__ == "__main__":

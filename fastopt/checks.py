@@ -215,10 +215,6 @@ def in_use(owner: str, doing: Any) -> str:
 # -- containers -------------------------------------------------------------------------------------------------------
 
 
-def rates_without_problems(owner: str) -> str:
-    return f"{owner}: lr is an array, which is for many problems at once; set batch_axis=0, or make lr a number"
-
-
 def step_on_copies(owner: str) -> str:
     return (
         f"{owner}: updated() makes new arrays, and an object keeps its state by being the same object; write to the "

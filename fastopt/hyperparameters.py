@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -116,6 +117,17 @@ def hyperparameter(owner: str, name: str, value: Any) -> Any:
     if name == "lr" and isinstance(value, np.ndarray) and value.ndim:
         return _rates(owner, value)
     return number_or_schedule(owner, name, value, RANGES.get(name, ANY_NUMBER))
+
+
+def check_rates(owner: str, settings: Mapping[str, Any], name: str, value: Any) -> None:
+    """Raises where a new setting, beside those there are, leaves lr an array without problems that it could be of."""
+    if name not in ("lr", "batch_axis"):
+        return
+    lr, axis = (value if name == each else settings.get(each) for each in ("lr", "batch_axis"))
+    if isinstance(lr, np.ndarray) and axis is None:
+        raise TypeError(
+            f"{owner}: lr is an array, which is for many problems at once; set batch_axis=0, or make lr a number"
+        )
 
 
 def _rates(owner: str, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -317,6 +317,7 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, T
                 value = hyperparameters.hyperparameter(owner.__name__, name, value)
             if name in combinations.SETTINGS:
                 combinations.check(owner, self.__dict__ | {name: value})
+            hyperparameters.check_rates(owner.__name__, self.__dict__, name, value)
             if callable(value) or name in self._scheduled:
                 new = {name: value}
                 self.__dict__.update(new, _scheduled=self._scheduled_names(self.__dict__ | new))

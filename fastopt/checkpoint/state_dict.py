@@ -241,6 +241,8 @@ def _settings(optimizer: Any, settings: Any, source: str) -> dict[str, Any]:
             else value
             for name, value in settings.items()
         }
+        both = optimizer.__dict__ | checked
+        hyperparameters.check_rates(kind.__name__, both, "lr", both.get("lr"))
         for name in checked.keys() & SLOTS.keys():
             averages.setting(kind.__name__, name, checked[name])
         return checked | {"groups": Groups(kind, checked["groups"])} if "groups" in checked else checked

@@ -8,8 +8,6 @@ from itertools import chain
 from time import perf_counter_ns
 from typing import Any, cast
 
-import numpy as np
-
 from fastopt import checks, combinations, threads, tuning
 from fastopt.engine import (
     averaging,
@@ -74,8 +72,6 @@ def make(optimizer: Any, params: Any, grads: Any, report: bool, summed: int = 0)
     """
     step = Step(optimizer, params, grads, report, summed)
     step.ask_settings()
-    if isinstance(step.settings.__dict__.get("lr"), np.ndarray):
-        raise TypeError(checks.rates_without_problems(type(optimizer).__name__))
     step.take_plan()
     step.find_rule_scalars()
     unfit = step.unfit_gradients()

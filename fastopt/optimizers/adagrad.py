@@ -284,5 +284,8 @@ class Adadelta(Optimizer):
     decay_rate: Number = number(0.9)
     eps: Number = number(1e-6)
 
+    def effective_lr(self, step: int) -> float:
+        return self.lr
+
     def scalars(self, step: int) -> tuple[float, ...]:
         return self.lr, self.decay_rate, 1 - self.decay_rate, self.eps

@@ -364,12 +364,21 @@ class RAdam(Optimizer):
     beta2: Number = number(0.999)
     eps: Number = number(1e-8)
 
+    def effective_lr(self, step: int) -> float:
+        return self.lr * (self._rectification(step) or 1.0)
+
     def scalars(self, step: int) -> tuple[float, ...]:
+        step_size, rectification = self.lr / (1.0 - self.beta1**step), self._rectification(step)
+        if rectification is not None:
+            step_size *= rectification
+        return step_size, 1 - self.beta1, 1 - self.beta2, self.eps, float(rectification is not None), 0.0, 1.0
+
+    def _rectification(self, step: int) -> float | None:
+        """The factor of a step that is divided by the root of v; None where it is not divided yet."""
         correction, kept = 1.0 - self.beta2**step, self.beta2**step
-        step_size = self.lr / (1.0 - self.beta1**step)
         rho_inf = 2.0 / (1.0 - self.beta2) - 1.0
         rho = rho_inf - 2.0 * step * kept / correction
-        if rho > 5.0:
-            shape = (rho - 4.0) * (rho - 2.0) * rho_inf / ((rho_inf - 4.0) * (rho_inf - 2.0) * rho)
-            step_size *= math.sqrt(shape * correction)
-        return step_size, 1 - self.beta1, 1 - self.beta2, self.eps, float(rho > 5.0), 0.0, 1.0
+        if rho <= 5.0:
+            return None
+        shape = (rho - 4.0) * (rho - 2.0) * rho_inf / ((rho_inf - 4.0) * (rho_inf - 2.0) * rho)
+        return math.sqrt(shape * correction)

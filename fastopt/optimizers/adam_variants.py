@@ -176,6 +176,9 @@ class AdEMAMix(Optimizer):
     eps: Number = number(1e-8)
     warmup: Number = number(0.0)
 
+    def effective_lr(self, step: int) -> float:
+        return self.lr * math.sqrt(1.0 - self.beta2**step) * (1.0 + self._warmed_up(step)[0])
+
     def scalars(self, step: int) -> tuple[float, ...]:
         root = math.sqrt(1.0 - self.beta2**step)
         fast_step = self.lr * root / (1.0 - self.beta1**step)
@@ -244,6 +247,9 @@ class Adan(Optimizer):
     beta3: Number = number(0.99)
     eps: Number = number(1e-8)
 
+    def effective_lr(self, step: int) -> float:
+        return self.lr * math.sqrt(1.0 - self.beta3**step)
+
     def scalars(self, step: int) -> tuple[float, ...]:
         root = math.sqrt(1.0 - self.beta3**step)
         mean_step = self.lr * root / (1.0 - self.beta1**step)
@@ -296,6 +302,9 @@ class LaProp(Optimizer):
     beta1: Number = number(0.9)
     beta2: Number = number(0.999)
     eps: Number = number(1e-15)
+
+    def effective_lr(self, step: int) -> float:
+        return self.lr * math.sqrt(1.0 - self.beta2**step)
 
     def scalars(self, step: int) -> tuple[float, ...]:
         root = math.sqrt(1.0 - self.beta2**step)
