@@ -21,8 +21,9 @@ class Shampoo(MatrixOptimizer):
     For a matrix `L = L + g g^T` and `R = R + g^T g`, which begin as eps times the identity, `u = L^(-1/4) g R^(-1/4)`,
     `m = momentum m + u` and `p = p - lr m`. An array of k dimensions has k such matrices, each to the power -1 / 2k. Of
     vectors, for which that is AdaGrad, and of dimensions of more than 1,200 elements the diagonal alone is kept.
-    NumPy's LAPACK finds the roots, at every tenth step by default: large matrices cost seconds, so give embeddings and
-    output layers to another optimizer. Several threads of BLAS may add up in another order than one.
+    NumPy's LAPACK finds the roots of matrices, at each of the first ten steps and then at every tenth by default: large
+    ones cost seconds, so give embeddings and output layers to another optimizer. Several threads of BLAS may add up in
+    another order than one.
 
     Parameters
     ----------
@@ -36,7 +37,7 @@ class Shampoo(MatrixOptimizer):
         The share of L and R that is kept at each step, in [0, 1]: 1 for the sums of the paper, less for running means,
         to which a step then adds (1 - decay_rate) g g^T.
     precondition_every : float, default 10
-        The number of steps from one computation of the roots to the next, 1 or more.
+        The number of steps from one computation of the roots to the next, and of first ones with one each, 1 or more.
     decoupled : default True
         As of every optimizer, but on by default.
 
@@ -79,8 +80,9 @@ class Shampoo(MatrixOptimizer):
         return self.momentum, self.lr
 
     def prepared(self, direction: Array, parameter: Array, step: int, factors: Factors) -> Factors:
-        renew = (step - 1) % max(1, round(self.precondition_every)) == 0
-        return precondition(direction, factors, self.decay_rate, self.eps, renew)
+        every = max(1, round(self.precondition_every))
+        # The first sums have no full rank: their roots would make the next gradients large.
+        return precondition(direction, factors, self.decay_rate, self.eps, step <= every or (step - 1) % every == 0)
 
 
 @dataclass(eq=False)

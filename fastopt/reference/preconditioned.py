@@ -54,8 +54,10 @@ class Shampoo(Reference):
             before = self.factors.get(f"sums_{axis}", start)
             self.factors[f"sums_{axis}"] = self.decay_rate * before + weight * products
         for axis in range(g.ndim):
-            if (self.iter - 1) % max(1, round(self.precondition_every)) == 0 or f"root_{axis}" not in self.factors:
-                self.factors[f"root_{axis}"] = self.root(self.factors[f"sums_{axis}"], 2 * g.ndim)
+            sums, every = self.factors[f"sums_{axis}"], max(1, round(self.precondition_every))
+            is_due = self.iter <= every or (self.iter - 1) % every == 0
+            if is_due or sums.ndim == 1 or f"root_{axis}" not in self.factors:
+                self.factors[f"root_{axis}"] = self.root(sums, 2 * g.ndim)
             root = self.factors[f"root_{axis}"]
             if root.ndim == 2:
                 x = times(x, axis, root)

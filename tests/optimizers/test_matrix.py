@@ -328,7 +328,7 @@ def test_shampoo_of_tensors_large_dimensions_and_vectors(every, rng):
     params = {key: np.zeros(shape) for key, shape in shapes.items()}
     optimizer = fastopt.Shampoo(lr=1.0, momentum=0.0, eps=0.1, decay_rate=0.8, precondition_every=every)
     roots, sums = {}, {key: [0.1 * np.eye(n) for n in np.atleast_1d(np.zeros(s)).shape] for key, s in shapes.items()}
-    for step in range(4):
+    for step in range(6):
         before = {key: p.copy() for key, p in params.items()}
         grads = gradients(params, rng)
         optimizer.update(params, grads)
@@ -340,15 +340,15 @@ def test_shampoo_of_tensors_large_dimensions_and_vectors(every, rng):
                 if order == 1 or g.shape[axis] > 1200:
                     products = np.diag(np.diag(products))
                 sums[key][axis] = 0.8 * sums[key][axis] + (1 - 0.8) * products
-            if step % every == 0:
-                exponent = -1 / (2 * order)
-                roots[key] = [
-                    np.diag(np.maximum(np.diag(one), 0.1) ** exponent) if len(one) > 1200 else power(one, exponent, 0.1)
-                    for one in sums[key]
-                ]
+            exponent = -1 / (2 * order)
+            for axis, one in enumerate(sums[key]):
+                if order == 1 or len(one) > 1200:
+                    roots[key, axis] = np.diag(np.maximum(np.diag(one), 0.1) ** exponent)
+                elif step < every or step % every == 0:
+                    roots[key, axis] = power(one, exponent, 0.1)
             expected = g
-            for axis, root in enumerate(roots[key]):
-                expected = np.moveaxis(np.tensordot(root, expected, axes=(1, axis)), 0, axis)
+            for axis in range(order):
+                expected = np.moveaxis(np.tensordot(roots[key, axis], expected, axes=(1, axis)), 0, axis)
             np.testing.assert_allclose(np.atleast_1d(before[key] - params[key]), expected, rtol=1e-9, atol=1e-12)
     assert optimizer.factors["large"]["root_1"].shape == (1201,)
 

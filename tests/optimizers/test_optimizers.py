@@ -200,8 +200,14 @@ ONLY_AT_THE_START |= {("shampoo", "eps"), ("dog", "initial_distance"), ("dog", "
 ONLY_AT_THE_START |= {("prodigy", name) for name in ("d0", "d_coef", "growth_rate", "safeguard_warmup")}
 ONLY_AT_THE_START |= {("dadapt_adam", name) for name in ("d0", "growth_rate")}
 # t0 is in the average alone, and these of Sophia work on estimates of the Hessian, which tests/optimizers/test_sophia.py has.
-# A vector has no bases.
-NOT_IN_THE_PARAMETERS = {("soap", "precondition_every"), ("asgd", "t0"), ("sophia", "beta2"), ("sophia", "gamma")}
+# A vector has no matrices.
+NOT_IN_THE_PARAMETERS = {
+    ("soap", "precondition_every"),
+    ("shampoo", "precondition_every"),
+    ("asgd", "t0"),
+    ("sophia", "beta2"),
+    ("sophia", "gamma"),
+}
 # Where half of the default and 0.1 is out of range, or as good as the default.
 OTHER_VALUES = {
     "warmup": 10.0,

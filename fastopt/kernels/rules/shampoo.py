@@ -34,7 +34,7 @@ def shampoo(p, g, m, u, momentum, step_size):
 def precondition(u: Any, factors: Factors, decay_rate: float, eps: float, renew: bool) -> Factors:
     """Makes the update of a gradient, in place; returns the new factors.
 
-    renew : whether the roots are computed anew
+    renew : whether the roots of matrices are computed anew, as those of diagonals always are
     """
     x, new = u.reshape(u.shape or (1,)), {}
     for axis, length in enumerate(x.shape):
@@ -45,8 +45,9 @@ def precondition(u: Any, factors: Factors, decay_rate: float, eps: float, renew:
         new[f"sums_{axis}"] = decay_rate * before + weight * sums
     for axis in range(x.ndim):
         name = f"root_{axis}"
-        anew = renew or name not in factors
-        new[name] = modes.inverse_root(new[f"sums_{axis}"], 2 * x.ndim, eps) if anew else factors[name]
+        sums = new[f"sums_{axis}"]
+        anew = renew or sums.ndim == 1 or name not in factors
+        new[name] = modes.inverse_root(sums, 2 * x.ndim, eps) if anew else factors[name]
         root = new[name]
         x = modes.along(x, axis, root) if root.ndim == 2 else np.moveaxis(np.moveaxis(x, axis, -1) * root, -1, axis)
     u[...] = x.reshape(u.shape)
