@@ -186,6 +186,8 @@ def _parser() -> argparse.ArgumentParser:
     warmup.add_argument("--set", type=_setting, action="append", default=[], metavar="NAME=VALUE", help=SETTING)
     warmup.add_argument("--averaging", action="store_true", help="compile for an average of the weights too")
     warmup.add_argument("--lookahead", action="store_true", help="compile for Lookahead too")
+    warmup.add_argument("--mask", action="store_true", help="compile for a mask too")
+    warmup.add_argument("--bound-arrays", action="store_true", help="compile for bounds that are arrays too")
     warmup.set_defaults(run=run.run_warmup, parser=warmup)
 
     experiment = commands.add_parser(

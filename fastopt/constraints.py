@@ -183,12 +183,15 @@ def is_wanted(name: str, value: Any) -> bool:
     return bool(value != PROJECTIONS[name])
 
 
+def wants(settings: Any, name: str) -> bool:
+    """Whether an optimizer, or a group of it, has one of `PROJECTIONS`."""
+    groups = settings.groups.data.values()
+    return is_wanted(name, getattr(settings, name)) or any(name in group.data for group in groups)
+
+
 def has_projections(settings: Any) -> bool:
     """Whether an optimizer, or a group of it, has constraints on groups of elements."""
-    groups = settings.groups.data.values()
-    return any(
-        is_wanted(name, getattr(settings, name)) or any(name in group.data for group in groups) for name in PROJECTIONS
-    )
+    return any(wants(settings, name) for name in PROJECTIONS)
 
 
 def check_axis(owner: str, name: str, shape: tuple[int, ...], axis: int | None) -> None:

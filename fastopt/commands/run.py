@@ -205,7 +205,8 @@ def run_warmup(options: argparse.Namespace) -> int:
     except ImportError as error:
         raise _missing("warmup", error) from None
     averages = [name for name in ("averaging", "lookahead") if getattr(options, name)]
-    warmup.main([_optimizer(name, options.set) for name in options.names or OPTIMIZERS], averages)
+    columns = ["mask"] * options.mask + ["lower_array", "upper_array"] * options.bound_arrays
+    warmup.main([_optimizer(name, options.set) for name in options.names or OPTIMIZERS], averages, columns)
     return 0
 
 

@@ -6,7 +6,9 @@ import time
 from collections.abc import Sequence
 from itertools import chain, combinations, product
 
-from fastopt import threads
+import numpy as np
+
+from fastopt import constraints, threads
 from fastopt.checks import DTYPES
 from fastopt.commands import info
 from fastopt.commands.console import Console, track
@@ -17,7 +19,9 @@ from fastopt.engine.sparse_launch import compiled_add_up, compiled_spread
 from fastopt.kernels.averages import AVERAGES
 from fastopt.kernels.codecs import FLOAT32
 from fastopt.kernels.compile import compiled_codecs, form_address, kernel
+from fastopt.kernels.constraints import BOUND_COLUMNS, COLUMNS
 from fastopt.kernels.passes import FACTORS
+from fastopt.kernels.projections import PROJECTIONS, projection
 from fastopt.kernels.rule import GRADIENT_MEASURE, NO_RULE, Rule
 from fastopt.kernels.stores import FORMS
 from fastopt.optimizer import Optimizer
@@ -27,8 +31,12 @@ Kernel = tuple[Rule, str, tuple[str, ...]]
 """A rule, which of its kernels, and the transforms before and after it."""
 
 
-def kernels(optimizers: Sequence[Optimizer], averages: Sequence[str] = ()) -> list[Kernel]:
-    """The kernels that steps need; `averages` are those of `AVERAGES` that some steps keep and others leave alone."""
+def kernels(optimizers: Sequence[Optimizer], averages: Sequence[str] = (), columns: Sequence[str] = ()) -> list[Kernel]:
+    """The kernels that steps need.
+
+    averages : those of `AVERAGES` that some steps keep and others leave alone
+    columns : those of `COLUMNS` that some parameters have and others have not, besides those of the settings
+    """
     # For on_nonfinite and clipping by norm.
     all_kernels: list[Kernel] = [(NO_RULE, which, ()) for which in ("finite", "finite_squares", "norm", "quick_norm")]
     all_kernels += [(GRADIENT_MEASURE, which, ()) for which in FACTORS]
@@ -37,7 +45,9 @@ def kernels(optimizers: Sequence[Optimizer], averages: Sequence[str] = ()) -> li
     for optimizer in optimizers:
         rule, transforms = optimizer._rule, optimizer._needed_transforms()
         transforms = centralized(transforms) if optimizer.centralize else transforms
-        all_kernels += [(rule, "step", (*transforms, *after)) for after in kept]
+        all_kernels += [
+            (rule, "step", (*transforms, *after, *behind)) for after in kept for behind in _columns(optimizer, columns)
+        ]
         all_kernels += (
             [(rule.measuring, which, transforms) for which in ("measure", *FACTORS)] if rule.measuring else []
         )
@@ -48,7 +58,16 @@ def kernels(optimizers: Sequence[Optimizer], averages: Sequence[str] = ()) -> li
     return list(dict.fromkeys(all_kernels))  # rules share some
 
 
-def main(optimizers: Sequence[Optimizer], averages: Sequence[str] = ()) -> None:
+def _columns(optimizer: Optimizer, more: Sequence[str]) -> list[tuple[str, ...]]:
+    """The columns of bounds and masks that parameters may have."""
+    there = {*more, *(["mask"] if optimizer.mask is not None else [])}
+    for own in (optimizer.bounds, *(group.data.get("bounds") for group in optimizer.groups.data.values())):
+        there |= {name for name, bound in zip(BOUND_COLUMNS, own or (), strict=False) if isinstance(bound, np.ndarray)}
+    names = [name for name in COLUMNS if name in there]
+    return [chosen for count in range(len(names) + 1) for chosen in combinations(names, count)]
+
+
+def main(optimizers: Sequence[Optimizer], averages: Sequence[str] = (), columns: Sequence[str] = ()) -> None:
     """Compiles with a progress bar and says where the kernels are."""
     console = Console()
     start = time.perf_counter()
@@ -66,7 +85,10 @@ def main(optimizers: Sequence[Optimizer], averages: Sequence[str] = ()) -> None:
         for kind in DTYPES:
             for in_parallel in loops:
                 compiled_find_means(kind, in_parallel)
-    pairs = product(kernels(optimizers, averages), ("float32", "float64"))
+    for name in (name for name in PROJECTIONS if any(constraints.wants(optimizer, name) for optimizer in optimizers)):
+        for dtype, in_parallel in product(("float32", "float64"), loops):
+            projection(name, dtype, in_parallel)
+    pairs = product(kernels(optimizers, averages, columns), ("float32", "float64"))
     # Squares of float32 numbers, as float64, neither overflow nor vanish; a plain sum of float64 ones settles nothing.
     only = dict.fromkeys(FACTORS, "float64") | {"quick_norm": "float32"}
     needed = [pair for pair in pairs if pair[1] == only.get(pair[0][1], pair[1])]

@@ -7,6 +7,7 @@ registers. So the loop is vectorised however few numbers a problem has.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,9 @@ BLOCK = 512
 
 AT_ONCE = 16
 """Elements that a scalar is stored to at a time, also where a problem has fewer: the next one overwrites them."""
+
+TOGETHER = 256
+"""Problems whose sums are in the caches together."""
 
 STRIDE = 8 * (BLOCK + 2 * AT_ONCE)
 """Bytes between the scalars on the stack; not a power of two."""
@@ -226,24 +230,59 @@ def parallel_problems(address, shift, table, starts, threads):
                 piece = begin + fetch_add(taken, share * APART)
 
 
-def problem_measures(gradient, shift, problems, width, out):
-    """Of each problem's gradient at an address: largest magnitude, NaN if there is one, and sum of squares as a pair.
+def gathered(gradient, shift, width, start, count, column):
+    """Copies an element of each of some problems to `column`, of which the first is `start`."""
+    if shift == 2:
+        for place in range(count):
+            column[place] = np.float64(load((gradient,), start + place * width, np.float32)[0])
+    else:
+        for place in range(count):
+            column[place] = load((gradient,), start + place * width, np.float64)[0]
 
-    out : float64[problems, 3]
+
+def problem_peaks(gradient, shift, problems, width, peaks):
+    """The largest magnitude of each problem's gradient at an address, NaN if there is one; zero before the first."""
+    column = np.empty(TOGETHER)
+    for first in range(0, problems, TOGETHER):
+        largest = peaks[first : first + TOGETHER]
+        for element in range(width):
+            gathered(gradient, shift, width, first * width + element, len(largest), column)
+            for place in range(len(largest)):
+                size, before = abs(column[place]), largest[place]
+                largest[place] = before if size <= before or before != before else size
+
+
+def problem_squares(gradient, shift, problems, width, totals, rests):
+    """Adds the squares of each problem's gradient to a sum, and what rounding takes from it to another.
+
+    The sums of problems do not wait for one another, so several are added to at a time.
     """
-    for problem in range(problems):
-        largest = total = rest = 0.0
-        for element in range(problem * width, problem * width + width):
-            value = 0.0
-            if shift == 2:
-                value = np.float64(load((gradient,), element, np.float32)[0])
-            else:
-                value = load((gradient,), element, np.float64)[0]
-            size = abs(value)
-            largest = largest if size <= largest or largest != largest else size
-            square = value * value
-            new = total + square
-            back = new - total
-            rest += (total - (new - back)) + (square - back)
-            total = new
-        out[problem, 0], out[problem, 1], out[problem, 2] = largest, total, rest
+    column = np.empty(TOGETHER)
+    for first in range(0, problems, TOGETHER):
+        sums, lost = totals[first : first + TOGETHER], rests[first : first + TOGETHER]
+        for element in range(width):
+            gathered(gradient, shift, width, first * width + element, len(sums), column)
+            for place in range(len(sums)):
+                square, total = column[place] * column[place], sums[place]
+                new = total + square
+                back = new - total
+                lost[place] += (total - (new - back)) + (square - back)
+                sums[place] = new
+
+
+def problem_factors(totals, rests, factor, most, least, factors):
+    """The factor of each problem's gradient by the norm of which it has most; how many are clipped, and how many odd.
+
+    totals, rests : sums of squares; those beyond float64, or below `least`, make a problem odd, and its factor NaN
+    """
+    clipped = odd = 0
+    for problem in range(len(totals)):
+        total = totals[problem]
+        is_odd = not (least <= total < np.inf)
+        norm = math.sqrt(total + rests[problem])
+        scaled = norm * abs(factor)
+        is_clipped = not scaled <= most
+        factors[problem] = np.nan if is_odd else factor * (most / scaled) if is_clipped else factor
+        clipped += is_clipped
+        odd += is_odd
+    return clipped, odd
