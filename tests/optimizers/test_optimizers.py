@@ -11,6 +11,7 @@ import pytest
 
 import fastopt
 from fastopt import reference
+from fastopt.hyperparameters import is_hyperparameter
 from fastopt.kernels import RULES
 from fastopt.optimizers import OPTIMIZERS
 from fastopt.representation import of_value
@@ -42,6 +43,9 @@ def test_every_rule_has_an_optimizer_a_reference_and_a_public_name():
         assert both[0] == [each for each in both[1] if each[0] not in ("on_nonfinite", "max_skips", "batch_axis")]
         after = (RULES[rule].measure is not None) + len(optimizer().total_scalars(defaultdict(float)))
         assert len(optimizer().scalars(1)) == len(RULES[rule].scalars) - after
+        assert [
+            name for name in optimizer._hyperparameters() if not (is_hyperparameter(name) or name in optimizer._shared)
+        ] == []
     assert set(reference.__all__) <= set(fastopt.__all__)
     assert fastopt.RMSprop is fastopt.RMSProp
 
