@@ -1,4 +1,4 @@
-"""Every check of what users hand in, and every error text.
+"""Checks and error texts about settings, state and keys; what only one module raises may stand in it instead.
 
 A text names what was found, what was expected and what to do. TypeError is for a dtype or a kind, ValueError for a
 value, a shape or a layout, KeyError for names.
@@ -31,7 +31,6 @@ def no_rows(owner: str, name: str, factors: Iterable[str]) -> str:
 
 
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
-
 
 SWAPPED = "averaged weights"
 """The state of an optimizer while averaged weights stand in the parameters."""
@@ -255,9 +254,6 @@ def name_of(key: Hashable) -> str:
 def names_of(keys: Iterable[Hashable]) -> str:
     names = ["one bare array" if isinstance(key, Enum) else repr(key) for key in keys]
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "") or "no keys"
-
-
-# -- parameters -------------------------------------------------------------------------------------------------------
 
 
 # -- gradients --------------------------------------------------------------------------------------------------------

@@ -174,7 +174,6 @@ ON_GROUPS = "group_lasso, max_norm, unit_norm or simplex"
 PROJECTIONS = {"group_lasso": 0.0, "max_norm": math.inf, "unit_norm": False, "simplex": False}
 """Settings of constraints on groups of elements, with the value by which they do nothing."""
 
-
 OF_PLANS = ("bounds", "nonnegative", "mask", "constraint_axis", *PROJECTIONS)
 """Settings that plans are made for."""
 
