@@ -55,6 +55,10 @@ RANGES: dict[str, Range] = {
     "max_norm": (0.0, math.inf, True),
     "l1": (0.0, math.inf, False),
     "l2_prox": (0.0, math.inf, False),
+    "precondition_every": (1.0, math.inf, False),
+    "decay_exponent": (0.0, math.inf, False),
+    "clip_threshold": (1e-3, math.inf, False),
+    "min_scale": (0.0, math.inf, False),
     "trust_coefficient": (0.0, math.inf, False),
 }
 
@@ -71,7 +75,7 @@ ANY_NUMBER = (-math.inf, math.inf, False)
 SWITCHES = (
     *("damp_first", "lr_in_velocity", "bias_correction", "safeguard_warmup"),
     *("decoupled", "maximize", "centralize", "frozen", "nonnegative"),
-    *("unit_norm", "simplex", "normalize_rows"),
+    *("unit_norm", "simplex", "normalize_rows", "relative"),
     *CAUTION,
 )
 

@@ -6,6 +6,8 @@ from collections.abc import Hashable, Iterator, Mapping
 from functools import cached_property
 from typing import Any, cast
 
+import numpy as np
+
 from fastopt.engine import norms
 from fastopt.engine.address_checks import check_addresses
 from fastopt.engine.address_table import Table
@@ -128,13 +130,14 @@ class Passes:
         self.table.write_scalars(scalars)
         assert self.table.rule.preparing is not None
         self._run_before("prepare", self.table.rule.preparing, transforms, params)
-        views, found = self.table.state.views[self.table.rule.state[-1]], {}
-        for leaf in self.table.active:
-            row, parameter = leaf.scalar_row, leaf.array if leaf.staged is None else leaf.staged
-            new = settings_by_row[row].prepared(views[leaf.key], parameter, steps[row], factors.get(leaf.key, {}))
-            if new:
-                found[leaf.key] = new
-        return found
+        views, prepared = self.table.state.views[self.table.rule.state[-1]], {}
+        with np.errstate(all="ignore"):  # NaN and infinity go through
+            for leaf in self.table.active:
+                row, parameter = leaf.scalar_row, leaf.array if leaf.staged is None else leaf.staged
+                new = settings_by_row[row].prepared(views[leaf.key], parameter, steps[row], factors.get(leaf.key, {}))
+                if new:
+                    prepared[leaf.key] = new
+        return prepared
 
     def _sums_by_row(self, *call: Any) -> Iterator[tuple[int, Array]]:
         """The row of scalars of each array, and its rows of the statistics."""

@@ -10,11 +10,12 @@ from typing import Literal
 from fastopt.engine.containers import BARE
 from fastopt.flat import Array
 from fastopt.kernels.rule import Factors
+from fastopt.kernels.rules.adafactor import factored, rms
 from fastopt.kernels.rules.muon import matrix_shape, normalise_rows, orthogonalise
 from fastopt.optimizer import Optimizer
 from fastopt.typed import Number, number
 
-__all__ = ["Muon"]
+__all__ = ["Adafactor", "Muon"]
 
 
 class MatrixOptimizer(Optimizer):
@@ -30,6 +31,80 @@ class MatrixOptimizer(Optimizer):
             None if key is BARE else key: {name: _read_only(array) for name, array in of_key.items()}
             for key, of_key in self._factors.items()
         }
+
+
+@dataclass(eq=False)
+class Adafactor(MatrixOptimizer):
+    """Gradients divided by the root of their second moments, of which matrices keep means of rows and columns only.
+
+    `R = R + (1 - beta2)(mean of g^2 + eps over columns - R)`, C likewise over rows, with `beta2 = 1 -
+    t^-decay_exponent` at step t, `u = g / sqrt(R C / mean(R))`, divided by its root mean square where that is above
+    `clip_threshold`, and `p = p - lr max(min_scale, rms(p)) u`: lr is relative to the size of the parameters. An array
+    of more than two dimensions is taken as a matrix of its first dimension by the others; of a vector the second moment
+    of each element is kept.
+
+    Parameters
+    ----------
+    lr : float, default 0.01
+        Learning rate, 0 or more. That of the paper at step t is `lambda t: min(0.01, t**-0.5)`.
+    decay_exponent : float, default 0.8
+        How fast beta2 grows towards 1, 0 or more.
+    clip_threshold : float, default 1
+        The largest root mean square of an update before it is multiplied by lr, 1e-3 or more.
+    eps : float, default 1e-30
+        Added to squared gradients, 0 or more.
+    min_scale : float, default 0.001
+        The least size of an array that steps are relative to, 0 or more.
+    relative : bool, default True
+        Whether steps are relative to the size of the parameters; otherwise `p = p - lr u`.
+    decoupled : default True
+        As of every optimizer, but on by default.
+
+    State: `u`, which the last step was made along; `factors`, of a matrix R and C as `row_squares` and
+    `column_squares`, of a vector `squares`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> params, optimizer = {"W": np.ones((2, 3))}, Adafactor(lr=0.1)
+    >>> optimizer.update(params, {"W": np.outer([1.0, 10.0], [3.0, 2.0, 1.0])})
+    >>> params["W"].round(6)  # one step size for each row and column
+    array([[0.9, 0.9, 0.9],
+           [0.9, 0.9, 0.9]])
+    >>> optimizer.factors["W"]["row_squares"].shape, optimizer.factors["W"]["column_squares"].shape
+    ((2,), (3,))
+
+    References
+    ----------
+    Shazeer and Stern, Adafactor: adaptive learning rates with sublinear memory cost, ICML 2018, arXiv:1804.04235,
+    Algorithms 4 and 5.
+
+    Differences
+    -----------
+    PyTorch: `Adafactor` steps by lr, but by at most t^-0.5; takes eps for a bound, and rows and columns of the last two
+        dimensions.
+    Keras: `Adafactor`, with t^-0.5 as in PyTorch.
+    optax: `adafactor`, the same formula; factors matrices of at least 128 rows and columns only, unless
+        `min_dim_size_to_factor` is set, and of more dimensions the two largest.
+    """
+
+    rule = "adafactor"
+    lr: Number = number(0.01)
+    decay_exponent: Number = number(0.8)
+    clip_threshold: Number = number(1.0)
+    eps: Number = number(1e-30)
+    min_scale: Number = number(0.001)
+    relative: bool = True
+    decoupled: bool = field(default=True, kw_only=True, repr=False)
+
+    def scalars(self, step: int) -> tuple[float, ...]:
+        return (self.lr,)
+
+    def prepared(self, direction: Array, parameter: Array, step: int, factors: Factors) -> Factors:
+        new = factored(direction, factors, step**-self.decay_exponent, self.eps, self.clip_threshold)
+        if self.relative:
+            direction *= max(self.min_scale, rms(parameter))
+        return new
 
 
 @dataclass(eq=False)

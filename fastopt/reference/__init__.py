@@ -18,6 +18,7 @@ from fastopt.reference import (
     layerwise,
     learning_rate_free,
     matrix,
+    preconditioned,
     schedule_free,
     sgd,
     sign_based,
@@ -30,6 +31,7 @@ from fastopt.reference.base import Reference as Reference
 from fastopt.reference.layerwise import *  # noqa: F403
 from fastopt.reference.learning_rate_free import *  # noqa: F403
 from fastopt.reference.matrix import *  # noqa: F403
+from fastopt.reference.preconditioned import *  # noqa: F403
 from fastopt.reference.schedule_free import *  # noqa: F403
 from fastopt.reference.sgd import *  # noqa: F403
 from fastopt.reference.sign_based import *  # noqa: F403
@@ -49,6 +51,7 @@ if not TYPE_CHECKING:  # type checkers follow the imports above
             learning_rate_free,
             layerwise,
             matrix,
+            preconditioned,
         )
         for name in family.__all__
     ]

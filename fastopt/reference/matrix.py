@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 
 from fastopt.reference.base import Array, Reference
 
-__all__ = ["Muon"]
+__all__ = ["Adafactor", "Muon"]
 
 
 # Amsel et al., arXiv:2505.16932, with their margin of 1 percent.
@@ -23,6 +24,50 @@ POLAR_EXPRESS = [
         (2.300652019954817, -1.6689039845747493, 0.4188073119525673),
     ]
 ]
+
+
+@dataclass(eq=False)
+class Adafactor(Reference):
+    lr: float = 0.01
+    decay_exponent: float = 0.8
+    clip_threshold: float = 1.0
+    eps: float = 1e-30
+    min_scale: float = 0.001
+    relative: bool = True
+    decoupled: bool = field(default=True, kw_only=True, repr=False)
+    slots = ("u",)
+    by_array = True
+    size = cast("float | None", None)  # that of the parameters before decay
+
+    def step(self, p: Array, g: Array, u: Array) -> None:  # type: ignore[override]
+        rows, columns = (len(p), math.prod(p.shape[1:])) if p.ndim > 1 else (1, p.size)
+        x = np.ascontiguousarray(g).reshape(rows, columns)
+        squares = np.square(x, dtype=np.float64) + self.eps
+        if p.ndim > 1:
+            r = self.moved("row_squares", squares.sum(axis=1) / max(columns, 1), p)
+            c = self.moved("column_squares", squares.sum(axis=0) / max(rows, 1), p)
+            x = x / np.sqrt(r / p.dtype.type(r.sum(dtype=np.float64) / max(rows, 1)))[:, None] / np.sqrt(c)
+        else:
+            x = x / np.sqrt(self.moved("squares", squares[0], p))
+        x = x / max(1.0, root_mean_square(x) / self.clip_threshold)
+        u[...] = x.reshape(u.shape)
+        if self.relative:
+            u *= max(self.min_scale, root_mean_square(p) if self.size is None else self.size)
+        p -= self.lr * u
+
+    def _decayed(self, p: Array, g: Array) -> Array:
+        self.size = root_mean_square(p)
+        return super()._decayed(p, g)
+
+    def moved(self, name: str, mean: Array, p: Array) -> Array:
+        """A factor, after it has moved towards a mean."""
+        v = self.factors.setdefault(name, np.zeros(mean.shape, p.dtype))
+        v += self.iter**-self.decay_exponent * (mean.astype(p.dtype) - v)
+        return v
+
+
+def root_mean_square(x: Array) -> float:
+    return math.sqrt(np.square(x, dtype=np.float64).sum() / max(x.size, 1))
 
 
 @dataclass(eq=False)

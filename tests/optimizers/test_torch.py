@@ -124,6 +124,7 @@ ELSEWHERE = (
     "stable_adamw",
     "novograd",
     "muon",  # below
+    *("adafactor", "shampoo", "soap"),  # in test_matrix.py
     "adopt",
     "mars",
     "prodigy",

@@ -85,11 +85,10 @@ def normalise_rows(o: Any, factors: Factors, beta2: float) -> Factors:
     rows, columns = matrix_shape(o.shape)
     before = factors["row_squares"] if "row_squares" in factors else np.zeros(rows, o.dtype)
     x = np.ascontiguousarray(o).reshape(rows, columns)
-    with np.errstate(all="ignore"):
-        squares = np.square(x, dtype=np.float64)
-        v = before + (1 - beta2) * ((squares.sum(axis=1) / max(columns, 1)).astype(o.dtype) - before)
-        x = x / (np.sqrt(v)[:, None] + SMALLEST_ROOT)
-        x *= math.sqrt(squares.sum()) / (math.sqrt(np.square(x, dtype=np.float64).sum()) + SMALLEST_ROOT)
+    squares = np.square(x, dtype=np.float64)
+    v = before + (1 - beta2) * ((squares.sum(axis=1) / max(columns, 1)).astype(o.dtype) - before)
+    x = x / (np.sqrt(v)[:, None] + SMALLEST_ROOT)
+    x *= math.sqrt(squares.sum()) / (math.sqrt(np.square(x, dtype=np.float64).sum()) + SMALLEST_ROOT)
     o[...] = x.reshape(o.shape)
     return {"row_squares": v}
 
