@@ -257,6 +257,7 @@ def constraints() -> None:
             low = {"groups": {key: {"bounds": (np.full_like(value, -1e9), None)} for key, value in params.items()}}
             sides: dict[str, dict[str, Any]] = {"plain": {}, "clip": {}, "bounds": {"bounds": (-1e9, 1e9)}}
             sides |= {"arrays": low, "mask": {"mask": masks}, "l1": {"l1": 1e-6}, "l2_prox": {"l2_prox": 1e-6}}
+            sides |= {"cautious": {"cautious": True}, "unit_norm": {"unit_norm": True}}
             sides |= {"max_norm": {"max_norm": 1e-3}, "columns": {"max_norm": 1e-3, "constraint_axis": 0}}
             if rule == "momentum":
                 sides |= {"group_lasso": {"group_lasso": 1e-6}, "simplex": {"simplex": True}}

@@ -34,7 +34,7 @@ class EMA:
     Parameters
     ----------
     decay : float, default 0.999
-        The share of the average that is kept at each step, in [0, 1). It may be a schedule or any function of the step,
+        Decay rate of the average, in [0, 1). It may be a schedule or any function of the step,
         counted from 1: `EMA(decay=lambda step: min(0.999, (1 + step) / (10 + step)))` follows faster at the start.
 
     Raises

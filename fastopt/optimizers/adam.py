@@ -35,7 +35,7 @@ class Adam(Optimizer):
     lr : float, default 0.001
         Learning rate, 0 or more.
     beta1, beta2 : float, default 0.9 and 0.999
-        The shares of the running means that are kept at each step, in [0, 1).
+        Decay rates of the running means, in [0, 1).
     eps : float, default 1e-7 in the textbook's form, 1e-8 in the paper's, 0 where `eps_root` is given
         Added to the root, 0 or more. The default is chosen when the optimizer is made.
     eps_root : float, default 0
@@ -143,7 +143,7 @@ class AMSGrad(Optimizer):
     lr : float, default 0.001
         Learning rate, 0 or more.
     beta1, beta2 : float, default 0.9 and 0.999
-        The shares of the running means that are kept at each step, in [0, 1).
+        Decay rates of the running means, in [0, 1).
     eps : float, default 1e-8
         Added to the root, 0 or more.
 
@@ -193,7 +193,7 @@ class Adamax(Optimizer):
     lr : float, default 0.002
         Learning rate, 0 or more.
     beta1, beta2 : float, default 0.9 and 0.999
-        The shares of the running mean and of u that are kept at each step, in [0, 1).
+        Decay rates of the running mean and of u, in [0, 1).
     eps : float, default 1e-8
         Added to the magnitude, 0 or more.
 
@@ -245,7 +245,7 @@ class NAdam(Optimizer):
     lr : float, default 0.002
         Learning rate, 0 or more.
     beta1, beta2 : float, default 0.9 and 0.999
-        The shares of the running means that are kept at each step, in [0, 1).
+        Decay rates of the running means, in [0, 1).
     eps : float, default 1e-8
         Added to the root, 0 or more.
     momentum_decay : float, default 0.004
@@ -270,7 +270,7 @@ class NAdam(Optimizer):
     -----------
     PyTorch: `NAdam`, the same.
     Keras: `Nadam`, the same formula with momentum_decay 1; lr 0.001, eps 1e-7.
-    optax: `nadam`, beta1 in the place of each mu and beta1^t in that of M_t, whatever the step.
+    optax: `nadam`, beta1 instead of each mu and beta1^t instead of M_t, at every step.
     """
 
     rule = "nadam"
@@ -333,7 +333,7 @@ class RAdam(Optimizer):
     lr : float, default 0.001
         Learning rate, 0 or more.
     beta1, beta2 : float, default 0.9 and 0.999
-        The shares of the running means that are kept at each step, in [0, 1).
+        Decay rates of the running means, in [0, 1).
     eps : float, default 1e-8
         Added to the root, 0 or more.
 

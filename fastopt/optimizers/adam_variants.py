@@ -23,7 +23,7 @@ class AdaBelief(Optimizer):
     lr : float, default 0.001
         Learning rate, 0 or more.
     beta1, beta2 : float, default 0.9 and 0.999
-        The shares of the running means that are kept at each step, in [0, 1).
+        Decay rates of the running means, in [0, 1).
     eps : float, default 1e-16
         Added to the root, 0 or more.
     eps_root : float, default 1e-16
@@ -79,7 +79,7 @@ class Yogi(Optimizer):
     lr : float, default 0.01
         Learning rate, 0 or more.
     beta1, beta2 : float, default 0.9 and 0.999
-        The shares of the running means that are kept at each step, in [0, 1).
+        Decay rates of the running means, in [0, 1).
     eps : float, default 1e-3
         Added to the root, 0 or more.
     initial_accumulator : float, default 1e-6
@@ -137,7 +137,7 @@ class AdEMAMix(Optimizer):
     lr : float, default 0.001
         Learning rate, 0 or more.
     beta1, beta2, beta3 : float, default 0.9, 0.999 and 0.9999
-        The shares of the running means that are kept at each step, in [0, 1).
+        Decay rates of the running means, in [0, 1).
     alpha : float, default 5
         The weight of the slow mean, 0 or more.
     eps : float, default 1e-8
@@ -214,7 +214,7 @@ class Adan(Optimizer):
     lr : float, default 0.001
         Learning rate, 0 or more.
     beta1, beta2, beta3 : float, default 0.98, 0.92 and 0.99
-        The shares of the running means that are kept at each step, in [0, 1).
+        Decay rates of the running means, in [0, 1).
     eps : float, default 1e-8
         Added to the root, 0 or more.
 
@@ -237,7 +237,7 @@ class Adan(Optimizer):
     -----------
     PyTorch: has none.
     Keras: has none.
-    optax: `adan`, `1 - beta2` in the place of both factors beta2; 1e-8 under the root besides eps.
+    optax: `adan`, `1 - beta2` instead of both factors beta2; 1e-8 under the root besides eps.
     """
 
     rule = "adan"
@@ -271,7 +271,7 @@ class LaProp(Optimizer):
     lr : float, default 0.0004
         Learning rate, 0 or more. A change of it reaches the parameters through m, a little at each step.
     beta1, beta2 : float, default 0.9 and 0.999
-        The shares of the running means that are kept at each step, in [0, 1).
+        Decay rates of the running means, in [0, 1).
     eps : float, default 1e-15
         Added to the root, 0 or more.
 
@@ -323,11 +323,11 @@ class ADOPT(Optimizer):
     lr : float, default 0.001
         Learning rate, 0 or more.
     beta1, beta2 : float, default 0.9 and 0.9999
-        The shares of the running means that are kept at each step, in [0, 1).
+        Decay rates of the running means, in [0, 1).
     eps : float, default 1e-6
-        The least divisor, 0 or more.
+        The smallest divisor, 0 or more.
     clip_exponent : float, default 0.25
-        The growth of the bound of n with the step, 0 or more.
+        The power of the step by which the bound of n grows, 0 or more.
 
     State: `m` and `v`, the running means of scaled gradients and squared gradients.
 

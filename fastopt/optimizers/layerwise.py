@@ -1,4 +1,4 @@
-"""Optimizers whose steps depend on norms of each array; a read of what is needed for them goes before the step."""
+"""Layer-wise optimizers: norms of each array are computed in a pass before the step."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class LARS(Optimizer):
     lr : float, default 0.1
         Learning rate, 0 or more.
     momentum : float, default 0.9
-        The share of v that is kept at each step, in [0, 1].
+        Decay rate of v, in [0, 1].
     trust_coefficient : float, default 0.001
-        The share of an array's norm that a step with lr 1 changes, 0 or more.
+        The length of a step with lr 1, relative to the norm of the array, 0 or more.
     eps : float, default 0
         Added to the norm of the gradient, 0 or more.
 
-    State: `v`, what was last taken from the parameters.
+    State: `v`, the velocity: what the last step subtracted from the parameters.
 
     Examples
     --------
@@ -78,7 +78,7 @@ class LAMB(Optimizer):
     lr : float, default 0.001
         Learning rate, 0 or more.
     beta1, beta2 : float, default 0.9 and 0.999
-        The shares of the running means that are kept at each step, in [0, 1).
+        Decay rates of the running means, in [0, 1).
     eps : float, default 1e-6
         Added to the root, 0 or more.
 
@@ -125,7 +125,7 @@ class LAMB(Optimizer):
 
 @dataclass(eq=False)
 class StableAdamW(Optimizer):
-    """AdamW that makes shorter steps of an array whose gradients have outgrown their mean square: Adafactor's clipping.
+    """AdamW with Adafactor's clipping: shorter steps for an array whose gradients have outgrown their mean square.
 
     `m = m + (1 - beta1)(g - m)`, `v = v + (1 - beta2)(g^2 - v)`, r is the root of the mean of `g^2 / max(v_hat, eps^2)`
     over the array, and `p = p - lr / max(1, r) (m_hat / (sqrt(v_hat) + eps) + weight_decay p)` with
@@ -137,11 +137,11 @@ class StableAdamW(Optimizer):
     lr : float, default 0.001
         Learning rate, 0 or more.
     beta1, beta2 : float, default 0.9 and 0.99
-        The shares of the running means that are kept at each step, in [0, 1).
+        Decay rates of the running means, in [0, 1).
     eps : float, default 1e-6
         Added to the root, 0 or more.
     weight_decay : float, default 0.01
-        As of every optimizer, but on by default.
+        As for every optimizer, but on by default.
 
     State: `m` and `v`, the running means of gradient and squared gradient, uncorrected.
 
@@ -161,9 +161,9 @@ class StableAdamW(Optimizer):
 
     Differences
     -----------
-    PyTorch: has none; its `Adafactor` clips in this way, with means by row and column in the place of v.
+    PyTorch: has none; its `Adafactor` clips in this way, with means by row and column instead of v.
     Keras: has none; nor does its `Adafactor` keep a v for each element.
-    optax: has none; `clip_by_block_rms` after `scale_by_adam` clips by m_hat in the place of g.
+    optax: has none; `clip_by_block_rms` after `scale_by_adam` clips by m_hat instead of g.
     """
 
     rule = "stable_adamw"
@@ -187,7 +187,7 @@ class StableAdamW(Optimizer):
 
 @dataclass(eq=False)
 class MARS(Optimizer):
-    """AdamW with the gradient corrected by its change from the last one, which reduces its variance: MARS-AdamW.
+    """AdamW of gradients corrected by their change since the last step, which reduces their variance: MARS-AdamW.
 
     `c = g + gamma beta1 / (1 - beta1) (g - previous)`, at first `c = g`, divided by its norm where that is above 1,
     `m = m + (1 - beta1)(c - m)`, `v = v + (1 - beta2)(c^2 - v)` and `p = p - lr m_hat / (sqrt(v_hat) + eps)` with
@@ -198,13 +198,13 @@ class MARS(Optimizer):
     lr : float, default 0.003
         Learning rate, 0 or more.
     beta1, beta2 : float, default 0.95 and 0.99
-        The shares of the running means that are kept at each step, in [0, 1).
+        Decay rates of the running means, in [0, 1).
     gamma : float, default 0.025
         The weight of the change, 0 or more.
     eps : float, default 1e-8
         Added to the root, 0 or more.
     decoupled : default True
-        As of every optimizer, but on by default.
+        As for every optimizer, but on by default.
 
     State: `m` and `v`, the running means of c and its square, uncorrected; `previous`, the gradient of the step before.
 
@@ -247,7 +247,7 @@ class MARS(Optimizer):
 
 @dataclass(eq=False)
 class NovoGrad(Optimizer):
-    """Momentum of gradients divided by the root of a running mean of the squared norm of each array's gradient.
+    """Momentum of gradients normalized by array: divided by the root of a running mean of their squared norm.
 
     `v = v + (1 - beta2)(|g|^2 - v)`, at first `v = |g|^2`, `m = beta1 m + g / (sqrt(v) + eps) + weight_decay p` and
     `p = p - lr m`. `decoupled=False` adds weight decay to g instead.
@@ -257,11 +257,11 @@ class NovoGrad(Optimizer):
     lr : float, default 0.001
         Learning rate, 0 or more.
     beta1, beta2 : float, default 0.9 and 0.25
-        The share of m, and of the running mean v, that is kept at each step, in [0, 1).
+        Decay rates of m and of the running mean v, in [0, 1).
     eps : float, default 1e-6
         Added to the root, 0 or more.
 
-    State: `m`, and `v`, one number for an array, which is kept with each of its elements.
+    State: `m`, and `v`, one number for each array, which is stored with each of its elements.
 
     Examples
     --------

@@ -121,7 +121,7 @@ class Muon(MatrixOptimizer):
     lr : float, default 0.001
         Learning rate, 0 or more.
     momentum : float, default 0.95
-        The share of m that is kept at each step, in [0, 1].
+        Decay rate of m, in [0, 1].
     adjust : "original" or "match_rms_adamw", default "original"
         What s is for n rows and k columns: sqrt(max(1, n / k)), or 0.2 sqrt(max(n, k)), with which lr and weight decay
         of AdamW can be kept.
@@ -132,9 +132,9 @@ class Muon(MatrixOptimizer):
         Whether rows of o are divided by the root of a running mean of their mean squares, and o then scaled back to the
         norm that it had: NorMuon, in which all neurons learn at one pace.
     beta2 : float, default 0.95
-        The share of that running mean that is kept at each step, in [0, 1).
+        Decay rate of that running mean, in [0, 1).
     weight_decay, decoupled : default 0.1 and True
-        As of every optimizer, but on by default.
+        As for every optimizer, but on by default.
 
     State: `m`, the sum of decayed gradients, and `o`, which the last step was made along; with `normalize_rows` also
     `factors`, of each array `row_squares`, the running mean, of shape (rows,).

@@ -424,7 +424,7 @@ def test_what_does_not_go_together_with_them_says_so(rule):
     for settings, other in (
         ({"mask": {"W": np.ones((2, 2), bool)}}, "mask and a rule with norms of whole arrays"),
         ({"batch_axis": 0}, "batch_axis and a rule with norms of whole arrays"),
-        ({"l1": 0.1}, "l1 or l2_prox and a rule without a step size of each element"),
+        ({"l1": 0.1}, "l1 or l2_prox and a rule without an effective learning rate"),
     ):
         with pytest.raises(ValueError, match=f"{other} do not go together"):
             make(rule, **settings)
