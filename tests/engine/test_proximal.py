@@ -148,7 +148,7 @@ def test_what_does_not_go_together():
     def mine(p, g, lr):
         return (p - lr * g,)
 
-    with pytest.raises(ValueError, match="without a step size"):
+    with pytest.raises(ValueError, match="without an effective learning rate"):
         mine(l1=0.1)
     with pytest.raises(ValueError, match=r"l1 must be in \[0, inf\)"):
         fastopt.SGD(l1=-0.1)
