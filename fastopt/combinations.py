@@ -30,9 +30,6 @@ class Combination(NamedTuple):
     advice: str
 
 
-FACTORS = "factors of whole matrices"
-
-
 def _has_arrays(bounds: Any) -> bool:
     return bounds is not None and any(isinstance(bound, np.ndarray) for bound in bounds)
 
@@ -89,7 +86,6 @@ FEATURES: dict[str, Feature] = {
     "compact state": Feature(("state_storage",), lambda owner, given: given.state_storage != "float32"),
     "gradients that are Rows": Feature((), _of_a_step),
     "Rows(..., exact=True)": Feature((), _of_a_step),
-    FACTORS: Feature((), _of_a_step),
     "Sharded": Feature((), _of_a_step),
     "a rule of whole matrices": Feature((), lambda owner, given: owner._rule.prepare is not None),
     "complex parameters": Feature((), _of_a_step),
@@ -309,12 +305,6 @@ TABLE: tuple[Combination, ...] = (
         "a shard may end within a problem",
         "give each process its own problems and its own optimizer",
     ),
-    Combination(
-        FACTORS,
-        "Sharded",
-        "its checkpoints are put together from shards of arrays shaped like the parameters",
-        "use Muon without normalize_rows, or another rule",
-    ),
     Combination("mask", "Sharded", "each process has only a shard of the parameters", "set gradients to zero instead"),
     *(
         Combination("complex parameters", other, reason, advice)
@@ -348,12 +338,6 @@ def check(owner: Any, settings: Mapping[str, Any]) -> None:
     """
     merged = SimpleNamespace(**{name: settings.get(name, getattr(owner, name, None)) for name in SETTINGS})
     _check(owner.__name__, {name for name, feature in FEATURES.items() if feature.is_there(owner, merged)})
-
-
-def keeps_factors(optimizer: Any) -> bool:
-    """Whether an optimizer, or one of its groups, keeps arrays of other shapes than the parameters."""
-    values = [getattr(optimizer, "normalize_rows", True), *(g.get("normalize_rows") for g in optimizer.groups.values())]
-    return optimizer._rule.factors is not None and any(values)
 
 
 def check_step(owner: str, there: Mapping[str, bool]) -> None:

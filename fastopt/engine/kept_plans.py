@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from fastopt import combinations, constraints
-from fastopt.combinations import FACTORS
 from fastopt.engine import containers, one_call
 from fastopt.engine.address_table import Table
 from fastopt.engine.norms import ONE_PROCESS
@@ -46,9 +45,6 @@ def take(
     columns = constraints.columns_for(optimizer)
     if columns is not None and optimizer._processes is not ONE_PROCESS:
         there = {"mask": bool(columns.mask), "bounds that are arrays": not columns.mask, "Sharded": True}
-        combinations.check_step(type(optimizer).__name__, there)
-    if optimizer._processes is not ONE_PROCESS:
-        there = {FACTORS: combinations.keeps_factors(optimizer), "Sharded": True}
         combinations.check_step(type(optimizer).__name__, there)
     projects = constraints.has_projections(optimizer)
     if projects and optimizer._processes is not ONE_PROCESS:

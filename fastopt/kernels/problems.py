@@ -12,21 +12,21 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import prange, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from fastopt.kernels.compose import clone
 from fastopt.kernels.intrinsics import (
     addresses,
     call,
-    fetch_add,
     load,
     numbers,
     peek,
     row_address,
     store,
 )
-from fastopt.kernels.loops import APART, PIECE
+from fastopt.kernels.loops import parallel, serial
 from fastopt.kernels.stores import stack_bytes
 
 BLOCK = 512
@@ -210,24 +210,9 @@ def walk_problems(kernel, shift, table, starts, first, last):
         array += 1
 
 
-def serial_problems(address, shift, table, starts, threads):
-    """Applies a rule to every problem; `shift` is the size of an element as a power of two, the rest as of `serial`."""
-    walk_problems(address, shift, table, starts, 0, starts[-1])
-
-
-def parallel_problems(address, shift, table, starts, threads):
-    """The same on several threads, see `loops.parallel`."""
-    total = starts[-1]
-    pieces = (total + PIECE - 1) // PIECE
-    taken = np.zeros(threads * APART, dtype=np.int64)
-    for thread in prange(threads):
-        for turn in range(threads):
-            share = (thread + turn) % threads
-            begin, end = pieces * share // threads, pieces * (share + 1) // threads
-            piece = begin + fetch_add(taken, share * APART)
-            while piece < end:
-                walk_problems(address, shift, table, starts, piece * PIECE, min(piece * PIECE + PIECE, total))
-                piece = begin + fetch_add(taken, share * APART)
+# The drivers take the size of an element as a power of two where those of `loops.py` take a form.
+serial_problems = clone(serial, "serial_problems", {"run": walk_problems})
+parallel_problems = clone(parallel, "parallel_problems", {"run": walk_problems})
 
 
 def gathered(gradient, shift, width, start, count, column):

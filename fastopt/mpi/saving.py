@@ -22,7 +22,7 @@ from fastopt.mpi.binding import Binding, name_of
 from fastopt.mpi.consensus import needs_whole_arrays
 from fastopt.mpi.layout import LeafSlice, Shards, flat
 
-BY_KEY = ("rows", "counts")
+BY_KEY = ("rows", "counts", "factors")
 """The entries of a checkpoint that are by key, besides the state."""
 
 
@@ -166,7 +166,7 @@ class SharedSaving:
         return {name: storage for of_rank in self.comm.allgather(storages) for name, storage in of_rank.items()}
 
     def _by_leaf(self: Any, local: dict[str, Any]) -> dict[str, Any]:
-        """Steps that rows wait for and counts of leaves, of all processes' slices, by leaf."""
+        """Steps that rows wait for, counts and factors of leaves, of all processes' slices, by leaf."""
         merged: dict[str, Any] = {}
         for of_rank in self.comm.allgather({name: local[name] for name in BY_KEY if name in local}):
             for name, by_slice in of_rank.items():

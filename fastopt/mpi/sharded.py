@@ -12,7 +12,6 @@ import numpy as np
 from mpi4py import MPI
 
 from fastopt import checks, combinations
-from fastopt.combinations import FACTORS
 from fastopt.engine import step
 from fastopt.engine.objects import OWN
 from fastopt.flat import Array
@@ -103,7 +102,6 @@ class Sharded(Consensus, SharedAverages, SharedSaving):
             type(optimizer).__name__,
             {
                 "batch_axis": optimizer.batch_axis is not None,
-                FACTORS: combinations.keeps_factors(optimizer),
                 "Sharded": True,
             },
         )

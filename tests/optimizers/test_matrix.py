@@ -417,3 +417,25 @@ def test_they_reach_the_minimum_of_a_tilted_valley(rule, rng):
         loss.append((residual**2).sum())
         optimizer.update(params, {"W": a @ residual @ b.T})
     assert loss[-1] < 1e-3 * loss[0]
+
+
+@pytest.mark.parametrize("rule", KEEPING)
+def test_what_does_not_go_together_with_them_says_so(rule):
+    for settings, other in (
+        ({"mask": {"W": np.ones((2, 2), bool)}}, "mask and a rule with norms of whole arrays"),
+        ({"batch_axis": 0}, "batch_axis and a rule with norms of whole arrays"),
+        ({"l1": 0.1}, "l1 or l2_prox and a rule without an effective learning rate"),
+    ):
+        with pytest.raises(ValueError, match=f"{other} do not go together"):
+            make(rule, **settings)
+    optimizer = make(rule)
+    with pytest.raises(TypeError, match=r"W.*Rows"):
+        optimizer.update({"W": np.ones((3, 2))}, {"W": fastopt.Rows(np.array([1]), np.ones((1, 2)))})
+    with pytest.raises(ValueError, match="a rule of whole matrices"):
+        optimizer.update({"W": np.ones((3, 2), complex)}, {"W": np.ones((3, 2), complex)})
+    assert optimizer.iter == 0 and optimizer.factors == {}
+    compact, plain = make(rule, state_storage="bfloat16"), make(rule)  # stays as it is
+    one, other = ({"W": np.ones((80, 70), np.float32)} for _ in range(2))
+    for each, params in ((compact, one), (plain, other)):
+        each.update(params, {"W": np.linspace(-1, 1, 5600, dtype=np.float32).reshape(80, 70)})
+    assert_same_bits(one["W"], other["W"])
