@@ -16,7 +16,7 @@ from fastopt.engine.one_call import compiled_call
 from fastopt.engine.sparse_launch import compiled_add_up, compiled_spread
 from fastopt.kernels.averages import AVERAGES
 from fastopt.kernels.codecs import FLOAT32
-from fastopt.kernels.compile import compiled_codecs, form_address, kernel
+from fastopt.kernels.compile import STORED_LOOPS, compiled_codecs, form_address, kernel
 from fastopt.kernels.passes import FACTORS
 from fastopt.kernels.rule import GRADIENT_MEASURE, NO_RULE, Rule
 from fastopt.kernels.stores import FORMS
@@ -37,12 +37,15 @@ def kernels(optimizers: Sequence[Optimizer], averages: Sequence[str] = ()) -> li
     for optimizer in optimizers:
         rule, transforms = optimizer._rule, optimizer._needed_transforms()
         transforms = centralized(transforms) if optimizer.centralize else transforms
-        found += [(rule, "step", (*transforms, *after)) for after in kept]
+        loops = ["step"]
+        if optimizer.state_storage != FLOAT32 and rule.state and not rule.is_by_array:
+            loops += [optimizer.state_storage]
+        found += [(rule, which, (*transforms, *after)) for which in loops for after in kept]
         found += [(rule.measuring, which, transforms) for which in ("measure", *FACTORS)] if rule.measuring else []
         found += [(rule.preparing, "prepare", transforms)] if rule.preparing else []
         found += [(rule.totalling, "totals", transforms)] if rule.totalling else []
         found += [(rule, "aligned", transforms)] if optimizer.cautious else []
-        found += [(HESSIAN, "step", ())] if isinstance(optimizer, Sophia) else []
+        found += [(HESSIAN, which, ()) for which in loops] if isinstance(optimizer, Sophia) else []
     return list(dict.fromkeys(found))  # rules share some
 
 
@@ -66,7 +69,7 @@ def main(optimizers: Sequence[Optimizer], averages: Sequence[str] = ()) -> None:
                 compiled_find_means(known, in_parallel)
     pairs = product(kernels(optimizers, averages), ("float32", "float64"))
     # Squares of float32 numbers, as float64, neither overflow nor vanish; a plain sum of float64 ones settles nothing.
-    only = dict.fromkeys(FACTORS, "float64") | {"quick_norm": "float32"}
+    only = dict.fromkeys(FACTORS, "float64") | dict.fromkeys(("quick_norm", *STORED_LOOPS), "float32")
     wanted = [pair for pair in pairs if pair[1] == only.get(pair[0][1], pair[1])]
     for (rule, which, transforms), dtype in track(wanted, "compiling", console=console):
         for in_parallel in loops:  # the second one costs nothing

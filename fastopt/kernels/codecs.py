@@ -94,7 +94,7 @@ def slot_key(step: int, name: int, slot: int) -> int:
 
     Two slots share a hash, of which one takes the upper bits and one, whose key is odd, the lower ones.
     """
-    return pair_key(mixed(step ^ name_hash(name, slot)), slot)
+    return int(pair_key(mixed(step ^ name_hash(name, slot)), slot))
 
 
 def name_hash(name: int, slot: int) -> int:
@@ -182,7 +182,7 @@ def _int8(values: Array, random: Array, nonnegative: bool) -> tuple[Array, Array
     return codes, np.where(special, -scales, scales)
 
 
-def _ranges(special: Array, nonnegative: bool) -> Array:
+def _ranges(special: Any, nonnegative: bool) -> Array:
     """The number that the largest becomes in each group."""
     usual, other = (NONNEGATIVE_LAST, NONNEGATIVE_LAST_SPECIAL) if nonnegative else (SIGNED_LAST, SIGNED_LAST_SPECIAL)
     return np.where(special, range_of(other), range_of(usual))
@@ -203,8 +203,9 @@ def decode(storage: str, nonnegative: bool, run: Array, size: int) -> Array:
 
 @np.errstate(all="ignore")
 def _values(codes: Array, scales: Array, nonnegative: bool) -> Array:
-    codes, special = codes.astype(np.int32), np.signbit(scales)[:, None]
-    share = np.abs(scales) * (np.float32(1) / _ranges(special[:, 0], nonnegative) * BELOW_ONE)
+    special = np.signbit(scales)
+    share = np.abs(scales) * (np.float32(1) / _ranges(special, nonnegative) * BELOW_ONE)
+    codes, special = codes.astype(np.int32), special[:, None]
     magnitudes = ((np.abs(codes).astype(np.uint32) << SHIFT) + np.uint32(BASE)).view(np.float32) - OFFSET
     values = np.copysign(magnitudes * share[:, None], codes.astype(np.float32))
     infinite, nan = (codes == 254, codes == 255) if nonnegative else (np.abs(codes) == 127, codes == -128)

@@ -63,7 +63,9 @@ def meaning(codes):
     return np.ldexp(2 + (codes % 16) / 8, codes // 16) - 2
 
 
-@pytest.mark.parametrize("scale", [2 * SMALLEST, 1e-30, 1.0, 0.3, 3e38, np.finfo(np.float32).max, np.float32(1e-42), 0.0])
+@pytest.mark.parametrize(
+    "scale", [2 * SMALLEST, 1e-30, 1.0, 0.3, 3e38, np.finfo(np.float32).max, np.float32(1e-42), 0.0]
+)
 @pytest.mark.parametrize("nonnegative", [False, True])
 def test_every_code_at_every_scale(nonnegative, scale):
     last = 255 if nonnegative else 127
