@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import fastopt
-from fastopt import threads
+from fastopt import threads, tuning
 from fastopt.commands import info
 from fastopt.machine import OthersLoad
 
@@ -45,6 +45,15 @@ def others(request):
         benchmark.extra_info.update(
             {"CPUs busy with others": load.value(), "CPU": environment()["cpu"], "versions": versions}
         )
+
+
+@pytest.fixture(autouse=True)
+def as_they_come(request):
+    """Steps without a training loop, of which a bench times few where they are large, are not to be in a trial."""
+    before = tuning.mode()
+    tuning.set_tuning(before if request.node.path.stem == "test_loop" else "off")
+    yield
+    tuning.set_tuning(before)
 
 
 @pytest.fixture

@@ -110,10 +110,10 @@ def rules(groups: dict[str, Any]) -> Figure | None:
         if not any("textbook" in groups.get(f"step {rule} float32 {name}", {}) for name in SIZES):
             left.text(1.1, place, "no NumPy form timed", va="center", fontsize=8, color="#666666")
     left.set_xscale("log")
-    left.set_xticks([0.2, 0.5, 1, 2, 5, 10, 20, 50], ["0.2", "0.5", "1", "2", "5", "10", "20", "50"])
+    left.set_xticks([0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50], ["0.1", "0.2", "0.5", "1", "2", "5", "10", "20", "50"])
     left.set_yticks(range(len(timed)), [OPTIMIZERS[rule].__name__ for rule in timed], fontsize=8)
     left.set_ylim(len(timed) - 0.4, -0.6)  # the first one at the top
-    left.set(xlim=(0.2, 60), xlabel="speed-up over the textbook's class", title="One step on one float32 array")
+    left.set(xlim=(0.1, 60), xlabel="speed-up over the textbook's class", title="One step on one float32 array")
     right.set(xlabel="speed relative to the same traffic alone", title="30 million elements")
     for axes in (left, right):
         axes.axvline(1, color="black", lw=0.8)

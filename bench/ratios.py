@@ -257,6 +257,7 @@ def constraints() -> None:
             low = {"groups": {key: {"bounds": (np.full_like(value, -1e9), None)} for key, value in params.items()}}
             sides: dict[str, dict[str, Any]] = {"plain": {}, "clip": {}, "bounds": {"bounds": (-1e9, 1e9)}}
             sides |= {"arrays": low, "mask": {"mask": masks}, "l1": {"l1": 1e-6}, "l2_prox": {"l2_prox": 1e-6}}
+            sides |= {"cautious": {"cautious": True}, "unit_norm": {"unit_norm": True}}
             sides |= {"max_norm": {"max_norm": 1e-3}, "columns": {"max_norm": 1e-3, "constraint_axis": 0}}
             if rule == "momentum":
                 sides |= {"group_lasso": {"group_lasso": 1e-6}, "simplex": {"simplex": True}}
@@ -366,15 +367,13 @@ def main(arguments: list[str] | None = None) -> None:
         kept = json.loads(options.save.read_text())
     for part in chosen:
         MEASURED.clear()
-        if part == "dead":
-            set_tuning("off")  # forms in turns would look like slow steps
-            dead()
-            set_tuning("auto")
-        else:
-            PARTS[part]()
+        # Without a training loop there is nothing to try forms for, and trials would look like slow steps.
+        set_tuning("auto" if part == "loop" else "off")
+        PARTS[part]()
         kept["parts"][part] = {"machine": environment(), "date": str(date.today()), "cases": dict(MEASURED)}
         if options.save:  # each part as soon as it is there
             options.save.write_text(json.dumps(kept, indent=1) + "\n")
+    set_tuning("auto")
 
 
 if __name__ == "__main__":

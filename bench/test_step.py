@@ -1,11 +1,14 @@
-"""`step`: one step of every rule on one array; of the textbook's rules for all implementations, and in float64 too."""
+"""`step`: one step of every rule on one array; of the textbook's rules for all implementations, and in float64 too.
+
+`ten steps`: of rules of whole matrices, on a matrix; one of them renews what Shampoo and SOAP compute every tenth.
+"""
 
 from functools import lru_cache
 
 import pytest
 
 from bench import inplace
-from bench.cases import NUMPY, array, checked_step, describe
+from bench.cases import NUMPY, array, checked_step, describe, mlp
 from bench.peers import PEERS
 from fastopt.kernels import RULES
 
@@ -36,6 +39,18 @@ def test_step(benchmark, size, rule, dtype, implementation):
     if benchmark.disabled and size != "1e3":
         pytest.skip("the smallest size shows that the bench works")
     run(benchmark, rule, dtype, size, implementation, SIZES[size])
+
+
+@pytest.mark.parametrize("rule", [rule for rule in RULES if RULES[rule].prepare])
+@pytest.mark.parametrize("shape", [(64, 32), (784, 100), (300, 300)])
+def test_matrix(benchmark, shape, rule):
+    if benchmark.disabled and shape != (64, 32):
+        pytest.skip("the smallest size shows that the bench works")
+    params = {"W": mlp(*shape)["W1"]}
+    benchmark.group = f"ten steps float32 {shape[0]}x{shape[1]}"
+    step = checked_step(rule, "fastopt", params)
+    benchmark(lambda: [step() for _ in range(10)])
+    benchmark.extra_info["rule"] = rule
 
 
 @pytest.mark.parametrize("implementation", PEERS)

@@ -99,7 +99,11 @@ def _index() -> str:
             "`fastopt.experiments` and a command, `fastopt experiment NAME`; its page also shows the quick run of some "
             "seconds, made when this site was built. For the path of every optimizer down the ravine, see "
             "[its page](../reference/optimizers/index.md); for non-negative factors, paths of the lasso, a "
-            "portfolio and a pruned network, [four problems with constraints](../tutorials/constrained_problems.md).",
+            "portfolio and a pruned network, [four problems with constraints](../tutorials/constrained_problems.md); "
+            "for optimizers that find their rate, and steps with caution, [without a learning rate]"
+            "(../tutorials/without_a_learning_rate.md); for steps taken back, [a guide]"
+            "(../how_to/take_back_a_step.md); for the ground state of a spin chain, [complex parameters]"
+            "(../how_to/complex_parameters.md).",
             "::::{grid} 1 2 2 2\n:gutter: 3\n\n" + "\n\n".join(cards) + "\n::::",
             toctree,
             "",

@@ -10,6 +10,7 @@ import numpy as np
 from fastopt import reference
 from fastopt.experiments import ravine
 from fastopt.experiments.figures import BLUE, finish, new_figure
+from fastopt.kernels import RULES
 from fastopt.optimizers import OPTIMIZERS
 
 STEPS = 30
@@ -21,9 +22,9 @@ CURVATURE = np.array([0.1, 2.0])
 
 
 def path(rule: str, settings: dict[str, float]) -> np.ndarray:
-    """Points of shape (STEPS + 1, 2), by the reference in plain NumPy."""
-    optimizer = getattr(reference, OPTIMIZERS[rule].__name__)(**settings)
-    shape = (2, 1) if rule == "muon" else (2,)
+    """Points of shape (STEPS + 1, 2), by the reference in plain NumPy, without the decay that some have by default."""
+    optimizer = getattr(reference, OPTIMIZERS[rule].__name__)(**{"weight_decay": 0.0, **settings})
+    shape = (2, 1) if RULES[rule].prepare else (2,)
     params = {"w": np.reshape(ravine.START, shape).astype(float)}
     points = [params["w"].ravel().copy()]
     for _ in range(STEPS):

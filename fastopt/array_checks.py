@@ -9,21 +9,20 @@ import numpy as np
 
 from fastopt import foreign
 from fastopt.checks import DTYPES, Array
+from fastopt.pairs import COMPLEX
+
+PARAMETER_DTYPES = (*DTYPES, *COMPLEX)
 
 
 def parameter(owner: str, name: str, value: Any) -> Array:
     """A parameter as a base-class array: the array itself, or a 0-d copy of a number."""
     value = foreign.shared(value)
     if isinstance(value, np.ndarray):
-        if value.dtype not in DTYPES:
-            cure = f"convert it once: {name} = {name}.astype(np.float64)"
-            if value.dtype.kind == "c":
-                cure = (
-                    f"step its real and imaginary parts: {name}.view({real_part(value.dtype)}), and of its gradient too"
-                )
+        if value.dtype not in PARAMETER_DTYPES:
+            near = "complex128" if value.dtype.kind == "c" else "float64"
             raise TypeError(
-                f"{owner}: {name} has dtype {value.dtype}, expected float32 or float64 in this machine's byte order; "
-                f"{cure}"
+                f"{owner}: {name} has dtype {value.dtype}, expected float32, float64, complex64 or complex128 in this "
+                f"machine's byte order; convert it once: {name} = {name}.astype(np.{near})"
             )
         if masked(value):
             raise TypeError(
@@ -40,9 +39,14 @@ def parameter(owner: str, name: str, value: Any) -> Array:
                 f"(strides {value.strides}); hand in a copy: {name}.copy()"
             )
         return np.asarray(value)
+    if isinstance(value, complex | np.complexfloating):
+        raise TypeError(
+            f"{owner}: {name} is a complex number, which a step does not replace; make a 0-d array of it, "
+            f"np.array({name}), which a step writes"
+        )
     if not is_number(value):
         raise TypeError(
-            f"{owner}: {name} is of type {type(value).__name__}, expected a float32 or float64 array or a number; "
+            f"{owner}: {name} is of type {type(value).__name__}, expected a float or complex array or a number; "
             f"{conversion(name, value) or f'convert it once: {name} = np.array({name}, dtype=np.float64)'}"
         )
     try:
@@ -54,11 +58,6 @@ def parameter(owner: str, name: str, value: Any) -> Array:
 def masked(value: Any) -> bool:
     """Whether an array carries a mask, which `np.asarray` would drop without a word."""
     return isinstance(value, np.ma.MaskedArray) or (type(value) is not np.ndarray and hasattr(value, "mask"))
-
-
-def real_part(dtype: np.dtype[Any]) -> str:
-    """The dtype of the parts of complex numbers."""
-    return "np.float32" if dtype.itemsize == 8 else "np.float64"
 
 
 def conversion(name: str, value: Any) -> str | None:

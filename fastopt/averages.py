@@ -34,7 +34,7 @@ class EMA:
     Parameters
     ----------
     decay : float, default 0.999
-        The share of the average that is kept at each step, in [0, 1). It may be a schedule or any function of the step,
+        Decay rate of the average, in [0, 1). It may be a schedule or any function of the step,
         counted from 1: `EMA(decay=lambda step: min(0.999, (1 + step) / (10 + step)))` follows faster at the start.
 
     Raises
@@ -312,7 +312,7 @@ class AveragedWeights:
             if not self._averages[self._cohorts[key]]:
                 name = containers.naming(self._node)(key)
                 raise RuntimeError(checks.nothing_averaged(owner, self.averaging, self._steps, name))
-            found: Array = state.views[slot][key]
-            return found
+            values: Array = state.views[slot][key]
+            return values
 
         return copies(owner, state, params, average)

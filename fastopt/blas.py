@@ -21,8 +21,8 @@ class Threads:
             self._libraries = ThreadpoolController().select(user_api="blas").lib_controllers
         self.default = self.now = max((int(one.num_threads) for one in self._libraries), default=1)
         most = max(self.default, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else self.default)
-        wanted = dict.fromkeys((self.default, 1, 2, most))
-        self.choices = [count for count in wanted if count <= most] if self._libraries and most > 1 else []
+        counts = dict.fromkeys((self.default, 1, 2, most))
+        self.choices = [count for count in counts if count <= most] if self._libraries and most > 1 else []
         """The numbers of threads to try in turns; empty where there is no choice or no threadpoolctl."""
 
     @property

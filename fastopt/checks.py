@@ -1,4 +1,4 @@
-"""Every check of what users hand in, and every error text.
+"""Checks and error texts about settings, state and keys; what only one module raises may stand in it instead.
 
 A text names what was found, what was expected and what to do. TypeError is for a dtype or a kind, ValueError for a
 value, a shape or a layout, KeyError for names.
@@ -23,8 +23,14 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be used; the text is one line."""
 
 
-DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
+def no_rows(owner: str, name: str, factors: Iterable[str]) -> str:
+    return (
+        f"{owner}: {name} has factors, {' and '.join(factors)}, which are of its rows together; `forget` it, and its "
+        "state begins anew"
+    )
 
+
+DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
 SWAPPED = "averaged weights"
 """The state of an optimizer while averaged weights stand in the parameters."""
@@ -208,10 +214,6 @@ def in_use(owner: str, doing: Any) -> str:
 # -- containers -------------------------------------------------------------------------------------------------------
 
 
-def rates_without_problems(owner: str) -> str:
-    return f"{owner}: lr is an array, which is for many problems at once; set batch_axis=0, or make lr a number"
-
-
 def step_on_copies(owner: str) -> str:
     return (
         f"{owner}: updated() makes new arrays, and an object keeps its state by being the same object; write to the "
@@ -252,9 +254,6 @@ def name_of(key: Hashable) -> str:
 def names_of(keys: Iterable[Hashable]) -> str:
     names = ["one bare array" if isinstance(key, Enum) else repr(key) for key in keys]
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "") or "no keys"
-
-
-# -- parameters -------------------------------------------------------------------------------------------------------
 
 
 # -- gradients --------------------------------------------------------------------------------------------------------

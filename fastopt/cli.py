@@ -63,8 +63,8 @@ class _Parser(argparse.ArgumentParser):
         """A wrong option with the right one."""
         options, unknown = self.parse_known_args(args, namespace)
         if unknown:
-            known = options.parser._option_string_actions
-            suggestions = (f"{one}{names.did_you_mean(one.partition('=')[0], known)}" for one in unknown)
+            switches = options.parser._option_string_actions
+            suggestions = (f"{one}{names.did_you_mean(one.partition('=')[0], switches)}" for one in unknown)
             options.parser.error(f"unrecognized arguments: {' '.join(suggestions)}")
         return options
 
@@ -186,6 +186,8 @@ def _parser() -> argparse.ArgumentParser:
     warmup.add_argument("--set", type=_setting, action="append", default=[], metavar="NAME=VALUE", help=SETTING)
     warmup.add_argument("--averaging", action="store_true", help="compile for an average of the weights too")
     warmup.add_argument("--lookahead", action="store_true", help="compile for Lookahead too")
+    warmup.add_argument("--mask", action="store_true", help="compile for a mask too")
+    warmup.add_argument("--bound-arrays", action="store_true", help="compile for bounds that are arrays too")
     warmup.set_defaults(run=run.run_warmup, parser=warmup)
 
     experiment = commands.add_parser(
@@ -238,10 +240,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _optimizer(name: str) -> str:
-    known = names.find(name, OPTIMIZERS)
-    if known is None:
+    rule = names.find(name, OPTIMIZERS)
+    if rule is None:
         raise argparse.ArgumentTypeError(f"unknown optimizer {name!r}{names.one_of(name, OPTIMIZERS)}")
-    return known
+    return rule
 
 
 def _count(text: str) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 class Feature(NamedTuple):
     """Something that settings, a rule or a step may have.
 
-    settings : the settings that decide it; () where it is the rule, or how a step is made, which names it itself
+    settings : the settings that decide it; () where the rule does, or a step, which then names the feature itself
     is_there : `(class of the optimizer, its settings) -> bool`
     """
 
@@ -35,7 +35,7 @@ def _has_arrays(bounds: Any) -> bool:
 
 
 def _has_step_size(owner: Any) -> bool:
-    """Whether the class, or one with the same metric that it is made of, says what its effective learning rate is."""
+    """Whether the class, or a base class with the same metric, defines its effective learning rate."""
     defines = next(kind for kind in owner.__mro__ if "effective_lr" in vars(kind))
     return "_rule" in dir(defines) and defines._rule.metric is owner._rule.metric
 
@@ -45,46 +45,50 @@ def _of_a_step(owner: Any, settings: Any) -> bool:
 
 
 FEATURES: dict[str, Feature] = {
-    "bounds": Feature(("bounds", "nonnegative"), lambda owner, own: own.bounds is not None or own.nonnegative),
-    "bounds that are arrays": Feature(("bounds",), lambda owner, own: _has_arrays(own.bounds)),
-    "l1 or l2_prox": Feature(("l1", "l2_prox"), lambda owner, own: own.l1 != 0 or own.l2_prox != 0),
-    "group_lasso": Feature(("group_lasso",), lambda owner, own: own.group_lasso != 0),
-    "simplex": Feature(("simplex",), lambda owner, own: own.simplex),
-    "unit_norm": Feature(("unit_norm",), lambda owner, own: own.unit_norm),
-    "max_norm": Feature(("max_norm",), lambda owner, own: own.max_norm != math.inf),
+    "bounds": Feature(("bounds", "nonnegative"), lambda owner, given: given.bounds is not None or given.nonnegative),
+    "bounds that are arrays": Feature(("bounds",), lambda owner, given: _has_arrays(given.bounds)),
+    "l1 or l2_prox": Feature(("l1", "l2_prox"), lambda owner, given: given.l1 != 0 or given.l2_prox != 0),
+    "group_lasso": Feature(("group_lasso",), lambda owner, given: given.group_lasso != 0),
+    "simplex": Feature(("simplex",), lambda owner, given: given.simplex),
+    "unit_norm": Feature(("unit_norm",), lambda owner, given: given.unit_norm),
+    "max_norm": Feature(("max_norm",), lambda owner, given: given.max_norm != math.inf),
     "group_lasso, max_norm, unit_norm or simplex": Feature(
         ("group_lasso", "max_norm", "unit_norm", "simplex"),
-        lambda owner, own: own.group_lasso != 0 or own.max_norm != math.inf or own.unit_norm or own.simplex,
+        lambda owner, given: given.group_lasso != 0 or given.max_norm != math.inf or given.unit_norm or given.simplex,
     ),
-    "mask": Feature(("mask",), lambda owner, own: own.mask is not None),
-    "centralize": Feature(("centralize", "groups"), lambda owner, own: own.centralize and not own.groups),
-    "cautious": Feature(("cautious",), lambda owner, own: own.cautious),
+    "mask": Feature(("mask",), lambda owner, given: given.mask is not None),
+    "centralize": Feature(("centralize", "groups"), lambda owner, given: given.centralize and not given.groups),
+    "cautious": Feature(("cautious",), lambda owner, given: given.cautious),
     "cautious_decay": Feature(
-        ("cautious_decay", "weight_decay"), lambda owner, own: own.cautious_decay and own.weight_decay != 0
+        ("cautious_decay", "weight_decay"),
+        lambda owner, given: given.cautious_decay and given.weight_decay != 0,
     ),
     "an L2 penalty": Feature(
-        ("weight_decay", "decoupled"), lambda owner, own: own.weight_decay != 0 and not own.decoupled
+        ("weight_decay", "decoupled"), lambda owner, given: given.weight_decay != 0 and not given.decoupled
     ),
-    "a rule with weight decay in its formula": Feature((), lambda owner, own: owner._decays_itself),
-    "averaging": Feature(("averaging",), lambda owner, own: own.averaging is not None),
-    "lookahead": Feature(("lookahead",), lambda owner, own: own.lookahead is not None),
-    "a rule with norms of whole arrays": Feature((), lambda owner, own: owner._rule.is_by_array),
-    "a rule without a step size of each element": Feature((), lambda owner, own: not _has_step_size(owner)),
-    "a rule whose elements have step sizes of their own": Feature(
-        (), lambda owner, own: not _has_step_size(owner) or owner._rule.metric is not None
+    "a rule with weight decay in its formula": Feature((), lambda owner, given: owner._decays_itself),
+    "averaging": Feature(("averaging",), lambda owner, given: given.averaging is not None),
+    "lookahead": Feature(("lookahead",), lambda owner, given: given.lookahead is not None),
+    "a rule with norms of whole arrays": Feature((), lambda owner, given: owner._rule.is_by_array),
+    "a rule without an effective learning rate": Feature((), lambda owner, given: not _has_step_size(owner)),
+    "a rule with a step size for each element": Feature(
+        (), lambda owner, given: not _has_step_size(owner) or owner._rule.metric is not None
     ),
-    "ASGD": Feature((), lambda owner, own: owner.rule == "asgd"),
-    "a rule that starts from lr": Feature((), lambda owner, own: owner.rule == "rprop"),
-    "a schedule-free rule": Feature((), lambda owner, own: owner.rule.startswith("schedule_free")),
-    "batch_axis": Feature(("batch_axis",), lambda owner, own: own.batch_axis is not None),
-    "clip_array_norm": Feature(("clip_array_norm",), lambda owner, own: own.clip_array_norm != math.inf),
+    "ASGD": Feature((), lambda owner, given: owner.rule == "asgd"),
+    "a rule that starts from lr": Feature((), lambda owner, given: owner.rule == "rprop"),
+    "a schedule-free rule": Feature((), lambda owner, given: owner.rule.startswith("schedule_free")),
+    "batch_axis": Feature(("batch_axis",), lambda owner, given: given.batch_axis is not None),
+    "clip_array_norm": Feature(("clip_array_norm",), lambda owner, given: given.clip_array_norm != math.inf),
     "averages of the weights": Feature(
-        ("averaging", "lookahead"), lambda owner, own: own.averaging is not None or own.lookahead is not None
+        ("averaging", "lookahead"),
+        lambda owner, given: given.averaging is not None or given.lookahead is not None,
     ),
-    "compact state": Feature(("state_storage",), lambda owner, own: own.state_storage != "float32"),
+    "compact state": Feature(("state_storage",), lambda owner, given: given.state_storage != "float32"),
     "gradients that are Rows": Feature((), _of_a_step),
     "Rows(..., exact=True)": Feature((), _of_a_step),
     "Sharded": Feature((), _of_a_step),
+    "a rule of whole matrices": Feature((), lambda owner, given: owner._rule.prepare is not None),
+    "complex parameters": Feature((), _of_a_step),
 }
 """By the name that the table and the errors have for it."""
 
@@ -92,19 +96,14 @@ TABLE: tuple[Combination, ...] = (
     Combination(
         "bounds",
         "lookahead",
-        "slow weights between two points within bounds may round to one outside",
+        "a slow weight between two points within the bounds may round to one outside",
         "use averaging=EMA(...), whose average is evaluated beside the parameters",
     ),
-    Combination(
-        "bounds",
-        "ASGD",
-        "its average is of parameters before the projection",
-        "use SGD(averaging=SWA(start=...))",
-    ),
+    Combination("bounds", "ASGD", "its average is of unclipped parameters", "use SGD(averaging=SWA(start=...))"),
     Combination(
         "bounds",
         "a schedule-free rule",
-        "the weights to evaluate are an average that no projection reaches",
+        "the weights to evaluate are an average, which is not clipped",
         "use AdamW or SGD with averaging=EMA(...)",
     ),
     Combination(
@@ -116,32 +115,27 @@ TABLE: tuple[Combination, ...] = (
     Combination(
         "bounds that are arrays",
         "Sharded",
-        "each process has a share of the parameters only",
+        "each process has only a shard of the parameters",
         "give numbers as bounds",
     ),
     Combination(
         "l1 or l2_prox",
-        "a rule without a step size of each element",
+        "a rule without an effective learning rate",
         "a penalty must act in proportion to the rule's steps",
-        "use SGD, Momentum, RMSProp, AdaGrad, Adam or another that has effective_lr, or weight_decay",
+        "use SGD, Momentum, RMSProp, AdaGrad, Adam or another rule that has one, or weight_decay",
     ),
-    Combination(
-        "l1 or l2_prox",
-        "lookahead",
-        "slow weights between two points are not zero where one of them is",
-        "use averaging=EMA(...)",
-    ),
+    Combination("l1 or l2_prox", "lookahead", "slow weights would not stay exactly zero", "use averaging=EMA(...)"),
     Combination(
         "l1 or l2_prox",
         "Rows(..., exact=True)",
         "steps that rows skip are made in closed form, without the penalty",
-        "use exact=False, with which rows shrink only in steps that have a gradient of theirs",
+        "use exact=False, with which rows shrink only at steps in which they have a gradient",
     ),
     *(
         Combination(
             name,
-            "a rule whose elements have step sizes of their own",
-            "a step to the nearest point, by the plain distance, would not end at the minimum",
+            "a rule with a step size for each element",
+            "the nearest point in the Euclidean distance would not lead to the minimum",
             "use SGD, Momentum, Nesterov, SGDMomentum or SGDNesterov",
         )
         for name in ("group_lasso", "simplex")
@@ -150,7 +144,7 @@ TABLE: tuple[Combination, ...] = (
         Combination(
             "group_lasso, max_norm, unit_norm or simplex",
             other,
-            "they come after the step, and it would be of parameters before them",
+            "these are applied after the step, so the average would be of parameters without them",
             advice,
         )
         for other, advice in (
@@ -163,60 +157,60 @@ TABLE: tuple[Combination, ...] = (
     Combination(
         "group_lasso, max_norm, unit_norm or simplex",
         "mask",
-        "rows would move elements that the mask keeps",
+        "acting on whole rows would move masked elements",
         "leave one of them out, or give masked arrays groups without the others",
     ),
     Combination(
         "group_lasso, max_norm, unit_norm or simplex",
         "gradients that are Rows",
-        "the pass is over whole parameters",
+        "these act on whole parameters",
         "hand in dense gradients",
     ),
     Combination(
         "group_lasso, max_norm, unit_norm or simplex",
         "Sharded",
-        "each process has a share of the parameters only",
+        "each process has only a shard of the parameters",
         "use bounds, l1 or l2_prox",
     ),
-    Combination("simplex", "bounds", "the nearest point within both is another", "leave bounds out"),
+    Combination("simplex", "bounds", "together they have another nearest point", "leave bounds out"),
     Combination("simplex", "unit_norm", "rows cannot sum to one and have norm one", "choose one of them"),
-    Combination("simplex", "max_norm", "the nearest point within both is another", "leave max_norm out"),
-    Combination("unit_norm", "max_norm", "rows of norm one need no largest norm", "choose one of them"),
+    Combination("simplex", "max_norm", "together they have another nearest point", "leave max_norm out"),
+    Combination("unit_norm", "max_norm", "rows of norm one need no limit of their norm", "choose one of them"),
     Combination(
         "mask",
         "a rule with norms of whole arrays",
-        "the norms, or the direction, would be of masked elements too",
-        "use a rule without, such as AdamW, or groups={...: {'frozen': True}} for whole arrays",
+        "its norms, or its direction, would include masked elements",
+        "use a rule without norms, such as AdamW, or groups={...: {'frozen': True}} for whole arrays",
     ),
     Combination(
         "mask",
         "centralize",
-        "the means would be of masked elements too",
+        "the means would include masked elements",
         "leave centralize out, or set it in groups for arrays without a mask",
     ),
     Combination(
         "mask",
         "cautious",
-        "the share of elements that move would count masked ones too",
+        "the share of elements that move would include masked ones",
         "leave cautious out; cautious_decay works",
     ),
-    Combination("mask", "ASGD", "its average would not begin where a mask is", "use SGD(averaging=SWA(start=...))"),
+    Combination("mask", "ASGD", "its average would miss the masked values", "use SGD(averaging=SWA(start=...))"),
     Combination(
         "mask",
         "gradients that are Rows",
-        "rows without a gradient are left alone as it is",
+        "rows without a gradient are left alone anyway",
         "leave rows out of the gradient, or hand in a dense one",
     ),
     Combination(
         "cautious",
         "ASGD",
-        "its average is of parameters before steps are left out",
+        "its average would include the steps that are left out",
         "use SGD(averaging=SWA(start=...))",
     ),
     Combination(
         "cautious",
         "a schedule-free rule",
-        "the average that it keeps would not follow the steps that are left out",
+        "its average would include the steps that are left out",
         "use AdamW with averaging=EMA(...)",
     ),
     Combination(
@@ -225,16 +219,11 @@ TABLE: tuple[Combination, ...] = (
         "steps that rows skip have no gradient, so caution would leave them out",
         "use exact=False",
     ),
-    Combination(
-        "cautious_decay",
-        "an L2 penalty",
-        "decay that depends on the step must come after it",
-        "set decoupled=True",
-    ),
+    Combination("cautious_decay", "an L2 penalty", "decay by the step must follow the step", "set decoupled=True"),
     Combination(
         "cautious_decay",
         "a rule with weight decay in its formula",
-        "the step that decay would depend on has it in it",
+        "the step, on which the decay would depend, already contains it",
         "leave cautious_decay out",
     ),
     Combination(
@@ -246,20 +235,15 @@ TABLE: tuple[Combination, ...] = (
     Combination(
         "batch_axis",
         "a rule with norms of whole arrays",
-        "the norm would be that of all problems together",
-        "use a rule whose steps are by element, such as Adam",
+        "the norm would be over all problems together",
+        "use an element-wise rule, such as Adam",
     ),
-    Combination(
-        "batch_axis",
-        "a rule that starts from lr",
-        "its state is made for all problems at once",
-        "use RMSProp or Adam",
-    ),
+    Combination("batch_axis", "a rule that starts from lr", "its state starts from one lr", "use RMSProp or Adam"),
     Combination(
         "batch_axis",
         "clip_array_norm",
-        "the norm would be that of an array of all problems",
-        "clip_norm is that of each problem by itself",
+        "the norm would be over all problems of an array",
+        "use clip_norm, which is by problem",
     ),
     Combination(
         "batch_axis",
@@ -270,43 +254,43 @@ TABLE: tuple[Combination, ...] = (
     Combination(
         "batch_axis",
         "cautious",
-        "the share of elements that move would be that of all problems",
+        "the share of elements that move would be over all problems",
         "leave cautious out; cautious_decay works",
     ),
     Combination(
         "batch_axis",
         "averages of the weights",
-        "they would move at the steps of all problems together",
-        "keep a mean of the parameters yourself",
+        "they would count the steps of all problems together",
+        "average the parameters yourself",
     ),
     Combination(
         "batch_axis",
         "compact state",
-        "groups of elements that share a scale may be of two problems",
+        "elements that share a scale may belong to two problems",
         "leave state_storage out",
     ),
     Combination(
         "batch_axis",
         "l1 or l2_prox",
-        "the step size of an element is that of one problem",
+        "the threshold would differ from problem to problem",
         "subtract the penalty's gradient yourself, or use weight_decay",
     ),
     Combination(
         "batch_axis",
         "group_lasso, max_norm, unit_norm or simplex",
-        "the rows that they are of are problems there",
+        "rows are problems there",
         "project each problem's parameters after the step",
     ),
     Combination(
         "batch_axis",
         "mask",
-        "a mask is of elements of all problems",
-        "use optimizer.active for whole problems, gradients of zero for elements",
+        "a mask is by element, not by problem",
+        "use optimizer.active for whole problems, zero gradients for elements",
     ),
     Combination(
         "batch_axis",
         "bounds that are arrays",
-        "they would be read by element of all problems",
+        "they are by element, not by problem",
         "give numbers as bounds, or scale the problems",
     ),
     Combination(
@@ -318,29 +302,55 @@ TABLE: tuple[Combination, ...] = (
     Combination(
         "batch_axis",
         "Sharded",
-        "a share of the parameters may end within a problem",
-        "give each process problems, and an optimizer, of its own",
+        "a shard may end within a problem",
+        "give each process its own problems and its own optimizer",
     ),
-    Combination("mask", "Sharded", "each process has a share of the parameters only", "set gradients to zero instead"),
+    Combination("mask", "Sharded", "each process has only a shard of the parameters", "set gradients to zero instead"),
+    *(
+        Combination("complex parameters", other, reason, advice)
+        for other, reason, advice in (
+            ("bounds", "complex numbers have no order", "hand in z.view(float), whose bounds are those of both parts"),
+            (
+                "l1 or l2_prox",
+                "real and imaginary part would become zero separately",
+                "use weight_decay, or hand in z.view(float)",
+            ),
+            ("simplex", "complex numbers have no order", "use unit_norm, which keeps the sum of |z|**2 at one"),
+            ("centralize", "the means would mix real and imaginary parts", "subtract the mean yourself"),
+            ("a rule of whole matrices", "it would see a matrix of pairs", "use AdamW for complex matrices"),
+            ("compact state", "it is for float32 parameters", "give them a group with state_storage='float32'"),
+            ("gradients that are Rows", "rows of pairs are not added up", "hand in z.view(float), and Rows of it"),
+            ("batch_axis", "problems are of real numbers", "hand in z.view(float) of shape (problems, ...)"),
+            ("Sharded", "a shard may end within a number", "hand in z.view(float)"),
+        )
+    ),
 )
-"""All of them; what is not here works together."""
+"""All that do not go together; what is not here does."""
 
 SETTINGS = frozenset(name for feature in FEATURES.values() for name in feature.settings)
-"""The settings on which it depends whether there is an error."""
+"""The settings that may make a combination an error."""
 
 
 def check(owner: Any, settings: Mapping[str, Any]) -> None:
-    """Raises ValueError for the first combination of which both sides are there.
+    """Raises ValueError for the first combination of two features that are there.
 
     owner : the class of the optimizer, whose defaults count where `settings` has nothing
     """
-    own = SimpleNamespace(**{name: settings.get(name, getattr(owner, name, None)) for name in SETTINGS})
-    _check(owner.__name__, {name for name, feature in FEATURES.items() if feature.is_there(owner, own)})
+    merged = SimpleNamespace(**{name: settings.get(name, getattr(owner, name, None)) for name in SETTINGS})
+    _check(owner.__name__, {name for name, feature in FEATURES.items() if feature.is_there(owner, merged)})
 
 
 def check_step(owner: str, there: Mapping[str, bool]) -> None:
-    """The same for features of which it shows only at a step whether they are there; `owner` is a name."""
+    """The same for features that only a step knows; `owner` is a name."""
     _check(owner, {name for name, is_there in there.items() if is_there})
+
+
+def check_complex(owner: Any, settings: Any) -> None:
+    """The same for the settings of complex parameters at a step."""
+    others = {row.other for row in TABLE if row.one == "complex parameters"}
+    _check(
+        owner.__name__, {"complex parameters", *(name for name in others if FEATURES[name].is_there(owner, settings))}
+    )
 
 
 def _check(owner: str, there: set[str]) -> None:

@@ -229,21 +229,21 @@ def step_time(rule: str, size: int, dtype: str) -> float:
 def _median(step: Callable[[], Any]) -> float:
     """Seconds of a call, after one that does not count: up to 200 calls in up to a fifth of a second."""
     step()
-    found: list[float] = []
+    seconds: list[float] = []
     end = time.perf_counter() + 0.2
-    while len(found) < 5 or (len(found) < 200 and time.perf_counter() < end):
+    while len(seconds) < 5 or (len(seconds) < 200 and time.perf_counter() < end):
         start = time.perf_counter()
         step()
-        found.append(time.perf_counter() - start)
-    return statistics.median(found)
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
 
 
 def _fastest(step: Callable[[], Any], times: int = 7) -> float:
     """Nanoseconds of the fastest of a few calls, the first of which does not count."""
     step()
-    found = []
+    nanoseconds = []
     for _ in range(times):
         start = time.perf_counter_ns()
         step()
-        found.append(time.perf_counter_ns() - start)
-    return float(min(found))
+        nanoseconds.append(time.perf_counter_ns() - start)
+    return float(min(nanoseconds))

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fastopt.flat import Array
+from fastopt.pairs import pairs
 
 NO_BOUNDS = (-math.inf, math.inf)
 
@@ -101,17 +102,17 @@ def _bound(owner: str, name: str, value: Any, otherwise: float) -> Any:
     if value is None:
         return otherwise
     if isinstance(value, numbers.Real) and not isinstance(value, bool):
-        found: Any = float(value)
+        bound: Any = float(value)
     elif isinstance(value, np.ndarray) and value.dtype.kind in "fiu":
-        found = np.array(value, np.float64, order="K")
+        bound = np.array(value, np.float64, order="K")
     else:
         raise TypeError(
             f"{owner}: {name} of bounds must be a number, an array of numbers, or None for no bound, got "
             f"{value!r:.100} of type {type(value).__name__}"
         )
-    if np.any(np.isnan(found)):
+    if np.any(np.isnan(bound)):
         raise ValueError(f"{owner}: {name} of bounds must not be NaN; None is no bound")
-    return found
+    return bound
 
 
 def mask(owner: str, value: Any) -> Mask | None:
@@ -173,7 +174,6 @@ ON_GROUPS = "group_lasso, max_norm, unit_norm or simplex"
 PROJECTIONS = {"group_lasso": 0.0, "max_norm": math.inf, "unit_norm": False, "simplex": False}
 """Settings of constraints on groups of elements, with the value by which they do nothing."""
 
-
 OF_PLANS = ("bounds", "nonnegative", "mask", "constraint_axis", *PROJECTIONS)
 """Settings that plans are made for."""
 
@@ -183,12 +183,15 @@ def is_wanted(name: str, value: Any) -> bool:
     return bool(value != PROJECTIONS[name])
 
 
+def wants(settings: Any, name: str) -> bool:
+    """Whether an optimizer, or a group of it, has one of `PROJECTIONS`."""
+    groups = settings.groups.data.values()
+    return is_wanted(name, getattr(settings, name)) or any(name in group.data for group in groups)
+
+
 def has_projections(settings: Any) -> bool:
     """Whether an optimizer, or a group of it, has constraints on groups of elements."""
-    groups = settings.groups.data.values()
-    return any(
-        is_wanted(name, getattr(settings, name)) or any(name in group.data for group in groups) for name in PROJECTIONS
-    )
+    return any(wants(settings, name) for name in PROJECTIONS)
 
 
 def check_axis(owner: str, name: str, shape: tuple[int, ...], axis: int | None) -> None:
@@ -200,10 +203,21 @@ def check_axis(owner: str, name: str, shape: tuple[int, ...], axis: int | None) 
         )
 
 
+def check_complex_axis(owner: str, name: str, shape: tuple[int, ...], order: str, axis: int | None) -> None:
+    """Raises where the elements of a group of complex ones do not lie next to one another, as pairs of them must."""
+    nearest = len(shape) - 1 if order == "C" else 0
+    if axis is not None and len(shape) > 1 and axis % len(shape) != nearest:
+        raise ValueError(
+            f"{owner}: constraint_axis is {axis}, but {name} is complex, of shape {shape} in the order {order}, so it "
+            f"must be {nearest}, along which elements lie next to one another, or None for the whole array; transpose "
+            "it"
+        )
+
+
 def columns_for(optimizer: Any) -> Columns | None:
     """The maker of the columns of a plan's table; None where no setting calls for any."""
     groups = optimizer.groups.data.values()
-    has_arrays = any(_are_arrays(own) for own in (optimizer.bounds, *(group.data.get("bounds") for group in groups)))
+    has_arrays = any(_are_arrays(pair) for pair in (optimizer.bounds, *(group.data.get("bounds") for group in groups)))
     return Columns(optimizer) if has_arrays or optimizer.mask is not None else None
 
 
@@ -225,27 +239,28 @@ class Columns:
         self._settings = {name: getattr(optimizer, name) for name in ("bounds", "nonnegative", "mask")}
         self.mask: Any = optimizer.mask or {}
 
-    def of(self, name: str, key: Hashable, like: Array, own: Mapping[str, Any]) -> dict[str, Array]:
+    def of(self, name: str, key: Hashable, like: Array, group_settings: Mapping[str, Any]) -> dict[str, Array]:
         """Those of a parameter, by name.
 
         name, key : of the parameter in error texts, and in a mask
         like : an array that lies as they are to lie
-        own : the settings of the groups that it belongs to
+        group_settings : those of the groups that it belongs to
         """
-        settings, found = SimpleNamespace(**(self._settings | dict(own))), {}
+        settings, columns = SimpleNamespace(**(self._settings | dict(group_settings))), {}
         for column, what, bound in (
             ("lower_array", "the lower bound", lowest(settings)),
             ("upper_array", "the upper bound", highest(settings)),
         ):
             if isinstance(bound, np.ndarray) and self._with_bounds:
-                found[column] = self._column(what, name, bound, like)
+                columns[column] = self._column(what, name, bound, like)
         if key in self.mask:
-            found["mask"] = self._column("the mask", name, self.mask[key], like)
-        return found
+            columns["mask"] = self._column("the mask", name, self.mask[key], like)
+        return columns
 
     def _column(self, what: str, name: str, array: Array, like: Array) -> Array:
         try:
-            like[...] = array
+            numbers = pairs(like)
+            numbers[...] = array if numbers is like else np.broadcast_to(array, like.shape)[..., None]
         except ValueError:
             raise ValueError(
                 f"{self._owner}: {what} has shape {array.shape}, which does not broadcast to that of {name}, "
@@ -253,12 +268,12 @@ class Columns:
             ) from None
         return like.copy(order="K")
 
-    def check_keys(self, known: Iterable[Hashable]) -> None:
+    def check_keys(self, keys: Iterable[Hashable]) -> None:
         """Raises where the mask has a key that no parameter has."""
-        known = list(known)
+        keys = list(keys)
         for key in self.mask:
-            if key not in known:
+            if key not in keys:
                 raise ValueError(
-                    f"{self._owner}: mask[{key!r}] is of none of the parameters, which are {known[:8]!r:.300}; correct "
+                    f"{self._owner}: mask[{key!r}] is of none of the parameters, which are {keys[:8]!r:.300}; correct "
                     "its name"
                 )

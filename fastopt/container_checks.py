@@ -47,10 +47,10 @@ def no_objects(owner: str, given: Any, thing: Any = None) -> str:
             f"{text}, which gives pairs; expected parameters and gradients apart: "
             "params, grads = map(list, zip(*pairs)), then update(params, grads)"
         )
-    found = "" if thing is None else f", in which there is one of type {type(thing).__name__}"
+    inside = "" if thing is None else f", in which there is one of type {type(thing).__name__}"
     return (
-        f"{text}{found}; expected update(params, grads), or objects that have .data and .grad, or what returns them by "
-        ".params() or .parameters()"
+        f"{text}{inside}; expected update(params, grads), or objects that have .data and .grad, or what returns them "
+        "by .params() or .parameters()"
     )
 
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from fastopt import array_checks, checks, flat_nested, structure
 from fastopt.foreign import shared
+from fastopt.pairs import COMPLEX, is_complex
 from fastopt.views import ViewDict as ViewDict
 from fastopt.views import aligned, copy_to
 
@@ -58,9 +59,9 @@ class FlatDict(ViewDict):
 
     @classmethod
     def _of_copy(cls, layout: Any, buffer: Array) -> FlatDict:
-        own = aligned(buffer.size, buffer.dtype)
-        own[...] = buffer
-        return cls(layout, own)
+        copy = aligned(buffer.size, buffer.dtype)
+        copy[...] = buffer
+        return cls(layout, copy)
 
     def copy(self) -> FlatDict:
         """A FlatDict with a buffer of its own."""
@@ -91,7 +92,7 @@ def flatten(arrays: Any, dtype: npt.DTypeLike | None = None) -> Any:
     Parameters
     ----------
     arrays : mapping of key to array, or nested lists, tuples, dicts, namedtuples and dataclasses
-        float32 or float64 arrays of any shape; numbers become 0-d arrays.
+        float32, float64 or complex arrays of any shape; numbers become 0-d arrays.
     dtype : "float32" or "float64", optional
         The dtype of the buffer. Needed only where the arrays have different ones.
 
@@ -145,6 +146,10 @@ def flatten(arrays: Any, dtype: npt.DTypeLike | None = None) -> Any:
     return flat_nested.of_copy(structure.like(node, arrays, iter([None] * len(leaves))), (node, shapes), joined)
 
 
+def _can_be_flat(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype in array_checks.PARAMETER_DTYPES
+
+
 def _in_brackets(key: Hashable) -> str:
     return f"[{key!r}]"
 
@@ -156,23 +161,31 @@ def flattenable(
     values: dict[Any, Array] = {}
     for key, given in arrays.items():
         value = shared(given)
-        if not (array_checks.is_number(value) or (isinstance(value, np.ndarray) and value.dtype in checks.DTYPES)):
+        if not (array_checks.is_number(value) or _can_be_flat(value)):
             found = f"dtype {value.dtype}" if isinstance(value, np.ndarray) else f"type {type(value).__name__}"
-            raise TypeError(f"flatten: arrays{place(key)} has {found}, expected a float32 or float64 array; convert it")
+            raise TypeError(f"flatten: arrays{place(key)} has {found}, expected a float or complex dtype; convert it")
         if array_checks.masked(value):
             raise TypeError(f"flatten: arrays{place(key)} is a masked array, expected a plain one; hand in its .data")
         values[key] = (
             np.asarray(value) if isinstance(value, np.ndarray) else array_checks.parameter("flatten", repr(key), value)
         )
     found_dtypes = {value.dtype for value in values.values()}
+    first = {value.dtype: place(key) for key, value in reversed(values.items())}
+    kinds = {is_complex(found): found for found in found_dtypes}
+    if len(kinds) > 1:
+        raise TypeError(
+            f"flatten: arrays{first[kinds[True]]} is complex and arrays{first[kinds[False]]} is not, but one buffer "
+            "has one dtype; flatten them apart, or make all of them complex"
+        )
     if dtype is not None:
-        if dtype not in ("float32", "float64", np.float32, np.float64, *checks.DTYPES):
-            raise TypeError(f"flatten: dtype must be 'float32' or 'float64', got {dtype!r}")
+        known = COMPLEX if True in kinds else checks.DTYPES
+        if dtype not in (*(name for kind in known for name in (kind.name, kind.type)), *known):
+            raise TypeError(f"flatten: dtype must be {known[0].name!r} or {known[1].name!r}, got {dtype!r}")
         return values, np.dtype(dtype)
     if len(found_dtypes) > 1:
-        first = {value.dtype: place(key) for key, value in reversed(values.items())}
+        small, large = sorted(found_dtypes, key=lambda found: found.itemsize)
         raise TypeError(
-            f"flatten: arrays{first[checks.DTYPES[0]]} is of float32 and arrays{first[checks.DTYPES[1]]} of "
-            "float64, but one buffer has one dtype; name it: flatten(arrays, dtype='float32')"
+            f"flatten: arrays{first[small]} is of {small} and arrays{first[large]} of {large}, but one buffer has one "
+            f"dtype; name it: flatten(arrays, dtype={small.name!r})"
         )
     return values, found_dtypes.pop() if found_dtypes else np.dtype(np.float64)

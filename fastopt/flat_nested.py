@@ -124,9 +124,9 @@ def _copying(kind: type) -> type:
 
     def reduce(self: Any, protocol: Any) -> Any:
         make, arguments, *rest = plain.__reduce_ex__(self, protocol)
-        return make, tuple([kind if found is type(self) else found for found in arguments]), *rest
+        return make, tuple([kind if argument is type(self) else argument for argument in arguments]), *rest
 
     plain: Any = kind
     set_plainly: Callable[..., None] = kind.__setattr__
-    own = {"__setattr__": assign, "__reduce_ex__": reduce, "__module__": kind.__module__, "__slots__": ()}
-    return type(kind.__name__, (kind,), own)
+    methods = {"__setattr__": assign, "__reduce_ex__": reduce, "__module__": kind.__module__, "__slots__": ()}
+    return type(kind.__name__, (kind,), methods)

@@ -57,19 +57,19 @@ def check(formula: Any, state: tuple[str, ...], settings: Mapping[str, Any], has
 
 def slots(names: Any) -> tuple[str, ...]:
     """The names of the state slots as a tuple."""
-    found = tuple(names) if isinstance(names, Iterable) and not isinstance(names, str) else (None,)
-    if not all(isinstance(name, str) and name.isidentifier() and not keyword.iskeyword(name) for name in found):
+    listed = tuple(names) if isinstance(names, Iterable) and not isinstance(names, str) else (None,)
+    if not all(isinstance(name, str) and name.isidentifier() and not keyword.iskeyword(name) for name in listed):
         example = names if isinstance(names, str) and names.isidentifier() else "v"
         raise TypeError(
             f"fastopt.rule: state must be a tuple of names, got {names!r}; write state=({example!r},) for one, and "
             "leave it out for none"
         )
-    if len({"p", "g", *found}) != 2 + len(found):
+    if len({"p", "g", *listed}) != 2 + len(listed):
         raise ValueError(
-            f"fastopt.rule: state must be names other than one another's and than p and g, got {_list(found)}; "
+            f"fastopt.rule: state must be names other than one another's and than p and g, got {_list(listed)}; "
             "rename one"
         )
-    return found
+    return listed
 
 
 def starts(values: Any) -> dict[str, Any]:
@@ -111,11 +111,11 @@ def _as_float(value: Any) -> float:
 
 def callable_with(owner: str, scalars: Any, settings: Mapping[str, Any]) -> None:
     """`scalars` takes the step and all settings."""
-    wanted = f"scalars({', '.join(('step', *settings))})"
+    call = f"scalars({', '.join(('step', *settings))})"
     try:
         inspect.signature(scalars).bind(1, **settings)
     except (TypeError, ValueError) as error:
-        raise TypeError(f"{owner}: scalars must be a function, called as {wanted}: {error}") from None
+        raise TypeError(f"{owner}: scalars must be a function, called as {call}: {error}") from None
 
 
 def scalar_values(owner: str, values: Any, names: tuple[str, ...]) -> tuple[float, ...]:
@@ -142,9 +142,11 @@ def not_compiled(formula: Formula, state: tuple[str, ...], error: Exception) -> 
         )
     code = formula.__code__
     lines = range(code.co_firstlineno, max(line or 0 for *_, line in code.co_lines()) + 1)
-    found = [int(line) for line in re.findall(rf'"?{re.escape(Path(code.co_filename).name)}"?, line (\d+)', str(error))]
-    found += [int(line) for line in re.findall(rf"{re.escape(code.co_filename)} \((\d+)\)", str(error))]
-    line = next((line for line in found if line in lines), None)
+    line_numbers = [
+        int(line) for line in re.findall(rf'"?{re.escape(Path(code.co_filename).name)}"?, line (\d+)', str(error))
+    ]
+    line_numbers += [int(line) for line in re.findall(rf"{re.escape(code.co_filename)} \((\d+)\)", str(error))]
+    line = next((line for line in line_numbers if line in lines), None)
     where = "its formula" if line is None else _line(code.co_filename, line)
     return (
         f"{formula.__name__}: {where} cannot be compiled: a function in it has no compiled form, or not with these "
@@ -189,8 +191,8 @@ class _Reader(ast.NodeVisitor):
         self.owner, self.code = formula.__name__, formula.__code__
         self.results = ("p", *state)
         self.defined = {*self.code.co_varnames[: self.code.co_argcount]}  # names that have a value here
-        found = inspect.getclosurevars(formula)
-        self.outside = {**found.builtins, **found.globals, **found.nonlocals}
+        variables = inspect.getclosurevars(formula)
+        self.outside = {**variables.builtins, **variables.globals, **variables.nonlocals}
 
     def read(self, tree: ast.FunctionDef) -> None:
         body = tree.body[1:] if ast.get_docstring(tree) is not None else tree.body
@@ -312,7 +314,7 @@ def _number(value: Any) -> str:
 
 def _is_arithmetic(function: Any) -> bool:
     if isinstance(function, types.BuiltinFunctionType):
-        return function.__module__ == "math" or any(function is known for known in (abs, min, max))
+        return function.__module__ == "math" or any(function is allowed for allowed in (abs, min, max))
     return isinstance(function, np.ufunc)
 
 
@@ -321,7 +323,7 @@ def _instead(function: Any) -> str:
     if isinstance(function, types.FunctionType) and not function.__module__.startswith("numpy"):
         return ", a Python function; write its lines into the formula"
     written = (np.where, "a if c else b"), (np.clip, "min(max(x, least), most)"), (pow, "x ** y")
-    return next((f"; write `{text}`" for known, text in written if function is known), "")
+    return next((f"; write `{text}`" for replaced, text in written if function is replaced), "")
 
 
 def _takes(function: Any, count: int) -> bool:

@@ -60,12 +60,14 @@ class Group(UserDict[str, Any]):
 
     def __setitem__(self, name: str, value: Any) -> None:
         owner: Any = self.owner
-        known = [name for name in owner._hyperparameters() if name not in FOR_ALL]
-        known += [
-            name for name in hyperparameters.FOR_GROUPS if name not in known and (name != "lr_scale" or "lr" in known)
+        settable = [name for name in owner._hyperparameters() if name not in FOR_ALL]
+        settable += [
+            name
+            for name in hyperparameters.FOR_GROUPS
+            if name not in settable and (name != "lr_scale" or "lr" in settable)
         ]
-        if name not in known:
-            raise ValueError(checks.no_group_setting(owner.__name__, self.selector, name, known, name in FOR_ALL))
+        if name not in settable:
+            raise ValueError(checks.no_group_setting(owner.__name__, self.selector, name, settable, name in FOR_ALL))
         value = hyperparameters.hyperparameter(owner.__name__, name, value)
         if name == "lr" and not isinstance(value, float) and not callable(value):
             raise TypeError(f"{owner.__name__}: lr of groups[{self.selector!r}] must be a number; give it lr_scale")
@@ -159,8 +161,10 @@ class Groups(UserDict[Any, Group]):
 
     def _refresh(self) -> None:
         if self._seen != self.changes:
-            found = [(name, *(group.data.get(setting) for setting in _ARRANGING)) for name, group in self.data.items()]
-            self._arrangement = tuple(found)
+            arrangement = [
+                (name, *(group.data.get(setting) for setting in _ARRANGING)) for name, group in self.data.items()
+            ]
+            self._arrangement = tuple(arrangement)
             self._by_array = any(group.data.keys() & {"clip_array_norm", "cautious"} for group in self.data.values())
             self._seen = self.changes
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,10 @@ RANGES: dict[str, Range] = {
     "max_norm": (0.0, math.inf, True),
     "l1": (0.0, math.inf, False),
     "l2_prox": (0.0, math.inf, False),
+    "precondition_every": (1.0, math.inf, False),
+    "decay_exponent": (0.0, math.inf, False),
+    "clip_threshold": (1e-3, math.inf, False),
+    "min_scale": (0.0, math.inf, False),
     "trust_coefficient": (0.0, math.inf, False),
 }
 
@@ -70,7 +75,7 @@ ANY_NUMBER = (-math.inf, math.inf, False)
 SWITCHES = (
     *("damp_first", "lr_in_velocity", "bias_correction", "safeguard_warmup"),
     *("decoupled", "maximize", "centralize", "frozen", "nonnegative"),
-    *("unit_norm", "simplex"),
+    *("unit_norm", "simplex", "normalize_rows", "relative"),
     *CAUTION,
 )
 
@@ -88,12 +93,12 @@ WHOLE_NUMBERS = ("storage_seed",)
 def hyperparameter(owner: str, name: str, value: Any) -> Any:
     """The value as a Python float (or as one of the known words), or an error."""
     if name in CHOICES:
-        known = CHOICES[name]
-        words = f"{owner}: {name} must be {' or '.join(map(repr, known))}, got {value!r:.100}"
+        choices = CHOICES[name]
+        words = f"{owner}: {name} must be {' or '.join(map(repr, choices))}, got {value!r:.100}"
         if not isinstance(value, str):
             raise TypeError(words)
         if value not in CHOICES[name]:
-            raise ValueError(words + names.did_you_mean(value, known))
+            raise ValueError(words + names.did_you_mean(value, choices))
         return value
     if name in SWITCHES:
         if not isinstance(value, bool | np.bool_):
@@ -112,6 +117,17 @@ def hyperparameter(owner: str, name: str, value: Any) -> Any:
     if name == "lr" and isinstance(value, np.ndarray) and value.ndim:
         return _rates(owner, value)
     return number_or_schedule(owner, name, value, RANGES.get(name, ANY_NUMBER))
+
+
+def check_rates(owner: str, settings: Mapping[str, Any], name: str, value: Any) -> None:
+    """Raises where a new setting, beside those there are, leaves lr an array without problems that it could be of."""
+    if name not in ("lr", "batch_axis"):
+        return
+    lr, axis = (value if name == each else settings.get(each) for each in ("lr", "batch_axis"))
+    if isinstance(lr, np.ndarray) and axis is None:
+        raise TypeError(
+            f"{owner}: lr is an array, which is for many problems at once; set batch_axis=0, or make lr a number"
+        )
 
 
 def _rates(owner: str, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -146,10 +162,10 @@ def number_at(owner: str, name: str, value: Any, step: int, allowed: Range) -> f
     """The value of a number or of a function of the step at a step, or an error."""
     if not callable(value):
         return float(value)
-    found, (lowest, highest, _) = value(step), allowed
-    if type(found) is float and lowest <= found < highest and found != -math.inf:  # as at nearly every step
-        return found
-    return _in_range(owner, f"{name} at step {step}", found, allowed)
+    number, (lowest, highest, _) = value(step), allowed
+    if type(number) is float and lowest <= number < highest and number != -math.inf:  # as at nearly every step
+        return number
+    return _in_range(owner, f"{name} at step {step}", number, allowed)
 
 
 def _in_range(owner: str, called: str, value: Any, allowed: Range, otherwise: str = "") -> float:
@@ -181,4 +197,4 @@ def rounded(number: float, lowest: float, highest: float) -> float:
 
 def is_hyperparameter(name: Any) -> bool:
     """Whether some optimizer has a hyperparameter of that name."""
-    return any(name in known for known in (RANGES, CHOICES, SWITCHES, WHOLE_NUMBERS, constraints.CHECKS))
+    return any(name in table for table in (RANGES, CHOICES, SWITCHES, WHOLE_NUMBERS, constraints.CHECKS))

@@ -68,6 +68,7 @@ class Leaves:
                 "_node": node and structure.without(node, gone),
                 "_state": state if state and state.layouts else None,
                 "_skipped_rows": {key: skipped for key, skipped in self._skipped_rows.items() if key not in gone},
+                "_factors": {key: factors for key, factors in self._factors.items() if key not in gone},
             }
             counts = {key: count for key, count in counts.items() if key not in gone}
             self.__dict__.update(new | with_counts(counts))
@@ -108,6 +109,7 @@ class Leaves:
                 "_node": None,
                 "_skipped_rows": {},
                 "_estimates": {},
+                "_factors": {},
             }
             self.__dict__.update(new | with_counts({}))
 
@@ -132,7 +134,8 @@ class Leaves:
         KeyError
             if the key has no state.
         TypeError, ValueError
-            if `index` or `parameter` is not as above, or the parameter has no rows; the state is then as it was.
+            if `index` or `parameter` is not as above, the parameter has no rows, or the rule keeps `factors` of it,
+            which are of all rows; the state is then as it was.
         RuntimeError
             in the middle of a step.
 
@@ -154,6 +157,8 @@ class Leaves:
             layout = self._state.layouts[key]
             name = "the bare array" if key is BARE else naming(self._node)(key)
             index = _row_index(owner, name, index, layout.shape)
+            if key in self._factors:
+                raise ValueError(checks.no_rows(owner, name, self._factors[key]))
             starts = self._at(self._steps + 1).start_values()
             copies = [slot for slot in self._state.slots if starts.get(slot) is PARAMETER]  # and averages
             if parameter is not None or (copies and (index < 0).any()):
@@ -218,22 +223,22 @@ def _key_of(optimizer: Any, key: Hashable, counts: dict[Hashable, Any]) -> Hasha
 def _row_index(owner: str, name: str, index: Any, shape: tuple[int, ...]) -> Array:
     if not shape:
         raise ValueError(f"{owner}: {name} has no rows, being of shape (); `forget` it, and its state begins anew")
-    found = np.asarray(index)
-    if found.size == 0:
-        found = found.astype(np.int64)
-    if found.dtype.kind not in "iu" or found.ndim != 1:
+    rows = np.asarray(index)
+    if rows.size == 0:
+        rows = rows.astype(np.int64)
+    if rows.dtype.kind not in "iu" or rows.ndim != 1:
         raise TypeError(
-            f"{owner}: the index of rows of {name} is of dtype {found.dtype} and shape {found.shape}, expected whole "
+            f"{owner}: the index of rows of {name} is of dtype {rows.dtype} and shape {rows.shape}, expected whole "
             "numbers of shape (new rows,); of a mask that says which rows stay it is np.flatnonzero(mask)"
         )
-    found = found.astype(np.int64)
-    bad = np.flatnonzero((found < -1) | (found >= shape[0]))
+    rows = rows.astype(np.int64)
+    bad = np.flatnonzero((rows < -1) | (rows >= shape[0]))
     if bad.size:
         raise ValueError(
-            f"{owner}: index[{bad[0]}] is {found[bad[0]]}, but {name} had {shape[0]} rows at its last step; hand in 0 "
+            f"{owner}: index[{bad[0]}] is {rows[bad[0]]}, but {name} had {shape[0]} rows at its last step; hand in 0 "
             f"to {shape[0] - 1}, or -1 for a new row"
         )
-    return found
+    return rows
 
 
 def _check_resized(owner: str, key: Hashable, name: str, parameter: Any, layout: Layout, slots: list[str]) -> None:
@@ -242,9 +247,9 @@ def _check_resized(owner: str, key: Hashable, name: str, parameter: Any, layout:
             f"{owner}: {' and '.join(slots)} of new rows of {name} begin as the parameter; hand it in, as it is with "
             f"them: reindex({None if key is BARE else key!r}, index, parameter)"
         )
-    found = array_checks.parameter(owner, name, parameter)
-    if found.shape != layout.shape or found.dtype != layout.dtype:
+    array = array_checks.parameter(owner, name, parameter)
+    if array.shape != layout.shape or array.dtype != layout.dtype:
         raise ValueError(
-            f"{owner}: {name} is {found.dtype} of shape {found.shape}, expected {layout.dtype} of shape "
+            f"{owner}: {name} is {array.dtype} of shape {array.shape}, expected {layout.dtype} of shape "
             f"{layout.shape}: a row for each number in the index"
         )

@@ -126,8 +126,8 @@ def plain(name: Any) -> str:
 def find(name: Any, choices: Iterable[str]) -> str | None:
     """The one of the known names that a name is in another spelling."""
     by_plain = {plain(one): one for one in choices}
-    found = by_plain.get(plain(name)) if isinstance(name, str) else None
-    return found or (
+    exact = by_plain.get(plain(name)) if isinstance(name, str) else None
+    return exact or (
         by_plain.get(plain(CLASSES[plain(name)])) if isinstance(name, str) and plain(name) in CLASSES else None
     )
 

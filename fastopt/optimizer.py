@@ -24,7 +24,7 @@ from fastopt.flat import Array
 from fastopt.groups import NO_GROUPS, GroupNumbers, Groups
 from fastopt.kernels import RULES
 from fastopt.kernels.averages import SLOTS
-from fastopt.kernels.rule import Rule
+from fastopt.kernels.rule import Factors, Rule
 from fastopt.kernels.stores import FORMS, PLAIN
 from fastopt.leaves import Leaves
 from fastopt.problems import Problems
@@ -75,12 +75,12 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, T
 
     def __new__(cls, *values: Any, **settings: Any) -> Self:
         """Refuses parameters and unknown settings, with the name that they have here."""
-        known = cls._hyperparameters()
-        if values or not settings.keys() <= {*known}:
+        settable = cls._hyperparameters()
+        if values or not settings.keys() <= {*settable}:
             expected = signature(cls.__init__).parameters.values()  # which a subclass may have of its own
             if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in expected) and cls is not Optimizer:
                 taken = [parameter.name for parameter in expected][1:]
-                checks.arguments(cls.__name__, values if taken[:1] == known[:1] else (), settings, taken)
+                checks.arguments(cls.__name__, values if taken[:1] == settable[:1] else (), settings, taken)
         return super().__new__(cls)
 
     # Not annotated, which would make hyperparameters of them.
@@ -99,6 +99,7 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, T
     _averages = cast("Counts", ())
     _kept_settings = cast("StepSettings | None", None)  # as long as nothing is assigned, nor groups changed
     _estimates = cast("Mapping[str, float]", MappingProxyType({}))  # of a rule with totals, from the first step on
+    _factors = cast("Mapping[Any, Factors]", MappingProxyType({}))  # by key; never written in place
     _processes = ONE_PROCESS
     _accumulated = 0
     _sums = cast("Any", None)  # a `GradientSums`
@@ -133,8 +134,8 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, T
         """The fraction of its state that a step without a gradient keeps, where the rule has a closed form of those."""
         return 1.0
 
-    def prepared(self, direction: Array) -> None:
-        """Turns an array of the last state slot into the update direction, in place, for a rule that prepares."""
+    def prepared(self, direction: Array, parameter: Array, step: int, factors: Factors) -> Factors:
+        """Turns an array of the last state slot into the update direction, in place; returns the new factors."""
         raise NotImplementedError
 
     def start_values(self) -> dict[str, float]:
@@ -160,13 +161,14 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, T
         Parameters
         ----------
         params : dict of arrays, FlatDict, one array, or nested containers
-            float32 or float64 arrays of any shape and strides, both dtypes if you like, in a dict or in nested lists,
-            tuples, dicts, namedtuples and dataclasses. Plain numbers in dicts and lists work too: they are replaced.
-            The same array under several keys is updated once per key. Arrays of other libraries in the memory of the
-            CPU (PyTorch's) are written in place. A key that is new begins with fresh state and a step count of its own;
-            one that is gone keeps its state until `forget`.
+            float32, float64, complex64 or complex128 arrays of any shape and strides, of several dtypes if you like, in
+            a dict or in nested lists, tuples, dicts, namedtuples and dataclasses. Complex numbers step as pairs of real
+            ones, and so does their state; their gradient is dL/dx + i dL/dy, which is 2 dL/d conj(z). Plain numbers in
+            dicts and lists work too: they are replaced. The same array under several keys is updated once per key.
+            Arrays of other libraries in the memory of the CPU (PyTorch's) are written in place. A key that is new
+            begins with fresh state and a step count of its own; one that is gone keeps its state until `forget`.
         grads : the same structure, with at least the keys of `params`
-            Gradients of the shapes of the parameters. Another real dtype or memory layout is converted first. None
+            Gradients of the shapes of the parameters. Another dtype or memory layout is converted first. None
             leaves a parameter, or a whole branch, and its state as they are; `Rows` are the gradient of some rows only.
             Leave it out after `accumulate`, for a step with the mean of what that was given; and where parameters are
             objects with `.data` and `.grad`, or a model that returns such objects by `.params()` or `.parameters()`:
@@ -315,6 +317,7 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, T
                 value = hyperparameters.hyperparameter(owner.__name__, name, value)
             if name in combinations.SETTINGS:
                 combinations.check(owner, self.__dict__ | {name: value})
+            hyperparameters.check_rates(owner.__name__, self.__dict__, name, value)
             if callable(value) or name in self._scheduled:
                 new = {name: value}
                 self.__dict__.update(new, _scheduled=self._scheduled_names(self.__dict__ | new))
@@ -325,7 +328,7 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, T
             checks.state_value(owner.__name__, name, value)
             self._forget_plans()
             self.__dict__.update(_state=None, _node=None, _skipped_rows={}, _cohorts={}, _counts=(), _averages=())
-            self.__dict__["_estimates"] = {}
+            self.__dict__.update(_estimates={}, _factors={})
             return
         elif name not in ("iter", "active"):
             raise AttributeError(names.unknown_attribute(owner.__name__, name, *self._public_names()))

@@ -22,14 +22,14 @@ def report(profile: Profile) -> str:
     default = profile._blas.default
     counted = sum(step.blas_threads == default for step in profile._counted())
     total, optimizer, gradient = profile.step, profile.optimizer, profile.gradient
-    known = OPTIMIZERS[profile.replace_by or model.rule].__name__
+    rule = OPTIMIZERS[profile.replace_by or model.rule].__name__
     stepping = model.optimizer if profile.replacement is None else profile.replacement
-    mine = isinstance(stepping, Optimizer)
+    is_ours = isinstance(stepping, Optimizer)
     parts = [("whole step", total, f"median of {counted} steps after warm-up, BLAS on {_threads(default)}")]
     if gradient is not None:
         parts += [("  gradient", gradient, profile._gradient_name)]
     elements = f"{sum(model.sizes.values()):,} {' and '.join(model.sizes)} in {_counted(model.arrays, 'array')}"
-    owner = "fastopt's" if mine else "its own"
+    owner = "fastopt's" if is_ours else "its own"
     parts += [
         ("  optimizer", optimizer, f"{owner} {type(stepping).__name__}, {elements}"),
         ("  the rest" if gradient is not None else "  gradient and the rest", profile.rest, ""),
@@ -39,9 +39,9 @@ def report(profile: Profile) -> str:
         "",
         f"{'optimizer at the limit':24}{_time(profile.memory_limit)}        "
         "the same reads and writes without arithmetic",
-        f"{f'fastopt.{known}':24}{_time(profile.fastopt_step)}        on arrays of this size, alone",
+        f"{f'fastopt.{rule}':24}{_time(profile.fastopt_step)}        on arrays of this size, alone",
         "",
-        verdict(profile, mine),
+        verdict(profile, is_ours),
     ]
     lines += _blas(profile)
     if profile.others > BUSY:

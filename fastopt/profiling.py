@@ -17,6 +17,7 @@ import numpy as np
 from fastopt import blas, compare, machine, names
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers import OPTIMIZERS
+from fastopt.pairs import pairs
 from fastopt.profile_report import report
 
 WARM_UP = 20  # steps in which caches fill and kernels compile
@@ -53,9 +54,9 @@ class _Model:
         """The rule of fastopt that does the same: by the optimizer's name, else by the arrays that it keeps."""
         if isinstance(self.optimizer, Optimizer):
             return self.optimizer.rule
-        known = names.find(type(self.optimizer).__name__, OPTIMIZERS)
-        if known is not None:
-            return known
+        rule = names.find(type(self.optimizer).__name__, OPTIMIZERS)
+        if rule is not None:
+            return rule
         kept = [value for value in vars(self.optimizer).values() if isinstance(value, Mapping) and value]
         slots = sum(all(isinstance(array, np.ndarray) for array in value.values()) for value in kept)
         return ("sgd", "momentum", "adam")[min(slots, 2)]
@@ -211,8 +212,8 @@ class Profile:
                     self._gradient_name = f"{type(owner).__name__}.{name}"
                     self._patch(kind, name, self._timed_gradient)
                     return
-            for alias, known in loop.f_globals.items():
-                if getattr(known, "__code__", None) is made_by:
+            for alias, function in loop.f_globals.items():
+                if getattr(function, "__code__", None) is made_by:
                     self._gradient_name = alias
                     self._patch(loop.f_globals, alias, self._timed_gradient)
                     return
@@ -327,10 +328,10 @@ def profile(optimizer: Any = None, *, blas_threads: bool = True) -> Profile:
 
 def _model(optimizer: Any, params: Any) -> _Model:
     sizes: dict[str, int] = {}
-    found = _arrays(params)
-    for array in found:
+    arrays = _arrays(params)
+    for array in arrays:
         sizes[array.dtype.name] = sizes.get(array.dtype.name, 0) + array.size
-    return _Model(optimizer, sizes, len(found))
+    return _Model(optimizer, sizes, len(arrays))
 
 
 def _like(optimizer: Any, rule: str) -> Optimizer:
@@ -341,10 +342,11 @@ def _like(optimizer: Any, rule: str) -> Optimizer:
 
 
 def _arrays(values: Any) -> list[Any]:
-    """Arrays of a dict, of a list or alone; those that are not of a float dtype count as float64."""
+    """Arrays of a dict, of a list or alone; those of other dtypes count as float64, complex numbers as two."""
     if isinstance(values, Mapping):
         values = list(values.values())
     arrays = [np.asarray(value) for value in (values if isinstance(values, (list, tuple)) else [values])]
+    arrays = [pairs(array) for array in arrays]
     return [array if array.dtype in (np.float32, np.float64) else array.astype(np.float64) for array in arrays]
 
 

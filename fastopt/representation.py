@@ -36,7 +36,7 @@ def of_value(value: Any) -> str:
     if isinstance(value, Mask) and None in value:  # of one array
         return of_value(value[None])
     if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{of_value(key)}: {of_value(own)}' for key, own in value.items())}}}"
+        return f"{{{', '.join(f'{of_value(key)}: {of_value(item)}' for key, item in value.items())}}}"
     if isinstance(value, Bounds):
         return f"({', '.join(map(of_value, value))})"
     for name, predicate in PREDICATES.items():

@@ -150,13 +150,13 @@ def skipped_is_missing(owner: str, name: str) -> str:
 def arrays(owner: str, name: str, rows: Rows, parameter_name: str, target: Array) -> tuple[Array, Array]:
     """Indices as int64 and values in the dtype of the parameter, both in C order; their range is not checked yet."""
     indices, values = rows.indices, rows.values
-    for part, found in (("indices", indices), ("values", values)):
-        if not isinstance(found, np.ndarray):
+    for part, array in (("indices", indices), ("values", values)):
+        if not isinstance(array, np.ndarray):
             raise TypeError(
-                f"{owner}: {name}.{part} is of type {type(found).__name__}, expected a NumPy array; convert it: "
+                f"{owner}: {name}.{part} is of type {type(array).__name__}, expected a NumPy array; convert it: "
                 "np.asarray"
             )
-        if isinstance(found, np.ma.MaskedArray):
+        if isinstance(array, np.ma.MaskedArray):
             raise TypeError(
                 f"{owner}: {name}.{part} is a masked array, expected a plain one, as a step would ignore the mask; "
                 "leave out what is masked, or hand in its .data"

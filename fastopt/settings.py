@@ -47,12 +47,12 @@ class StepSettings:
 
     def of_groups(self, groups: GroupNumbers) -> LeafSettings:
         """The settings of some groups, asked for no step yet or the last one."""
-        found = self._by_groups.get(groups)
-        if found is None:
+        of_leaf = self._by_groups.get(groups)
+        if of_leaf is None:
             settings = {**self._settings, **self.groups.settings_of(groups)}
             combinations.check(self.owner, settings)
-            found = self._by_groups[groups] = LeafSettings(self.owner, settings, "lr_scale" in self._settings)
-        return found
+            of_leaf = self._by_groups[groups] = LeafSettings(self.owner, settings, "lr_scale" in self._settings)
+        return of_leaf
 
 
 class LeafSettings:

@@ -94,6 +94,7 @@ class SharedSettings:
     """Arrays of booleans by key, True where elements are updated: `{"W": W != 0}`, or one array where the parameters
     are one. Elsewhere value and state stay as they are, whatever decay, momentum and averages do. State of arrays with
     a mask is not stored in fewer bits."""
+
     cautious: bool = field(default=False, kw_only=True, repr=False)
     """Whether elements that a step would move along their gradient, as momentum may, stay (Liang et al.,
     arXiv:2411.16085). The steps of the others in an array are divided by their share of it, of which 0.001 is the least

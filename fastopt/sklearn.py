@@ -40,8 +40,8 @@ def _init(network: Any) -> Callable[..., None]:
         self.optimizer = optimizer
 
     theirs = inspect.signature(network.__init__)
-    own = inspect.Parameter("optimizer", inspect.Parameter.KEYWORD_ONLY, default=None)
-    vars(__init__)["__signature__"] = theirs.replace(parameters=[*theirs.parameters.values(), own])
+    parameter = inspect.Parameter("optimizer", inspect.Parameter.KEYWORD_ONLY, default=None)
+    vars(__init__)["__signature__"] = theirs.replace(parameters=[*theirs.parameters.values(), parameter])
     return __init__
 
 

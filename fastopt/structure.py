@@ -125,12 +125,12 @@ def leaves_of(node: Node) -> list[Leaf]:
 
 def _leaves(node: Node, path: tuple[tuple[Any, Hashable], ...], place: str) -> Iterator[Leaf]:
     for (reader, key, text), held in zip(steps(node), node.children, strict=True):
-        here = (*path, (reader, key))
+        longer = (*path, (reader, key))
         if held is LEAF:
-            whole = len(here) == 1 and is_mapping(node.kind)
-            yield Leaf(key if whole else ".".join(str(key) for _, key in here), here, place + text)
+            whole = len(longer) == 1 and is_mapping(node.kind)
+            yield Leaf(key if whole else ".".join(str(key) for _, key in longer), longer, place + text)
         elif held is not NOTHING:
-            yield from _leaves(held, here, place + text)
+            yield from _leaves(held, longer, place + text)
 
 
 class ByName(MutableMapping[Hashable, Any]):
@@ -202,9 +202,9 @@ def without(node: Node, names: set[Hashable]) -> Node:
 def _without(node: Node, gone: set[Any], path: tuple[Any, ...]) -> Node:
     children = {}
     for (reader, key, _), held in zip(steps(node), node.children, strict=True):
-        here = (*path, (reader, key))
-        if here not in gone:
-            children[key] = _without(held, gone, here) if isinstance(held, Node) else held
+        longer = (*path, (reader, key))
+        if longer not in gone:
+            children[key] = _without(held, gone, longer) if isinstance(held, Node) else held
         elif not is_mapping(node.kind):
             children[key] = NOTHING
     return Node(node.kind, tuple(children), tuple(children.values()))

@@ -213,13 +213,13 @@ def _from_environment() -> int | None:
     if not text:
         return None
     most = config.NUMBA_NUM_THREADS
-    found = int(text) if text.strip().isdecimal() else None
-    if found is not None and 1 <= found <= most:
-        return found
+    count = int(text) if text.strip().isdecimal() else None
+    if count is not None and 1 <= count <= most:
+        return count
     # The import goes on: the same setting may be for machines with more threads.
-    taken = most if found is None or found == 0 else min(found, most)
+    taken = most if count is None or count == 0 else min(count, most)
     warnings.warn(checks.bad_thread_count(VARIABLE, text, most, taken), RuntimeWarning, stacklevel=2)
-    return None if found is None or found == 0 else taken
+    return None if count is None or count == 0 else taken
 
 
 _most = _from_environment()

@@ -18,7 +18,7 @@ from fastopt.schedules import Schedule
 
 _KEPT = (
     *("_steps", "_skipped", "_skips_in_a_row", "_state", "_node", "_cohorts", "_counts", "_averages", "_skipped_rows"),
-    *("_accumulated", "_sums", "_problems", "_wanted_active", "_estimates"),
+    *("_accumulated", "_sums", "_problems", "_wanted_active", "_estimates", "_factors"),
 )
 """Everything of an optimizer that steps change; arrays among it are copied."""
 
@@ -52,8 +52,8 @@ class Trial:
         settings = [attributes, *(group.data for group in optimizer.groups.values())]
         self._schedules = [
             (vars(schedule), dict(vars(schedule)))
-            for own in settings
-            for name, value in own.items()
+            for each in settings
+            for name, value in each.items()
             if not name.startswith("_")
             for schedule in _schedules(value)
         ]

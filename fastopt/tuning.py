@@ -352,11 +352,11 @@ def why_not(parameter_bytes: int) -> str | None:
 
 def _from_environment() -> str:
     text = os.environ.get(VARIABLE, "").strip().lower()
-    wanted = {"": AUTO, "1": AUTO, "0": OFF}.get(text, text)
-    if wanted not in _MODES:
+    chosen = {"": AUTO, "1": AUTO, "0": OFF}.get(text, text)
+    if chosen not in _MODES:
         warnings.warn(checks.unknown_tuning(VARIABLE, text, ("0", "1", *_MODES)), RuntimeWarning, stacklevel=2)
         return AUTO
-    return wanted
+    return chosen
 
 
 _mode = _from_environment()

@@ -146,16 +146,16 @@ def assignable(name: str, value: Any, target: Any) -> Any:
         raise TypeError(f"{name} holds several arrays, which are views of memory that stays; assign to each of them")
     if isinstance(value, np.ndarray) and array_checks.masked(value):
         raise TypeError(f"{name} is a plain array, got a masked one; assign its .data or .filled(0)")
-    found = np.asarray(value)
-    if not np.can_cast(found.dtype, target.dtype, casting="same_kind"):
+    values = np.asarray(value)
+    if not np.can_cast(values.dtype, target.dtype, casting="same_kind"):
         raise TypeError(
-            f"{name} has dtype {target.dtype}, to which values of dtype {found.dtype} do not convert; "
+            f"{name} has dtype {target.dtype}, to which values of dtype {values.dtype} do not convert; "
             "assign real numbers"
         )
     try:
-        return np.broadcast_to(found, target.shape)
+        return np.broadcast_to(values, target.shape)
     except ValueError:
         raise ValueError(
-            f"{name} is a view of shape {target.shape}, got values of shape {found.shape}; reshape them, or make a "
+            f"{name} is a view of shape {target.shape}, got values of shape {values.shape}; reshape them, or make a "
             "new dict"
         ) from None

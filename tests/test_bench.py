@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from bench import beside, loop_gate, models, ratio_tables, ratios, report, small, states
+from bench import beside, loop_gate, models, ratio_tables, ratios, report, retaken, small, states
 from tests.conftest import ROOT
 
 
@@ -20,6 +20,15 @@ def test_every_row_has_its_sides():
     for row in small.ROWS:
         for step in small.sides(row, None).values():
             step()
+
+
+def test_steps_that_are_taken_back():
+    params = {"W": np.ones((3, 2), np.float32), "b": np.ones(2, np.float32)}
+    steps = retaken.sides(params)
+    assert list(steps)[:2] == ["plain", "accumulate 1"]
+    for step in steps.values():
+        step()
+        step()
 
 
 def test_states(capsys, tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ import fastopt
 
 # From the ground up. A module may import what stands on its own floor or below.
 FLOORS = [
-    "names combinations foreign machine blas rows typed checks array_checks container_checks commands.console",
+    "names combinations foreign machine blas rows typed checks pairs array_checks container_checks commands.console",
     "kernels",
     "constraints hyperparameters flat flat_nested structure views groups settings threads tuning schedules reference representation formula_checks",
     "engine report averages leaves accumulation trial problems shared_settings",

@@ -69,17 +69,17 @@ def write_all(descriptor: int, content: Any, place: int) -> None:
 def _regular(owner: str, path: Any, target: str) -> os.stat_result | None:
     """Return the status of a file, None if there is nothing; raises where it is anything but a file."""
     try:
-        found = os.lstat(target)
+        status = os.lstat(target)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise OSError(error.errno, f"{owner} is not saved: {error.strerror or error}", os.fspath(path)) from None
-    if not stat.S_ISREG(found.st_mode):
-        kind = KINDS.get(stat.S_IFMT(found.st_mode), "no file")
-        code = errno.EISDIR if stat.S_ISDIR(found.st_mode) else errno.EINVAL
+    if not stat.S_ISREG(status.st_mode):
+        kind = KINDS.get(stat.S_IFMT(status.st_mode), "no file")
+        code = errno.EISDIR if stat.S_ISDIR(status.st_mode) else errno.EINVAL
         text = f"{owner} is not saved: this is {kind}, expected a file or a new name; save to another path"
         raise OSError(code, text, os.fspath(path))
-    return found
+    return status
 
 
 def _replace(target: str, temporary: str, fill: Callable[[int], None], old: os.stat_result | None) -> bool:

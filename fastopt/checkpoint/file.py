@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from fastopt import averages
-from fastopt.checkpoint import atomic_file, by_problem, setting_arrays, sums, tensor_file, with_params
+from fastopt.checkpoint import atomic_file, by_problem, factors, setting_arrays, sums, tensor_file, with_params
 from fastopt.checkpoint.state_dict import CheckpointError, Mismatch, load_state_dict, one_line, same_rule
 from fastopt.checkpoint.tensor_file import CODES
 from fastopt.constraints import PROJECTIONS, Bounds, Mask
@@ -28,13 +28,14 @@ from fastopt.engine.state import layout_of
 from fastopt.flat import Array
 from fastopt.groups import PREDICATES, Groups
 from fastopt.kernels.averages import SLOTS
+from fastopt.pairs import is_complex, joined, pairs
 from fastopt.schedules import from_dict, to_dict
 from fastopt.shared_settings import SharedSettings
 
-FORMAT = 4
+FORMAT = 5
 """The version of what the file holds: 1 where there are no parameters, 3 where there is compact state or leaves have
-step counts of their own, 4 where gradients are accumulated or parameters constrained; one with a higher number is
-refused."""
+step counts of their own, 4 where gradients are accumulated or parameters constrained, 5 where numbers are complex; one
+with a higher number is refused."""
 
 LATER = ("bounds", "nonnegative", "l1", "l2_prox", "mask", "constraint_axis", *PROJECTIONS)
 """Settings that a file names only where they are not the default, so that versions without them can read it."""
@@ -94,13 +95,13 @@ def load(optimizer: Any, path: str | os.PathLike[str], params: Any, strict: bool
     mismatch = load_state_dict(optimizer, saved, strict, name, cast, dtypes, loading.writes())
     node = containers.container_of(owner, params).node
     optimizer.__dict__["_node"] = containers.joined(optimizer._node, node)
-    for known, more in (
+    for keys, more in (
         (mismatch.missing, loading.missing),
         (mismatch.unexpected, loading.unexpected),
         (mismatch.reshaped, loading.reshaped),
     ):
-        there = set(known)
-        known.extend(key for key in (None if key is BARE else key for key in more) if key not in there)
+        there = set(keys)
+        keys.extend(key for key in (None if key is BARE else key for key in more) if key not in there)
     return mismatch
 
 
@@ -133,12 +134,12 @@ def _pack(owner: str, saved: dict[str, Any]) -> tuple[dict[str, Array], dict[str
     tensors |= by_problem.pack(settings, saved.get("problems"))
     constraints: dict[str, Array] = {}
     groups = _plain_groups(owner, settings.pop("groups"), constraints)
-    wanted = {
+    of_averages = {
         name: {key: _plain(owner, f"{key} of {name}", part) for key, part in averages.to_dict(value).items()}
         for name in SLOTS
         if (value := settings.pop(name)) is not None
     }
-    hyperparameters = {name: _plain(owner, name, value, constraints) for name, value in settings.items()} | wanted
+    hyperparameters = {name: _plain(owner, name, value, constraints) for name, value in settings.items()} | of_averages
     if groups:  # files without any, and without averages, stay readable for versions that know none
         hyperparameters["groups"] = groups
     metadata = {
@@ -166,15 +167,22 @@ def _pack(owner: str, saved: dict[str, Any]) -> tuple[dict[str, Array], dict[str
             [None if key is BARE else _encoded(owner, key), *count.values()] for key, count in saved["counts"].items()
         ]
         metadata |= {"counts": json.dumps(counts), "format": "3"}
-    if any(name in LATER for own in (settings, *(own for *_, own in groups)) for name in own):
+    if any(name in LATER for some in (settings, *(some for *_, some in groups)) for name in some):
         metadata["format"] = "4"
     tensors |= constraints
+    if "factors" in saved:
+        metadata |= {"factors": factors.pack(saved["factors"], tensors, partial(_encoded, owner)), "format": "4"}
     if "estimates" in saved:
         metadata["estimates"] = json.dumps(saved["estimates"])
     if "problems" in saved or "batch_axis" in settings:
         metadata["format"] = "4"
     if "accumulated" in saved:
         metadata |= {"accumulated": sums.pack(saved["accumulated"], tensors, partial(_encoded, owner)), "format": "4"}
+    names = sorted(tensors)
+    if numbers := [number for number, name in enumerate(names) if is_complex(tensors[name].dtype)]:
+        # As pairs, since safetensors has no complex128.
+        tensors |= {names[number]: pairs(tensors[names[number]]) for number in numbers}
+        metadata |= {"complex": json.dumps(numbers), "format": "5"}
     if len(metadata["hyperparameters"]) > LONGEST:
         raise CheckpointError(
             f"{owner}: the groups or schedules of its hyperparameters are too long for a file; make them shorter"
@@ -212,8 +220,12 @@ def _unpack(optimizer: Any, tensors: dict[str, Array], metadata: Any, name: str)
         longest["counts"] = longest["rows"]
     if "params" in metadata:
         longest["params"] = longest["keys"]
+    if "factors" in metadata:
+        longest["factors"] = longest["keys"] + 40 * len(tensors)
     if "accumulated" in metadata:
         longest["accumulated"] = longest["keys"] + LONGEST
+    if "complex" in metadata:
+        longest["complex"] = longest["fortran"]
     metadata.setdefault("averaged", "0")
     metadata.setdefault("estimates", "{}")
     for field, most in (
@@ -221,6 +233,9 @@ def _unpack(optimizer: Any, tensors: dict[str, Array], metadata: Any, name: str)
     ).items():
         if len(metadata[field]) > most:
             raise CheckpointError(f"{name} is no checkpoint of fastopt: its {field} are too long")
+    in_order = sorted(tensors)
+    for number in json.loads(metadata.get("complex", "[]")):
+        tensors[in_order[number]] = joined(tensors[in_order[number]])
     params = with_params.unpack(tensors, metadata["params"], _decoded) if "params" in metadata else None
     keys = json.loads(metadata["keys"])
     fortran = set(json.loads(metadata["fortran"]))
@@ -235,6 +250,7 @@ def _unpack(optimizer: Any, tensors: dict[str, Array], metadata: Any, name: str)
     }
     rates, problems = by_problem.unpack(tensors)
     accumulated = sums.unpack(metadata["accumulated"], tensors, _decoded) if "accumulated" in metadata else None
+    kept = factors.unpack(metadata["factors"], tensors, _decoded) if "factors" in metadata else {}
     names = [""] if keys is None else [f"/{json.dumps(key)}" for key in keys]
     state: dict[str, Any] = {}
     same_rule(optimizer, metadata["rule"], name)
@@ -274,6 +290,7 @@ def _unpack(optimizer: Any, tensors: dict[str, Array], metadata: Any, name: str)
         "rows": rows,
         "counts": counts,
         "accumulated": accumulated,
+        "factors": kept,
         "estimates": json.loads(metadata["estimates"]),
         "problems": problems,
         "params": params,
@@ -319,7 +336,7 @@ def _restored(settings: Any, tensors: dict[str, Array]) -> Any:
     """Undo `_plain`; takes what settings are made of out of the tensors."""
     if not isinstance(settings, dict):
         return settings
-    found: dict[str, Any] = {
+    restored: dict[str, Any] = {
         name: averages.from_dict(name, _restored(value, tensors))
         if name in SLOTS
         else setting_arrays.restored(value, tensors, _decoded)
@@ -329,12 +346,12 @@ def _restored(settings: Any, tensors: dict[str, Array]) -> Any:
         else value
         for name, value in settings.items()
     }
-    if "groups" in found:
-        found["groups"] = {
+    if "groups" in restored:
+        restored["groups"] = {
             PREDICATES[selector] if predicate else _decoded(selector): _restored(group, tensors)
-            for predicate, selector, group in found["groups"]
+            for predicate, selector, group in restored["groups"]
         }
-    return found
+    return restored
 
 
 def _encoded(owner: str, key: Hashable) -> Any:

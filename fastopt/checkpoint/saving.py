@@ -37,7 +37,7 @@ class Saving:
         Parameters
         ----------
         state_dict : dict
-            Its arrays are float32 or float64, of the shapes of the parameters.
+            Its arrays are float32, float64 or complex, of the shapes of the parameters.
         strict : bool
             Whether all must fit; otherwise what fits is loaded.
         cast : bool, "float32" or "float64"

@@ -46,5 +46,5 @@ def restored(value: dict[str, Any], tensors: dict[str, Array], decoded: Callable
     for array in arrays.values():
         if array.dtype != np.uint8 or (array > 1).any():
             raise ValueError("a mask is not of zeros and ones")
-    found = {key: array.astype(np.bool_) for key, array in arrays.items()}
-    return found[None] if list(found) == [None] else found
+    masks = {key: array.astype(np.bool_) for key, array in arrays.items()}
+    return masks[None] if list(masks) == [None] else masks

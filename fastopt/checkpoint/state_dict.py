@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastopt import averages, checks, hyperparameters, leaves
-from fastopt.checkpoint import with_params
+from fastopt import array_checks, averages, checks, hyperparameters, leaves
+from fastopt.checkpoint import factors, with_params
 from fastopt.checks import CheckpointError as CheckpointError
 from fastopt.engine import catch_up
 from fastopt.engine.columns import Codes, Column
@@ -68,6 +68,7 @@ def state_dict(optimizer: Any) -> dict[str, Any]:
         **({"rows": rows} if rows else {}),
         **({"counts": counts} if counts else {}),
         **({"estimates": dict(optimizer._estimates)} if optimizer._estimates else {}),
+        **({"factors": factors.saved(optimizer._factors)} if optimizer._factors else {}),
         **({} if optimizer._problems is None else {"problems": optimizer._problems.saved()}),
         **({"accumulated": optimizer._sums.saved(optimizer.accumulated)} if optimizer.accumulated else {}),
     }
@@ -132,18 +133,17 @@ def load_state_dict(
     if strict and any(mismatch):
         raise CheckpointError(checks.mismatch(owner, source, mismatch._asdict(), current or {}, layouts))
 
-    found = layouts
+    saved_layouts = layouts
     if current is not None:
         layouts = {
-            key: layout._replace(storage=found[key].storage) if key in found else layout
+            key: layout._replace(storage=saved_layouts[key].storage) if key in saved_layouts else layout
             for key, layout in current.items()
         }
     loaded: State | None = None
+    taken = layouts.keys() - {*mismatch.missing, *mismatch.reshaped}
     if layouts:
         slots = {} if current is None else optimizer._state.views
         nonnegative = optimizer._rule.nonnegative
-        left_out = {*mismatch.missing, *mismatch.reshaped}
-        taken = {key for key in layouts if key not in left_out}
         # Averages that are not known of all arrays begin anew.
         begun = {SLOTS["lookahead"]: (True, True), SLOTS["averaging"]: (averaged > 0, optimizer._averaged > 0)}
         whole = [
@@ -163,6 +163,8 @@ def load_state_dict(
     for key in loaded.layouts if loaded else ():
         steps, moved = counts.get(key, (step, averaged)) if key in taken else known_counts[key]
         by_leaf[key] = steps, 0 if begins_anew else moved
+    left = {} if current is None else {key: kept for key, kept in optimizer._factors.items() if key not in taken}
+    kept = factors.loaded(optimizer, source, saved.get("factors", {}), {key: layouts[key] for key in taken}, cast)
     try:
         skipped_steps = catch_up.loaded(owner, saved.get("rows", {}), loaded)
     except (KeyError, TypeError, ValueError) as error:
@@ -177,6 +179,7 @@ def load_state_dict(
         "_state": loaded,
         "_skipped_rows": skipped_steps,
         "_estimates": estimates,
+        "_factors": {**left, **kept},
         **leaves.with_counts(by_leaf),
     }
     new |= {"_transforms": None, "_kept_settings": None, "_sums": sums, "_accumulated": accumulated}
@@ -186,13 +189,13 @@ def load_state_dict(
     return Mismatch(missing, unexpected, reshaped, mismatch.settings)
 
 
-def _estimates(owner: str, found: Any) -> dict[str, float]:
+def _estimates(owner: str, estimates: Any) -> dict[str, float]:
     """The numbers that a rule with totals keeps."""
-    if not isinstance(found, Mapping) or not all(
-        isinstance(name, str) and isinstance(value, float) for name, value in found.items()
+    if not isinstance(estimates, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, float) for name, value in estimates.items()
     ):
-        raise TypeError(f"{owner}: estimates are {found!r:.100}, expected a dict of numbers by name")
-    return dict(found)
+        raise TypeError(f"{owner}: estimates are {estimates!r:.100}, expected a dict of numbers by name")
+    return dict(estimates)
 
 
 _COUNTS = "steps", "averages"
@@ -226,7 +229,7 @@ def same_rule(optimizer: Any, rule: Any, source: str) -> None:
 
 
 def _settings(optimizer: Any, settings: Any, source: str) -> dict[str, Any]:
-    kind, known = type(optimizer), {*optimizer._hyperparameters()} - {"groups", *SLOTS}
+    kind, settable = type(optimizer), {*optimizer._hyperparameters()} - {"groups", *SLOTS}
     if not isinstance(settings, Mapping):
         raise CheckpointError(
             f"{kind.__name__}: hyperparameters in {source} are {type(settings).__name__}, expected a dict"
@@ -234,10 +237,12 @@ def _settings(optimizer: Any, settings: Any, source: str) -> dict[str, Any]:
     try:
         checked = {
             str(name): hyperparameters.hyperparameter(kind.__name__, name, value)
-            if name in known or hyperparameters.is_hyperparameter(name)
+            if name in settable or hyperparameters.is_hyperparameter(name)
             else value
             for name, value in settings.items()
         }
+        both = optimizer.__dict__ | checked
+        hyperparameters.check_rates(kind.__name__, both, "lr", both.get("lr"))
         for name in checked.keys() & SLOTS.keys():
             averages.setting(kind.__name__, name, checked[name])
         return checked | {"groups": Groups(kind, checked["groups"])} if "groups" in checked else checked
@@ -285,9 +290,11 @@ def _state(
                     raise CheckpointError(
                         f"{owner}: {slot}[{key!r}] in {source} has {wrong or 'codes, expected values'}"
                     )
-            elif not isinstance(array, np.ndarray) or array.dtype not in checks.DTYPES:
+            elif not isinstance(array, np.ndarray) or array.dtype not in array_checks.PARAMETER_DTYPES:
                 found = f"dtype {array.dtype}" if isinstance(array, np.ndarray) else f"type {type(array).__name__}"
-                raise CheckpointError(f"{owner}: {slot}[{key!r}] in {source} has {found}, expected float32 or float64")
+                raise CheckpointError(
+                    f"{owner}: {slot}[{key!r}] in {source} has {found}, expected a float or complex dtype"
+                )
             if (array.shape, array.dtype) != (first[key].shape, first[key].dtype):
                 raise CheckpointError(
                     f"{owner}: {slot}[{key!r}] in {source} is {array.dtype} of shape {array.shape}, "

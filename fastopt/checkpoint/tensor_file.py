@@ -57,16 +57,16 @@ def parsed(content: bytes) -> tuple[dict[str, Array], Any]:
     start = begin = 8 + int.from_bytes(content[:8], "little")
     tensors: dict[str, Array] = {}
     metadata, place = {}, 9
-    if found := _METADATA.match(content, place, begin):
-        metadata, place = json.loads(found[1]), found.end()
-    while found := _ARRAY.match(content, place, begin):
-        name, dtype, first, last = json.loads(found[1].decode()), _DTYPES[found[2]], int(found[4]), int(found[5])
-        shape = tuple(map(int, found[3].split(b","))) if found[3] else ()
+    if match := _METADATA.match(content, place, begin):
+        metadata, place = json.loads(match[1]), match.end()
+    while match := _ARRAY.match(content, place, begin):
+        name, dtype, first, last = json.loads(match[1].decode()), _DTYPES[match[2]], int(match[4]), int(match[5])
+        shape = tuple(map(int, match[3].split(b","))) if match[3] else ()
         size = math.prod(shape)
         if begin + first != start or last - first != size * dtype.itemsize:
             raise ValueError(f"{name} does not lie between the bytes {first} and {last}")
         tensors[name] = np.frombuffer(content, dtype, size, start).reshape(shape) if size else np.empty(shape, dtype)
-        start, place = begin + last, found.end()
+        start, place = begin + last, match.end()
     if start != len(content) or content[8:9] != b"{" or content[place - 1 : begin].strip(b" ") != b"}":
         raise ValueError("its header is not that of its content")
     return tensors, metadata

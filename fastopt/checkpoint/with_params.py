@@ -22,6 +22,7 @@ from fastopt.foreign import shared
 from fastopt.kernels.codecs import BFLOAT16, INT8
 from fastopt.kernels.intrinsics import FLUSHED, SIGN_KEPT, smallest_state
 from fastopt.kernels.rule import Rule
+from fastopt.pairs import is_complex, joined, like_kind, pairs, part_dtype
 
 NAME = "p"
 """Their name in a file, where state has the name of its slot; no slot may have this one."""
@@ -106,7 +107,9 @@ def loading(owner: str, source: str, saved: Any, params: Any, strict: bool, cast
 
 
 def _fits(saved: Array, array: Array, cast: Any) -> bool:
-    return saved.dtype in checks.DTYPES and saved.shape == array.shape and bool(cast or saved.dtype == array.dtype)
+    if saved.dtype not in array_checks.PARAMETER_DTYPES or is_complex(saved.dtype) != is_complex(array.dtype):
+        return False
+    return saved.shape == array.shape and bool(cast or saved.dtype == array.dtype)
 
 
 def cast_state(
@@ -135,7 +138,7 @@ def cast_state(
                 source,
                 f"{slot}{_name(key)[len('params') :]}",
                 array.decoded() if isinstance(array, Codes) and named == np.float64 else array,
-                named or dtypes.get(key, array.dtype),
+                dtypes.get(key, array.dtype) if named is None else like_kind(named, array.dtype),
                 kinds.get(slot, FLUSHED),
             )
             for key, array in arrays.items()
@@ -162,8 +165,10 @@ def converted(
     owner: str, source: str, name: str, array: Array, dtype: np.dtype[Any], small: int | None = None
 ) -> Array:
     """An array in another precision; raises where a value would become infinite."""
-    if array.dtype == dtype:
+    if array.dtype == dtype or is_complex(array.dtype) != is_complex(dtype):  # which then does not fit
         return array
+    if is_complex(dtype):
+        return joined(converted(owner, source, name, pairs(array), part_dtype(dtype), small))
     if small in (FLUSHED, SIGN_KEPT):
         least = smallest_state(dtype)
         kept = np.copysign(least, array) if small == SIGN_KEPT else np.copysign(0.0, array)
@@ -184,8 +189,8 @@ def _name(key: Hashable) -> str:
 
 def _naming(container: Container) -> Callable[[Hashable], str]:
     """How error texts call leaves, also those that only the file has."""
-    known = set(container.keys)
-    return lambda key: container.name(key) if key in known else _name(key)
+    keys = set(container.keys)
+    return lambda key: container.name(key) if key in keys else _name(key)
 
 
 def _text(owner: str, source: str, loading: Loading, saved: Any, arrays: Any, naming: Callable[[Hashable], str]) -> str:

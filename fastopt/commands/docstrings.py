@@ -18,12 +18,12 @@ from fastopt.shared_settings import SharedSettings
 def sections(optimizer: type[Optimizer]) -> dict[str, str]:
     """{heading: text}, where "" is what stands before the first heading, and "State" the paragraph that begins so."""
     before, *rest = re.split(r"^(\w+)\n-{3,}\n", inspect.cleandoc(optimizer.__doc__ or ""), flags=re.M)
-    found = {"": before} | dict(zip(rest[::2], rest[1::2], strict=True))
-    for heading, text in list(found.items()):
+    by_heading = {"": before} | dict(zip(rest[::2], rest[1::2], strict=True))
+    for heading, text in list(by_heading.items()):
         state = re.search(r"^State: (.*?)(?:\n\n|\Z)", text, re.S | re.M)
         if state is not None:
-            found |= {heading: text.replace(state[0], ""), "State": state[1]}
-    return {heading: text.strip() for heading, text in found.items()}
+            by_heading |= {heading: text.replace(state[0], ""), "State": state[1]}
+    return {heading: text.strip() for heading, text in by_heading.items()}
 
 
 def summary(optimizer: type[Optimizer]) -> str:
@@ -38,14 +38,14 @@ def one_line(text: str) -> str:
 
 def entries(text: str) -> list[tuple[str, str]]:
     """The pairs of a section of `name: text` or `name : type`, whose further lines are indented."""
-    found = []
+    items = []
     for entry in re.split(r"\n(?=\S)", text) if text else []:
         first, _, more = entry.partition("\n")
         name, typed, kind = first.partition(" : ")
         if not typed:
             name, _, kind = first.partition(": ")
-        found.append((name, one_line(f"{kind}. {more}" if typed else f"{kind} {more}")))
-    return found
+        items.append((name, one_line(f"{kind}. {more}" if typed else f"{kind} {more}")))
+    return items
 
 
 def shared_settings() -> list[tuple[str, Any, str]]:

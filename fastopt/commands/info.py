@@ -72,8 +72,8 @@ def cache_folder() -> str:
 
 def blas() -> str:
     """Name and version, and what its threads do between products."""
-    found = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
-    name = f"{found.get('name', 'unknown')} {found.get('version', '')}".strip()
+    library = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
+    name = f"{library.get('name', 'unknown')} {library.get('version', '')}".strip()
     if "openblas" not in name:
         return name
     if os.environ.get("OPENBLAS_NUM_THREADS") == "1":

@@ -32,8 +32,8 @@ def run_train(options: argparse.Namespace) -> int:
     from fastopt.nn.mnist import read_mnist
 
     settings = dict(options.set) | ({} if options.lr is None else {"lr": options.lr})
-    made = _optimizer(options.optimizer, list(settings.items()))
-    settings = {name: getattr(made, name) for name in settings}
+    optimizer = _optimizer(options.optimizer, list(settings.items()))
+    settings = {name: getattr(optimizer, name) for name in settings}
     if options.mpi:
         return _train_mpi(options, settings)
     needed = train.bytes_needed(options.optimizer, options.hidden, options.batch, options.steps, options.dtype)
@@ -88,18 +88,18 @@ def run_experiment(options: argparse.Namespace) -> int:
         for name in EXPERIMENTS:
             print(f"{name:20}{experiment(name).summary}")
         return 0
-    wanted = names.find(options.name, (*EXPERIMENTS, "all"))
-    if wanted is None:
+    chosen_name = names.find(options.name, (*EXPERIMENTS, "all"))
+    if chosen_name is None:
         found = "no experiment was named" if options.name is None else f"unknown experiment {options.name!r}"
         raise UserError(f"{found}{names.one_of(options.name, EXPERIMENTS)}, and all")
-    chosen = EXPERIMENTS if wanted == "all" else (wanted,)
+    chosen = EXPERIMENTS if chosen_name == "all" else (chosen_name,)
     switches = {"as_printed": options.as_printed, "refine": options.refine}
     for switch, given in switches.items():
         if given and not any(switch in experiment(name).options for name in chosen):
-            raise UserError(f"{wanted} has no --{switch.replace('_', '-')}")
+            raise UserError(f"{chosen_name} has no --{switch.replace('_', '-')}")
     settings = {name: getattr(options, name) for name in ("seed", "quick", "backend", "data")}
     try:
-        complete = report.main(chosen, options.out, wanted == "all", settings, switches, options.format)
+        complete = report.main(chosen, options.out, chosen_name == "all", settings, switches, options.format)
     except (DataError, OSError, RuntimeError) as error:
         raise UserError(str(error)) from None
     return 0 if complete else 130
@@ -110,15 +110,15 @@ def run_schedule(options: argparse.Namespace) -> int:
         from fastopt.commands import schedule
     except ImportError as error:
         raise _missing("schedule", error) from None
-    known = schedule.names()
+    schedules = schedule.names()
     if options.list:
-        for each in known:
+        for each in schedules:
             print(f"{each:20}{schedule.summary(each)}")
         return 0
-    name = names.find(options.name, known)
+    name = names.find(options.name, schedules)
     if name is None:
         found = "no schedule was named" if options.name is None else f"unknown schedule {options.name!r}"
-        raise UserError(f"{found}{names.one_of(options.name, known)}")
+        raise UserError(f"{found}{names.one_of(options.name, schedules)}")
     if options.steps > MOST_STEPS:
         raise UserError(f"--steps: a picture has at most {MOST_STEPS:,} steps, got {options.steps:,}")
     out = Path("results", f"schedule-{name}.{options.format}") if options.out is None else options.out
@@ -137,20 +137,20 @@ def run_profile(options: argparse.Namespace) -> int:
 
     if not options.script.is_file():
         raise UserError(f"no such script: {str(options.script)!r}")
-    found = Profile(try_blas=not options.no_blas, stop_after=options.steps, replace_by=options.optimizer)
+    measured = Profile(try_blas=not options.no_blas, stop_after=options.steps, replace_by=options.optimizer)
     try:
-        profile.run(options.script, options.arguments, found)
+        profile.run(options.script, options.arguments, measured)
     except Exception as error:
         raise UserError(f"{options.script}: {type(error).__name__}: {error}") from error
     except SystemExit as end:
         if end.code not in (None, 0):
             raise UserError(f"{options.script}: the script ended itself with status {end.code}") from None
-    if len(found.steps) < 2:
+    if len(measured.steps) < 2:
         raise UserError(
-            f"{options.script}: saw {len(found.steps)} optimizer steps, need 2 or more: calls of a method "
+            f"{options.script}: saw {len(measured.steps)} optimizer steps, need 2 or more: calls of a method "
             "`update(params, grads)` with dicts, lists or arrays"
         )
-    print(f"\n{found}")
+    print(f"\n{measured}")
     return 0
 
 
@@ -190,10 +190,10 @@ def _optimizer(name: str, given: list[tuple[str, Any]]) -> Any:
     settings = dict(given)
     try:
         optimizer = explain.find(name)
-        known = optimizer._hyperparameters()
+        settable = optimizer._hyperparameters()
         for setting in settings:
-            if setting not in known:
-                raise ValueError(names.unknown_setting(optimizer.__name__, setting, known))
+            if setting not in settable:
+                raise ValueError(names.unknown_setting(optimizer.__name__, setting, settable))
         return optimizer(**settings)
     except (ImportError, TypeError, ValueError) as error:
         raise UserError(str(error)) from None
@@ -205,7 +205,8 @@ def run_warmup(options: argparse.Namespace) -> int:
     except ImportError as error:
         raise _missing("warmup", error) from None
     averages = [name for name in ("averaging", "lookahead") if getattr(options, name)]
-    warmup.main([_optimizer(name, options.set) for name in options.names or OPTIMIZERS], averages)
+    columns = ["mask"] * options.mask + ["lower_array", "upper_array"] * options.bound_arrays
+    warmup.main([_optimizer(name, options.set) for name in options.names or OPTIMIZERS], averages, columns)
     return 0
 
 

@@ -64,12 +64,12 @@ def values(schedule: Schedule, steps: int) -> Array:
     """The value at each step from 1 on."""
     if not isinstance(schedule, schedules.ReduceOnPlateau):
         return np.array([schedule(step) for step in range(1, steps + 1)])
-    found = []
+    rates = []
     for step in range(1, steps + 1):
-        found.append(schedule(step))
+        rates.append(schedule(step))
         # A loss that gets stuck twice, after a third and after two thirds of all steps.
         schedule.observe(exp(-3 * min(step / steps, 1 / 3) - 3 * max(0.0, min(step / steps - 0.5, 1 / 6))))
-    return np.array(found)
+    return np.array(rates)
 
 
 def main(name: str, steps: int, out: Path, settings: Mapping[str, Any] = MappingProxyType({})) -> None:
@@ -87,11 +87,11 @@ def main(name: str, steps: int, out: Path, settings: Mapping[str, Any] = Mapping
 
 def with_settings(schedule: Schedule, settings: Mapping[str, Any]) -> Schedule:
     """The same kind of schedule with other settings, as the command line has them: whole numbers stay whole."""
-    known = list(signature(type(schedule)).parameters)
+    settable = list(signature(type(schedule)).parameters)
     for setting in settings:
-        if setting not in known:
-            raise ValueError(unknown_setting(type(schedule).__name__, setting, known))
-    values = {setting: getattr(schedule, setting) for setting in known}
+        if setting not in settable:
+            raise ValueError(unknown_setting(type(schedule).__name__, setting, settable))
+    values = {setting: getattr(schedule, setting) for setting in settable}
     for setting, value in settings.items():
         is_whole = isinstance(value, float) and value.is_integer() and isinstance(values[setting], int)
         values[setting] = int(value) if is_whole else value

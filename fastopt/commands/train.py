@@ -174,9 +174,9 @@ def exact_reference(optimizer: str, settings: Mapping[str, Any]) -> Any:
     kind = find(optimizer)
     if optimizer in OPTIMIZERS:
         return getattr(reference, kind.__name__)(**settings)
-    made = kind(**settings)
-    made.__dict__["_rule"] = in_pure_python(kind._rule)
-    return made
+    exact = kind(**settings)
+    exact.__dict__["_rule"] = in_pure_python(kind._rule)
+    return exact
 
 
 def _checked_steps(optimizer: str, dtype: str, steps: int) -> int:
@@ -205,8 +205,8 @@ def main(
     """`compare` with progress bars, a table of the outcome, and a picture in the folder `out`."""
     console = Console()
     sizes = "-".join(map(str, (784, *hidden, 10)))
-    own = "".join(f"{name}={value!r}, " for name, value in settings.items())
-    title = f"{find(optimizer).__name__}{f'({own[:-2]})' if own else ''}, {sizes}, ReLU, batch {batch}, {dtype}"
+    changed = "".join(f"{name}={value!r}, " for name, value in settings.items())
+    title = f"{find(optimizer).__name__}{f'({changed[:-2]})' if changed else ''}, {sizes}, ReLU, batch {batch}, {dtype}"
     console.print(data.source, highlight=False, markup=False)
     console.print(f"{title}, {count(steps)}", highlight=False)
     columns = (

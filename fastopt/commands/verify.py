@@ -32,6 +32,7 @@ VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("ademamix", {"warmup": 10.0}),
     ("schedule_free_sgd", {"warmup": 10.0}),
     ("muon", {"coefficients": "polar_express", "adjust": "match_rms_adamw"}),
+    ("muon", {"normalize_rows": True}),
     ("prodigy", {"bias_correction": True, "safeguard_warmup": True, "growth_rate": 1.02, "d0": 0.01}),
     ("dadapt_adam", {"bias_correction": True, "growth_rate": 1.02, "d0": 0.01}),
 )
@@ -55,8 +56,8 @@ def verify(thread_counts: Sequence[int], steps: int = 20, seed: int = 0) -> Iter
             expected = trained(plain(**settings), SHAPES, dtype, steps, seed)
             for count in thread_counts:
                 with threads.exactly(count):
-                    found = trained(compiled(**settings), SHAPES, dtype, steps, seed)
-                yield count, row(f"{compiled.__name__}({arguments})", dtype, found, expected)
+                    result = trained(compiled(**settings), SHAPES, dtype, steps, seed)
+                yield count, row(f"{compiled.__name__}({arguments})", dtype, result, expected)
 
 
 def main(thread_counts: Sequence[int], steps: int) -> bool:
@@ -73,21 +74,21 @@ def main(thread_counts: Sequence[int], steps: int) -> bool:
         table.add_column(heading, justify="right")
     table.add_column()
     before = None
-    for count, found in rows:
-        if before is not None and found.compared != before:
+    for count, line in rows:
+        if before is not None and line.compared != before:
             table.add_section()
         table.add_row(
-            found.compared if found.compared != before else "",
-            found.dtype,
+            line.compared if line.compared != before else "",
+            line.dtype,
             str(count),
-            f"{found.values:,}",
-            str(found.parameter_ulps),
-            str(found.state_ulps),
-            "identical" if found.identical else "[bold red]DIFFERENT[/]",
+            f"{line.values:,}",
+            str(line.parameter_ulps),
+            str(line.state_ulps),
+            "identical" if line.identical else "[bold red]DIFFERENT[/]",
         )
-        before = found.compared
+        before = line.compared
     console.print(table)
-    different = sum(not found.identical for _, found in rows)
+    different = sum(not line.identical for _, line in rows)
     console.print(
         f"{different} of {len(rows)} cases differ" if different else f"all {len(rows)} cases are identical, bit for bit"
     )

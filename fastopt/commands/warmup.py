@@ -6,7 +6,9 @@ import time
 from collections.abc import Sequence
 from itertools import chain, combinations, product
 
-from fastopt import threads
+import numpy as np
+
+from fastopt import constraints, threads
 from fastopt.checks import DTYPES
 from fastopt.commands import info
 from fastopt.commands.console import Console, track
@@ -17,7 +19,9 @@ from fastopt.engine.sparse_launch import compiled_add_up, compiled_spread
 from fastopt.kernels.averages import AVERAGES
 from fastopt.kernels.codecs import FLOAT32
 from fastopt.kernels.compile import STORED_LOOPS, compiled_codecs, form_address, kernel
+from fastopt.kernels.constraints import BOUND_COLUMNS, COLUMNS
 from fastopt.kernels.passes import FACTORS
+from fastopt.kernels.projections import PROJECTIONS, projection
 from fastopt.kernels.rule import GRADIENT_MEASURE, NO_RULE, Rule
 from fastopt.kernels.stores import FORMS
 from fastopt.optimizer import Optimizer
@@ -27,52 +31,75 @@ Kernel = tuple[Rule, str, tuple[str, ...]]
 """A rule, which of its kernels, and the transforms before and after it."""
 
 
-def kernels(optimizers: Sequence[Optimizer], averages: Sequence[str] = ()) -> list[Kernel]:
-    """The kernels that steps need; `averages` are those of `AVERAGES` that some steps keep and others leave alone."""
+def kernels(optimizers: Sequence[Optimizer], averages: Sequence[str] = (), columns: Sequence[str] = ()) -> list[Kernel]:
+    """The kernels that steps need.
+
+    averages : those of `AVERAGES` that some steps keep and others leave alone
+    columns : those of `COLUMNS` that some parameters have and others have not, besides those of the settings
+    """
     # For on_nonfinite and clipping by norm.
-    found: list[Kernel] = [(NO_RULE, which, ()) for which in ("finite", "finite_squares", "norm", "quick_norm")]
-    found += [(GRADIENT_MEASURE, which, ()) for which in FACTORS]
-    wanted = [name for name in AVERAGES if name in averages]
-    kept = list(chain.from_iterable(combinations(wanted, count) for count in range(len(wanted) + 1)))
+    all_kernels: list[Kernel] = [(NO_RULE, which, ()) for which in ("finite", "finite_squares", "norm", "quick_norm")]
+    all_kernels += [(GRADIENT_MEASURE, which, ()) for which in FACTORS]
+    slots = [name for name in AVERAGES if name in averages]
+    kept = list(chain.from_iterable(combinations(slots, count) for count in range(len(slots) + 1)))
     for optimizer in optimizers:
         rule, transforms = optimizer._rule, optimizer._needed_transforms()
         transforms = centralized(transforms) if optimizer.centralize else transforms
         loops = ["step"]
         if optimizer.state_storage != FLOAT32 and rule.state and not rule.is_by_array:
             loops += [optimizer.state_storage]
-        found += [(rule, which, (*transforms, *after)) for which in loops for after in kept]
-        found += [(rule.measuring, which, transforms) for which in ("measure", *FACTORS)] if rule.measuring else []
-        found += [(rule.preparing, "prepare", transforms)] if rule.preparing else []
-        found += [(rule.totalling, "totals", transforms)] if rule.totalling else []
-        found += [(rule, "aligned", transforms)] if optimizer.cautious else []
-        found += [(HESSIAN, which, ()) for which in loops] if isinstance(optimizer, Sophia) else []
-    return list(dict.fromkeys(found))  # rules share some
+        all_kernels += [
+            (rule, loop, (*transforms, *after, *behind))
+            for loop in loops
+            for after in kept
+            for behind in _columns(optimizer, columns)
+        ]
+        all_kernels += (
+            [(rule.measuring, which, transforms) for which in ("measure", *FACTORS)] if rule.measuring else []
+        )
+        all_kernels += [(rule.preparing, "prepare", transforms)] if rule.preparing else []
+        all_kernels += [(rule.totalling, "totals", transforms)] if rule.totalling else []
+        all_kernels += [(rule, "aligned", transforms)] if optimizer.cautious else []
+        all_kernels += [(HESSIAN, loop, ()) for loop in loops] if isinstance(optimizer, Sophia) else []
+    return list(dict.fromkeys(all_kernels))  # rules share some
 
 
-def main(optimizers: Sequence[Optimizer], averages: Sequence[str] = ()) -> None:
+def _columns(optimizer: Optimizer, more: Sequence[str]) -> list[tuple[str, ...]]:
+    """The columns of bounds and masks that parameters may have."""
+    there = {*more, *(["mask"] if optimizer.mask is not None else [])}
+    for own in (optimizer.bounds, *(group.data.get("bounds") for group in optimizer.groups.data.values())):
+        there |= {name for name, bound in zip(BOUND_COLUMNS, own or (), strict=False) if isinstance(bound, np.ndarray)}
+    names = [name for name in COLUMNS if name in there]
+    return [chosen for count in range(len(names) + 1) for chosen in combinations(names, count)]
+
+
+def main(optimizers: Sequence[Optimizer], averages: Sequence[str] = (), columns: Sequence[str] = ()) -> None:
     """Compiles with a progress bar and says where the kernels are."""
     console = Console()
     start = time.perf_counter()
     compiled_scan()
     compiled_call()
     compiled_spread()
-    for known in DTYPES:
-        compiled_add_up(known)
+    for kind in DTYPES:
+        compiled_add_up(kind)
     for form in range(len(FORMS)):
         form_address(form, "float32")
     if any(optimizer.state_storage != FLOAT32 for optimizer in optimizers):
         compiled_codecs()
     loops = (False, True) if threads.layer() else (False,)
     if any(optimizer.centralize for optimizer in optimizers):
-        for known in DTYPES:
+        for kind in DTYPES:
             for in_parallel in loops:
-                compiled_find_means(known, in_parallel)
-    pairs = product(kernels(optimizers, averages), ("float32", "float64"))
+                compiled_find_means(kind, in_parallel)
+    for name in (name for name in PROJECTIONS if any(constraints.wants(optimizer, name) for optimizer in optimizers)):
+        for dtype, in_parallel in product(("float32", "float64"), loops):
+            projection(name, dtype, in_parallel)
+    pairs = product(kernels(optimizers, averages, columns), ("float32", "float64"))
     # Squares of float32 numbers, as float64, neither overflow nor vanish; a plain sum of float64 ones settles nothing.
     only = dict.fromkeys(FACTORS, "float64") | dict.fromkeys(("quick_norm", *STORED_LOOPS), "float32")
-    wanted = [pair for pair in pairs if pair[1] == only.get(pair[0][1], pair[1])]
-    for (rule, which, transforms), dtype in track(wanted, "compiling", console=console):
+    needed = [pair for pair in pairs if pair[1] == only.get(pair[0][1], pair[1])]
+    for (rule, which, transforms), dtype in track(needed, "compiling", console=console):
         for in_parallel in loops:  # the second one costs nothing
             kernel(rule, dtype, in_parallel, which, transforms)
     seconds = time.perf_counter() - start
-    console.print(f"{len(wanted)} kernels in {seconds:.1f} s: {info.cache_folder()}", highlight=False, soft_wrap=True)
+    console.print(f"{len(needed)} kernels in {seconds:.1f} s: {info.cache_folder()}", highlight=False, soft_wrap=True)

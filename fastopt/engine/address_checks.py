@@ -14,7 +14,7 @@ def check_addresses(table: Table) -> None:
     for number, leaf in enumerate(table.leaves):
         if leaf.row < 0 or leaf.sparse:
             continue
-        size = leaf.layout.size * leaf.layout.dtype.itemsize
+        size = leaf.layout.nbytes
         owners = [[leaf.array if leaf.staged is None else leaf.staged]]
         owners += [
             [array for array in (table.scratch.get(number), table.gradients[number]) if isinstance(array, np.ndarray)]

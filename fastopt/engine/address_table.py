@@ -139,6 +139,8 @@ class Table:
                 self.frozen.add(leaf.key)
             if centralize is not None and leaf.array.ndim > 1 and leaf.array.size:
                 leaf.centralized = settings.get("centralize", centralize)
+                there = {"complex parameters": leaf.layout.is_complex, "centralize": leaf.centralized}
+                combinations.check_step(self.owner, there)
         used = {number for numbers in {leaf.groups for leaf in self.leaves} for number in numbers}
         for number, selector in enumerate(groups):
             if callable(selector):
@@ -198,6 +200,8 @@ class Table:
 
     def _sparse_gradient(self, leaf: Leaf) -> SparseGradient:
         name = self.name(leaf.key)
+        there = {"complex parameters": leaf.layout.is_complex, "gradients that are Rows": True}
+        combinations.check_step(self.owner, there)
         if not self.rule.rows:
             raise TypeError(rows.unknown_form(self.owner, name, (name for name in RULES if RULES[name].rows)))
         if leaf.copied:
@@ -217,7 +221,7 @@ class Table:
             stored = leaf.layout.storage
             launch_key = (
                 launched[leaf.identity],
-                leaf.layout.dtype,
+                leaf.layout.part_dtype,
                 stored,
                 leaf.sparse is not None,
                 tuple(leaf.columns),
@@ -244,7 +248,7 @@ class Table:
                 self.addresses[row, 0] = (leaf.array if leaf.staged is None else leaf.staged).ctypes.data
                 self.addresses[row, 2:] = *self._state_addresses(leaf), self.scalars[leaf.scalar_row :].ctypes.data
                 row += 1
-            sizes = [leaf.layout.size for leaf in leaves]
+            sizes = [leaf.layout.numbers for leaf in leaves]
             centralized = any(leaf.centralized for leaf in leaves)
             plain = Launch if stored == FLOAT32 else StoredLaunch
             each = columns.moved_bytes(stored, dtype.itemsize, len(self.rule.state), slots - len(self.rule.state))
@@ -269,6 +273,8 @@ class Table:
                 self.stored_launches.append(launch)
             row += 1  # for the statistics
         self.active = active
+        self.complex_rows = {leaf.scalar_row for leaf in active if leaf.layout.is_complex}
+        """The rows of scalars of complex parameters."""
         self.tied = len(active) > len(launched)
         self.is_plain = all(type(launch) in (Launch, StoredLaunch) for launch in self.launches)
         # From the order of the launches to that of the keys.

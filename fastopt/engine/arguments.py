@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fastopt.array_checks import conversion, is_number, masked, real_part
+from fastopt.array_checks import conversion, is_number, masked
 from fastopt.flat import Array
 
 
@@ -30,7 +30,8 @@ def gradient(owner: str, name: str, value: Any, parameter_name: str, target: Arr
         cure = "hand in real numbers"
         if values.dtype.kind == "c":
             cure = (
-                f"step real and imaginary parts: {parameter_name}.view({real_part(values.dtype)}), and {name} likewise"
+                f"take its real part, {name}.real, or make {parameter_name} complex: "
+                f"{parameter_name}.astype(np.complex{128 if target.dtype.itemsize == 8 else 64})"
             )
         raise TypeError(
             f"{owner}: {name} has dtype {values.dtype}, which does not convert to {target.dtype}, the dtype of "
@@ -94,6 +95,13 @@ def nonfinite_squared_norm(owner: str, name: str, norm: float, dtype: Any, bound
         f"{owner}: {name} has the norm {norm:.3g}, whose square, which the rule needs, is not finite; in {dtype} it "
         f"must not be beyond {bound:.3g}; nothing was written. Clip the gradient (clip_array_norm), use float64, or "
         "choose on_nonfinite='skip'"
+    )
+
+
+def nonfinite_sums(owner: str, name: str, dtype: Any) -> str:
+    return (
+        f"{owner}: {name} is finite, but sums of its squares, which the rule needs, are not in {dtype}; nothing was "
+        "written. Clip the gradient (clip_array_norm), use float64, or choose on_nonfinite='skip'"
     )
 
 

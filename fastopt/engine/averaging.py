@@ -17,6 +17,7 @@ from fastopt.engine.step_counts import Counts
 from fastopt.kernels.averages import AVERAGES, SLOTS, unchanged
 from fastopt.kernels.intrinsics import smallest_state
 from fastopt.kernels.rule import Rule
+from fastopt.pairs import pairs
 
 
 def amounts(settings: Any, step: int, averaged: Counts) -> dict[str, list[float]]:
@@ -24,13 +25,13 @@ def amounts(settings: Any, step: int, averaged: Counts) -> dict[str, list[float]
 
     averaged : how often the averages of each cohort moved before
     """
-    found = {}
+    weights_by_name = {}
     for name in AVERAGES:
         average = getattr(settings, name)
         if average is not None:
             of_count = {count: average.amount(step, count) for count in dict.fromkeys(averaged)}
-            found[name] = [of_count[count] for count in averaged]
-    return {name: weights for name, weights in found.items() if any(weights)}
+            weights_by_name[name] = [of_count[count] for count in averaged]
+    return {name: weights for name, weights in weights_by_name.items() if any(weights)}
 
 
 _MOVED = Rule(unchanged)
@@ -50,7 +51,8 @@ def of_left_out(table: Table, params: Any, amounts: list[float]) -> Iterator[Non
             average = table.state.views[SLOTS["averaging"]][leaf.key]
             with np.errstate(all="ignore"):
                 new = np.asarray(average + amounts[leaf.cohort] * (array - average))
-                new[np.abs(new) < smallest_state(new.dtype)] *= 0  # as the kernels do
+                numbers = pairs(new)
+                numbers[np.abs(numbers) < smallest_state(numbers.dtype)] *= 0  # as the kernels do
             averages.append(average)
             values.append(new)
     return chain(writing(averages, values), _of_sparse(table, amounts))

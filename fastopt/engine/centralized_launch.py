@@ -36,14 +36,14 @@ class CentralizedLaunch(Launch):
     def begin(self, leaves: list[Leaf], scalars: Array) -> None:
         """Takes up the parameters, in the order of the table that the launch was made with, and the plan's scalars."""
         self._whole, self._scalars, self._leaves = self.table, scalars, leaves
-        left_out = [leaf.layout.size for leaf in leaves if not leaf.centralized]
+        left_out = [leaf.layout.numbers for leaf in leaves if not leaf.centralized]
         at, sums = min(RUN, max(left_out, default=0)), 0  # the zeros come first
         matrices: list[list[int]] = []
         jobs: list[list[int]] = []
         cuts = []
         for row, leaf in enumerate(leaves):
             if not leaf.centralized:
-                cuts.append(cut(1, leaf.layout.size, RUN, 0))
+                cuts.append(cut(1, leaf.layout.numbers, RUN, 0))
                 continue
             stacks, rows, columns = matrices_of(leaf.layout)
             copies = min(rows, max(1, (RUN if stacks == 1 else COPIES) // columns))
@@ -55,7 +55,7 @@ class CentralizedLaunch(Launch):
                 jobs += stack_jobs
                 at += copies * columns
                 sums += chunks * columns
-            self.moved_bytes += leaf.layout.size * leaf.layout.dtype.itemsize
+            self.moved_bytes += leaf.layout.nbytes
         self._matrices, self._jobs = np.array(matrices, np.int64), np.array(jobs, np.int64)
         self._means, self._sums = np.zeros(at, self.dtype), np.zeros((3, sums))
         self._doubtful = np.zeros((int(self._matrices[:, column_means.COLUMNS].sum()), 2), np.int64)
@@ -107,15 +107,15 @@ class CentralizedLaunch(Launch):
     def check_rows(self, owner: str, blocks: list[Array]) -> None:
         """Raises if an address is not that of a run of its array, or of means; the arrays are checked as wholes."""
         sizes = np.diff(self.starts) * self._means.itemsize
-        room = np.array([leaf.layout.size for leaf in self._leaves])[self._owners] * self._means.itemsize
+        room = np.array([leaf.layout.numbers for leaf in self._leaves])[self._owners] * self._means.itemsize
         low, high = self._whole[self._owners, :-1], self._whole[self._owners, :-1] + room[:, None]
         begin = np.full((len(sizes), 1), self._means.ctypes.data)
         low, high = np.hstack([low, begin]), np.hstack([high, begin + self._means.nbytes])
-        found = self.table[:-1, :-1]
-        wrong = ((found < low) | (found + sizes[:, None] > high)) & (low != 0)
+        addresses = self.table[:-1, :-1]
+        wrong = ((addresses < low) | (addresses + sizes[:, None] > high)) & (low != 0)
         for row, column in np.argwhere(wrong)[:1]:
             raise RuntimeError(
-                f"{owner}: the address {found[row, column]:#x} in column {column} of a part of params["
+                f"{owner}: the address {addresses[row, column]:#x} in column {column} of a part of params["
                 f"{self._leaves[self._owners[row]].key!r}] is not that of a live array; please report this error"
             )
 

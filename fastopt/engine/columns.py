@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from fastopt import checks
+from fastopt import checks, combinations
 from fastopt.constraints import Columns
 from fastopt.flat import Array
 from fastopt.groups import Groups
 from fastopt.kernels import codecs
 from fastopt.kernels.codecs import BFLOAT16, FLOAT32, INT8
 from fastopt.kernels.rule import Rule
+from fastopt.pairs import is_complex
 from fastopt.rows import Rows
 from fastopt.views import assignable, copy_to
 
@@ -39,6 +40,7 @@ def storage_of(
     """How the state of an array is stored where `setting` is the setting; raises for float64."""
     if setting == FLOAT32 or not rule.state:
         return FLOAT32
+    combinations.check_step(owner, {"complex parameters": is_complex(array.dtype), "compact state": True})
     if array.dtype != np.float32:
         raise TypeError(
             f"{owner}: {name} has dtype {array.dtype}, but state_storage={setting!r} is for float32 parameters; make "
@@ -226,10 +228,10 @@ class StoredSlot(MutableMapping[Hashable, Array]):
         if not isinstance(array, Column):
             copy_to(name, array, value)
             return
-        found = assignable(name, value, np.empty(array.shape, np.float32))
-        if array.nonnegative and np.any(np.asarray(found) < 0):
-            raise ValueError(f"{name} is never negative, got {np.min(found):g}; assign what is not")
-        array.assign(found)
+        values = assignable(name, value, np.empty(array.shape, np.float32))
+        if array.nonnegative and np.any(np.asarray(values) < 0):
+            raise ValueError(f"{name} is never negative, got {np.min(values):g}; assign what is not")
+        array.assign(values)
 
     def __delitem__(self, key: Hashable) -> None:
         raise TypeError(checks.fixed_keys(self._slot))

@@ -336,11 +336,11 @@ def _nodes(node: Node) -> list[Node]:
 
 def _namesakes(node: Node) -> list[str]:
     """Two leaves of one name."""
-    known: dict[Hashable, str] = {}
+    places: dict[Hashable, str] = {}
     for leaf in structure.leaves_of(node):
-        if leaf.name in known:
-            return [f"params{known[leaf.name]}", f"params{leaf.place}", str(leaf.name)]
-        known[leaf.name] = leaf.place
+        if leaf.name in places:
+            return [f"params{places[leaf.name]}", f"params{leaf.place}", str(leaf.name)]
+        places[leaf.name] = leaf.place
     raise AssertionError("all names differ")
 
 

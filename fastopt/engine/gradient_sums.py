@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fastopt import array_checks, checks, structure
+from fastopt import array_checks, structure
 from fastopt.engine import arguments, containers
 from fastopt.engine.address_table import Table
 from fastopt.engine.containers import BARE, Nested
@@ -21,7 +21,7 @@ from fastopt.structure import NOTHING, Node
 SLOT = "gradient_sum"
 """The name of the buffer in checkpoints and among slots."""
 
-KINDS = "fiub"
+KINDS = "fiubc"
 """The kinds of dtypes that gradients may have."""
 
 
@@ -62,32 +62,32 @@ class GradientSums:
         nothing |= {key for key, value in given.items() if value is None}
         begun = frozenset() if is_first else self.begun
         before = frozenset() if is_first else self.nothing
-        found = {key: value for key, value in given.items() if value is not None}
+        present = {key: value for key, value in given.items() if value is not None}
         if not is_first:
-            _check_same(owner, container, begun, before, set(found), nothing)
-        known = self._state if not is_first or self._fits(found) else State({SLOT: 0.0}, {})
+            _check_same(owner, container, begun, before, set(present), nothing)
+        buffer = self._state if not is_first or self._fits(present) else State({SLOT: 0.0}, {})
         arrays: dict[Hashable, Any] = {}
-        for key, value in found.items():
+        for key, value in present.items():
             name = container.name(key, "grads")
             if isinstance(value, Rows):
                 raise TypeError(rows_given(owner, name))
-            if key in known.layouts:
-                arrays[key] = arguments.gradient(owner, name, value, f"the sum of {name}", known.views[SLOT][key])
+            if key in buffer.layouts:
+                arrays[key] = arguments.gradient(owner, name, value, f"the sum of {name}", buffer.views[SLOT][key])
             else:
                 arrays[key] = _first(owner, name, value)
-        new = {key: _layout(array) for key, array in arrays.items() if key not in known.layouts}
-        state = known.with_leaves(known.slots, new, {}) if new else known
+        new = {key: _layout(array) for key, array in arrays.items() if key not in buffer.layouts}
+        state = buffer.with_leaves(buffer.slots, new, {}) if new else buffer
         after = object.__new__(GradientSums)
         after._state, after._plan = state, self._plan if state is self._state else None
         after.begun, after.nothing = begun | arrays.keys(), before | nothing
         after._run(owner, arrays, begun, lambda: commit(after))
 
-    def _fits(self, found: Mapping[Hashable, Any]) -> bool:
+    def _fits(self, present: Mapping[Hashable, Any]) -> bool:
         """Whether the buffer is that of gradients of these shapes and dtypes."""
         layouts = self._state.layouts
-        return found.keys() == layouts.keys() and all(
+        return present.keys() == layouts.keys() and all(
             np.shape(value) == layouts[key].shape and _dtype(getattr(value, "dtype", None)) == layouts[key].dtype
-            for key, value in found.items()
+            for key, value in present.items()
         )
 
     def _run(
@@ -137,14 +137,16 @@ class GradientSums:
         if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= 2**53:
             raise ValueError(f"{owner}: accumulated has the count {count!r:.100}, expected a whole number, 1 or more")
         for key, array in sums.items():
-            if not isinstance(array, np.ndarray) or array.dtype not in checks.DTYPES:
-                raise TypeError(f"{owner}: the accumulated gradient of {key!r} is no array of float32 or float64")
-        found = cls()
-        found._state = State({SLOT: 0.0}, {key: layout_of(array) for key, array in sums.items()})
+            if not isinstance(array, np.ndarray) or array.dtype not in array_checks.PARAMETER_DTYPES:
+                raise TypeError(
+                    f"{owner}: the accumulated gradient of {key!r} is no array of floats or complex numbers"
+                )
+        loaded = cls()
+        loaded._state = State({SLOT: 0.0}, {key: layout_of(array) for key, array in sums.items()})
         for key, array in sums.items():
-            found._state.take(SLOT, key, array)
-        found.begun, found.nothing = frozenset(sums), frozenset(saved["nothing"])
-        return found, count
+            loaded._state.take(SLOT, key, array)
+        loaded.begun, loaded.nothing = frozenset(sums), frozenset(saved["nothing"])
+        return loaded, count
 
 
 def _by_name(owner: str, grads: Any) -> tuple[containers.Container, dict[Hashable, Any]]:
@@ -193,17 +195,19 @@ def _first(owner: str, name: str, value: Any) -> Any:
     value = shared(value)
     if not isinstance(value, np.ndarray) and not array_checks.is_number(value) and not isinstance(value, np.number):
         raise TypeError(
-            f"{owner}: {name} is of type {type(value).__name__}, expected an array of real numbers; "
+            f"{owner}: {name} is of type {type(value).__name__}, expected an array of numbers; "
             f"{array_checks.conversion(name, value) or f'convert it: np.asarray({name})'}"
         )
     if np.asarray(value).dtype.kind not in KINDS:
-        raise TypeError(f"{owner}: {name} has dtype {np.asarray(value).dtype}, expected real numbers; convert it")
+        raise TypeError(f"{owner}: {name} has dtype {np.asarray(value).dtype}, expected numbers; convert it")
     like = np.empty(np.shape(value), _dtype(np.asarray(value).dtype))
     return arguments.gradient(owner, name, value, "its sum", like)
 
 
 def _dtype(dtype: Any) -> np.dtype[Any]:
-    """The dtype of a sum: float32 of float32 and float16, else float64."""
+    """The dtype of a sum: float32 of float32 and float16, else float64; complex64 and complex128 likewise."""
+    if dtype is not None and np.dtype(dtype).kind == "c":
+        return np.dtype(np.complex64 if dtype == np.complex64 else np.complex128)
     return np.dtype(np.float32 if dtype in (np.float32, np.float16) else np.float64)
 
 

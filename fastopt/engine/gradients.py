@@ -12,6 +12,7 @@ from fastopt.engine.address_table import Table
 from fastopt.engine.norms import OneProcess
 from fastopt.engine.state import Layout
 from fastopt.flat import Array
+from fastopt.pairs import pairs
 from fastopt.rows import Rows
 
 
@@ -45,9 +46,9 @@ def first_bad(table: Table, grads: Any, is_bad: Callable[[Array, int], Array]) -
                 return f"the sum of row {sparse.distinct[row]} of {name}", sums, bad
             continue
         seen = as_read(0.0 if gradient is None else gradient, layout)
-        bad = is_bad(seen, leaf.scalar_row)
+        bad = is_bad(pairs(seen), leaf.scalar_row)
         if bad.any():
-            return name, seen, bad
+            return name, seen, np.any(bad, axis=-1) if layout.is_complex else bad
     return None
 
 

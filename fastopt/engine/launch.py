@@ -52,13 +52,13 @@ class Leaf:
 
     @property
     def size(self) -> int:
-        """The number of elements that a step updates."""
-        return self.layout.size if self.sparse is None else int(self.sparse.size)
+        """The number of real numbers that a step updates."""
+        return self.layout.numbers if self.sparse is None else int(self.sparse.size)
 
     @property
     def nbytes(self) -> int:
         """The size of the parameter."""
-        return self.layout.size * self.layout.dtype.itemsize
+        return self.layout.nbytes
 
     def is_like(self, value: Any) -> bool:
         """Whether something could take the parameter's place."""
@@ -114,7 +114,7 @@ class Launch:
     @property
     def parameter_bytes(self) -> int:
         """The bytes of the parameters whose own memory the kernel writes."""
-        staged = sum(leaf.layout.size for leaf in self.staged)
+        staged = sum(leaf.layout.numbers for leaf in self.staged)
         return (int(self.starts[-1]) - staged) * np.dtype(self.dtype).itemsize
 
     def call(

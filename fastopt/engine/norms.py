@@ -124,13 +124,13 @@ def norms(
     again : whether other passes may be needed; float32 numbers have squares that float64 holds
     each : as in `OneProcess.add_up`
     """
-    found = {name: Norm(_root(sums)) for name, sums in processes.add_up(run_pass(None), each).items()}
+    by_name = {name: Norm(_root(sums)) for name, sums in processes.add_up(run_pass(None), each).items()}
     for kind in (LARGE, SMALL) if processes.has_float64(again) else ():
-        wanted = [name for name, norm in found.items() if norm.exponent == 0 and _kind(norm) == kind]
-        if wanted:
+        inexact = [name for name, norm in by_name.items() if norm.exponent == 0 and _kind(norm) == kind]
+        if inexact:
             sums = processes.add_up(run_pass(kind), each)
-            found.update({name: Norm(_root(sums[name]), _EXPONENTS[kind]) for name in wanted})
-    return found
+            by_name.update({name: Norm(_root(sums[name]), _EXPONENTS[kind]) for name in inexact})
+    return by_name
 
 
 def clipped(factor: float, norm: float, most: float) -> float:

@@ -75,7 +75,7 @@ def _are_objects(given: Any, stepped: bool) -> bool:
 
 def _free(name: Hashable, names: Names) -> Hashable:
     """A name, or the first number where another object has it."""
-    taken = {known for _, known in names.values()}
+    taken = {used for _, used in names.values()}
     return name if name not in taken else next(text for text in map(str, range(len(taken) + 1)) if text not in taken)
 
 

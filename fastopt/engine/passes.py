@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from functools import cached_property
 from typing import Any, cast
+
+import numpy as np
 
 from fastopt.engine import norms
 from fastopt.engine.address_checks import check_addresses
@@ -13,7 +15,7 @@ from fastopt.engine.norms import Norm, OneProcess
 from fastopt.flat import Array
 from fastopt.kernels import flags
 from fastopt.kernels.passes import COMPENSATION, NONFINITE, SECOND_COMPENSATION, SECOND_TOTAL, TOTAL
-from fastopt.kernels.rule import GRADIENT_MEASURE, NO_RULE, Rule
+from fastopt.kernels.rule import GRADIENT_MEASURE, NO_RULE, Factors, Rule
 
 # Of statistics of norms.
 SUMS, SECOND_SUMS = slice(TOTAL, COMPENSATION + 1), slice(SECOND_TOTAL, SECOND_COMPENSATION + 1)
@@ -52,10 +54,10 @@ class Passes:
         leaves = self._leaves_by_row()
 
         def run_pass(kind: str | None) -> dict[Hashable, list[Array]]:
-            found: dict[Hashable, list[Array]] = {}
+            sums_of_leaves: dict[Hashable, list[Array]] = {}
             for row, sums in self._sums_by_row(*_gradient_pass(kind)):
-                found.setdefault(leaves[row], []).append(sums[:, SUMS])
-            return found
+                sums_of_leaves.setdefault(leaves[row], []).append(sums[:, SUMS])
+            return sums_of_leaves
 
         of_leaves = norms.norms(run_pass, self._has_float64, 1, self.processes)
         return {row: of_leaves[leaf] for row, leaf in leaves.items()}
@@ -79,25 +81,25 @@ class Passes:
         leaves = self._leaves_by_row()
 
         def run_pass(kind: str | None) -> dict[tuple[Hashable, int], list[Array]]:
-            found: dict[tuple[Hashable, int], list[Array]] = {}
+            of_leaves: dict[tuple[Hashable, int], list[Array]] = {}
             for row, sums in self._sums_by_row(kind or "measure", measuring, transforms, params):
                 for number, columns in enumerate((SUMS, SECOND_SUMS)):
-                    found.setdefault((leaves[row], number), []).append(sums[:, columns])
-            return found
+                    of_leaves.setdefault((leaves[row], number), []).append(sums[:, columns])
+            return of_leaves
 
-        found = norms.norms(run_pass, self._has_float64, 2, self.processes)
-        sizes = {leaf.scalar_row: self.processes.size(leaf.key, leaf.layout.size) for leaf in self.table.active}
-        return {row: (found[leaf, 0], found[leaf, 1], sizes[row]) for row, leaf in leaves.items()}
+        of_leaves = norms.norms(run_pass, self._has_float64, 2, self.processes)
+        sizes = {leaf.scalar_row: self.processes.size(leaf.key, leaf.layout.numbers) for leaf in self.table.active}
+        return {row: (of_leaves[leaf, 0], of_leaves[leaf, 1], sizes[row]) for row, leaf in leaves.items()}
 
     def aligned(
         self, params: Any, scalars: list[tuple[float, ...]], transforms: tuple[str, ...]
     ) -> dict[int, tuple[int, int]]:
         """For each row of scalars how many elements a step moves against the gradient, and of how many."""
         self.table.write_scalars(scalars)
-        leaves, found = self._leaves_by_row(), cast("dict[Hashable, list[Array]]", {})
+        leaves, sums_of_leaves = self._leaves_by_row(), cast("dict[Hashable, list[Array]]", {})
         for row, sums in self._sums_by_row("aligned", self.table.rule, transforms, params):
-            found.setdefault(leaves[row], []).append(sums[:, SUMS])
-        counts = self.processes.add_up(found, 1)
+            sums_of_leaves.setdefault(leaves[row], []).append(sums[:, SUMS])
+        counts = self.processes.add_up(sums_of_leaves, 1)
         sizes = {leaf.scalar_row: self.processes.size(leaf.key, leaf.size) for leaf in self.table.active}
         return {row: (round(sum(counts[leaf])), sizes[row]) for row, leaf in leaves.items()}
 
@@ -105,24 +107,37 @@ class Passes:
         """The sums over all leaves of the two numbers of the rule's totals."""
         self.table.write_scalars(scalars)
         assert self.table.rule.totalling is not None
-        found = self._pass("totals", self.table.rule.totalling, transforms, params)
+        parts = self._pass("totals", self.table.rule.totalling, transforms, params)
         one, other = (
-            norms.total(self.processes.add_up({None: [statistics[:, part] for statistics in found]}, 0)[None])
+            norms.total(self.processes.add_up({None: [statistics[:, part] for statistics in parts]}, 0)[None])
             for part in (SUMS, SECOND_SUMS)
         )
         return one, other
 
     def prepare(
-        self, params: Any, scalars: list[tuple[float, ...]], transforms: tuple[str, ...], settings_by_row: list[Any]
-    ) -> None:
-        """Fills the last state slot, and prepares each array of it by the settings of its row; writes no other."""
+        self,
+        params: Any,
+        scalars: list[tuple[float, ...]],
+        transforms: tuple[str, ...],
+        settings_by_row: list[Any],
+        steps: list[int],
+        factors: Mapping[Hashable, Factors],
+    ) -> dict[Hashable, Factors]:
+        """Fills the last state slot, and prepares each array of it by the settings of its row; writes no other.
+
+        Returns the new factors of the arrays that have some.
+        """
         self.table.write_scalars(scalars)
         assert self.table.rule.preparing is not None
         self._run_before("prepare", self.table.rule.preparing, transforms, params)
-        views = self.table.state.views[self.table.rule.state[-1]]
-        for leaf in self.table.leaves:
-            if leaf.row >= 0:
-                settings_by_row[leaf.scalar_row].prepared(views[leaf.key])
+        views, prepared = self.table.state.views[self.table.rule.state[-1]], {}
+        with np.errstate(all="ignore"):  # NaN and infinity go through
+            for leaf in self.table.active:
+                row, parameter = leaf.scalar_row, leaf.array if leaf.staged is None else leaf.staged
+                new = settings_by_row[row].prepared(views[leaf.key], parameter, steps[row], factors.get(leaf.key, {}))
+                if new:
+                    prepared[leaf.key] = new
+        return prepared
 
     def _sums_by_row(self, *call: Any) -> Iterator[tuple[int, Array]]:
         """The row of scalars of each array, and its rows of the statistics."""

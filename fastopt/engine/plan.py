@@ -27,6 +27,7 @@ from fastopt.engine.state import State
 from fastopt.flat import Array
 from fastopt.groups import Groups
 from fastopt.kernels import array_scan, flags
+from fastopt.kernels.rule import Factors
 from fastopt.rows import Rows
 from fastopt.settings import PlanSettings
 from fastopt.tuning import AS_THEY_COME, Tuner
@@ -125,11 +126,11 @@ class Plan:
 
     def finds_all_as_before(self, params: Any, grads: Any) -> bool:
         """Whether the compiled check is enough for these arguments; if so, the plan has taken up the gradients."""
-        found, table = self.check(params, grads), self.table
-        self.checked = bool(found)
-        if found:
+        gradients, table = self.check(params, grads), self.table
+        self.checked = bool(gradients)
+        if gradients:
             bare = table.container.is_bare
-            table.gradients = [grads if table.form == "arrays" else grads.buffer] if bare else found
+            table.gradients = [grads if table.form == "arrays" else grads.buffer] if bare else gradients
         return self.checked
 
     def _can_write(self, params: Any, parameters: list[Any]) -> bool:
@@ -191,6 +192,9 @@ class Plan:
 
     estimates: Mapping[str, float] = MappingProxyType({})
     """The optimizer's estimates from totals, of a step on its way: before it, then after it."""
+
+    factors: Mapping[Any, Factors] = MappingProxyType({})
+    """Its factors by key, likewise."""
 
     # -- the step ------------------------------------------------------------------------------------------------------
 

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
 from typing import Any
 
 import numpy as np
-from numba import types
 
 from fastopt import checks, combinations
-from fastopt.engine import arguments
+from fastopt.engine import arguments, problem_gradients
 from fastopt.engine.address_checks import check_addresses
 from fastopt.engine.again import Again
 from fastopt.engine.execute import NOTHING
-from fastopt.engine.norms import LEAST_SUM, Norm, clipped
 from fastopt.engine.problem_counts import ProblemCounts
 from fastopt.engine.problem_scalars import of_rule, of_transform, spread
 from fastopt.engine.step import Step
 from fastopt.engine.transform_scalars import unclipped
 from fastopt.flat import Array
-from fastopt.kernels import flags, problems
+from fastopt.kernels import flags
 from fastopt.kernels.array_scan import address_of
-from fastopt.kernels.compile import compiled, problems_kernel
+from fastopt.kernels.compile import problems_kernel
 from fastopt.kernels.squares import largest, squares
 from fastopt.tuning import AS_THEY_COME
 
@@ -86,6 +83,7 @@ class ProblemStep(Step):
             name, shape = plan.table.name(leaf.key), leaf.array.shape
             if leaf.sparse is not None:
                 combinations.check_step(owner, {"batch_axis": True, "gradients that are Rows": True})
+            combinations.check_step(owner, {"batch_axis": True, "complex parameters": leaf.layout.is_complex})
             if leaf.row < 0:
                 raise ValueError(
                     f"{owner}: {name} has no gradient, or is frozen, but with batch_axis=0 all arrays of a problem "
@@ -120,6 +118,8 @@ class ProblemStep(Step):
         if isinstance(lr, np.ndarray) and lr.shape != (size,):
             raise ValueError(f"{owner}: lr has shape {lr.shape}, expected ({size},), one for each problem")
         self.problems: ProblemCounts = known
+        groups = optimizer.groups.values()
+        self.has_schedules = optimizer._scheduled or any(callable(v) for own in groups for v in own.values())
         self.skipped: Array | None = None
 
     def check_gradients(self) -> None:
@@ -130,15 +130,10 @@ class ProblemStep(Step):
         self.factor: Any = factor
         if not checks_them and most == math.inf:
             return
-        peaks, norms = self._measures(most < math.inf)
-        if norms is not None:
-            with np.errstate(all="ignore"):
-                scaled = norms * abs(factor)
-                self.factor = np.where(scaled <= most, factor, factor * (most / scaled))
-                for problem in np.flatnonzero(~np.isfinite(norms) | (norms < math.sqrt(LEAST_SUM))).tolist():
-                    self.factor[problem] = clipped(factor, self._norm(problem), most)
+        if most < math.inf:
+            self.factor = problem_gradients.factors(plan, self.problems.size, factor, most)
         if checks_them:
-            self._skip_or_raise(peaks)
+            self._skip_or_raise(problem_gradients.peaks(plan, self.problems.size))
 
     def _skip_or_raise(self, peaks: list[Array]) -> None:
         optimizer, plan = self.optimizer, self.plan
@@ -161,7 +156,10 @@ class ProblemStep(Step):
         if over.any():
             problem = int(np.argmax(over))
             number = next(number for number, bad in enumerate(bad_by_leaf) if bad[problem])
-            leaf, gradient = plan.table.active[number], self._gradient(number)[problem]
+            leaf, gradient = (
+                plan.table.active[number],
+                problem_gradients.gradient(plan, number, self.problems.size)[problem],
+            )
             name = f"{plan.table.name(leaf.key, 'grads')}[{problem}]"
             bad = ~np.isfinite(gradient)
             if bad.any():
@@ -175,49 +173,6 @@ class ProblemStep(Step):
 
     def _most(self, leaf: Any) -> float:
         return float(self.settings_by_row[leaf.scalar_row].clip_value)
-
-    def _gradient(self, number: int) -> Array:
-        """The gradient of an active leaf as the kernels see it: float[problems, elements of each]."""
-        leaf = self.plan.table.active[number]
-        itemsize, problems = leaf.layout.dtype.itemsize, self.problems.size
-        return _at(int(self.plan.table.addresses[leaf.row, 1]), leaf.layout.size * itemsize, leaf.layout.dtype).reshape(
-            problems, -1
-        )
-
-    def _measures(self, with_norms: bool) -> tuple[list[Array], Array | None]:
-        """The largest magnitude of each problem's gradient by leaf; the norm of all of it."""
-        size = self.problems.size
-        peaks, total, rest = [], np.zeros(size), np.zeros(size)
-        for number in range(len(self.plan.table.active)):
-            gradient = self._gradient(number)
-            out = np.empty((size, 3))
-            if flags.compiles():
-                _compiled_measures()(
-                    gradient.ctypes.data, gradient.itemsize.bit_length() - 1, size, gradient.shape[1], out
-                )
-            else:
-                out[:, 0] = np.abs(gradient).max(axis=1, initial=0)
-                out[:, 1:] = [_pair(row) for row in gradient.astype(np.float64)]
-            peaks.append(out[:, 0])
-            if with_norms:
-                with np.errstate(all="ignore"):
-                    new = total + out[:, 1]
-                    back = new - total
-                    rest += (total - (new - back)) + (out[:, 1] - back) + out[:, 2]
-                    total = new
-        with np.errstate(all="ignore"):
-            exact = np.where(np.isfinite(total), total + rest, total)
-            return peaks, np.sqrt(exact) if with_norms else None
-
-    def _norm(self, problem: int) -> Norm:
-        """The norm of a problem's gradient, where squares overflow or vanish."""
-        values = [self._gradient(number)[problem].astype(np.float64) for number in range(len(self.plan.table.active))]
-        whole = np.concatenate(values)
-        peak = float(np.abs(whole).max(initial=0.0))
-        if not 0 < peak < math.inf:
-            return Norm(math.sqrt(float(np.square(whole).sum())))
-        exponent = math.frexp(peak)[1]
-        return Norm(math.sqrt(math.fsum(np.square(np.ldexp(whole, -exponent)).tolist())), exponent)
 
     def find_scalars(self) -> None:
         """Works out the scalars of each row: numbers, or an array where they differ between problems."""
@@ -253,7 +208,7 @@ class ProblemStep(Step):
     def _scalars_at(self, count: int, chosen: Array | None) -> list[list[Any]]:
         """The scalars of each row at a step of some problems, without the scale of gradients."""
         settings = self.settings_by_row
-        if self.optimizer._scheduled or any(callable(v) for g in self.optimizer.groups.values() for v in g.values()):
+        if self.has_schedules:
             settings, _ = self.optimizer._settings_by_row(self.plan, count, {}, begins=False)
         others = [transform for transform in reversed(self.transforms) if transform != "scale"]
         return [
@@ -354,24 +309,3 @@ def check_active(owner: str, active: Array, size: int) -> None:
     """Raises where a mask is not of so many problems."""
     if active.shape != (size,):
         raise ValueError(f"{owner}: active has shape {active.shape}, expected ({size},), a bool for each problem")
-
-
-def _at(address: int, size: int, dtype: Any) -> Array:
-    """The memory at an address as an array."""
-    memory: Any = (ctypes.c_char * size).from_address(address) if size else b""
-    found: Array = np.frombuffer(memory, dtype)
-    return found
-
-
-def _pair(values: Array) -> tuple[float, float]:
-    numbers = np.square(values).tolist()
-    total = sum(numbers)
-    if not math.isfinite(total):
-        return total, 0.0
-    total = math.fsum(numbers)
-    return total, math.fsum([*numbers, -total])
-
-
-def _compiled_measures() -> Any:
-    number = types.int64
-    return compiled(problems.problem_measures, number, number, number, number, types.Array(types.float64, 2, "C"))

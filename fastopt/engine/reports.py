@@ -10,6 +10,7 @@ from fastopt.engine.address_table import Table
 from fastopt.engine.containers import BARE
 from fastopt.engine.gradients import as_read
 from fastopt.kernels.passes import DOWN, FIELDS, UP
+from fastopt.pairs import pairs
 from fastopt.report import Report
 
 
@@ -27,7 +28,7 @@ def of_skipped_step(table: Table) -> Report:
             if leaf.row < 0:
                 continue
             if leaf.sparse is None:
-                gradient, parameter = as_read(given, leaf.layout), leaf.array
+                gradient, parameter = pairs(as_read(given, leaf.layout)), pairs(leaf.array)
             else:
                 gradient, parameter = leaf.sparse.sums, leaf.array[leaf.sparse.distinct]
             plain, large, small = (

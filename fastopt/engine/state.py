@@ -15,6 +15,7 @@ from fastopt.kernels import arena, codecs
 from fastopt.kernels.averages import SLOTS
 from fastopt.kernels.codecs import FLOAT32
 from fastopt.kernels.rule import Rule
+from fastopt.pairs import is_complex, pairs, part_dtype
 
 AVERAGED = frozenset(SLOTS.values())
 """The slots of averages of the weights, which are never stored in fewer bits."""
@@ -34,7 +35,26 @@ class Layout(NamedTuple):
 
     @property
     def size(self) -> int:
+        """The number of elements."""
         return math.prod(self.shape)
+
+    @property
+    def is_complex(self) -> bool:
+        return is_complex(self.dtype)
+
+    @property
+    def numbers(self) -> int:
+        """The number of real numbers that kernels see: complex elements have two."""
+        return self.size * (1 + self.is_complex)
+
+    @property
+    def part_dtype(self) -> np.dtype[Any]:
+        """Their dtype."""
+        return part_dtype(self.dtype)
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * self.dtype.itemsize
 
 
 def layout_of(array: Array | Codes) -> Layout:
@@ -87,7 +107,7 @@ class Allocation:
             for slot, block in zip(whole, blocks, strict=True):
                 start_value = slots[slot]
                 if start_value is not PARAMETER and start_value != 0.0:
-                    block[...] = start_value
+                    pairs(block)[...] = start_value
                 start = 0
                 for key, layout in alike.items():
                     view = block[start : start + layout.size]
@@ -297,18 +317,18 @@ def state_for(
     named : the parameters and their names in error texts
     storages : how the state of each is to be stored
     """
-    known: Mapping[Hashable, Layout] = {} if state is None else state.layouts
+    layouts_before: Mapping[Hashable, Layout] = {} if state is None else state.layouts
     for key, (name, array) in named.items():
-        if key in known:
-            array_checks.replaced(owner, name, array, *known[key][:2])
+        if key in layouts_before:
+            array_checks.replaced(owner, name, array, *layouts_before[key][:2])
     arrays = {key: array for key, (_, array) in named.items()}
-    begun = {key: array for key, array in arrays.items() if key not in known}
+    begun = {key: array for key, array in arrays.items() if key not in layouts_before}
     layouts = {key: layout_of(array)._replace(storage=storages.get(key, FLOAT32)) for key, array in begun.items()}
     if state is None:
         return State(slots, layouts, rule.nonnegative, begun), set(begun)
     more = {slot: value for slot, value in slots.items() if slot not in state.slots}
     if more:  # an average that is wanted from now on
-        missing = [key for key in known if key not in arrays]
+        missing = [key for key in layouts_before if key not in arrays]
         if missing and PARAMETER in more.values():
             raise ValueError(checks.first_average(owner, missing))
         state = state.with_slots(more, arrays)

@@ -8,9 +8,7 @@ from itertools import chain
 from time import perf_counter_ns
 from typing import Any, cast
 
-import numpy as np
-
-from fastopt import checks, threads, tuning
+from fastopt import checks, combinations, threads, tuning
 from fastopt.engine import (
     averaging,
     catch_up,
@@ -74,8 +72,6 @@ def make(optimizer: Any, params: Any, grads: Any, report: bool, summed: int = 0)
     """
     step = Step(optimizer, params, grads, report, summed)
     step.ask_settings()
-    if isinstance(step.settings.__dict__.get("lr"), np.ndarray):
-        raise TypeError(checks.rates_without_problems(type(optimizer).__name__))
     step.take_plan()
     step.find_rule_scalars()
     unfit = step.unfit_gradients()
@@ -94,7 +90,7 @@ class Step:
     __slots__ = (
         *"optimizer attributes params grads wants_report number asked previous_calls settings".split(),
         *"groups by_array plan others is_reused settings_by_row transforms all_transforms scalars".split(),
-        *"counts averages counts_steps cohorts writes averaging sparse_step calls summed more".split(),
+        *"counts averages counts_steps cohorts writes averaging sparse_step calls summed more steps".split(),
     )
 
     def __init__(self, optimizer: Any, params: Any, grads: Any, report: bool, summed: int) -> None:
@@ -104,9 +100,9 @@ class Step:
         self.summed, self.more = summed, cast("dict[str, Any]", {})
         self.attributes: dict[str, Any] = optimizer.__dict__
         self.number = optimizer._steps + 1
-        known = self.attributes.get("_plan")
-        if known is not None and known.tuner is not None:
-            known.tuner.entered = perf_counter_ns()
+        plan = self.attributes.get("_plan")
+        if plan is not None and plan.tuner is not None:
+            plan.tuner.entered = perf_counter_ns()
         # Calls of the step before do not fit where this one ends halfway.
         self.previous_calls, self.attributes["_calls"] = self.attributes.get("_calls", ()), ()
 
@@ -135,6 +131,8 @@ class Step:
             )
         elif self.transforms is None:
             self.transforms = settings.__dict__["_transforms"] = settings._needed_transforms()
+        for row in plan.table.complex_rows:
+            combinations.check_complex(type(optimizer), self.settings_by_row[min(row, len(self.settings_by_row) - 1)])
         plan.summed = self.summed or 1
         if self.summed > 1 and "scale" not in self.transforms:
             self.transforms = ("scale", *self.transforms)
@@ -151,6 +149,9 @@ class Step:
             self.plan.estimates = estimates = self.optimizer._estimates
             for settings in self.settings_by_row:
                 settings.__dict__["_estimates"] = estimates
+        if self.plan.table.rule.factors:
+            self.plan.factors = self.optimizer._factors
+        self.steps = [self.counts[cohort] + 1 for cohort in self.plan.table.cohorts] if self.by_array else []
         self.scalars = _scalars(self.settings_by_row, self.plan.table.cohorts, self.counts)
 
     def unfit_gradients(self) -> str | None:
@@ -169,7 +170,7 @@ class Step:
                 transform_scalars.check_squares(self.settings, plan, self.grads, self.settings_by_row, self.transforms)
             if self.transforms or self.by_array:
                 self.scalars = transform_scalars.added(
-                    self.settings, plan, self.params, self.settings_by_row, self.scalars, self.transforms
+                    self.settings, plan, self.params, self.settings_by_row, self.scalars, self.transforms, self.steps
                 )
         except TooLarge as error:
             return str(error)
@@ -260,6 +261,8 @@ class Step:
                 attributes["_calls"], attributes["_accumulated"] = self.calls, 0
                 if plan.table.rule.totals:
                     attributes["_estimates"] = plan.estimates
+                if plan.table.rule.factors:
+                    attributes["_factors"] = plan.factors
                 attributes.update(self.more)
                 if not self.wants_report:
                     attributes["_others"] = self.others

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from fastopt import constraints
-from fastopt.engine.arguments import nonfinite_squared_norm, nonfinite_squares
+from fastopt.engine.arguments import nonfinite_squared_norm, nonfinite_squares, nonfinite_sums
 from fastopt.engine.gradients import first_bad
 from fastopt.engine.norms import Norm, clipped, quick_clipped
 from fastopt.engine.plan import Plan
 from fastopt.kernels.caution import scale_of_share
 from fastopt.kernels.constraints import BY_METRIC
-from fastopt.kernels.rule import Rule
+from fastopt.kernels.rule import Factors, Rule
 from fastopt.kernels.squares import largest
+from fastopt.pairs import part_dtype
 
 PROXIMAL = tuple(BY_METRIC)
 """Transforms whose scalars take the step count of each leaf."""
@@ -48,12 +49,19 @@ def added(
     settings_by_row: list[Any],
     scalars: list[tuple[float, ...]],
     transforms: tuple[str, ...],
+    steps: list[int],
 ) -> list[tuple[float, ...]]:
-    """The scalars of each row: of the rule, the trust ratio where it has measures, and of the transforms."""
+    """The scalars of each row: of the rule, the trust ratio where it has measures, and of the transforms.
+
+    steps : the step count of each row
+    """
     of_transforms = _scalars_of_transforms(settings, plan, settings_by_row, transforms)
     rows = [of_rule + more for of_rule, more in zip(scalars, of_transforms, strict=True)]
     if plan.table.rule.prepare:
-        plan.passes.prepare(params, rows, transforms, settings_by_row)
+        new = plan.passes.prepare(params, rows, transforms, settings_by_row, steps, plan.factors)
+        if settings.on_nonfinite != "propagate":
+            _check_factors(plan, new)
+        plan.factors = {**plan.factors, **new}
     if plan.table.rule.totals and plan.processes.any(bool(plan.table.active)):
         plan.estimates = settings.estimated(*plan.passes.totals(params, rows, transforms), plan.estimates)
         rows = [
@@ -101,7 +109,7 @@ def with_prox(
 
     steps : the step count of each row
     """
-    found = []
+    extended = []
     for row, settings, step in zip(rows, settings_by_row, steps, strict=True):
         scalars = list(row)
         for name in PROXIMAL:
@@ -111,8 +119,8 @@ def with_prox(
                 if name == "l2_prox" and rule.metric is None:
                     amount /= 1 + amount
                 scalars[len(rule.scalars) + transforms[::-1].index(name)] = amount
-        found.append(tuple(scalars))
-    return found
+        extended.append(tuple(scalars))
+    return extended
 
 
 class TooLarge(ArithmeticError):
@@ -138,7 +146,7 @@ def check_squares(
             return ~np.isfinite(np.square(np.minimum(np.abs(seen * factor), most)))
 
     bad = first_bad(plan.table, grads, is_bad)
-    text = None if bad is None else nonfinite_squares(plan.table.owner, *bad, largest(bad[1].dtype))
+    text = None if bad is None else nonfinite_squares(plan.table.owner, *bad, largest(part_dtype(bad[1].dtype)))
     if plan.processes.any(text is not None):
         raise TooLarge(plan.processes.first(text))
 
@@ -146,10 +154,20 @@ def check_squares(
 def _check_squared_norms(plan: Plan, norms: dict[int, tuple[Norm, Norm, int]], squares: list[float]) -> None:
     text = None
     for leaf in plan.table.active:
-        dtype = leaf.layout.dtype
+        dtype = leaf.layout.part_dtype
         if text is None and leaf.scalar_row in norms and not squares[leaf.scalar_row] <= float(np.finfo(dtype).max):
             name, norm = plan.table.name(leaf.key, "grads"), norms[leaf.scalar_row][0]
             text = nonfinite_squared_norm(plan.table.owner, name, norm, dtype, largest(dtype))
+    if plan.processes.any(text is not None):
+        raise TooLarge(plan.processes.first(text))
+
+
+def _check_factors(plan: Plan, factors: Mapping[Any, Factors]) -> None:
+    text = None
+    for leaf in plan.table.active:
+        arrays = factors.get(leaf.key, {}).values()
+        if text is None and not all(np.isfinite(array).all() for array in arrays):
+            text = nonfinite_sums(plan.table.owner, plan.table.name(leaf.key, "grads"), leaf.layout.dtype)
     if plan.processes.any(text is not None):
         raise TooLarge(plan.processes.first(text))
 

@@ -160,10 +160,10 @@ class Experiment:
         self.body = body
         self.name = body.__module__.rsplit(".", 1)[1].replace("_", "-")
         self.summary = str(body.__doc__).split("\n", 1)[0]
-        own = list(inspect.signature(body).parameters.values())[1:]
-        self.options = [option.name for option in own]
+        parameters = list(inspect.signature(body).parameters.values())[1:]
+        self.options = [option.name for option in parameters]
         shared = list(inspect.signature(self.__call__).parameters.values())[:-1]
-        keyword_only = [option.replace(kind=option.KEYWORD_ONLY) for option in own]
+        keyword_only = [option.replace(kind=option.KEYWORD_ONLY) for option in parameters]
         self.__signature__ = inspect.Signature([*shared, *keyword_only], return_annotation="Result")
         self.__doc__ = f"{inspect.cleandoc(body.__doc__ or '')}\n\n{inspect.cleandoc(str(Experiment.__doc__))}"
 
@@ -208,8 +208,8 @@ class Experiment:
 
 def experiment(name: str) -> Experiment:
     """The experiment of one of the names in `fastopt.experiments.NAMES`."""
-    found: Experiment = import_module(f"fastopt.experiments.{name.replace('-', '_')}").run
-    return found
+    run: Experiment = import_module(f"fastopt.experiments.{name.replace('-', '_')}").run
+    return run
 
 
 def files(folder: Path, name: str, picture_format: str = "png") -> tuple[Path, Path]:

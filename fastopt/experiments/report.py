@@ -51,8 +51,8 @@ def main(
         for name in names:
             run = experiment(name)
             console.print(f"[bold]{name}[/]: {run.summary}", highlight=False)
-            own: dict[str, Any] = {option: value for option, value in options.items() if option in run.options}
-            result = run(**settings, **own, console=console)
+            given: dict[str, Any] = {option: value for option, value in options.items() if option in run.options}
+            result = run(**settings, **given, console=console)
             result.save(out, picture_format)
             results.append(result)
             _show(result, out, console, picture_format)

@@ -146,6 +146,7 @@ class Plain:
             rule.estimates = rule.estimate(*(float(sum(np.sum(x) for x in xs)) for xs in zip(*both, strict=True)))
         for key, p in params.items():
             g = rule._decayed(p, grads[key]) if rule.weight_decay else grads[key]
+            rule.factors = rule.kept.setdefault(key, {})
             rule.step(p, g, *self.state[key])
 
 

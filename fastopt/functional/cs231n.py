@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from fastopt import checks
+from fastopt import array_checks
 from fastopt.flat import Array
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers import SGD, Adam, Momentum, RMSProp
@@ -79,14 +79,13 @@ class _Stepper:
     """An optimizer and its state by the names of the course, kept in a config so that buffers are made once."""
 
     def __init__(self, optimizer: Optimizer, like: Array, slots: dict[str, str]) -> None:
-        if slots and like.dtype in checks.DTYPES:  # otherwise the step says what is wrong
+        fits = like.dtype in array_checks.PARAMETER_DTYPES
+        if slots and fits:  # otherwise the step says what is wrong
             # Buffers for what stands in the config, whose values are copied into them before each step.
             empty = {slot: np.zeros_like(like) for slot in slots.values()}
             optimizer.load_state_dict({**optimizer.state_dict(), "state": empty})
         self.optimizer, self.fits = optimizer, (type(optimizer), like.shape, like.dtype)
-        self.state: dict[str, Array] = {
-            name: getattr(optimizer, slot) for name, slot in slots.items() if like.dtype in checks.DTYPES
-        }
+        self.state: dict[str, Array] = {name: getattr(optimizer, slot) for name, slot in slots.items() if fits}
 
     def __reduce__(self) -> Any:
         return _nothing, ()  # copies of a config get buffers of their own

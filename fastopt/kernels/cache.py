@@ -103,20 +103,20 @@ def through_cache(make: Callable[[], Any], compile: Callable[[Any], Any]) -> Any
     problem: Exception | None = None
     for again in (False, True):
         try:
-            made = make()
-            enable(made)
+            dispatcher = make()
+            enable(dispatcher)
             if again:
-                made._cache.flush()
-            compile(made)
-            return made
+                dispatcher._cache.flush()
+            compile(dispatcher)
+            return dispatcher
         except numba.errors.NumbaError:
             raise  # of the formula, not of the cache
         except Exception as error:
             problem = error
-    made = make()
-    compile(made)
+    dispatcher = make()
+    compile(dispatcher)
     _say_once(problem)
-    return made
+    return dispatcher
 
 
 UNREADABLE: list[Exception] = []

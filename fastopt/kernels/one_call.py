@@ -162,17 +162,17 @@ def _collect(plan, arrays, items, held, exact):
         value = peek(held + 8 * node)
         kind, expected = peek(value + TYPE), nodes[node, NODE_KIND]
         form, size = nodes[node, NODE_FORM], nodes[node, NODE_SIZE]
-        mine = children[nodes[node, FIRST_CHILD] : nodes[node, FIRST_CHILD] + size]
+        targets = children[nodes[node, FIRST_CHILD] : nodes[node, FIRST_CHILD] + size]
         if kind != expected and exact:
             return False
         if value == none and node != 0:
             for child in range(size):
-                if not _hand_on(none, mine[child, TARGET], items, held, none):
+                if not _hand_on(none, targets[child, TARGET], items, held, none):
                     return False
         elif form == MAPPING:
             if kind != expected and kind != word(plan, DICT) and kind != word(plan, FLAT_DICT):
                 return False
-            if not _collect_dict(plan, value, mine, items, held):
+            if not _collect_dict(plan, value, targets, items, held):
                 return False
         else:
             if kind == word(plan, LIST) or (kind == expected and form == LISTED):
@@ -184,7 +184,7 @@ def _collect(plan, arrays, items, held, exact):
             if (form == NAMED and kind != expected) or peek(value + LENGTH_OF_TUPLE) != size:
                 return False
             for child in range(size):
-                if not _hand_on(peek(first + 8 * child), mine[child, TARGET], items, held, none):
+                if not _hand_on(peek(first + 8 * child), targets[child, TARGET], items, held, none):
                     return False
     return True
 
@@ -231,12 +231,12 @@ def _replace(plan, holder, place, number):
 
 def _list_of(items, count):
     """The address of a new list of objects; 0 if there is no memory for it."""
-    found = new_list(count)
-    if found != 0:
+    new = new_list(count)
+    if new != 0:
         for number in range(count):
             keep(peek(items + 8 * number))
-            set_in_list(found, number, peek(items + 8 * number))
-    return found
+            set_in_list(new, number, peek(items + 8 * number))
+    return new
 
 
 def _take_scalars(plan, scalars):
@@ -280,10 +280,10 @@ def _of_c(name: str, result: ir.Type, *kinds: ir.Type) -> Any:
             for value, kind in zip(args, kinds, strict=True)
         ]
         function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, kinds), name)
-        found = builder.call(function, given)
+        returned = builder.call(function, given)
         if result == ir.VoidType():
             return context.get_dummy_value()
-        return builder.ptrtoint(found, _INT64) if result == _POINTER else builder.sext(found, _INT64)
+        return builder.ptrtoint(returned, _INT64) if result == _POINTER else builder.sext(returned, _INT64)
 
     return generate
 

@@ -43,7 +43,7 @@ SUMMED = 1024
 # The processor's own prefetching ends at the borders of pages of 4 kB, so a loop over several arrays in memory waits at
 # each of them. Where a model outgrows the caches a step therefore asks for the lines of a strip a page ahead: Adam on
 # 30 million numbers takes 1.00 of the same traffic without arithmetic, and 0.87 of its time without this (`alone` in
-# `bench.loop_gate`). In the caches it would cost 4 to 18 %.
+# `bench.loop_gate`). In the caches it would cost 2 to 18 %.
 STRIP_BYTES, AHEAD = 512, 4096
 
 # Elements whose measures wait in a block on the stack to be added up.

@@ -7,25 +7,26 @@ registers. So the loop is vectorised however few numbers a problem has.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import prange, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from fastopt.kernels.compose import clone
 from fastopt.kernels.intrinsics import (
     addresses,
     call,
-    fetch_add,
     load,
     numbers,
     peek,
     row_address,
     store,
 )
-from fastopt.kernels.loops import APART, PIECE
+from fastopt.kernels.loops import parallel, serial
 from fastopt.kernels.stores import stack_bytes
 
 BLOCK = 512
@@ -33,6 +34,9 @@ BLOCK = 512
 
 AT_ONCE = 16
 """Elements that a scalar is stored to at a time, also where a problem has fewer: the next one overwrites them."""
+
+TOGETHER = 256
+"""Problems whose sums are in the caches together."""
 
 STRIDE = 8 * (BLOCK + 2 * AT_ONCE)
 """Bytes between the scalars on the stack; not a power of two."""
@@ -122,9 +126,15 @@ def problems_loop(row, scalars, parameter, constants, form, first, last):
     zero = DTYPE(0)
     for element in range(first, last):
         old = load((parameter, *where[1:]), element, DTYPE)
-        own = spread(fixed, scalars, element, PLACES, DTYPE)
-        new = rule(*(old + own[:-1]))
-        store((parameter, *written[1:]), element, choose(own[-1] != zero, new, (old[0], *old[2:BEHIND])), SMALL, DTYPE)
+        spread_scalars = spread(fixed, scalars, element, PLACES, DTYPE)
+        new = rule(*(old + spread_scalars[:-1]))
+        store(
+            (parameter, *written[1:]),
+            element,
+            choose(spread_scalars[-1] != zero, new, (old[0], *old[2:BEHIND])),
+            SMALL,
+            DTYPE,
+        )
 
 
 def at(address):
@@ -200,44 +210,64 @@ def walk_problems(kernel, shift, table, starts, first, last):
         array += 1
 
 
-def serial_problems(address, shift, table, starts, threads):
-    """Applies a rule to every problem; `shift` is the size of an element as a power of two, the rest as of `serial`."""
-    walk_problems(address, shift, table, starts, 0, starts[-1])
+# The drivers take the size of an element as a power of two where those of `loops.py` take a form.
+serial_problems = clone(serial, "serial_problems", {"run": walk_problems})
+parallel_problems = clone(parallel, "parallel_problems", {"run": walk_problems})
 
 
-def parallel_problems(address, shift, table, starts, threads):
-    """The same on several threads, see `loops.parallel`."""
-    total = starts[-1]
-    pieces = (total + PIECE - 1) // PIECE
-    taken = np.zeros(threads * APART, dtype=np.int64)
-    for thread in prange(threads):
-        for turn in range(threads):
-            share = (thread + turn) % threads
-            begin, end = pieces * share // threads, pieces * (share + 1) // threads
-            piece = begin + fetch_add(taken, share * APART)
-            while piece < end:
-                walk_problems(address, shift, table, starts, piece * PIECE, min(piece * PIECE + PIECE, total))
-                piece = begin + fetch_add(taken, share * APART)
+def gathered(gradient, shift, width, start, count, column):
+    """Copies an element of each of some problems to `column`, of which the first is `start`."""
+    if shift == 2:
+        for place in range(count):
+            column[place] = np.float64(load((gradient,), start + place * width, np.float32)[0])
+    else:
+        for place in range(count):
+            column[place] = load((gradient,), start + place * width, np.float64)[0]
 
 
-def problem_measures(gradient, shift, problems, width, out):
-    """Of each problem's gradient at an address: largest magnitude, NaN if there is one, and sum of squares as a pair.
+def problem_peaks(gradient, shift, problems, width, peaks):
+    """The largest magnitude of each problem's gradient at an address, NaN if there is one; zero before the first."""
+    column = np.empty(TOGETHER)
+    for first in range(0, problems, TOGETHER):
+        largest = peaks[first : first + TOGETHER]
+        for element in range(width):
+            gathered(gradient, shift, width, first * width + element, len(largest), column)
+            for place in range(len(largest)):
+                size, before = abs(column[place]), largest[place]
+                largest[place] = before if size <= before or before != before else size
 
-    out : float64[problems, 3]
+
+def problem_squares(gradient, shift, problems, width, totals, rests):
+    """Adds the squares of each problem's gradient to a sum, and what rounding takes from it to another.
+
+    The sums of problems do not wait for one another, so several are added to at a time.
     """
-    for problem in range(problems):
-        largest = total = rest = 0.0
-        for element in range(problem * width, problem * width + width):
-            value = 0.0
-            if shift == 2:
-                value = np.float64(load((gradient,), element, np.float32)[0])
-            else:
-                value = load((gradient,), element, np.float64)[0]
-            size = abs(value)
-            largest = largest if size <= largest or largest != largest else size
-            square = value * value
-            new = total + square
-            back = new - total
-            rest += (total - (new - back)) + (square - back)
-            total = new
-        out[problem, 0], out[problem, 1], out[problem, 2] = largest, total, rest
+    column = np.empty(TOGETHER)
+    for first in range(0, problems, TOGETHER):
+        sums, lost = totals[first : first + TOGETHER], rests[first : first + TOGETHER]
+        for element in range(width):
+            gathered(gradient, shift, width, first * width + element, len(sums), column)
+            for place in range(len(sums)):
+                square, total = column[place] * column[place], sums[place]
+                new = total + square
+                back = new - total
+                lost[place] += (total - (new - back)) + (square - back)
+                sums[place] = new
+
+
+def problem_factors(totals, rests, factor, most, least, factors):
+    """The factor of each problem's gradient by the norm of which it has most; how many are clipped, and how many odd.
+
+    totals, rests : sums of squares; those beyond float64, or below `least`, make a problem odd, and its factor NaN
+    """
+    clipped = odd = 0
+    for problem in range(len(totals)):
+        total = totals[problem]
+        is_odd = not (least <= total < np.inf)
+        norm = math.sqrt(total + rests[problem])
+        scaled = norm * abs(factor)
+        is_clipped = not scaled <= most
+        factors[problem] = np.nan if is_odd else factor * (most / scaled) if is_clipped else factor
+        clipped += is_clipped
+        odd += is_odd
+    return clipped, odd

@@ -173,8 +173,8 @@ def _callback(kind: str, dtype: str) -> Any:
 def callback(kind: str, dtype: str) -> CFunc:
     """The loop of a constraint, not compiled yet and without the disk cache."""
     name = f"{kind}_{dtype}_{digest_of(group_loop, PROJECTIONS[kind])}"
-    own = _bound(PROJECTIONS[kind], dtype, name, njit(**FLAGS, **INNER), {})
-    return CFunc(clone(group_loop, f"groups_{name}", {"constrain": own}), LOOP, {}, FLAGS)
+    constrain = _bound(PROJECTIONS[kind], dtype, name, njit(**FLAGS, **INNER), {})
+    return CFunc(clone(group_loop, f"groups_{name}", {"constrain": constrain}), LOOP, {}, FLAGS)
 
 
 def _bound(function: Any, dtype: str, name: str, compile: Callable[[Any], Any], more: dict[str, Any]) -> Any:

@@ -32,13 +32,13 @@ def in_pure_python(rule: Rule) -> InterpretedRule:
 
 def on_arrays(formula: Callable[..., Any]) -> Callable[..., Any]:
     """The formula with NumPy's functions for those of `math`, which keep the dtype and take arrays too."""
-    found = inspect.getclosurevars(formula).globals
-    return clone(formula, formula.__name__, {name: _numpy_form(value) for name, value in found.items()})
+    names = inspect.getclosurevars(formula).globals
+    return clone(formula, formula.__name__, {name: _numpy_form(value) for name, value in names.items()})
 
 
 def _numpy_form(value: Any) -> Any:
     if value is math:
-        return types.SimpleNamespace(**{name: _numpy_form(known) for name, known in vars(math).items()})
+        return types.SimpleNamespace(**{name: _numpy_form(function) for name, function in vars(math).items()})
     if getattr(value, "__module__", None) == "math":  # from math import sqrt
         return getattr(np, value.__name__, None) or _without_errors(value)
     return on_arrays(value) if isinstance(value, types.FunctionType) else value
@@ -94,8 +94,8 @@ def interpreted(rule: Rule, dtype: str, which: str, transforms: tuple[str, ...] 
             if which == "norm":
                 cells[TOTAL], cells[COMPENSATION] = _squares(gradient)
             elif which == "totals":
-                found = [formula(*(array[index] for array in arrays), *constants) for index in range(size)]
-                for cell, values in enumerate(np.array(found, np.float64).reshape(-1, 2).T):
+                results = [formula(*(array[index] for array in arrays), *constants) for index in range(size)]
+                for cell, values in enumerate(np.array(results, np.float64).reshape(-1, 2).T):
                     cells[2 * cell], cells[2 * cell + 1] = _sum(values.tolist())
             elif which == "aligned":
                 count = sum(bool(formula(*(array[index] for array in arrays), *constants)) for index in range(size))

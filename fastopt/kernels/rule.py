@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import dis
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from fastopt.kernels.averages import AVERAGES
 from fastopt.kernels.constraints import BOUND_COLUMNS, COLUMNS
 from fastopt.kernels.intrinsics import FLUSHED, KEPT, SIGN_KEPT
+
+Factors = Mapping[str, np.ndarray[Any, Any]]
+"""Arrays that a rule keeps of one parameter besides its state slots, by name."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,7 @@ class Rule:
         that returns by what the optimizer's `effective_lr` is divided
     prepare : for a rule that needs whole arrays: a formula that takes the same and returns one number, which goes to
         the last state slot before the step; the optimizer's `prepared` then has each array of that slot.
+    factors : for such a rule: the shapes, by name, of the arrays of other shapes that it keeps of an array of a shape
     """
 
     formula: Callable[..., Any]
@@ -50,6 +56,7 @@ class Rule:
     nonnegative: tuple[str, ...] = ()
     squares_norms: bool = False
     metric: Callable[..., Any] | None = None
+    factors: Callable[[tuple[int, ...]], dict[str, tuple[int, ...]]] | None = None
 
     @cached_property
     def is_by_array(self) -> bool:

@@ -80,12 +80,12 @@ class Objective:
     def _value_and_gradient(self, x: Any) -> tuple[Any, Any]:
         self.nfev += 1
         self.njev += 1
-        found = self._call(self._fun, x)
-        if not isinstance(found, tuple | list) or len(found) != 2:
+        result = self._call(self._fun, x)
+        if not isinstance(result, tuple | list) or len(result) != 2:
             raise TypeError(
-                f"minimize: with jac=True fun must return the value and its gradient, got {type(found).__name__}"
+                f"minimize: with jac=True fun must return the value and its gradient, got {type(result).__name__}"
             )
-        return _checked_value(found[0], self.problems), found[1]
+        return _checked_value(result[0], self.problems), result[1]
 
     def _value(self, x: Any) -> Any:
         self.nfev += 1

@@ -29,28 +29,28 @@ class Options:
     @classmethod
     def of(cls, options: dict[str, Any], method: Any, tol: float | None) -> Options:
         """The options as they were given, checked; those that have other names are settings of the optimizer."""
-        own = {field.name for field in fields(cls)}
-        settings = {name: value for name, value in options.items() if name not in own}
-        chosen = {name: value for name, value in options.items() if name in own}
+        of_minimize = {field.name for field in fields(cls)}
+        settings = {name: value for name, value in options.items() if name not in of_minimize}
+        chosen = {name: value for name, value in options.items() if name in of_minimize}
         if tol is not None:
             chosen = {"gtol": tol, "ftol": tol} | chosen
-        chosen["optimizer"] = _optimizer(method, chosen.get("optimizer"), settings, own)
-        found = cls(**chosen)
-        if found.maxiter is not None:
-            found.maxiter = count("maxiter", found.maxiter, 0)
-        if found.patience is not None:
-            found.patience = count("patience", found.patience, 1)
-        if found.gtol is not None:
-            found.gtol = number("gtol", found.gtol, 0.0)
-        found.ftol = number("ftol", found.ftol, 0.0)
-        if found.smoothing is not None:
-            found.smoothing = number("smoothing", found.smoothing, 0.0, 1.0)
-        stochastic = found.rng is not None or found.batches is not None
-        if found.smoothing is None:
-            found.smoothing = 0.9 if stochastic else 0.0
+        chosen["optimizer"] = _optimizer(method, chosen.get("optimizer"), settings, of_minimize)
+        checked = cls(**chosen)
+        if checked.maxiter is not None:
+            checked.maxiter = count("maxiter", checked.maxiter, 0)
+        if checked.patience is not None:
+            checked.patience = count("patience", checked.patience, 1)
+        if checked.gtol is not None:
+            checked.gtol = number("gtol", checked.gtol, 0.0)
+        checked.ftol = number("ftol", checked.ftol, 0.0)
+        if checked.smoothing is not None:
+            checked.smoothing = number("smoothing", checked.smoothing, 0.0, 1.0)
+        stochastic = checked.rng is not None or checked.batches is not None
+        if checked.smoothing is None:
+            checked.smoothing = 0.9 if stochastic else 0.0
         if "gtol" not in chosen and not stochastic:
-            found.gtol = 1e-5
-        return found
+            checked.gtol = 1e-5
+        return checked
 
 
 def _optimizer(method: Any, given: Any, settings: dict[str, Any], options: Iterable[str]) -> Optimizer:
@@ -64,12 +64,12 @@ def _optimizer(method: Any, given: Any, settings: dict[str, Any], options: Itera
                 f"{names.did_you_mean(given.lower(), OPTIMIZERS)}, or an optimizer such as Adam(lr=0.1)"
             )
         kind = OPTIMIZERS[given.lower()]
-        known = kind._hyperparameters()
+        settable = kind._hyperparameters()
         for name in settings:
-            if name not in known:
+            if name not in settable:
                 raise TypeError(
-                    f"minimize: there is no option {name!r}{names.did_you_mean(name, [*options, *known])}; there are "
-                    f"{', '.join(sorted(options))}, and the settings of {kind.__name__}: {', '.join(known)}"
+                    f"minimize: there is no option {name!r}{names.did_you_mean(name, [*options, *settable])}; there "
+                    f"are {', '.join(sorted(options))}, and the settings of {kind.__name__}: {', '.join(settable)}"
                 )
         optimizer: Optimizer = kind(**settings)
     elif isinstance(given, Optimizer):

@@ -11,6 +11,7 @@ import numpy as np
 from fastopt import array_checks, checks, container_checks
 from fastopt.engine.containers import container_of
 from fastopt.flat import Array
+from fastopt.pairs import is_complex
 
 
 class Form:
@@ -97,8 +98,10 @@ def _float(owner: str, value: Any, name: str) -> Array:
     if array.dtype.kind in "iu":
         return array.astype(np.float64)
     if array.dtype not in checks.DTYPES:
+        cure = f"convert it: np.asarray({name}, dtype=np.float64)"
+        if is_complex(array.dtype):
+            cure = f"hand in real and imaginary parts, {name}.view(float), and view x as complex in fun"
         raise TypeError(
-            f"{owner}: {name} has dtype {array.dtype}, expected numbers or float32 or float64 arrays; convert it: "
-            f"np.asarray({name}, dtype=np.float64)"
+            f"{owner}: {name} has dtype {array.dtype}, expected numbers or float32 or float64 arrays; {cure}"
         )
     return array

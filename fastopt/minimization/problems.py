@@ -67,8 +67,8 @@ class ProblemDescent(Descent):
     def _norms(self) -> Array:
         """The largest magnitude in the gradient of each problem; NaN where there is one."""
         parts = [np.abs(part).reshape(self.size, -1) for part in self.form.gradients(self.gradient, self.x).values()]
-        found: Array = np.max([part.max(axis=1, initial=0.0) for part in parts], axis=0)
-        return found
+        norms: Array = np.max([part.max(axis=1, initial=0.0) for part in parts], axis=0)
+        return norms
 
     def _result(self, reason: Reason) -> Any:
         self.status[self.status == GOING_ON] = reason.status

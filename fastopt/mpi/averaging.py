@@ -56,11 +56,11 @@ class SharedAverages:
     def _gathered_average(self: Any, params: Any) -> Any:
         binding = self._bind("averaged", params)
         binding.fetch()
-        mine = self._on_all(lambda: self.optimizer.averaged(binding.slices))
+        of_rank = self._on_all(lambda: self.optimizer.averaged(binding.slices))
         arrays = {path: np.array(array, order="K") for path, array in binding.arrays.items()}
         copies = Binding(self._owner, arrays)
         copies.cut(self._exchange.shards, self.comm.rank)
-        for leaf_slice, values in mine.items():
+        for leaf_slice, values in of_rank.items():
             copies.slices[leaf_slice][...] = values
         self._exchange.gather(copies)
         values = [

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fastopt import array_checks
+from fastopt import array_checks, combinations
 from fastopt.engine import containers, mappings
 from fastopt.engine.containers import BARE
 from fastopt.engine.launch import as_number
@@ -18,6 +18,7 @@ from fastopt.engine.state import Layout, layout_of, lies_in
 from fastopt.flat import Array, FlatDict
 from fastopt.mpi.agreement import digest_of
 from fastopt.mpi.layout import LeafSlice, Line, Shards, flat
+from fastopt.pairs import is_complex
 
 
 def name_of(path: Hashable, which: str = "params") -> str:
@@ -41,6 +42,8 @@ class Binding:
         self.arrays = {
             path: array_checks.parameter(owner, self.name(path), value) for path, value in self.values.items()
         }
+        for array in self.arrays.values():
+            combinations.check_step(owner, {"complex parameters": is_complex(array.dtype), "Sharded": True})
         for path in self.container.copied_keys(params, list(self.values.values())):
             raise TypeError(mappings.hands_out_copies(owner, params, path))
         numbers = [path for path, value in self.values.items() if not isinstance(value, np.ndarray)]

@@ -30,22 +30,22 @@ class Consensus:
         """Parameters and gradients that all processes have alike; raises on all otherwise."""
         error: Exception | None = None
         binding = exchange = kinds = None
-        found: dict[Hashable, Any] = {}
+        checked: dict[Hashable, Any] = {}
         try:
             binding, exchange = self._bound(params)
             if grads is OWN and not exchange.calls:
                 raise TypeError(f"Sharded {self._owner}: {operation}() got no gradients, and none were accumulated")
             if grads is not OWN and exchange.calls:
                 raise RuntimeError(gradient_sums.with_gradients(f"Sharded {self._owner}", exchange.calls))
-            found = {} if grads is OWN else exchange.checked(grads, binding)
-            kinds = exchange.kinds_with(found)
+            checked = {} if grads is OWN else exchange.checked(grads, binding)
+            kinds = exchange.kinds_with(checked)
             self._check_kinds(kinds)
         except Exception as caught:
             error = caught
         self._agree(operation, binding, error, kinds, report)
         assert binding is not None and exchange is not None
         self._commit(binding, exchange)
-        return binding, exchange, found
+        return binding, exchange, checked
 
     def _bind(self: Any, operation: str, params: Any) -> Binding:
         """The arrays of `params`, which all processes have alike; raises on all otherwise."""

@@ -29,23 +29,23 @@ def share_cores(comm: MPI.Comm) -> tuple[int, int, int]:
         them.
     """
     machine = comm.Split_type(MPI.COMM_TYPE_SHARED)
-    mine = affinity()
-    of_all = machine.allgather(mine)
+    cores = affinity()
+    of_all = machine.allgather(cores)
     machine.Free()
-    sharing = sum(not mine.isdisjoint(other) for other in of_all)
+    sharing = sum(not cores.isdisjoint(other) for other in of_all)
     if threads.limit() is None:
-        threads.set_num_threads(max(1, min(len(mine) // sharing, numba.config.NUMBA_NUM_THREADS)))
-    return len(of_all), len(mine), sharing
+        threads.set_num_threads(max(1, min(len(cores) // sharing, numba.config.NUMBA_NUM_THREADS)))
+    return len(of_all), len(cores), sharing
 
 
 def described() -> tuple[int, str]:
     """The rank of this process, and its job in words; sets the number of threads as a step does."""
     was_set = threads.limit() is not None
     comm = MPI.COMM_WORLD
-    here, cores, sharing = share_cores(comm)
+    processes, cores, sharing = share_cores(comm)
     library = MPI.Get_library_version().splitlines()[0].strip().replace("\t", " ")
     why = "which were set" if was_set else f"as {sharing} of them share {cores} cores"
     return comm.rank, (
-        f"{comm.size} processes, {here} on this machine, each stepping with up to {threads.limit()} "
+        f"{comm.size} processes, {processes} on this machine, each stepping with up to {threads.limit()} "
         f"thread{'' if threads.limit() == 1 else 's'}, {why}; {' '.join(library.split())}"
     )

@@ -79,15 +79,15 @@ class Shards:
 
     def slices(self, rank: int) -> list[LeafSlice]:
         """The parts of the leaves that a process steps, in the order of its shards."""
-        found: list[LeafSlice] = []
+        cut: list[LeafSlice] = []
         for line in self.lines:
             shard = line.shard(rank)
             for path, offset in line.offsets.items():
                 start, stop = max(shard.start - offset, 0), min(shard.stop - offset, self.leaves[path].size)
                 if start < stop:
                     points = _row_borders(self.leaves[path], start, stop)
-                    found += [LeafSlice(path, *ends) for ends in pairwise(points)]
-        return found
+                    cut += [LeafSlice(path, *ends) for ends in pairwise(points)]
+        return cut
 
     def shape(self, leaf_slice: LeafSlice) -> tuple[int, ...]:
         """The shape in which a piece is stepped: that of its leaf, whole rows of it, a part of a row, or a vector."""
@@ -139,7 +139,7 @@ def _by_owner(dtype: np.dtype[Any], sizes: dict[Hashable, int], ranks: int) -> L
         owner = loads.index(min(loads))
         owned[owner][path] = size
         loads[owner] += size
-    in_order = {path: size for mine in owned for path, size in mine.items()}
+    in_order = {path: size for leaves in owned for path, size in leaves.items()}
     return Line(dtype, _offsets(in_order), [sum(loads[:rank]) for rank in range(ranks + 1)])
 
 

@@ -41,9 +41,9 @@ class AllProcesses(OneProcess):
 
     def any(self, value: bool) -> bool:
         """Whether something is so on any process."""
-        found = np.array([value])
-        self.comm.Allreduce(MPI.IN_PLACE, found, MPI.LOR)
-        return bool(found[0])
+        flag = np.array([value])
+        self.comm.Allreduce(MPI.IN_PLACE, flag, MPI.LOR)
+        return bool(flag[0])
 
     def first(self, text: str | None) -> str | None:
         """The text of the first process that has one."""
@@ -52,20 +52,20 @@ class AllProcesses(OneProcess):
     def add_up(self, sums: Mapping[Name, Sequence[Array]], each: int) -> dict[Name, list[float]]:
         """The exact pairs of all processes by name; gathers 24 bytes for each name of a process."""
         names = [self._names(paths, each) for paths in self._paths]
-        mine = np.zeros((len(names[self.comm.rank]), 3))  # whether there is a sum, the sum, what rounding took from it
-        for row, name in zip(mine, names[self.comm.rank], strict=True):
+        table = np.zeros((len(names[self.comm.rank]), 3))  # whether there is a sum, the sum, what rounding took from it
+        for row, name in zip(table, names[self.comm.rank], strict=True):
             if name in sums:
                 row[:] = 1.0, *exact_pair([number for part in sums[name] for number in part.ravel().tolist()])
         counts = np.array([3 * len(of_rank) for of_rank in names])
         pairs = np.empty((counts.sum() // 3, 3))
-        self.comm.Allgatherv(mine, [pairs, (counts, np.cumsum(counts) - counts)])
-        found: dict[Any, list[float]] = {}
+        self.comm.Allgatherv(table, [pairs, (counts, np.cumsum(counts) - counts)])
+        pairs_by_name: dict[Any, list[float]] = {}
         for name, (is_there, *pair) in zip(
             (name for of_rank in names for name in of_rank), pairs.tolist(), strict=True
         ):
             if is_there:
-                found.setdefault(name, []).extend(pair)
-        return found
+                pairs_by_name.setdefault(name, []).extend(pair)
+        return pairs_by_name
 
     @staticmethod
     def _names(paths: list[Hashable], each: int) -> list[Any]:

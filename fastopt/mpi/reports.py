@@ -20,15 +20,15 @@ def over_all(report: Report, shards: Shards, comm: MPI.Comm) -> Report:
     from its in their last digits.
     """
     number = {path: row for row, path in enumerate(shards.leaves)}
-    mine = np.zeros((len(number), 2 + FIELDS))  # whether it was updated, its number of elements, its sums
+    table = np.zeros((len(number), 2 + FIELDS))  # whether it was updated, its number of elements, its sums
     for key, size, sums in zip(report._keys, report._sizes, report._sums_by_key, strict=True):
         assert isinstance(key, LeafSlice)
-        row = mine[number[key.path]]
+        row = table[number[key.path]]
         row[0] = 1.0
         row[1] += size
         row[2:] += sums
-    of_all = np.empty((comm.size, *mine.shape))
-    comm.Allgather(mine, of_all)
+    of_all = np.empty((comm.size, *table.shape))
+    comm.Allgather(table, of_all)
     total = np.add.accumulate(of_all, axis=0)[-1]
     updated = np.flatnonzero(total[:, 0]).tolist()
     paths = list(shards.leaves)

@@ -22,7 +22,7 @@ from fastopt.mpi.binding import Binding, name_of
 from fastopt.mpi.consensus import needs_whole_arrays
 from fastopt.mpi.layout import LeafSlice, Shards, flat
 
-BY_KEY = ("rows", "counts")
+BY_KEY = ("rows", "counts", "factors")
 """The entries of a checkpoint that are by key, besides the state."""
 
 
@@ -101,10 +101,10 @@ class SharedSaving:
             as `Optimizer.load`, on all processes; optimizer and parameters are then as they were.
         """
         with self._alone():
-            found: Mismatch = self._take(
+            mismatch: Mismatch = self._take(
                 "load", params, lambda plain, values: plain.load(path, values, strict=strict, cast=cast)
             )
-            return found
+            return mismatch
 
     def state_dict(self: Any) -> dict[str, Any]:
         """As `Optimizer.state_dict`: the whole state as copies, on every process."""
@@ -126,10 +126,10 @@ class SharedSaving:
             as `Optimizer.load_state_dict`, on all processes; RuntimeError before `broadcast(params)`.
         """
         with self._alone():
-            found: Mismatch = self._take(
+            mismatch: Mismatch = self._take(
                 "load_state_dict", None, lambda plain, _: plain.load_state_dict(state_dict, strict, cast)
             )
-            return found
+            return mismatch
 
     # -- out ----------------------------------------------------------------------------------------------------------
 
@@ -166,7 +166,7 @@ class SharedSaving:
         return {name: storage for of_rank in self.comm.allgather(storages) for name, storage in of_rank.items()}
 
     def _by_leaf(self: Any, local: dict[str, Any]) -> dict[str, Any]:
-        """Steps that rows wait for and counts of leaves, of all processes' slices, by leaf."""
+        """Steps that rows wait for, counts and factors of leaves, of all processes' slices, by leaf."""
         merged: dict[str, Any] = {}
         for of_rank in self.comm.allgather({name: local[name] for name in BY_KEY if name in local}):
             for name, by_slice in of_rank.items():
@@ -276,8 +276,8 @@ class SharedSaving:
                 storage, codes, scales = storages[path]
                 owner = int(np.argmax(counts))
                 sent = (arrays[path].codes, arrays[path].scales) if rank == 0 else (None, None)
-                found = Codes(storage, self._sent(sent[0], codes, owner), self._sent(sent[1], scales, owner))
-                slices |= dict.fromkeys(of_leaf, found)
+                compact = Codes(storage, self._sent(sent[0], codes, owner), self._sent(sent[1], scales, owner))
+                slices |= dict.fromkeys(of_leaf, compact)
                 continue
             part = np.empty(counts[rank], leaf.dtype)
             whole = flat(np.asarray(arrays[path], order=leaf.order), leaf.order) if rank == 0 else None
@@ -298,13 +298,13 @@ class SharedSaving:
 
     def _by_slice(self: Any, by_leaf: dict[Hashable, Any]) -> dict[LeafSlice, Any]:
         """Values by leaf, for this process's slices."""
-        shards, found = self._exchange.shards, {}
+        shards, by_slice = self._exchange.shards, {}
         for leaf_slice in shards.slices(self.comm.rank):
             if leaf_slice.path in by_leaf:
-                found[leaf_slice] = dict(by_leaf[leaf_slice.path])
-                if "behind" in found[leaf_slice]:
-                    found[leaf_slice]["behind"] = found[leaf_slice]["behind"][slice(*shards.rows(leaf_slice))]
-        return found
+                by_slice[leaf_slice] = dict(by_leaf[leaf_slice.path])
+                if "behind" in by_slice[leaf_slice]:
+                    by_slice[leaf_slice]["behind"] = by_slice[leaf_slice]["behind"][slice(*shards.rows(leaf_slice))]
+        return by_slice
 
     def _plain(self: Any) -> Any:
         """An optimizer with these settings, on one process and before its first step."""
@@ -355,15 +355,17 @@ def _check_loaded(owner: str, plain: Any, shards: Shards) -> None:
             "the settings of the checkpoint"
         )
     leaves = shards.leaves
-    found = None if plain._state is None else plain._state.layouts
-    if found is None or {path: leaf[:2] for path, leaf in found.items()} == {
+    saved = None if plain._state is None else plain._state.layouts
+    if saved is None or {path: leaf[:2] for path, leaf in saved.items()} == {
         path: leaf[:2] for path, leaf in leaves.items()
     }:
         return
-    for path in {**leaves, **found}:
-        there, here = (f"{of[path].dtype} of shape {of[path].shape}" if path in of else None for of in (found, leaves))
-        if there != here:
+    for path in {**leaves, **saved}:
+        there, expected = (
+            f"{of[path].dtype} of shape {of[path].shape}" if path in of else None for of in (saved, leaves)
+        )
+        if there != expected:
             raise CheckpointError(
                 f"{owner}: the state of {name_of(path)} in the checkpoint is {there or 'missing'}, that is "
-                f"{here or 'not there'} here; load it with the parameters that it was saved with"
+                f"{expected or 'not there'} here; load it with the parameters that it was saved with"
             )

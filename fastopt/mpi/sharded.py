@@ -90,16 +90,20 @@ class Sharded(Consensus, SharedAverages, SharedSaving):
     ) -> None:
         if not isinstance(optimizer, Optimizer):
             raise TypeError(checks.no_optimizer("Sharded", optimizer))
-        for name, value, known in (("reduce", reduce, REDUCTIONS), ("transport", transport, TRANSPORTS)):
-            if value not in known:
-                raise ValueError(f"Sharded: {name} must be {' or '.join(map(repr, known))}, got {value!r:.100}")
+        for name, value, choices in (("reduce", reduce, REDUCTIONS), ("transport", transport, TRANSPORTS)):
+            if value not in choices:
+                raise ValueError(f"Sharded: {name} must be {' or '.join(map(repr, choices))}, got {value!r:.100}")
         if optimizer.iter or optimizer._state is not None:
             raise ValueError(
                 f"Sharded: this {type(optimizer).__name__} has stepped already; hand in a new one, and load what it "
                 "was by `load`"
             )
         combinations.check_step(
-            type(optimizer).__name__, {"batch_axis": optimizer.batch_axis is not None, "Sharded": True}
+            type(optimizer).__name__,
+            {
+                "batch_axis": optimizer.batch_axis is not None,
+                "Sharded": True,
+            },
         )
         comm = MPI.COMM_WORLD if comm is None else comm
         owner = type(optimizer).__name__
@@ -182,9 +186,9 @@ class Sharded(Consensus, SharedAverages, SharedSaving):
             names, shapes, dtypes, settings or in what they do. Nothing was written then.
         """
         with self._alone():
-            binding, exchange, found = self._checked("update", params, grads, report)
-            kinds, summed = exchange.kinds_with(found), exchange.calls
-            gradients = exchange.reduce(None if grads is OWN else exchange.add(found, grads))
+            binding, exchange, checked = self._checked("update", params, grads, report)
+            kinds, summed = exchange.kinds_with(checked), exchange.calls
+            gradients = exchange.reduce(None if grads is OWN else exchange.add(checked, grads))
             binding.fetch()
             # What a step may refuse alone shows when it is first made like this; what values call for, all find alike.
             kind = binding.digest, kinds, report, bool(summed), self._last_settings[1]
@@ -211,8 +215,8 @@ class Sharded(Consensus, SharedAverages, SharedSaving):
         """
         take: Any = getattr(self.optimizer, "update_hessian")  # noqa: B009  # in the optimizer's words where there is none
         with self._alone():
-            binding, exchange, found = self._checked("update_hessian", params, estimates)
-            reduced = exchange.reduce(exchange.add(found, estimates))
+            binding, exchange, checked = self._checked("update_hessian", params, estimates)
+            reduced = exchange.reduce(exchange.add(checked, estimates))
             binding.fetch()
             self._on_all(lambda: take(binding.slices, reduced))
 
@@ -251,9 +255,9 @@ class Sharded(Consensus, SharedAverages, SharedSaving):
                     f"Sharded {self._owner}: accumulate(grads) does not know the parameters yet; call "
                     "broadcast(params) before"
                 )
-            found = self._exchange.checked(grads, self._binding)
-            self._check_kinds(self._exchange.kinds_with(found))
-            self._exchange.add(found)
+            checked = self._exchange.checked(grads, self._binding)
+            self._check_kinds(self._exchange.kinds_with(checked))
+            self._exchange.add(checked)
             self._exchange.calls += 1
 
     @property

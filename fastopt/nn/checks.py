@@ -18,11 +18,11 @@ Array = npt.NDArray[Any]
 def choice(what: str, name: Any, expected: Iterable[str]) -> str:
     """The one of the names, in whatever case and spelling."""
     expected = list(expected)
-    found = names.find(name, expected)
-    if found is None:
+    chosen = names.find(name, expected)
+    if chosen is None:
         suggestion = names.did_you_mean(name, expected)
         raise ValueError(f"{what} must be one of {', '.join(expected)}, got {name!r}{suggestion}")
-    return found
+    return chosen
 
 
 def sizes(input_size: Any, hidden_size_list: Any, output_size: Any) -> list[int]:
@@ -102,12 +102,12 @@ def replacement(expected: Mapping[Any, tuple[tuple[int, ...], np.dtype[Any]]], n
         difference = ", ".join(repr(name) for name in sorted(map(str, set(new) ^ set(expected)))[:8])
         raise ValueError(f"{what} must have the names {', '.join(expected)}; {difference} is missing or too many")
     for name, (shape, dtype) in expected.items():
-        found = new[name]
-        if not isinstance(found, np.ndarray):
-            raise TypeError(f"{what}[{name!r}] must be an array, got {type(found).__name__}; convert it: np.array(...)")
-        if (found.shape, found.dtype) != (shape, dtype):
+        array = new[name]
+        if not isinstance(array, np.ndarray):
+            raise TypeError(f"{what}[{name!r}] must be an array, got {type(array).__name__}; convert it: np.array(...)")
+        if (array.shape, array.dtype) != (shape, dtype):
             raise ValueError(
-                f"{what}[{name!r}] must be {dtype} of shape {shape}, got {found.dtype} of shape {found.shape}; write "
+                f"{what}[{name!r}] must be {dtype} of shape {shape}, got {array.dtype} of shape {array.shape}; write "
                 "into the arrays in place, or make a network of these sizes and this dtype"
             )
 
@@ -139,8 +139,8 @@ def same_length(x: Any, t: Any, what: str) -> tuple[Array, Array]:
     """Both as arrays, with a label for each input."""
     x, t = np.asarray(x), np.asarray(t)
     if x.ndim == 0 or t.ndim == 0 or len(x) != len(t):
-        found = [values.shape[0] if values.ndim else 0 for values in (x, t)]
-        raise ValueError(f"{what}: {found[0]} inputs and {found[1]} labels; there must be a label for each input")
+        lengths = [values.shape[0] if values.ndim else 0 for values in (x, t)]
+        raise ValueError(f"{what}: {lengths[0]} inputs and {lengths[1]} labels; there must be a label for each input")
     if len(x) == 0:
         raise ValueError(f"{what}: there are no inputs")
     return x, t

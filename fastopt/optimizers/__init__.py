@@ -16,6 +16,8 @@ from fastopt.optimizers import (
     adam_variants,
     layerwise,
     learning_rate_free,
+    matrix,
+    preconditioned,
     schedule_free,
     sgd,
     sign_based,
@@ -26,12 +28,26 @@ from fastopt.optimizers.adam import *  # noqa: F403
 from fastopt.optimizers.adam_variants import *  # noqa: F403
 from fastopt.optimizers.layerwise import *  # noqa: F403
 from fastopt.optimizers.learning_rate_free import *  # noqa: F403
+from fastopt.optimizers.matrix import *  # noqa: F403
+from fastopt.optimizers.preconditioned import *  # noqa: F403
 from fastopt.optimizers.schedule_free import *  # noqa: F403
 from fastopt.optimizers.sgd import *  # noqa: F403
 from fastopt.optimizers.sign_based import *  # noqa: F403
 from fastopt.optimizers.sophia import *  # noqa: F403
 
-_FAMILIES = sgd, sign_based, adagrad, adam, adam_variants, sophia, schedule_free, learning_rate_free, layerwise
+_FAMILIES = (
+    sgd,
+    sign_based,
+    adagrad,
+    adam,
+    adam_variants,
+    sophia,
+    schedule_free,
+    learning_rate_free,
+    layerwise,
+    matrix,
+    preconditioned,
+)
 
 if not TYPE_CHECKING:  # type checkers follow the imports above
     __all__ = [name for family in _FAMILIES for name in family.__all__]

@@ -82,7 +82,7 @@ class RMSProp(Optimizer):
     lr : float, default 0.01
         Learning rate, 0 or more.
     decay_rate : float, default 0.99
-        The share of the running mean that is kept at each step, in [0, 1].
+        Decay rate of the running mean, in [0, 1].
     eps : float, default 1e-7, or 0 where `eps_root` is given
         Added to the root, 0 or more. The default is chosen when the optimizer is made.
     eps_root : float, default 0
@@ -152,7 +152,7 @@ class RMSPropMomentum(RMSProp):
     lr, decay_rate, eps, eps_root, initial_accumulator
         As in `RMSProp`.
     momentum : float, default 0.9
-        The share of the velocity that is kept at each step, in [0, 1].
+        Decay rate of the velocity, in [0, 1].
     lr_in_velocity : bool, default False
         Whether `v = momentum v + lr g / (sqrt(h + eps_root) + eps)` and `p = p - v`, as in TensorFlow and optax, so
         that a new lr counts only for what is added from then on.
@@ -208,7 +208,7 @@ class CentredRMSProp(RMSProp):
     lr, decay_rate, eps, eps_root, initial_accumulator
         As in `RMSProp`.
     momentum : float, default 0
-        The share of the velocity that is kept at each step, in [0, 1].
+        Decay rate of the velocity, in [0, 1].
 
     State: `h` and `m`, the running means of squared gradients and of gradients; `v`, the velocity, without lr.
 
@@ -254,7 +254,7 @@ class Adadelta(Optimizer):
     lr : float, default 1
         Learning rate, 0 or more.
     decay_rate : float, default 0.9
-        The share of the running means that is kept at each step, in [0, 1].
+        Decay rate of the running means, in [0, 1].
     eps : float, default 1e-6
         Added under both roots, 0 or more; the first steps are about its root, and with 0 there are none.
 
@@ -283,6 +283,9 @@ class Adadelta(Optimizer):
     lr: Number = number(1.0)
     decay_rate: Number = number(0.9)
     eps: Number = number(1e-6)
+
+    def effective_lr(self, step: int) -> float:
+        return self.lr
 
     def scalars(self, step: int) -> tuple[float, ...]:
         return self.lr, self.decay_rate, 1 - self.decay_rate, self.eps

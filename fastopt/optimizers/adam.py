@@ -35,7 +35,7 @@ class Adam(Optimizer):
     lr : float, default 0.001
         Learning rate, 0 or more.
     beta1, beta2 : float, default 0.9 and 0.999
-        The shares of the running means that are kept at each step, in [0, 1).
+        Decay rates of the running means, in [0, 1).
     eps : float, default 1e-7 in the textbook's form, 1e-8 in the paper's, 0 where `eps_root` is given
         Added to the root, 0 or more. The default is chosen when the optimizer is made.
     eps_root : float, default 0
@@ -143,7 +143,7 @@ class AMSGrad(Optimizer):
     lr : float, default 0.001
         Learning rate, 0 or more.
     beta1, beta2 : float, default 0.9 and 0.999
-        The shares of the running means that are kept at each step, in [0, 1).
+        Decay rates of the running means, in [0, 1).
     eps : float, default 1e-8
         Added to the root, 0 or more.
 
@@ -193,7 +193,7 @@ class Adamax(Optimizer):
     lr : float, default 0.002
         Learning rate, 0 or more.
     beta1, beta2 : float, default 0.9 and 0.999
-        The shares of the running mean and of u that are kept at each step, in [0, 1).
+        Decay rates of the running mean and of u, in [0, 1).
     eps : float, default 1e-8
         Added to the magnitude, 0 or more.
 
@@ -245,7 +245,7 @@ class NAdam(Optimizer):
     lr : float, default 0.002
         Learning rate, 0 or more.
     beta1, beta2 : float, default 0.9 and 0.999
-        The shares of the running means that are kept at each step, in [0, 1).
+        Decay rates of the running means, in [0, 1).
     eps : float, default 1e-8
         Added to the root, 0 or more.
     momentum_decay : float, default 0.004
@@ -270,7 +270,7 @@ class NAdam(Optimizer):
     -----------
     PyTorch: `NAdam`, the same.
     Keras: `Nadam`, the same formula with momentum_decay 1; lr 0.001, eps 1e-7.
-    optax: `nadam`, beta1 in the place of each mu and beta1^t in that of M_t, whatever the step.
+    optax: `nadam`, beta1 instead of each mu and beta1^t instead of M_t, at every step.
     """
 
     rule = "nadam"
@@ -306,11 +306,11 @@ class NAdam(Optimizer):
         if (beta1, momentum_decay) != (self.beta1, self.momentum_decay):
             products = {}
             self._products = self.beta1, self.momentum_decay, products
-        known = step - 1 if step - 1 in products else max((other for other in products if other <= step), default=0)
-        product = products.get(known, 1.0)
-        while known < step and product > 1e-20:  # below 1.1e-16 it is nothing beside 1, even if steps count from far
-            known += 1
-            product *= self._mu(known)
+        last = step - 1 if step - 1 in products else max((other for other in products if other <= step), default=0)
+        product = products.get(last, 1.0)
+        while last < step and product > 1e-20:  # below 1.1e-16 it is nothing beside 1, even if steps count from far
+            last += 1
+            product *= self._mu(last)
         products[step] = product
         if len(products) > MOST_PRODUCTS:
             del products[next(iter(products))]
@@ -333,7 +333,7 @@ class RAdam(Optimizer):
     lr : float, default 0.001
         Learning rate, 0 or more.
     beta1, beta2 : float, default 0.9 and 0.999
-        The shares of the running means that are kept at each step, in [0, 1).
+        Decay rates of the running means, in [0, 1).
     eps : float, default 1e-8
         Added to the root, 0 or more.
 
@@ -364,12 +364,21 @@ class RAdam(Optimizer):
     beta2: Number = number(0.999)
     eps: Number = number(1e-8)
 
+    def effective_lr(self, step: int) -> float:
+        return self.lr * (self._rectification(step) or 1.0)
+
     def scalars(self, step: int) -> tuple[float, ...]:
+        step_size, rectification = self.lr / (1.0 - self.beta1**step), self._rectification(step)
+        if rectification is not None:
+            step_size *= rectification
+        return step_size, 1 - self.beta1, 1 - self.beta2, self.eps, float(rectification is not None), 0.0, 1.0
+
+    def _rectification(self, step: int) -> float | None:
+        """The factor of a step that is divided by the root of v; None where it is not divided yet."""
         correction, kept = 1.0 - self.beta2**step, self.beta2**step
-        step_size = self.lr / (1.0 - self.beta1**step)
         rho_inf = 2.0 / (1.0 - self.beta2) - 1.0
         rho = rho_inf - 2.0 * step * kept / correction
-        if rho > 5.0:
-            shape = (rho - 4.0) * (rho - 2.0) * rho_inf / ((rho_inf - 4.0) * (rho_inf - 2.0) * rho)
-            step_size *= math.sqrt(shape * correction)
-        return step_size, 1 - self.beta1, 1 - self.beta2, self.eps, float(rho > 5.0), 0.0, 1.0
+        if rho <= 5.0:
+            return None
+        shape = (rho - 4.0) * (rho - 2.0) * rho_inf / ((rho_inf - 4.0) * (rho_inf - 2.0) * rho)
+        return math.sqrt(shape * correction)

@@ -23,7 +23,7 @@ class AdaBelief(Optimizer):
     lr : float, default 0.001
         Learning rate, 0 or more.
     beta1, beta2 : float, default 0.9 and 0.999
-        The shares of the running means that are kept at each step, in [0, 1).
+        Decay rates of the running means, in [0, 1).
     eps : float, default 1e-16
         Added to the root, 0 or more.
     eps_root : float, default 1e-16
@@ -79,7 +79,7 @@ class Yogi(Optimizer):
     lr : float, default 0.01
         Learning rate, 0 or more.
     beta1, beta2 : float, default 0.9 and 0.999
-        The shares of the running means that are kept at each step, in [0, 1).
+        Decay rates of the running means, in [0, 1).
     eps : float, default 1e-3
         Added to the root, 0 or more.
     initial_accumulator : float, default 1e-6
@@ -137,7 +137,7 @@ class AdEMAMix(Optimizer):
     lr : float, default 0.001
         Learning rate, 0 or more.
     beta1, beta2, beta3 : float, default 0.9, 0.999 and 0.9999
-        The shares of the running means that are kept at each step, in [0, 1).
+        Decay rates of the running means, in [0, 1).
     alpha : float, default 5
         The weight of the slow mean, 0 or more.
     eps : float, default 1e-8
@@ -176,6 +176,9 @@ class AdEMAMix(Optimizer):
     eps: Number = number(1e-8)
     warmup: Number = number(0.0)
 
+    def effective_lr(self, step: int) -> float:
+        return self.lr * math.sqrt(1.0 - self.beta2**step) * (1.0 + self._warmed_up(step)[0])
+
     def scalars(self, step: int) -> tuple[float, ...]:
         root = math.sqrt(1.0 - self.beta2**step)
         fast_step = self.lr * root / (1.0 - self.beta1**step)
@@ -211,7 +214,7 @@ class Adan(Optimizer):
     lr : float, default 0.001
         Learning rate, 0 or more.
     beta1, beta2, beta3 : float, default 0.98, 0.92 and 0.99
-        The shares of the running means that are kept at each step, in [0, 1).
+        Decay rates of the running means, in [0, 1).
     eps : float, default 1e-8
         Added to the root, 0 or more.
 
@@ -234,7 +237,7 @@ class Adan(Optimizer):
     -----------
     PyTorch: has none.
     Keras: has none.
-    optax: `adan`, `1 - beta2` in the place of both factors beta2; 1e-8 under the root besides eps.
+    optax: `adan`, `1 - beta2` instead of both factors beta2; 1e-8 under the root besides eps.
     """
 
     rule = "adan"
@@ -243,6 +246,9 @@ class Adan(Optimizer):
     beta2: Number = number(0.92)
     beta3: Number = number(0.99)
     eps: Number = number(1e-8)
+
+    def effective_lr(self, step: int) -> float:
+        return self.lr * math.sqrt(1.0 - self.beta3**step)
 
     def scalars(self, step: int) -> tuple[float, ...]:
         root = math.sqrt(1.0 - self.beta3**step)
@@ -265,7 +271,7 @@ class LaProp(Optimizer):
     lr : float, default 0.0004
         Learning rate, 0 or more. A change of it reaches the parameters through m, a little at each step.
     beta1, beta2 : float, default 0.9 and 0.999
-        The shares of the running means that are kept at each step, in [0, 1).
+        Decay rates of the running means, in [0, 1).
     eps : float, default 1e-15
         Added to the root, 0 or more.
 
@@ -297,6 +303,9 @@ class LaProp(Optimizer):
     beta2: Number = number(0.999)
     eps: Number = number(1e-15)
 
+    def effective_lr(self, step: int) -> float:
+        return self.lr * math.sqrt(1.0 - self.beta2**step)
+
     def scalars(self, step: int) -> tuple[float, ...]:
         root = math.sqrt(1.0 - self.beta2**step)
         return self.lr * root, 1 - self.beta1, 1 - self.beta2, 1.0 / (1.0 - self.beta1**step), self.eps * root
@@ -314,11 +323,11 @@ class ADOPT(Optimizer):
     lr : float, default 0.001
         Learning rate, 0 or more.
     beta1, beta2 : float, default 0.9 and 0.9999
-        The shares of the running means that are kept at each step, in [0, 1).
+        Decay rates of the running means, in [0, 1).
     eps : float, default 1e-6
-        The least divisor, 0 or more.
+        The smallest divisor, 0 or more.
     clip_exponent : float, default 0.25
-        The growth of the bound of n with the step, 0 or more.
+        The power of the step by which the bound of n grows, 0 or more.
 
     State: `m` and `v`, the running means of scaled gradients and squared gradients.
 

@@ -1,17 +1,14 @@
-"""Optimizers whose steps depend on norms of each array; a read of what is needed for them goes before the step."""
+"""Layer-wise optimizers: norms of each array are computed in a pass before the step."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
 
-from fastopt.flat import Array
-from fastopt.kernels.rules.muon import matrix_shape, orthogonalise
 from fastopt.optimizer import Optimizer
 from fastopt.typed import Number, number
 
-__all__ = ["LAMB", "LARS", "MARS", "Muon", "NovoGrad", "StableAdamW"]
+__all__ = ["LAMB", "LARS", "MARS", "NovoGrad", "StableAdamW"]
 
 
 @dataclass(eq=False)
@@ -26,13 +23,13 @@ class LARS(Optimizer):
     lr : float, default 0.1
         Learning rate, 0 or more.
     momentum : float, default 0.9
-        The share of v that is kept at each step, in [0, 1].
+        Decay rate of v, in [0, 1].
     trust_coefficient : float, default 0.001
-        The share of an array's norm that a step with lr 1 changes, 0 or more.
+        The length of a step with lr 1, relative to the norm of the array, 0 or more.
     eps : float, default 0
         Added to the norm of the gradient, 0 or more.
 
-    State: `v`, what was last taken from the parameters.
+    State: `v`, the velocity: what the last step subtracted from the parameters.
 
     Examples
     --------
@@ -81,7 +78,7 @@ class LAMB(Optimizer):
     lr : float, default 0.001
         Learning rate, 0 or more.
     beta1, beta2 : float, default 0.9 and 0.999
-        The shares of the running means that are kept at each step, in [0, 1).
+        Decay rates of the running means, in [0, 1).
     eps : float, default 1e-6
         Added to the root, 0 or more.
 
@@ -128,7 +125,7 @@ class LAMB(Optimizer):
 
 @dataclass(eq=False)
 class StableAdamW(Optimizer):
-    """AdamW that makes shorter steps of an array whose gradients have outgrown their mean square: Adafactor's clipping.
+    """AdamW with Adafactor's clipping: shorter steps for an array whose gradients have outgrown their mean square.
 
     `m = m + (1 - beta1)(g - m)`, `v = v + (1 - beta2)(g^2 - v)`, r is the root of the mean of `g^2 / max(v_hat, eps^2)`
     over the array, and `p = p - lr / max(1, r) (m_hat / (sqrt(v_hat) + eps) + weight_decay p)` with
@@ -140,11 +137,11 @@ class StableAdamW(Optimizer):
     lr : float, default 0.001
         Learning rate, 0 or more.
     beta1, beta2 : float, default 0.9 and 0.99
-        The shares of the running means that are kept at each step, in [0, 1).
+        Decay rates of the running means, in [0, 1).
     eps : float, default 1e-6
         Added to the root, 0 or more.
     weight_decay : float, default 0.01
-        As of every optimizer, but on by default.
+        As for every optimizer, but on by default.
 
     State: `m` and `v`, the running means of gradient and squared gradient, uncorrected.
 
@@ -164,9 +161,9 @@ class StableAdamW(Optimizer):
 
     Differences
     -----------
-    PyTorch: has none; its `Adafactor` clips in this way, with means by row and column in the place of v.
+    PyTorch: has none; its `Adafactor` clips in this way, with means by row and column instead of v.
     Keras: has none; nor does its `Adafactor` keep a v for each element.
-    optax: has none; `clip_by_block_rms` after `scale_by_adam` clips by m_hat in the place of g.
+    optax: has none; `clip_by_block_rms` after `scale_by_adam` clips by m_hat instead of g.
     """
 
     rule = "stable_adamw"
@@ -190,7 +187,7 @@ class StableAdamW(Optimizer):
 
 @dataclass(eq=False)
 class MARS(Optimizer):
-    """AdamW with the gradient corrected by its change from the last one, which reduces its variance: MARS-AdamW.
+    """AdamW of gradients corrected by their change since the last step, which reduces their variance: MARS-AdamW.
 
     `c = g + gamma beta1 / (1 - beta1) (g - previous)`, at first `c = g`, divided by its norm where that is above 1,
     `m = m + (1 - beta1)(c - m)`, `v = v + (1 - beta2)(c^2 - v)` and `p = p - lr m_hat / (sqrt(v_hat) + eps)` with
@@ -201,13 +198,13 @@ class MARS(Optimizer):
     lr : float, default 0.003
         Learning rate, 0 or more.
     beta1, beta2 : float, default 0.95 and 0.99
-        The shares of the running means that are kept at each step, in [0, 1).
+        Decay rates of the running means, in [0, 1).
     gamma : float, default 0.025
         The weight of the change, 0 or more.
     eps : float, default 1e-8
         Added to the root, 0 or more.
     decoupled : default True
-        As of every optimizer, but on by default.
+        As for every optimizer, but on by default.
 
     State: `m` and `v`, the running means of c and its square, uncorrected; `previous`, the gradient of the step before.
 
@@ -250,7 +247,7 @@ class MARS(Optimizer):
 
 @dataclass(eq=False)
 class NovoGrad(Optimizer):
-    """Momentum of gradients divided by the root of a running mean of the squared norm of each array's gradient.
+    """Momentum of gradients normalized by array: divided by the root of a running mean of their squared norm.
 
     `v = v + (1 - beta2)(|g|^2 - v)`, at first `v = |g|^2`, `m = beta1 m + g / (sqrt(v) + eps) + weight_decay p` and
     `p = p - lr m`. `decoupled=False` adds weight decay to g instead.
@@ -260,11 +257,11 @@ class NovoGrad(Optimizer):
     lr : float, default 0.001
         Learning rate, 0 or more.
     beta1, beta2 : float, default 0.9 and 0.25
-        The share of m, and of the running mean v, that is kept at each step, in [0, 1).
+        Decay rates of m and of the running mean v, in [0, 1).
     eps : float, default 1e-6
         Added to the root, 0 or more.
 
-    State: `m`, and `v`, one number for an array, which is kept with each of its elements.
+    State: `m`, and `v`, one number for each array, which is stored with each of its elements.
 
     Examples
     --------
@@ -300,72 +297,3 @@ class NovoGrad(Optimizer):
 
     def trust_ratio(self, gradient_norm: float, _: float, size: int) -> float:
         return gradient_norm * gradient_norm
-
-
-@dataclass(eq=False)
-class Muon(Optimizer):
-    """Momentum whose steps are made nearly orthogonal, for matrices: all their singular values become about 1.
-
-    `m = momentum m + g`, `o` is `g + momentum m` made nearly orthogonal by five steps of Newton and Schulz, in which
-    NumPy multiplies matrices, and `p = p - lr s o` with s by the shape. An array of more than two dimensions is taken
-    as a matrix of its first dimension by the others. A vector is a matrix of one row, whose direction is kept and whose
-    length becomes about 1; usually vectors are given to Adam, and `groups={fastopt.is_vector: {"frozen": True}}` here.
-
-    Parameters
-    ----------
-    lr : float, default 0.001
-        Learning rate, 0 or more.
-    momentum : float, default 0.95
-        The share of m that is kept at each step, in [0, 1].
-    adjust : "original" or "match_rms_adamw", default "original"
-        What s is for n rows and k columns: sqrt(max(1, n / k)), or 0.2 sqrt(max(n, k)), with which lr and weight decay
-        of AdamW can be kept.
-    coefficients : "original" or "polar_express", default "original"
-        Of the polynomials of the five steps: one for all, which leaves singular values between 0.7 and 1.2, or those of
-        the Polar Express, each the best after the one before, which bring large and small ones nearer to 1.
-    weight_decay, decoupled : default 0.1 and True
-        As of every optimizer, but on by default.
-
-    State: `m`, the sum of decayed gradients, and `o`, which the last step was made along.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> params = {"W": np.zeros((2, 2))}
-    >>> Muon(lr=1.0).update(params, {"W": np.array([[3.0, 0.0], [0.0, 0.5]])})
-    >>> params["W"].round(1)
-    array([[-0.7,  0. ],
-           [ 0. , -1. ]])
-
-    References
-    ----------
-    Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024,
-    https://kellerjordan.github.io/posts/muon/; "match_rms_adamw" is that of Liu et al., 2025, arXiv:2502.16982,
-    "polar_express" that of Amsel et al., 2025, arXiv:2505.16932.
-
-    Differences
-    -----------
-    PyTorch: `Muon`, the same formula with (1 - momentum) m in m's place, and bfloat16 in the steps of Newton and
-        Schulz.
-    Keras: `Muon`, which gives vectors to an AdamW of its own.
-    optax: `contrib.muon`, a running mean in m's place, corrected for its start at zero.
-    """
-
-    rule = "muon"
-    lr: Number = number(0.001)
-    momentum: Number = number(0.95)
-    adjust: Literal["original", "match_rms_adamw"] = "original"
-    coefficients: Literal["original", "polar_express"] = field(default="original", kw_only=True, repr=False)
-    weight_decay: Number = field(default=number(0.1), kw_only=True, repr=False)
-    decoupled: bool = field(default=True, kw_only=True, repr=False)
-
-    def scalars(self, step: int) -> tuple[float, ...]:
-        return self.momentum, self.lr
-
-    def prepared(self, direction: Array) -> None:
-        orthogonalise(direction, self.coefficients)
-        rows, columns = matrix_shape(direction.shape)
-        if self.adjust == "original":
-            direction *= math.sqrt(max(1.0, rows / max(columns, 1)))
-        else:
-            direction *= 0.2 * math.sqrt(max(rows, columns))

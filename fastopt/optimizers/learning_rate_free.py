@@ -1,4 +1,4 @@
-"""Optimizers that find their learning rate from sums over all parameters, in a read of them before the step."""
+"""Learning-rate-free optimizers: sums over all parameters, from a pass before the step, set the learning rate."""
 
 from __future__ import annotations
 
@@ -18,40 +18,40 @@ class _LearningRateFree(Optimizer):
 
     @property
     def estimates(self) -> dict[str, float]:
-        """The numbers that are kept from step to step, by name; empty before the first step."""
+        """The running estimates, by name; empty before the first step."""
         return dict(self._estimates)
 
 
 @dataclass(eq=False)
 class Prodigy(_LearningRateFree):
-    """Adam with the learning rate that the distance to the solution calls for, which it estimates from below.
+    """Adam whose learning rate is a growing estimate of the distance to the solution.
 
     Adam of the gradients `d g` with lr `d lr`, where d grows from d0: `d = max(d, d_coef r / sum(|s|))` with
-    `r = beta3 r + d^2 lr / d0 sum(g (p_0 - p))`, `s = beta3 s + d^2 lr / d0 g` and `beta3 = sqrt(beta2)`. The sums are
-    over all parameters, and so is d; they are exact, so that the bits do not depend on threads or processes. Weight
-    decay is decoupled by default, and 0.
+    `r = beta3 r + d^2 lr / d0 sum(g (p_0 - p))`, `s = beta3 s + d^2 lr / d0 g` and `beta3 = sqrt(beta2)`. The sums
+    run over all parameters, which share one d; they are exact, so the bits do not depend on the number of threads or
+    processes. Weight decay is decoupled by default, and 0.
 
     Parameters
     ----------
     lr : float, default 1
-        A factor of the learning rate that is found, 0 or more; for schedules, such as `schedules.Cosine(1.0, steps)`.
+        Multiplies the learning rate that is found, 0 or more; takes schedules, such as `schedules.Cosine(1.0, steps)`.
     beta1, beta2 : float, default 0.9 and 0.999
-        The shares of the running means that are kept at each step, in [0, 1).
+        Decay rates of the running means, in [0, 1).
     eps : float, default 1e-8
         Added to the root, times d, 0 or more.
     d0 : float, default 1e-6
-        The first d, 1e-12 or more; it hardly matters as long as it is too small.
+        The initial d, 1e-12 or more; its value hardly matters as long as it is too small.
     d_coef : float, default 1
-        A factor of what d grows to, 0 or more: 0.5 or 2 where steps are too long or too short.
+        Multiplies the estimate of d, 0 or more: 0.5 where steps are too long, 2 where they are too short.
     growth_rate : float, default infinity
-        The most by which d is multiplied in a step, 1 or more.
+        The largest factor by which d may grow in a step, 1 or more.
     bias_correction : bool, default False
         Whether lr is multiplied by Adam's correction, `sqrt(1 - beta2^t) / (1 - beta1^t)` at step t.
     safeguard_warmup : bool, default False
-        Whether s leaves lr out, for schedules that begin with warm-up.
+        Whether to leave lr out of s, for schedules that start with warm-up.
 
-    State: `m`, `v` and `s`, the means and the sum of scaled gradients; `start`, the parameters at the start; and of all
-    arrays together `estimates`, a dict of d, d_max, the largest before `growth_rate`, and numerator, r.
+    State: `m`, `v` and `s`, the means and the sum of scaled gradients; `start`, the initial parameters; and for all
+    arrays together `estimates`, a dict of d, d_max (the largest estimate, without `growth_rate`) and numerator (r).
 
     Examples
     --------
@@ -70,7 +70,7 @@ class Prodigy(_LearningRateFree):
     -----------
     PyTorch: has none; `prodigyopt`, the authors' package, is the same formula.
     Keras: has none.
-    optax: `contrib.prodigy`, d of the next step in the place of d; weights decay by the lr as it is.
+    optax: `contrib.prodigy` steps with the d of the next step; weights decay by lr alone.
     """
 
     rule = "prodigy"
@@ -101,9 +101,9 @@ class Prodigy(_LearningRateFree):
         d, largest = estimates.get("d", self.d0), estimates.get("d_max", self.d0)
         numerator = math.sqrt(self.beta2) * estimates.get("numerator", 0.0) + one
         if other > 0 and self.lr > 0:
-            found = self.d_coef * numerator / other
-            d = max(d, found) if d == self.d0 else d
-            largest = max(largest, found)
+            estimate = self.d_coef * numerator / other
+            d = max(d, estimate) if d == self.d0 else d
+            largest = max(largest, estimate)
             d = min(largest, d * self.growth_rate)
         return {"d": d, "d_max": largest, "numerator": numerator}
 
@@ -113,29 +113,30 @@ class Prodigy(_LearningRateFree):
 
 @dataclass(eq=False)
 class DAdaptAdam(_LearningRateFree):
-    """Adam with the learning rate that D-Adaptation finds, the forerunner of Prodigy: a lower bound of the distance.
+    """Adam whose learning rate is a lower bound of the distance to the solution; the forerunner of Prodigy.
 
     `m = m + (1 - beta1)(d lr g - m)`, `v = v + (1 - beta2)(g^2 - v)`, `p = p - m / (sqrt(v) + eps)`, where d grows from
     d0: `d = max(d, r / ((1 - beta3) sum(|s|)))` with `beta3 = sqrt(beta2)`,
     `r = beta3 r + (1 - beta3) d lr sum(g s / (sqrt(v) + eps))` of v and s before the step, and then
-    `s = beta3 s + (1 - beta3) d lr g`. The sums are over all parameters. Weight decay is decoupled by default, and 0.
+    `s = beta3 s + (1 - beta3) d lr g`. The sums run over all parameters. Weight decay is decoupled by default, and
+    0.
 
     Parameters
     ----------
     lr : float, default 1
-        A factor of the learning rate that is found, 0 or more; for schedules.
+        Multiplies the learning rate that is found, 0 or more; takes schedules.
     beta1, beta2 : float, default 0.9 and 0.999
-        The shares of the running means that are kept at each step, in [0, 1).
+        Decay rates of the running means, in [0, 1).
     eps : float, default 1e-8
         Added to the root, 0 or more.
     d0 : float, default 1e-6
-        The first d, 1e-12 or more.
+        The initial d, 1e-12 or more.
     growth_rate : float, default infinity
-        The most by which d is multiplied in a step, 1 or more.
+        The largest factor by which d may grow in a step, 1 or more.
     bias_correction : bool, default False
         Whether lr is multiplied by Adam's correction, `sqrt(1 - beta2^t) / (1 - beta1^t)` at step t.
 
-    State: `m`, `v` and `s`, the running means; and of all arrays together `estimates`, a dict of d and numerator, r.
+    State: `m`, `v` and `s`, the running means; and for all arrays together `estimates`, a dict of d and numerator (r).
 
     Examples
     --------
@@ -154,7 +155,7 @@ class DAdaptAdam(_LearningRateFree):
     -----------
     PyTorch: has none; `DAdaptAdam` of `dadaptation`, the authors' package, is the same formula.
     Keras: has none.
-    optax: `contrib.dadapt_adamw`, the same idea with another order of d.
+    optax: `contrib.dadapt_adamw`, the same idea, with d updated at another point of the step.
     """
 
     rule = "dadapt_adam"
@@ -182,26 +183,50 @@ class DAdaptAdam(_LearningRateFree):
         return {"d": d, "numerator": numerator}
 
 
+class _FromTheStart(_LearningRateFree):
+    """SGD whose learning rate follows the distance from the start."""
+
+    lr: Number
+    initial_distance: Number
+
+    def start_values(self) -> dict[str, Any]:
+        return {"start": None}
+
+    def scalars(self, step: int) -> tuple[float, ...]:
+        return float(bool(self._estimates)), self._formula_decay()
+
+    def total_scalars(self, estimates: Mapping[str, float]) -> tuple[float, ...]:
+        return (self.lr * estimates["eta"],)
+
+    def _distance(self, square: float, estimates: Mapping[str, float]) -> float:
+        """The largest distance from the start so far; before the first step a share of the norm of the start.
+
+        square : of the distance, or before the first step of that norm
+        """
+        distance = math.sqrt(square)
+        return max(estimates["r"], distance) if estimates else self.initial_distance * (1 + distance)
+
+
 @dataclass(eq=False)
-class DoG(_LearningRateFree):
-    """SGD with a learning rate that is the distance from the start by the root of the sum of squared gradients.
+class DoG(_FromTheStart):
+    """SGD whose learning rate is the distance from the start over the root of the sum of squared gradients.
 
     `p = p - lr r / sqrt(G) g` with `r = max(r, |p - p_0|)` and `G = G + |g|^2`, norms of all parameters together; at
-    first `r = initial_distance (1 + |p_0|)` and `G = |g|^2 + eps`. It wants the average of its iterates, not the last:
-    `averaging=fastopt.EMA(0.999)`, of which `averaged(params)` is to be used. Decoupled weight decay adds
-    `weight_decay p` to g in the step, but not in G.
+    first `r = initial_distance (1 + |p_0|)` and `G = |g|^2 + eps`. Evaluate the average of the iterates, not the last
+    one: `averaging=fastopt.EMA(0.999)` and `averaged(params)`. Decoupled weight decay adds `weight_decay p` to g in the
+    step, but not in G.
 
     Parameters
     ----------
     lr : float, default 1
-        A factor of the learning rate that is found, 0 or more.
+        Multiplies the learning rate that is found, 0 or more.
     initial_distance : float, default 1e-6
-        The first r, relative to 1 + |p_0|, 1e-12 or more; 1e-4 for nets with batch normalization.
+        The initial r, relative to 1 + |p_0|, 1e-12 or more; 1e-4 for networks with batch normalization.
     eps : float, default 1e-8
-        Added to the first G, 0 or more.
+        Added to the initial G, 0 or more.
 
-    State: `start`, the parameters at the start; and of all arrays together `estimates`, a dict of r, G as
-    sum_of_squares, and eta, the last learning rate.
+    State: `start`, the initial parameters; and for all arrays together `estimates`, a dict of r, sum_of_squares (G) and
+    eta, the last learning rate.
 
     Examples
     --------
@@ -221,7 +246,7 @@ class DoG(_LearningRateFree):
     -----------
     PyTorch: has none; `DoG` of `dog-optimizer`, the authors' package, is the same formula.
     Keras: has none.
-    optax: `contrib.dog`, the same formula; the first r does not depend on p_0 by default.
+    optax: `contrib.dog`, the same formula; the initial r does not depend on p_0 by default.
     """
 
     rule = "dog"
@@ -229,37 +254,27 @@ class DoG(_LearningRateFree):
     initial_distance: Number = number(1e-6)
     eps: Number = number(1e-8)
 
-    def start_values(self) -> dict[str, Any]:
-        return {"start": None}
-
-    def scalars(self, step: int) -> tuple[float, ...]:
-        return float(bool(self._estimates)), self._formula_decay()
-
     def estimated(self, one: float, other: float, estimates: Mapping[str, float]) -> dict[str, float]:
-        r, squares = _distance(self.initial_distance, one, estimates), estimates.get("sum_of_squares", self.eps) + other
+        r, squares = self._distance(one, estimates), estimates.get("sum_of_squares", self.eps) + other
         return {"r": r, "sum_of_squares": squares, "eta": r / math.sqrt(squares) if squares else 0.0}
-
-    def total_scalars(self, estimates: Mapping[str, float]) -> tuple[float, ...]:
-        return (self.lr * estimates["eta"],)
 
 
 @dataclass(eq=False)
-class DoWG(_LearningRateFree):
-    """DoG in which gradients count by the distance at which they came, so that it needs no bound of the problem.
+class DoWG(_FromTheStart):
+    """`DoG` with squared gradients weighted by the squared distance from the start, so that it needs no bound of it.
 
-    `p = p - lr r^2 / sqrt(v) g` with `r = max(r, |p - p_0|)` and `v = v + r^2 |g|^2`, norms of all parameters together;
-    at first `r = initial_distance (1 + |p_0|)` and `v = 0`. Decoupled weight decay adds `weight_decay p` to g in the
-    step, but not in v.
+    `p = p - lr r^2 / sqrt(v) g` with `v = v + r^2 |g|^2`, at first 0. The distance r, norms and weight decay are those
+    of `DoG`.
 
     Parameters
     ----------
     lr : float, default 1
-        A factor of the learning rate that is found, 0 or more.
+        Multiplies the learning rate that is found, 0 or more.
     initial_distance : float, default 1e-4
-        The first r, relative to 1 + |p_0|, 1e-12 or more.
+        The initial r, relative to 1 + |p_0|, 1e-12 or more.
 
-    State: `start`, the parameters at the start; and of all arrays together `estimates`, a dict of r, v as
-    sum_of_squares, and eta, the last learning rate.
+    State: `start`, the initial parameters; and for all arrays together `estimates`, a dict of r, sum_of_squares (v) and
+    eta, the last learning rate.
 
     Examples
     --------
@@ -279,29 +294,14 @@ class DoWG(_LearningRateFree):
     -----------
     PyTorch: has none.
     Keras: has none.
-    optax: `contrib.dowg`, the same formula; the first r does not depend on p_0, and 1e-4 is added to v.
+    optax: `contrib.dowg`, the same formula; the initial r does not depend on p_0, and 1e-4 is added to v.
     """
 
     rule = "dowg"
     lr: Number = number(1.0)
     initial_distance: Number = number(1e-4)
 
-    def start_values(self) -> dict[str, Any]:
-        return {"start": None}
-
-    def scalars(self, step: int) -> tuple[float, ...]:
-        return float(bool(self._estimates)), self._formula_decay()
-
     def estimated(self, one: float, other: float, estimates: Mapping[str, float]) -> dict[str, float]:
-        r = _distance(self.initial_distance, one, estimates)
+        r = self._distance(one, estimates)
         squares = estimates.get("sum_of_squares", 0.0) + r * r * other
         return {"r": r, "sum_of_squares": squares, "eta": r * r / math.sqrt(squares) if squares else 0.0}
-
-    def total_scalars(self, estimates: Mapping[str, float]) -> tuple[float, ...]:
-        return (self.lr * estimates["eta"],)
-
-
-def _distance(initial: float, square: float, estimates: Mapping[str, float]) -> float:
-    """The largest distance from the start so far; at first a share of the norm of the start, of which `square` is."""
-    distance = math.sqrt(square)
-    return max(estimates["r"], distance) if estimates else initial * (1 + distance)

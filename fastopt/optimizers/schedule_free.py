@@ -1,4 +1,4 @@
-"""Schedule-free optimizers: an average of the parameters in the place of a falling learning rate."""
+"""Schedule-free optimizers: an average of the parameters instead of a falling learning rate."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ class ScheduleFreeAdamW(_ScheduleFree):
     beta1 : float, default 0.9
         The share of the average in p, in [0, 1).
     beta2 : float, default 0.999
-        The share of the running mean that is kept at each step, in [0, 1).
+        Decay rate of the running mean, in [0, 1).
     eps : float, default 1e-8
         Added to the root, 0 or more.
     warmup : float, default 0

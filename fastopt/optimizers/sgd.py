@@ -58,7 +58,7 @@ class Momentum(Optimizer):
     lr : float, default 0.01
         Learning rate, 0 or more.
     momentum : float, default 0.9
-        The share of the velocity that is kept at each step, in [0, 1].
+        Decay rate of the velocity, in [0, 1].
 
     State: `v`, the velocity.
 
@@ -110,7 +110,7 @@ class Nesterov(Optimizer):
     lr : float, default 0.01
         Learning rate, 0 or more.
     momentum : float, default 0.9
-        The share of the velocity that is kept at each step, in [0, 1].
+        Decay rate of the velocity, in [0, 1].
 
     State: `v`, the velocity.
 
@@ -174,7 +174,7 @@ class SGDMomentum(Optimizer):
     lr : float, default 0.01
         Learning rate, 0 or more.
     momentum : float, default 0.9
-        The share of the velocity that is kept at each step, in [0, 1].
+        Decay rate of the velocity, in [0, 1].
     dampening : float, default 0
         The share of a gradient that does not go into the velocity, in [0, 1]; the first goes in as it is.
     damp_first : bool, default False
@@ -228,7 +228,7 @@ class SGDNesterov(Optimizer):
     lr : float, default 0.01
         Learning rate, 0 or more.
     momentum : float, default 0.9
-        The share of the velocity that is kept at each step, in [0, 1].
+        Decay rate of the velocity, in [0, 1].
 
     State: `v`, the velocity, without lr.
 

@@ -74,7 +74,7 @@ class Signum(Optimizer):
     lr : float, default 0.001
         Learning rate, 0 or more.
     beta1 : float, default 0.9
-        The share of the running mean that is kept at each step, in [0, 1); 0 takes the sign of the gradient.
+        Decay rate of the running mean, in [0, 1); 0 takes the sign of the gradient.
 
     State: `m`, the running mean of the gradient. The sign of 0 is 0, that of NaN is NaN.
 
@@ -120,7 +120,7 @@ class Lion(Optimizer):
     beta1 : float, default 0.9
         The share of m in what the sign is taken of, in [0, 1).
     beta2 : float, default 0.99
-        The share of the running mean that is kept at each step, in [0, 1).
+        Decay rate of the running mean, in [0, 1).
 
     State: `m`, the running mean of the gradient. The sign of 0 is 0, that of NaN is NaN.
 

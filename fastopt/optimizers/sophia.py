@@ -38,7 +38,7 @@ class Sophia(Optimizer):
     lr : float, default 0.0001
         Learning rate, 0 or more.
     beta1, beta2 : float, default 0.96 and 0.99
-        The shares of the running means that are kept at each step and at each estimate, in [0, 1).
+        Decay rates of the running means, by step and by estimate, in [0, 1).
     gamma : float, default 0.01
         The weight of h, 0 or more: the larger, the fewer elements are clipped. The paper has 0.01 for Sophia-H and 0.05
         for Sophia-G.
@@ -101,8 +101,8 @@ class Sophia(Optimizer):
         """
         with self._not_stepping():
             columns = constraints.masks_for(self)
-            known = type(self).__name__, HESSIAN, params, estimates, self._start(), self._state
-            table = Table(*known, groups=self.groups, storage=self.state_storage, constraints=columns)
+            common = type(self).__name__, HESSIAN, params, estimates, self._start(), self._state
+            table = Table(*common, groups=self.groups, storage=self.state_storage, constraints=columns)
             plan = Plan(table, self._processes)
             step = self._steps + 1
             for launch in plan.table.stored_launches:

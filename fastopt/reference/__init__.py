@@ -17,6 +17,8 @@ from fastopt.reference import (
     adam_variants,
     layerwise,
     learning_rate_free,
+    matrix,
+    preconditioned,
     schedule_free,
     sgd,
     sign_based,
@@ -28,6 +30,8 @@ from fastopt.reference.adam_variants import *  # noqa: F403
 from fastopt.reference.base import Reference as Reference
 from fastopt.reference.layerwise import *  # noqa: F403
 from fastopt.reference.learning_rate_free import *  # noqa: F403
+from fastopt.reference.matrix import *  # noqa: F403
+from fastopt.reference.preconditioned import *  # noqa: F403
 from fastopt.reference.schedule_free import *  # noqa: F403
 from fastopt.reference.sgd import *  # noqa: F403
 from fastopt.reference.sign_based import *  # noqa: F403
@@ -46,6 +50,8 @@ if not TYPE_CHECKING:  # type checkers follow the imports above
             schedule_free,
             learning_rate_free,
             layerwise,
+            matrix,
+            preconditioned,
         )
         for name in family.__all__
     ]

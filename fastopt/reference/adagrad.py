@@ -130,6 +130,12 @@ class Adadelta(Reference):
     slots = ("h", "d")
     unsigned = ("h", "d")
 
+    def effective_lr(self) -> float:
+        return self.lr
+
+    def metric(self, h: Array, d: Array) -> Array:  # type: ignore[override]
+        return np.sqrt(h + self.eps) / np.sqrt(d + self.eps)
+
     def step(self, p: Array, g: Array, h: Array, d: Array) -> None:  # type: ignore[override]
         h *= self.decay_rate
         h += (1 - self.decay_rate) * g * g

@@ -145,15 +145,27 @@ class RAdam(Reference):
     slots = ("m", "v")
     unsigned = ("v",)
 
-    def step(self, p: Array, g: Array, m: Array, v: Array) -> None:  # type: ignore[override]
+    def rectification(self) -> float | None:
+        """The factor of a step that is divided by the root of v; None where it is not divided yet."""
         t = self.iter
-        m += (1 - self.beta1) * (g - m)
-        v += (1 - self.beta2) * (g * g - v)
-        lr_t = self.lr / (1.0 - self.beta1**t)
         rho_inf = 2.0 / (1.0 - self.beta2) - 1.0
         rho = rho_inf - 2.0 * t * self.beta2**t / (1.0 - self.beta2**t)
-        if rho > 5.0:
-            shape = (rho - 4.0) * (rho - 2.0) * rho_inf / ((rho_inf - 4.0) * (rho_inf - 2.0) * rho)
-            p -= lr_t * math.sqrt(shape * (1.0 - self.beta2**t)) * m / (np.sqrt(v) + self.eps)
-        else:
+        if rho <= 5.0:
+            return None
+        shape = (rho - 4.0) * (rho - 2.0) * rho_inf / ((rho_inf - 4.0) * (rho_inf - 2.0) * rho)
+        return math.sqrt(shape * (1.0 - self.beta2**t))
+
+    def effective_lr(self) -> float:
+        return self.lr * (self.rectification() or 1.0)
+
+    def metric(self, m: Array, v: Array) -> Array:  # type: ignore[override]
+        return np.ones_like(v) if self.rectification() is None else np.sqrt(v) + self.eps
+
+    def step(self, p: Array, g: Array, m: Array, v: Array) -> None:  # type: ignore[override]
+        m += (1 - self.beta1) * (g - m)
+        v += (1 - self.beta2) * (g * g - v)
+        lr_t, rectification = self.lr / (1.0 - self.beta1**self.iter), self.rectification()
+        if rectification is None:
             p -= lr_t * m
+        else:
+            p -= lr_t * rectification * m / (np.sqrt(v) + self.eps)

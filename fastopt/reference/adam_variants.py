@@ -76,6 +76,13 @@ class AdEMAMix(Reference):
     slots = ("m", "slow", "v")
     unsigned = ("v",)
 
+    def effective_lr(self) -> float:
+        alpha = self.alpha * min(1.0, self.iter / self.warmup) if self.warmup else self.alpha
+        return self.lr * math.sqrt(1.0 - self.beta2**self.iter) * (1.0 + alpha)
+
+    def metric(self, m: Array, slow: Array, v: Array) -> Array:  # type: ignore[override]
+        return np.sqrt(v) + self.eps * math.sqrt(1.0 - self.beta2**self.iter)
+
     def step(self, p: Array, g: Array, m: Array, slow: Array, v: Array) -> None:  # type: ignore[override]
         t = self.iter
         alpha, beta3 = self.alpha, self.beta3
@@ -103,6 +110,12 @@ class Adan(Reference):
     slots = ("m", "v", "n", "previous")
     unsigned = ("n",)
 
+    def effective_lr(self) -> float:
+        return self.lr * math.sqrt(1.0 - self.beta3**self.iter)
+
+    def metric(self, m: Array, v: Array, n: Array, previous: Array) -> Array:  # type: ignore[override]
+        return np.sqrt(n) + self.eps * math.sqrt(1.0 - self.beta3**self.iter)
+
     def step(self, p: Array, g: Array, m: Array, v: Array, n: Array, previous: Array) -> None:  # type: ignore[override]
         t = self.iter
         correction = math.sqrt(1.0 - self.beta3**t)
@@ -125,6 +138,12 @@ class LaProp(Reference):
     eps: float = 1e-15
     slots = ("m", "v")
     unsigned = ("v",)
+
+    def effective_lr(self) -> float:
+        return self.lr * math.sqrt(1.0 - self.beta2**self.iter)
+
+    def metric(self, m: Array, v: Array) -> Array:  # type: ignore[override]
+        return np.sqrt(v) + self.eps * math.sqrt(1.0 - self.beta2**self.iter)
 
     def step(self, p: Array, g: Array, m: Array, v: Array) -> None:  # type: ignore[override]
         correction = math.sqrt(1.0 - self.beta2**self.iter)

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, cast
 import numpy as np
 
 from fastopt.kernels import codecs
+from fastopt.pairs import pairs
 from fastopt.reference.constraints import Masked, by_rows, elementwise
 from fastopt.reference.norms import Array as Array
 from fastopt.reference.norms import clipped, global_norm, means, total
@@ -60,6 +61,7 @@ class Reference:
     # Not annotated, which would make settings of them.
     flush = True
     _iter = 0
+    factors = cast("dict[str, Array]", None)
     counts = cast("dict[Any, int]", None)
     averages = cast("dict[Any, int]", None)
     weight_average = cast("dict[Any, Array] | None", None)
@@ -69,6 +71,7 @@ class Reference:
         self.counts, self.averages = {}, {}
         self.estimates: dict[str, float] = {}
         self.before: dict[str, float] = {}
+        self.kept: dict[Any, dict[str, Array]] = {}  # of rules of whole matrices, by key; `factors` in `step`
         for slot in self.slots:
             setattr(self, slot, None)
         self.runs: dict[tuple[str, Any], Array] = {}  # codes and scales of compact state, by slot and key
@@ -129,7 +132,7 @@ class Reference:
         seen = {
             key: _summed(g, distinct.get(key, np.arange(len(params[key]))), params[key].dtype)
             if isinstance(g, Rows)
-            else _as_shaped(np.asarray(g).astype(as_array(params[key]).dtype, copy=False), as_array(params[key]))
+            else pairs(_as_shaped(np.asarray(g).astype(as_array(params[key]).dtype, copy=False), as_array(params[key])))
             for key, g in given.items()
         }
         scale = self._scale(seen)
@@ -141,9 +144,10 @@ class Reference:
                 p, *state = (x[distinct[key]] for x in whole)
             part = copy.copy(parts[key])
             part._iter = self.counts[key] = self.counts[key] + 1
+            part.factors = self.kept.setdefault(key, {})
             kept = Masked(self.mask, key, p, *state)
             # NumPy makes scalars of arrays without dimensions; the power of a scalar is not always that of an array.
-            p_1d, g_1d, *state_1d = np.atleast_1d(p, seen[key], *state)
+            p_1d, g_1d, *state_1d = np.atleast_1d(pairs(p), seen[key], *map(pairs, state))
             part._step(p_1d, part._processed(p_1d, g_1d, scale), state_1d)
             elementwise(part, p, state, params[key], distinct.get(key, ...))
             by_rows(part, p)
@@ -165,17 +169,18 @@ class Reference:
         """Before a step, adds up over all parameters what a rule with totals needs."""
         if type(self).totals is Reference.totals:
             return
-        found = []
+        sums = []
         self.before.clear()
         self.before.update(self.estimates)
         for key, g in seen.items():
-            part, p = copy.copy(parts[key]), as_array(params[key])
+            part, p = copy.copy(parts[key]), pairs(as_array(params[key]))
             part._iter = self.counts[key] + 1
-            both = part.totals(p, part._processed(p, g, scale), *[getattr(self, slot)[key] for slot in self.slots])
+            state = [pairs(getattr(self, slot)[key]) for slot in self.slots]
+            both = part.totals(p, part._processed(p, g, scale), *state)
             assert both is not None
-            found.append(both)
-        if found:
-            self.estimates.update(self.estimate(*map(total, zip(*found, strict=True))))
+            sums.append(both)
+        if sums:
+            self.estimates.update(self.estimate(*map(total, zip(*sums, strict=True))))
 
     def metric(self, *state: Array) -> Array | None:
         """By what the effective learning rate of each element is divided; None where they are all alike."""
@@ -192,14 +197,14 @@ class Reference:
             self.averages.setdefault(key, 0)
         for slot in self.slots:
             start = self.start_values().get(slot, 0.0)
-            known = getattr(self, slot) or {}
+            present = getattr(self, slot) or {}
             setattr(
                 self,
                 slot,
-                _with_more(known, params, np.copy if start is None else partial(np.full_like, fill_value=start)),
+                _with_more(present, params, np.copy if start is None else partial(_filled, start)),
             )
             for key, p in params.items() if start else ():
-                if key not in known:
+                if key not in present:
                     arrays = [getattr(self, slot)[key] if name == slot else None for name in self.slots]
                     self._store(key, as_array(p), arrays, self._part(key, as_array(p)), 0)
         if self.lookahead is not None:
@@ -232,7 +237,7 @@ class Reference:
             slow = self.slow_weights[key]
             new = np.asarray(slow + amount * (p - slow))
             kept.write(p, new)
-            self._flush(new)
+            self._flush(pairs(new))
             kept.write(slow, new)
 
     def _average(self, params: dict[Any, Any]) -> None:
@@ -244,12 +249,12 @@ class Reference:
                 self.averages[key] += 1
                 average = self.weight_average[key]
                 average += amount * (as_array(value) - average)
-                self._flush(average)
+                self._flush(pairs(average))
 
     def _flush_state(self, state: list[Array]) -> None:
         for slot, x in zip(self.slots, state, strict=True):
             if slot not in self.exact:
-                self._flush(x, keep_sign=slot in self.signed)
+                self._flush(pairs(x), keep_sign=slot in self.signed)
 
     def _flush(self, x: Array, keep_sign: bool = False) -> None:
         if self.flush:
@@ -309,11 +314,18 @@ class Reference:
         return g
 
 
+def _filled(start: float, p: Array) -> Array:
+    """State of an array that begins with a number, of complex ones in both parts."""
+    new = np.empty_like(p)
+    pairs(new)[...] = start
+    return new
+
+
 def _with_more(
     slot: dict[Any, Array] | None, params: dict[Any, Any], start: Callable[[Array], Array]
 ) -> dict[Any, Array]:
-    known = slot or {}
-    return known | {key: start(as_array(p)) for key, p in params.items() if key not in known}
+    present = slot or {}
+    return present | {key: start(as_array(p)) for key, p in params.items() if key not in present}
 
 
 def _summed(gradient: Rows, distinct: Array, dtype: Any) -> Array:

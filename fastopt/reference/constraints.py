@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastopt.pairs import is_complex, joined, pairs
+
 Array = npt.NDArray[Any]
 
 
@@ -54,6 +56,7 @@ def by_rows(part: Any, p: Array) -> None:
         return
     axis = part.constraint_axis
     new = p.reshape(1, -1) if axis is None or p.ndim < 2 else np.moveaxis(p, axis, -1)
+    new = pairs(new).reshape(*new.shape[:-1], -1)  # complex elements are two real ones side by side
     shape, new = new.shape, new.reshape(-1, new.shape[-1]).copy()
     for row in new:
         if part.group_lasso:
@@ -68,7 +71,7 @@ def by_rows(part: Any, p: Array) -> None:
             _multiply(row, 1 / norm(row))
         if part.simplex and np.isfinite(row).all():
             row[:] = on_simplex(row)
-    new = new.reshape(shape)
+    new = joined(new.reshape(*shape[:-1], -1, 2)) if is_complex(p.dtype) else new.reshape(shape)
     p[...] = new.reshape(p.shape) if axis is None or p.ndim < 2 else np.moveaxis(new, -1, axis)
 
 

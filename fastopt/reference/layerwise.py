@@ -9,20 +9,7 @@ import numpy as np
 
 from fastopt.reference.base import Array, Reference
 
-__all__ = ["LAMB", "LARS", "MARS", "Muon", "NovoGrad", "StableAdamW"]
-
-
-# Amsel et al., arXiv:2505.16932, with their margin of 1 percent.
-POLAR_EXPRESS = [
-    (a / 1.01, b / 1.01**3, c / 1.01**5)
-    for a, b, c in [
-        (8.28721201814563, -23.595886519098837, 17.300387312530933),
-        (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
-        (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
-        (3.3184196573706015, -2.488488024314874, 0.51004894012372),
-        (2.300652019954817, -1.6689039845747493, 0.4188073119525673),
-    ]
-]
+__all__ = ["LAMB", "LARS", "MARS", "NovoGrad", "StableAdamW"]
 
 
 @dataclass(eq=False)
@@ -129,36 +116,3 @@ class NovoGrad(Reference):
         m *= self.beta1
         m += g / (np.sqrt(v) + self.eps) + (self.weight_decay if self.decoupled else 0.0) * p
         p -= self.lr * m
-
-
-@dataclass(eq=False)
-class Muon(Reference):
-    lr: float = 0.001
-    momentum: float = 0.95
-    adjust: str = "original"
-    coefficients: str = field(default="original", kw_only=True, repr=False)
-    weight_decay: float = field(default=0.1, kw_only=True, repr=False)
-    decoupled: bool = field(default=True, kw_only=True, repr=False)
-    slots = ("m", "o")
-    by_array = True
-
-    def step(self, p: Array, g: Array, m: Array, o: Array) -> None:  # type: ignore[override]
-        m *= self.momentum
-        m += g
-        rows, columns = (len(p), math.prod(p.shape[1:])) if p.ndim > 1 else (1, p.size)
-        x = np.ascontiguousarray(g + self.momentum * m).reshape(rows, columns)
-        x = x.T if rows > columns else x
-        if np.isinf(np.square(x, dtype=np.float64).sum()) and np.isfinite(x).all():
-            x = x * 2.0**-600
-        is_polar = self.coefficients == "polar_express"
-        x = x / (max(math.sqrt(np.square(x, dtype=np.float64).sum()), 1e-7) * (1.01 if is_polar else 1.0))
-        for a, b, c in POLAR_EXPRESS if is_polar else [(3.4445, -4.775, 2.0315)] * 5:
-            square = x @ x.T
-            x = a * x + (b * square + c * (square @ square)) @ x
-        o[...] = (x.T if rows > columns else x).reshape(o.shape)
-        o *= (
-            math.sqrt(max(1.0, rows / max(columns, 1)))
-            if self.adjust == "original"
-            else 0.2 * math.sqrt(max(rows, columns))
-        )
-        p -= self.lr * o

@@ -106,7 +106,7 @@ class DAdaptAdam(Reference):
 
 
 class _FromTheStart(Reference):
-    """SGD with a learning rate that is by the distance from the start."""
+    """SGD whose learning rate follows the distance from the start."""
 
     slots = ("start",)
     exact = ("start",)

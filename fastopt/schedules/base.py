@@ -23,11 +23,11 @@ class Schedule:
 
     def __new__(cls, *values: Any, **settings: Any) -> Self:
         """Refuses unknown settings, with the name that they have here."""
-        known = signature(cls.__init__).parameters if settings else {}
-        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
+        parameters = signature(cls.__init__).parameters if settings else {}
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
             for name in settings:
-                if name not in known:
-                    raise TypeError(names.unknown_setting(cls.__name__, name, [*known][1:]))
+                if name not in parameters:
+                    raise TypeError(names.unknown_setting(cls.__name__, name, [*parameters][1:]))
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
@@ -142,5 +142,5 @@ class Product(Schedule):
 
     def _length(self) -> int | None:
         lengths = [factor._length() for factor in self.factors if not isinstance(factor, Constant)]
-        known = [length for length in lengths if length is not None]
-        return max(known) if known and len(known) == len(lengths) else None
+        finite = [length for length in lengths if length is not None]
+        return max(finite) if finite and len(finite) == len(lengths) else None

@@ -64,12 +64,12 @@ def from_dict(plain: Mapping[str, Any]) -> Schedule:
     name = plain["schedule"]
     if not isinstance(name, str) or name not in SCHEDULES:
         raise ValueError(f"unknown schedule {name!r:.200}{spellings.one_of(name, SCHEDULES)}")
-    known = {setting.name: setting for setting in fields(SCHEDULES[name])}  # type: ignore[arg-type]
+    settings = {setting.name: setting for setting in fields(SCHEDULES[name])}  # type: ignore[arg-type]
     given = {key: value for key, value in plain.items() if key != "schedule"}
-    missing = [key for key, setting in known.items() if key not in given and setting.default is MISSING]
-    for what, names in (("unknown", [key for key in given if key not in known]), ("no", missing)):
+    missing = [key for key, setting in settings.items() if key not in given and setting.default is MISSING]
+    for what, names in (("unknown", [key for key in given if key not in settings]), ("no", missing)):
         if names:
-            raise ValueError(f"{name}: {what} setting {', '.join(map(repr, names))}; it has {', '.join(known)}")
+            raise ValueError(f"{name}: {what} setting {', '.join(map(repr, names))}; it has {', '.join(settings)}")
     for key in ("pieces", "factors"):
         if key in given and isinstance(given[key], list | tuple):
             given[key] = tuple(from_dict(part) for part in given[key])

@@ -7,8 +7,9 @@ import sys
 import numpy as np
 import pytest
 
+import fastopt
 from fastopt import cli, reference, threads
-from fastopt.commands import warmup
+from fastopt.commands import explain, warmup
 from fastopt.commands.verify import cases
 from fastopt.engine import centralized_launch, launch
 from fastopt.kernels import RULES
@@ -203,6 +204,38 @@ def test_explain_and_warmup_know_compact_state(capsys, monkeypatch):
     for storage, count in (("float32", 0), ("bfloat16", 1)):
         warmup.main([OPTIMIZERS["adam"](state_storage=storage)])
         assert len(compiled) == count
+
+
+def test_explain_knows_constraints_and_problems():
+    def text(optimizer):
+        return " ".join(explain.explain(optimizer).split())
+
+    assert "mask" not in text(fastopt.Adam()).partition("Settings of every optimizer")[0]
+    found = text(fastopt.SGD(mask={"W": np.array([True, False, False])}, bounds=(np.zeros(3), 2.0)))
+    assert "The mask keeps value and state of 2 elements of W; its array is read too, 4 bytes an element" in found
+    assert "Bounds that are arrays are read too, 4 bytes an element" in found and "upper 2" in found
+    found = text(fastopt.SGD(max_norm=3.0, constraint_axis=0))
+    assert "after the step reads and writes p, for max_norm=3.0 of the groups of elements along axis 0" in found
+    assert "unit_norm=True of whole arrays" in text(fastopt.Adam(unit_norm=True, constraint_axis=None))
+    found = text(fastopt.Adam(lr=np.array([0.5, 0.25]), batch_axis=0))
+    assert "each has an lr of its own, a step count" in found and "step_size 0.158" in found
+
+
+def test_warmup_knows_constraints_with_arrays_and_of_rows(monkeypatch):
+    bounds, mask = (np.zeros(3), 2.0), {"W": np.ones(3, bool)}
+    steps = [what[2] for what in warmup.kernels([fastopt.SGD(bounds=bounds, mask=mask)]) if what[1] == "step"]
+    assert steps == [("upper", *more) for more in ((), ("lower_array",), ("mask",), ("lower_array", "mask"))]
+    steps = [what[2] for what in warmup.kernels([fastopt.SGD()], (), ["mask"]) if what[1] == "step"]
+    assert steps == [(), ("mask",)]
+    grouped = fastopt.SGD(groups={"W": {"bounds": (None, np.ones(3))}})
+    assert ("upper_array",) in [what[2] for what in warmup.kernels([grouped])]
+    compiled, given = [], []
+    monkeypatch.setattr(warmup, "projection", lambda *what: compiled.append(what[:2]))
+    monkeypatch.setattr(warmup, "kernels", lambda *what: given.append(what[1:]) or [])
+    warmup.main([fastopt.SGD(groups={"W": {"max_norm": 1.0}}), fastopt.SGD(simplex=True)])
+    assert {*compiled} == {(kind, dtype) for kind in ("max_norm", "simplex") for dtype in ("float32", "float64")}
+    cli.main(["warmup", "sgd", "--mask", "--bound-arrays"])
+    assert given[-1] == ([], ["mask", "lower_array", "upper_array"])
 
 
 @pytest.mark.parametrize("command", ["train", "experiment", "schedule"])

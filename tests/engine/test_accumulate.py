@@ -308,7 +308,7 @@ def test_mistakes():
     refused(KeyError, "params has one bare array", lambda: optimizer.update(np.ones(2)))
     refused(ValueError, "shape", lambda: optimizer.update({"W": np.ones(3), "b": params["b"]}))
     fresh = fastopt.Adam()
-    for value, text in (("text", "str"), (np.ones(2, complex), "complex128"), (np.ma.ones(2), "masked")):
+    for value, text in (("text", "str"), (np.ma.ones(2), "masked")):
         with pytest.raises(TypeError, match=text):
             fresh.accumulate({"W": value})
     with pytest.raises(TypeError, match="must be a dict"):

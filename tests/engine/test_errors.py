@@ -55,10 +55,9 @@ BAD_STEPS = {
     "integer parameter": (
         lambda: (replaced(good(), W1=np.ones((2, 3), int)), gradients()),
         TypeError,
-        r"Adam: params\['W1'\] has dtype int64, expected float32 or float64 .*; convert",
+        r"Adam: params\['W1'\] has dtype int64, expected float32, float64, .*; convert",
     ),
     "half parameter": (lambda: (replaced(good(), W1=np.ones((2, 3), np.float16)), gradients()), TypeError, "float16"),
-    "complex parameter": (lambda: (replaced(good(), W1=np.ones((2, 3), complex)), gradients()), TypeError, r"complex128, .*: params\['W1'\].view\(np.float64\), and of its gradient too"),
     "nested dict": (
         lambda: (replaced(good(), W1={"W": np.ones(3)}), gradients()),
         TypeError,
@@ -116,7 +115,7 @@ BAD_STEPS = {
     "complex gradient": (
         lambda: (good(), replaced(gradients(), W1=np.ones((2, 3), complex))),
         TypeError,
-        r"grads\['W1'\] has dtype complex128, which does not convert to float64, the dtype of params\['W1'\]; step real and imaginary parts",
+        r"grads\['W1'\] has dtype complex128, which does not convert to float64, the dtype of params\['W1'\]; take its real part, grads\['W1'\].real",
     ),
     "text gradient": (lambda: (good(), replaced(gradients(), W1=np.full((2, 3), "1"))), TypeError, r"grads\['W1'\] has dtype <U1"),
     "object gradient": (lambda: (good(), replaced(gradients(), W1=np.ones((2, 3), object))), TypeError, "dtype object"),
@@ -362,9 +361,3 @@ def test_arrays_of_other_libraries(library, advice):
         fastopt.SGD().update({"W": foreign}, {"W": np.ones(3)})
     with pytest.raises(TypeError, match=rf"SGD: grads\['W'\] is of type Array, .*{advice}"):
         fastopt.SGD().update({"W": np.ones(3)}, {"W": foreign})
-
-
-def test_the_advice_for_complex_parameters_works():
-    params, grads = {"W": np.array([1 + 2j, 3 - 1j])}, {"W": np.array([1j, 1 + 1j])}
-    fastopt.SGD(lr=1.0).update({"W": params["W"].view(np.float64)}, {"W": grads["W"].view(np.float64)})
-    assert (params["W"] == [1 + 1j, 2 - 2j]).all()

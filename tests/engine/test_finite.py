@@ -32,6 +32,7 @@ def gradients(params, seed=0):
 def everything(optimizer, params):
     saved = optimizer.state_dict()
     arrays = [*params.values(), *(value for slot in saved.pop("state").values() if slot for value in slot.values())]
+    arrays += [array for of_key in saved.pop("factors", {}).values() for array in of_key.values()]
     return saved, [(array.dtype, array.shape, array.tobytes()) for array in arrays]
 
 

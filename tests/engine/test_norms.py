@@ -11,7 +11,7 @@ from fastopt.engine.passes import Passes
 from fastopt.optimizers import OPTIMIZERS
 from tests.conftest import Pair, assert_same_bits, python
 
-BY_NORM = ["lars", "lamb", "stable_adamw", "mars", "novograd", "muon"]
+BY_NORM = ["lars", "lamb", "stable_adamw", "mars", "novograd", "muon", "adafactor", "shampoo", "soap"]
 
 
 @pytest.mark.parametrize("scale", [1e-300, 1e-200, 1e-160, 1e-150, 1.0, 1e150, 1e155, 1e300, 1.7e308])

@@ -274,8 +274,17 @@ def test_mistakes():
             fastopt.Adam(lr=np.array(lr), batch_axis=0)
     with pytest.raises(TypeError, match=r"groups\['W'\] must be a number"):
         fastopt.Adam(groups={"W": {"lr": np.ones(SIZE)}}, batch_axis=0)
-    with pytest.raises(TypeError, match=r"lr is an array.*set batch_axis=0"):
-        fastopt.Adam(lr=np.ones(SIZE)).update(params, grads)
+    for assign in (
+        lambda: fastopt.Adam(lr=np.ones(SIZE)),
+        lambda: setattr(fastopt.Adam(), "lr", np.ones(SIZE)),
+        lambda: setattr(fastopt.Adam(lr=np.ones(SIZE), batch_axis=0), "batch_axis", None),
+    ):
+        with pytest.raises(TypeError, match=r"lr is an array.*set batch_axis=0"):
+            assign()
+    saved = fastopt.Adam(lr=np.ones(SIZE), batch_axis=0).state_dict()
+    saved["hyperparameters"]["batch_axis"] = None
+    with pytest.raises(fastopt.CheckpointError, match=r"lr is an array.*set batch_axis=0"):
+        fastopt.Adam().load_state_dict(saved)
     with pytest.raises(ValueError, match="active is for many problems"):
         fastopt.Adam().active = None
     with pytest.raises(RuntimeError, match="no problem has made a step yet"):

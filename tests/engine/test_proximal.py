@@ -52,7 +52,8 @@ ALL = {"l1": 0.3, "l2_prox": 0.2, "bounds": (None, 0.9), "groups": {"b": {"l1": 
 def test_every_rule_equals_its_reference(rule):
     if rule == "rmsprop":  # the others of its kind in a row
         assert_equals_reference(rule, ALL, "float64")
-    _, after = assert_equals_reference(rule, {**ALL, "lr": 0.1})
+    steps = 7 if rule == "radam" else 4  # it divides by a root from the sixth on
+    _, after = assert_equals_reference(rule, {**ALL, "lr": 30.0 if rule == "adadelta" else 0.1}, steps=steps)
     zeros = after["W"] == 0
     assert zeros.any() and not zeros.all() and not np.signbit(after["W"][zeros]).any()
 
@@ -62,6 +63,7 @@ def test_which_rules_have_them():
     assert set(proximal_rules()) == {
         *("sgd", "momentum", "nesterov", "sgd_momentum", "sgd_nesterov", "adagrad", "rmsprop", "rmsprop_momentum"),
         *("centred_rmsprop", "adam", "adamw", "amsgrad", "adamax", "nadam", "adabelief", "yogi"),
+        *("radam", "adadelta", "adan", "ademamix", "laprop"),
     }
 
 
@@ -146,7 +148,7 @@ def test_what_does_not_go_together():
     def mine(p, g, lr):
         return (p - lr * g,)
 
-    with pytest.raises(ValueError, match="without a step size"):
+    with pytest.raises(ValueError, match="without an effective learning rate"):
         mine(l1=0.1)
     with pytest.raises(ValueError, match=r"l1 must be in \[0, inf\)"):
         fastopt.SGD(l1=-0.1)
@@ -182,6 +184,11 @@ def lasso_minimum(l1, l2=0.0):
         (fastopt.Nesterov(lr=0.05), 1000),
         (fastopt.Adam(lr=schedules.Exponential(0.02, 0.995)), 2000),
         (fastopt.RMSProp(lr=schedules.Exponential(0.01, 0.995)), 2000),
+        (fastopt.RAdam(lr=schedules.Exponential(0.1, 0.998)), 3000),
+        (fastopt.Adadelta(lr=schedules.Exponential(20.0, 0.998)), 4000),
+        (fastopt.Adan(lr=schedules.Exponential(0.02, 0.995)), 2000),
+        (fastopt.AdEMAMix(lr=schedules.Exponential(0.005, 0.997), beta3=0.99), 3000),
+        (fastopt.LaProp(lr=0.001), 4000),  # constant, as steps of earlier rates are in m
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, int) else "",
 )

@@ -36,7 +36,8 @@ def test_which_rules_square():
         "lion",
         "adamax",
     }
-    others |= {"sophia", "schedule_free_sgd", "lars", "novograd", "muon"}  # NovoGrad squares norms
+    others |= {"sophia", "schedule_free_sgd", "lars", "novograd"}  # NovoGrad squares norms
+    others |= {rule for rule in RULES if RULES[rule].prepare}  # which square in NumPy: tests/optimizers/test_matrix.py
     assert set(SQUARING) == set(RULES) - others
     assert [rule for rule in RULES if RULES[rule].squares_norms] == ["novograd"]
 
@@ -69,7 +70,9 @@ def test_squares_that_overflow_are_refused_or_skipped(rule, dtype, flat):
         assert all(np.isfinite(value).all() for value in params.values())
 
 
-@pytest.mark.parametrize("rule", [rule for rule in OPTIMIZERS if rule not in (*SQUARING, "novograd")])
+@pytest.mark.parametrize(
+    "rule", ["muon", *(rule for rule in OPTIMIZERS if rule not in (*SQUARING, "novograd") and not RULES[rule].prepare)]
+)
 def test_other_rules_take_them(rule):
     params = {"W": np.ones((2, 3), np.float32)}
     OPTIMIZERS[rule](on_nonfinite="raise").update(params, {"W": np.full((2, 3), 3e19, np.float32)})

@@ -125,7 +125,7 @@ def test_mistakes():
     with pytest.raises(ValueError, match=r"Adam: lr must be in \[0, inf\)"):
         cs231n.adam(np.ones(3), np.ones(3), {"learning_rate": -1.0})
     for name in DEFAULTS:
-        with pytest.raises(TypeError, match="params has dtype int64, expected float32 or float64"):
+        with pytest.raises(TypeError, match="params has dtype int64, expected float32, float64"):
             getattr(cs231n, name)(np.ones(3, np.int64), np.ones(3))
     w = np.ones(3)
     with pytest.raises(ValueError, match="grads has shape"):

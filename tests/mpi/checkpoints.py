@@ -75,7 +75,8 @@ def check_checkpoints():
     path = os.path.join(folder, "adam.safetensors")
     makes = [
         lambda: fastopt.Adam(groups={"b*": {"lr": 0.1}}, averaging=fastopt.EMA(decay=0.5)),
-        lambda: fastopt.Muon(),
+        lambda: fastopt.Muon(normalize_rows=True),
+        lambda: fastopt.SOAP(precondition_every=2),
         lambda: fastopt.SGD(lr=schedules.Cosine(0.1, 50)),
     ]
     for make in makes:

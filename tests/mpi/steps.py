@@ -32,7 +32,9 @@ def check_layerwise_rules():
 
 
 def check_whole_matrices():
-    compare(fastopt.Muon)
+    for kind in (fastopt.Muon, fastopt.Adafactor, fastopt.Shampoo, fastopt.SOAP):
+        compare(kind)
+    compare(lambda: fastopt.Muon(normalize_rows=True))
     compare(lambda: fastopt.SGD(lr=0.1, centralize=True))
 
 

@@ -11,6 +11,7 @@ import pytest
 
 import fastopt
 from fastopt import reference
+from fastopt.hyperparameters import is_hyperparameter
 from fastopt.kernels import RULES
 from fastopt.optimizers import OPTIMIZERS
 from fastopt.representation import of_value
@@ -42,6 +43,9 @@ def test_every_rule_has_an_optimizer_a_reference_and_a_public_name():
         assert both[0] == [each for each in both[1] if each[0] not in ("on_nonfinite", "max_skips", "batch_axis")]
         after = (RULES[rule].measure is not None) + len(optimizer().total_scalars(defaultdict(float)))
         assert len(optimizer().scalars(1)) == len(RULES[rule].scalars) - after
+        assert [
+            name for name in optimizer._hyperparameters() if not (is_hyperparameter(name) or name in optimizer._shared)
+        ] == []
     assert set(reference.__all__) <= set(fastopt.__all__)
     assert fastopt.RMSprop is fastopt.RMSProp
 
@@ -99,6 +103,12 @@ DEFAULTS = {
     "stable_adamw": {"lr": 0.001, "beta1": 0.9, "beta2": 0.99, "eps": 1e-6},
     "mars": {"lr": 0.003, "beta1": 0.95, "beta2": 0.99, "gamma": 0.025, "eps": 1e-8},
     "novograd": {"lr": 0.001, "beta1": 0.9, "beta2": 0.25, "eps": 1e-6},
+    "adafactor": {
+        **{"lr": 0.01, "decay_exponent": 0.8, "clip_threshold": 1.0, "eps": 1e-30, "min_scale": 0.001},
+        "relative": True,
+    },
+    "shampoo": {"lr": 0.1, "momentum": 0.9, "eps": 1e-6, "decay_rate": 1.0, "precondition_every": 10.0},
+    "soap": {"lr": 0.003, "beta1": 0.95, "beta2": 0.95, "eps": 1e-8, "precondition_every": 10.0},
     "muon": {"lr": 0.001, "momentum": 0.95, "adjust": "original"},
 }
 
@@ -189,12 +199,19 @@ def test_float64_equals_the_textbook_on_python_numbers(rule, rng):
 
 
 ONLY_AT_THE_START = {("adagrad", "initial_accumulator"), ("yogi", "initial_accumulator"), ("rprop", "lr")}
-ONLY_AT_THE_START |= {("dog", "initial_distance"), ("dog", "eps"), ("dowg", "initial_distance")}
+ONLY_AT_THE_START |= {("shampoo", "eps"), ("dog", "initial_distance"), ("dog", "eps"), ("dowg", "initial_distance")}
 # The estimate does not grow in a few steps of random gradients.
 ONLY_AT_THE_START |= {("prodigy", name) for name in ("d0", "d_coef", "growth_rate", "safeguard_warmup")}
 ONLY_AT_THE_START |= {("dadapt_adam", name) for name in ("d0", "growth_rate")}
 # t0 is in the average alone, and these of Sophia work on estimates of the Hessian, which tests/optimizers/test_sophia.py has.
-NOT_IN_THE_PARAMETERS = {("asgd", "t0"), ("sophia", "beta2"), ("sophia", "gamma")}
+# A vector has no matrices.
+NOT_IN_THE_PARAMETERS = {
+    ("soap", "precondition_every"),
+    ("shampoo", "precondition_every"),
+    ("asgd", "t0"),
+    ("sophia", "beta2"),
+    ("sophia", "gamma"),
+}
 # Where half of the default and 0.1 is out of range, or as good as the default.
 OTHER_VALUES = {
     "warmup": 10.0,
@@ -202,6 +219,7 @@ OTHER_VALUES = {
     "max_step_size": 0.002,
     "growth_rate": 1.01,
     "adjust": "match_rms_adamw",
+    "min_scale": 2.0,
 }
 
 OTHER_VALUES["coefficients"] = "polar_express"

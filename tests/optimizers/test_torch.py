@@ -124,6 +124,7 @@ ELSEWHERE = (
     "stable_adamw",
     "novograd",
     "muon",  # below
+    *("adafactor", "shampoo", "soap"),  # in test_matrix.py
     "adopt",
     "mars",
     "prodigy",
@@ -159,6 +160,36 @@ def test_torch_takes_the_same_path(rule, dtype, tolerance, rng, scalars_in_float
     for slot, translate in state_of.items():
         expected = translate(theirs.state[p]).numpy()
         np.testing.assert_allclose(getattr(ours, slot)["W"], expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("rule", CASES)
+def test_complex_parameters_take_the_same_path(rule, rng, scalars_in_float64):
+    make_ours, make, state_of = CASES[rule]
+    ours, start = make_ours(), rng.standard_normal((4, 3)) + 1j * rng.standard_normal((4, 3))
+    params, p = {"z": start.copy()}, torch.nn.Parameter(torch.tensor(start))
+    theirs = make(p)
+    for _ in range(20):
+        g = rng.standard_normal((4, 3)) + 1j * rng.standard_normal((4, 3))
+        ours.update(params, {"z": g})
+        p.grad = torch.tensor(g)
+        theirs.step()
+    np.testing.assert_allclose(params["z"], p.detach().numpy(), rtol=1e-13, atol=1e-13)
+    for slot, translate in state_of.items():
+        expected = translate(theirs.state[p]).numpy()
+        np.testing.assert_allclose(getattr(ours, slot)["z"], expected, rtol=1e-13, atol=1e-13)
+
+
+def test_the_gradient_of_complex_parameters_is_pytorchs():
+    """Steps on a tensor's own memory, with the gradient that autograd finds."""
+    matrix = torch.tensor([[1.0 + 1.0j, 0.5], [0.2j, 2.0], [1.0, -1.0j]], dtype=torch.complex128)
+    wanted = torch.tensor([1.0 - 2.0j, 0.5j], dtype=torch.complex128)
+    z, optimizer = torch.nn.Parameter(torch.zeros(2, dtype=torch.complex128)), fastopt.Adam(lr=0.1)
+    for _ in range(300):
+        loss = (matrix @ (z - wanted)).abs().square().sum()
+        z.grad = None
+        loss.backward()
+        optimizer.update({"z": z}, {"z": z.grad})
+    np.testing.assert_allclose(z.detach().numpy(), wanted.numpy(), atol=1e-3)
 
 
 @pytest.mark.parametrize("rule", CASES)

@@ -23,4 +23,9 @@ def adadelta(p, g, h, d, lr, decay_rate, one_minus_decay_rate, eps):
     return p, h, d
 
 
-ADADELTA = Rule(adadelta, state=("h", "d"), nonnegative=("h", "d"))
+def adadelta_metric(h, d, lr, decay_rate, one_minus_decay_rate, eps):
+    """By what the effective learning rate of an element is divided, from d_t, with which the next step is made."""
+    return math.sqrt(h + eps) / math.sqrt(d + eps)
+
+
+ADADELTA = Rule(adadelta, state=("h", "d"), nonnegative=("h", "d"), metric=adadelta_metric)

@@ -29,4 +29,12 @@ def adan(
     return p, m, v, n, g
 
 
-ADAN = Rule(adan, state=("m", "v", "n", "previous"), nonnegative=("n",))
+def adan_metric(
+    m, v, n, previous, mean_step, change_step, one_minus_beta1, one_minus_beta2, one_minus_beta3, beta2,
+    eps, started, zero
+):  # fmt: skip
+    """By what the effective learning rate of an element is divided."""
+    return math.sqrt(n) + eps
+
+
+ADAN = Rule(adan, state=("m", "v", "n", "previous"), nonnegative=("n",), metric=adan_metric)

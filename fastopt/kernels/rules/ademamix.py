@@ -23,4 +23,9 @@ def ademamix(p, g, m, slow, v, fast_step, slow_step, one_minus_beta1, one_minus_
     return p, m, slow, v
 
 
-ADEMAMIX = Rule(ademamix, state=("m", "slow", "v"), nonnegative=("v",))
+def ademamix_metric(m, slow, v, fast_step, slow_step, one_minus_beta1, one_minus_beta3_t, one_minus_beta2, eps):
+    """By what the effective learning rate of an element is divided."""
+    return math.sqrt(v) + eps
+
+
+ADEMAMIX = Rule(ademamix, state=("m", "slow", "v"), nonnegative=("v",), metric=ademamix_metric)

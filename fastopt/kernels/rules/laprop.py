@@ -21,4 +21,9 @@ def laprop(p, g, m, v, scale, one_minus_beta1, one_minus_beta2, correction, eps)
     return p, m, v
 
 
-LAPROP = Rule(laprop, state=("m", "v"), nonnegative=("v",))
+def laprop_metric(m, v, scale, one_minus_beta1, one_minus_beta2, correction, eps):
+    """By what the effective learning rate of an element is divided."""
+    return math.sqrt(v) + eps
+
+
+LAPROP = Rule(laprop, state=("m", "v"), nonnegative=("v",), metric=laprop_metric)

@@ -5,6 +5,11 @@
     o_t = u_t made nearly orthogonal, by five steps of Newton and Schulz
     p_t = p_{t-1} - step_size o_t
 
+With normalize_rows o goes through NorMuon (Li et al., 2025, arXiv:2510.05491), for each row i of k columns:
+
+    v_i = v_i + (1 - beta2) (sum_j o_ij^2 / k - v_i)
+    o_ij = o_ij / sqrt(v_i) |o| / |o / sqrt(v)|
+
 State: m, and o, which is what the last step was made along. step_size is lr by what its shape makes of it.
 """
 
@@ -15,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from fastopt.kernels.rule import Rule
+from fastopt.kernels.rule import Factors, Rule
 
 SAFETY = 1.01
 """Of the Polar Express: what rounding may make of a singular value of 1."""
@@ -37,6 +42,7 @@ Polar Express (Amsel et al., 2025, arXiv:2505.16932, Algorithm 2) are each the b
 values from 0.001 on."""
 
 SMALLEST_NORM = 1e-7
+SMALLEST_ROOT = 1e-10  # of NorMuon, added to what it divides by
 DOWN = 2.0**-600  # of numbers whose squares overflow
 
 
@@ -71,4 +77,24 @@ def orthogonalise(u: Any, coefficients: str = "original") -> None:
     u[...] = (x.T if rows > columns else x).reshape(u.shape)
 
 
-MUON = Rule(muon, state=("m", "o"), prepare=muon_direction)
+def normalise_rows(o: Any, factors: Factors, beta2: float) -> Factors:
+    """Divides the rows of an array, as a matrix, by the root of a running mean of their squares, in place (NorMuon).
+
+    The norm of the whole stays. Returns the new factors.
+    """
+    rows, columns = matrix_shape(o.shape)
+    before = factors["row_squares"] if "row_squares" in factors else np.zeros(rows, o.dtype)
+    x = np.ascontiguousarray(o).reshape(rows, columns)
+    squares = np.square(x, dtype=np.float64)
+    v = before + (1 - beta2) * ((squares.sum(axis=1) / max(columns, 1)).astype(o.dtype) - before)
+    x = x / (np.sqrt(v)[:, None] + SMALLEST_ROOT)
+    x *= math.sqrt(squares.sum()) / (math.sqrt(np.square(x, dtype=np.float64).sum()) + SMALLEST_ROOT)
+    o[...] = x.reshape(o.shape)
+    return {"row_squares": v}
+
+
+def muon_factors(shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    return {"row_squares": matrix_shape(shape)[:1]}
+
+
+MUON = Rule(muon, state=("m", "o"), prepare=muon_direction, factors=muon_factors)

@@ -22,4 +22,10 @@ def radam(p, g, m, v, step_size, one_minus_beta1, one_minus_beta2, eps, rectifie
     return p, m, v
 
 
-RADAM = Rule(radam, state=("m", "v"), nonnegative=("v",))
+def radam_metric(m, v, step_size, one_minus_beta1, one_minus_beta2, eps, rectified, zero, one):
+    """By what the effective learning rate of an element is divided."""
+    root = math.sqrt(v) + eps
+    return root if rectified > zero else one
+
+
+RADAM = Rule(radam, state=("m", "v"), nonnegative=("v",), metric=radam_metric)
