@@ -35,7 +35,7 @@ OURS = ("fastopt", "fastopt serial", "flat")
 """The compiled optimizer on a dict; kept to one thread; on flat dicts."""
 
 NUMPY = ("textbook", "in place")
-"""What people have (the book's class, see `fastopt.experiments.textbook`), and the best fair NumPy."""
+"""The code that people have (the book's class, see `fastopt.experiments.textbook`), and the best fair NumPy."""
 
 # Other libraries, and some of the textbook's rules, round differently; that is what may be between them after three
 # steps at the default settings.

@@ -66,7 +66,7 @@ def interleaved(sides: list[Step], turns: int, calls: int) -> np.ndarray:
 Sides = dict[str, dict[str, float]]
 
 MEASURED: dict[str, Sides] = {}
-"""What the part that runs has measured so far: by case and side, seconds and how many times as long it takes."""
+"""Measurements of the running part so far: by case and side, seconds and how many times as long it takes."""
 
 
 def report(what: str, names: list[str], seconds: np.ndarray) -> None:

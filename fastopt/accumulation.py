@@ -13,32 +13,32 @@ class Accumulation:
 
     @property
     def accumulated(self: Any) -> int:
-        """The number of gradients that `accumulate` was given since the last step."""
+        """The number of gradients accumulated since the last step."""
         return int(self._accumulated)
 
     def accumulate(self: Any, grads: Any) -> None:
-        """Adds gradients up until the next `update(params)`, which steps with their mean; writes no parameter.
+        """Add gradients up until the next `update(params)`, which steps with their mean; no parameter is written.
 
-        For batches that do not fit at once. The sums lie in a buffer of the optimizer's, which is made at the first
-        call and kept; each call is one pass over it. They are part of `save`, `state_dict`, pickles and copies, so
+        For batches that do not fit into memory at once. The optimizer keeps the sums in a buffer, which it makes at the
+        first call; each call is one pass over it. They are part of `save`, `state_dict`, pickles and copies, so
         resuming between two calls is exact.
 
         Numbers: the gradient of a leaf is `((g1 + g2) + ...) * (gradient_scale / n)` after n calls, in the order of the
         calls, in float32 where the first gradient is float32 or float16, else in float64, whatever the number of
-        threads. So `update(params)` after one call is `update(params, grads)` to the bit, and after n calls that of the
-        sum with `gradient_scale=1 / n`; the factor is part of the step's own pass.
+        threads. So `update(params)` after one call equals `update(params, grads)` bit for bit, and after n calls that
+        of the sum with `gradient_scale=1 / n`; the factor is part of the step's own pass.
 
         Parameters
         ----------
         grads : as in `update`
-            Of the same leaves and shapes at each call. None is a gradient of zero that is not added; a leaf that has
-            had nothing else is left as it is by the step. A model, or objects with `.grad`, may stand here too.
+            The same leaves and shapes at each call. None counts as a zero gradient; a leaf that got nothing else is
+            left alone by the step. A model, or objects with `.grad`, will do too.
 
         Raises
         ------
         TypeError, ValueError, KeyError
-            if a gradient is no array of real numbers, is `Rows`, or shapes or leaves differ from those before; sums and
-            `accumulated` are then as they were.
+            if a gradient is not an array of numbers, or is `Rows`, or leaves or shapes differ from those before; sums
+            and `accumulated` are then as they were.
         RuntimeError
             in the middle of a step.
 
@@ -67,7 +67,7 @@ class Accumulation:
             sums.add(owner, grads, not count, lambda after: attributes.update(_sums=after, _accumulated=count + 1))
 
     def discard_accumulated(self: Any) -> None:
-        """Drops what `accumulate` was given since the last step.
+        """Drop the gradients accumulated since the last step.
 
         Raises
         ------

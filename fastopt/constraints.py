@@ -1,4 +1,4 @@
-"""Settings that constrain parameters: bounds and masks, their checks, and what they are for one array."""
+"""Settings that constrain parameters: bounds, masks and axes; their checks, and their arrays for one parameter."""
 
 from __future__ import annotations
 
@@ -142,11 +142,11 @@ def axis(owner: str, value: Any) -> int | None:
 
 
 CHECKS: dict[str, Callable[[str, Any], Any]] = {"bounds": bounds, "mask": mask, "constraint_axis": axis}
-"""Of settings that are no numbers, by name."""
+"""Checks of the settings that are not numbers, by name."""
 
 
 def lowest(settings: Any) -> Any:
-    """The lower bound of a part's settings: a number, or an array."""
+    """The lower bound of some settings: a number, or an array."""
     low = (settings.bounds or NO_BOUNDS)[0]
     if not settings.nonnegative:
         return low
@@ -154,32 +154,32 @@ def lowest(settings: Any) -> Any:
 
 
 def highest(settings: Any) -> Any:
-    """The upper bound."""
+    """The upper bound of some settings."""
     return (settings.bounds or NO_BOUNDS)[1]
 
 
 def effective_lr_of_momentum(optimizer: Any) -> float:
-    """The effective learning rate of a rule whose velocity adds up gradients."""
+    """The effective learning rate of a rule whose velocity is a sum of gradients."""
     if optimizer.momentum == 1:
         raise ValueError(
-            f"{type(optimizer).__name__}: l1 and l2_prox need momentum below 1, got 1, with which the steps of a "
-            "constant gradient have no limit; set it to 0.9, say"
+            f"{type(optimizer).__name__}: l1 and l2_prox need momentum below 1, got 1, with which steps along "
+            "a constant gradient grow without limit; set it to 0.9, say"
         )
     return float(optimizer.lr / (1 - optimizer.momentum))
 
 
 ON_GROUPS = "group_lasso, max_norm, unit_norm or simplex"
-"""The name of all of them in the table of combinations."""
+"""Their name in the table of combinations."""
 
 PROJECTIONS = {"group_lasso": 0.0, "max_norm": math.inf, "unit_norm": False, "simplex": False}
 """Settings of constraints on groups of elements, with the value by which they do nothing."""
 
 OF_PLANS = ("bounds", "nonnegative", "mask", "constraint_axis", *PROJECTIONS)
-"""Settings that plans are made for."""
+"""Settings after a change of which plans are made anew."""
 
 
 def is_wanted(name: str, value: Any) -> bool:
-    """Whether the value of a setting of `PROJECTIONS` calls for a pass."""
+    """Whether a value of a setting of `PROJECTIONS` needs a pass."""
     return bool(value != PROJECTIONS[name])
 
 
@@ -195,7 +195,7 @@ def has_projections(settings: Any) -> bool:
 
 
 def check_axis(owner: str, name: str, shape: tuple[int, ...], axis: int | None) -> None:
-    """Raises where an array has no such axis; a vector has one, along which it is one group."""
+    """Raises if an array has no such axis; a vector has one axis and is one group."""
     if axis is not None and not -max(1, len(shape)) <= axis < max(1, len(shape)):
         raise ValueError(
             f"{owner}: constraint_axis is {axis}, but {name} has shape {shape}; give it a group with an axis that it "
@@ -204,18 +204,18 @@ def check_axis(owner: str, name: str, shape: tuple[int, ...], axis: int | None) 
 
 
 def check_complex_axis(owner: str, name: str, shape: tuple[int, ...], order: str, axis: int | None) -> None:
-    """Raises where the elements of a group of complex ones do not lie next to one another, as pairs of them must."""
+    """Raises if a group of complex elements is not contiguous, which pairs of real numbers must be."""
     nearest = len(shape) - 1 if order == "C" else 0
     if axis is not None and len(shape) > 1 and axis % len(shape) != nearest:
         raise ValueError(
             f"{owner}: constraint_axis is {axis}, but {name} is complex, of shape {shape} in the order {order}, so it "
-            f"must be {nearest}, along which elements lie next to one another, or None for the whole array; transpose "
-            "it"
+            f"must be {nearest}, along which elements are contiguous, or None for the whole array; change the axis or "
+            "transpose the array"
         )
 
 
 def columns_for(optimizer: Any) -> Columns | None:
-    """The maker of the columns of a plan's table; None where no setting calls for any."""
+    """The maker of the columns of a plan's table; None where no setting needs any."""
     groups = optimizer.groups.data.values()
     has_arrays = any(_are_arrays(pair) for pair in (optimizer.bounds, *(group.data.get("bounds") for group in groups)))
     return Columns(optimizer) if has_arrays or optimizer.mask is not None else None
@@ -226,12 +226,12 @@ def _are_arrays(bounds: Any) -> bool:
 
 
 def masks_for(optimizer: Any) -> Columns | None:
-    """The same without bounds, for what writes state alone."""
+    """The same without bounds, for updates of the state alone."""
     return None if optimizer.mask is None else Columns(optimizer, with_bounds=False)
 
 
 class Columns:
-    """Makes arrays of bounds and masks as the table has them: in the shape, dtype and order of the parameter."""
+    """Arrays of bounds and masks for the table: in the shape, dtype and order of a parameter."""
 
     def __init__(self, optimizer: Any, with_bounds: bool = True) -> None:
         self._with_bounds = with_bounds
@@ -240,11 +240,11 @@ class Columns:
         self.mask: Any = optimizer.mask or {}
 
     def of(self, name: str, key: Hashable, like: Array, group_settings: Mapping[str, Any]) -> dict[str, Array]:
-        """Those of a parameter, by name.
+        """The arrays of a parameter, by name.
 
         name, key : of the parameter in error texts, and in a mask
-        like : an array that lies as they are to lie
-        group_settings : those of the groups that it belongs to
+        like : an array of the layout that they get
+        group_settings : those of the groups that the parameter belongs to
         """
         settings, columns = SimpleNamespace(**(self._settings | dict(group_settings))), {}
         for column, what, bound in (
@@ -269,11 +269,11 @@ class Columns:
         return like.copy(order="K")
 
     def check_keys(self, keys: Iterable[Hashable]) -> None:
-        """Raises where the mask has a key that no parameter has."""
+        """Raises if the mask has a key that no parameter has."""
         keys = list(keys)
         for key in self.mask:
             if key not in keys:
                 raise ValueError(
-                    f"{self._owner}: mask[{key!r}] is of none of the parameters, which are {keys[:8]!r:.300}; correct "
-                    "its name"
+                    f"{self._owner}: mask[{key!r}] belongs to no parameter; there are {keys[:8]!r:.300}. Correct the "
+                    "key"
                 )

@@ -1,4 +1,4 @@
-"""Complex numbers as pairs of real ones, in which steps are made: the only place that knows them."""
+"""Complex numbers as pairs of real ones, which is what kernels step: the only place that knows both."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def part_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 
 def pairs(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Complex numbers of shape (...) as real ones of shape (..., 2), in the same memory; real ones as they are."""
+    """Complex numbers of shape (...) as real ones of shape (..., 2), in the same memory; real ones unchanged."""
     return array[..., None].view(_PARTS[array.dtype]) if array.dtype in _PARTS else array
 
 
 def widened(shape: tuple[int, ...], order: str) -> tuple[int, ...]:
-    """The shape of contiguous complex numbers as real ones, without another axis: the one along which they lie."""
+    """The shape of contiguous complex numbers as real ones: their contiguous axis is twice as long."""
     if not shape:
         return (2,)
     return (2 * shape[0], *shape[1:]) if order == "F" else (*shape[:-1], 2 * shape[-1])

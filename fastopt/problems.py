@@ -1,4 +1,4 @@
-"""Many independent problems in one optimizer: which are active, how far each is, and starting some anew."""
+"""Many independent problems in one optimizer: which are active, the steps of each, and restarts."""
 
 from __future__ import annotations
 
@@ -16,14 +16,13 @@ from fastopt.flat import Array
 
 
 class Problems:
-    """More attributes of an optimizer with `batch_axis=0`: its parameters are that many problems, one for each row."""
+    """Attributes of an optimizer with `batch_axis=0`, whose parameters are one problem per row."""
 
     @property
     def active(self: Any) -> Array | None:
         """Bool of shape (problems,): which problems step; all at first. Assign a mask, or None for all.
 
-        Problems that are not active keep their parameters, state and step count, and hardly cost time where there are
-        few others near them.
+        The others keep their parameters, state and step count, and cost little time where few active ones are near.
         """
         counts: ProblemCounts | None = self._problems
         if counts is None:
@@ -52,31 +51,31 @@ class Problems:
 
     @property
     def problem_steps(self: Any) -> Array | None:
-        """int64 of shape (problems,): the steps of each problem, which its corrections and schedules take."""
+        """int64 of shape (problems,): the step count of each problem, for its bias corrections and schedules."""
         return None if self._problems is None else self._problems.steps
 
     @property
     def problem_skips(self: Any) -> Array | None:
-        """int64 of shape (problems,): how many steps each problem has skipped, by `on_nonfinite="skip"`."""
+        """int64 of shape (problems,): the steps that each problem has skipped, by `on_nonfinite="skip"`."""
         counts: ProblemCounts | None = self._problems
         if counts is None:
             return None
         return np.zeros(counts.size, np.int64) if counts.skips is None else counts.skips.astype(np.int64)
 
     def restart(self: Any, problems: Any) -> None:
-        """Has some problems begin anew: their state is that before a first step, their counts are 0; they are active.
+        """Restart some problems: their state is that before the first step, their counts are 0, and they are active.
 
-        Their parameters are yours to set.
+        Their parameters stay; set them yourself.
 
         Parameters
         ----------
         problems : int, array of int, or bool array of shape (problems,)
-            Which.
+            The problems to restart.
 
         Raises
         ------
         IndexError, TypeError
-            if there are no such problems, or they are no numbers or bools; nothing is changed then.
+            if there are no such problems, or they are neither whole numbers nor bools; nothing is changed then.
         RuntimeError
             before the first step; in the middle of a step.
 
@@ -95,17 +94,19 @@ class Problems:
         with self._not_stepping():
             counts: ProblemCounts | None = self._problems
             if counts is None:
-                raise RuntimeError(f"{owner}: no problem has made a step yet, with batch_axis=0; make one first")
+                raise RuntimeError(f"{owner}: no problem has made a step yet; set batch_axis=0 and make one first")
             rows = np.atleast_1d(np.asarray(problems))
             if rows.size == 0:
                 rows = rows.astype(np.int64)
             if rows.dtype.kind not in "biu":
-                raise TypeError(f"{owner}: problems must be whole numbers or bools, got {rows.dtype}")
+                raise TypeError(f"{owner}: problems must be whole numbers or bools, got {rows.dtype}; convert them")
             which = np.zeros(counts.size, bool)
             try:
                 which[rows] = True
             except IndexError:
-                raise IndexError(f"{owner}: there are {counts.size} problems, got {problems!r:.100}") from None
+                raise IndexError(
+                    f"{owner}: there are {counts.size} problems, got {problems!r:.100}; count from 0"
+                ) from None
             steps = np.where(which, 0, counts.steps)
             active = None if counts.active is None else counts.active | which
             new = counts.with_steps(steps, active)
@@ -116,7 +117,7 @@ class Problems:
 
 
 def _begin(optimizer: Any, which: Array) -> Iterator[Any]:
-    """Calls of C that set the state of some problems to where it begins."""
+    """Calls of C that set the state of some problems to its start values."""
     state = optimizer._state
     if state is None:
         return iter(())

@@ -91,7 +91,7 @@ class Report(Norms):
         self._keys, self._statistics, self._order = keys, statistics, order
         self._sizes, self.size = sizes, sum(sizes)
         self.skipped = skipped
-        """Whether the step was not made, as `on_nonfinite="skip"` wants it."""
+        """Whether the step was skipped, by `on_nonfinite="skip"`."""
 
     @cached_property
     def _sums_by_key(self) -> Array:

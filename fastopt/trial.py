@@ -1,4 +1,4 @@
-"""Steps that are taken back."""
+"""Steps that can be undone."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _KEPT = (
     *("_steps", "_skipped", "_skips_in_a_row", "_state", "_node", "_cohorts", "_counts", "_averages", "_skipped_rows"),
     *("_accumulated", "_sums", "_problems", "_wanted_active", "_estimates", "_factors"),
 )
-"""Everything of an optimizer that steps change; arrays among it are copied."""
+"""The attributes of an optimizer that steps change; arrays among them are copied."""
 
 
 class Trial:
-    """A step on trial, of `with optimizer.trial(params) as step`: the parameters and the optimizer as they were."""
+    """A step on trial, from `with optimizer.trial(params) as step`: parameters and optimizer as they were."""
 
     def __init__(self, optimizer: Any, params: Any, used: list[Array]) -> None:
-        """Used : memory of an earlier trial, which is used again where it fits."""
+        """Copy all that steps write; `used` is memory of an earlier trial, which is reused where it fits."""
         owner = type(optimizer).__name__
         self._optimizer: Any = optimizer
         self._params = objects.by_name(optimizer, params)[0]
@@ -59,7 +59,7 @@ class Trial:
         ]
 
     def reject(self) -> None:
-        """Brings parameters and optimizer back, to the bit, to where the trial began; another step may follow.
+        """Restore parameters and optimizer, bit for bit, to where the trial began; another step may follow.
 
         Raises
         ------
@@ -68,7 +68,7 @@ class Trial:
         """
         optimizer = self._optimizer
         if optimizer is None:
-            raise RuntimeError("this trial was accepted, and its copy is gone; begin another: optimizer.trial(params)")
+            raise RuntimeError("this trial was accepted and its copy is gone; begin another: optimizer.trial(params)")
         with optimizer._not_stepping():
             attributes, saved = optimizer.__dict__, dict(self._attributes)
             if saved["_state"] is not attributes.get("_state") or saved["_cohorts"] is not attributes.get("_cohorts"):
@@ -89,7 +89,7 @@ class Trial:
             )
 
     def accept(self) -> None:
-        """Keeps the steps for good and frees the copy; without it the copy is there for `optimizer.undo`."""
+        """Keep the steps for good and free the copy, which otherwise stays for `optimizer.undo`."""
         optimizer, self._optimizer = self._optimizer, None
         if optimizer is not None and optimizer.__dict__.get("_trial") is self:
             optimizer.__dict__["_trial"] = None
@@ -98,18 +98,18 @@ class Trial:
 
 
 class Trials:
-    """The methods of an optimizer that takes steps back."""
+    """The methods of an optimizer that undo steps."""
 
     @contextmanager
     def trial(self: Any, params: Any) -> Iterator[Trial]:
-        """Steps on trial: within a `with` block, `step.reject()` or an exception takes all of them back, to the bit.
+        """Steps on trial: within a `with` block, `step.reject()` or an exception undoes all of them, bit for bit.
 
-        What comes back is all that steps write: parameters, state, averages, step counts, skipped steps of sparse rows,
+        Restored is all that steps write: parameters, state, averages, step counts, skipped steps of sparse rows,
         accumulated gradients, and what a `ReduceOnPlateau` has observed. Settings that are assigned meanwhile stay, so
-        a step may be tried again with another `lr`. What was measured for `tuning` stays too.
+        a step may be tried again with another `lr`; so do the measurements of `tuning`.
 
-        Costs one copy of parameters and state, whose memory the next trial uses again; steps cost what they always do.
-        The copy stays until then, for `undo`; `step.accept()` frees it.
+        Costs one copy of parameters and state; steps cost what they always do. The copy stays for `undo`, until the
+        next trial reuses its memory or `step.accept()` frees it.
 
         Parameters
         ----------
@@ -142,8 +142,8 @@ class Trials:
         with self._not_stepping():
             if attributes.get("_in_trial"):
                 raise RuntimeError(
-                    f"{type(self).__name__}: this optimizer is in a trial already; leave that first, or take its step "
-                    "back by reject() and step again"
+                    f"{type(self).__name__}: this optimizer is in a trial already; leave that one first, or undo its "
+                    "step by reject() and step again"
                 )
             before = attributes.get("_trial")
             trial = Trial(self, params, [] if before is None else before.memory)
@@ -158,7 +158,7 @@ class Trials:
             attributes["_in_trial"] = False
 
     def undo(self: Any) -> None:
-        """Takes back, to the bit, all steps since the last `trial` began: for a loss that is known only later.
+        """Undo, bit for bit, all steps since the last `trial` began: for a loss that is known only later.
 
         Raises
         ------
@@ -179,14 +179,14 @@ class Trials:
         trial = self.__dict__.get("_trial")
         if trial is None:
             raise RuntimeError(
-                f"{type(self).__name__}: there is nothing to undo, as what was before a step is kept only when asked "
-                "for; make the step within `with optimizer.trial(params)`, and do not accept() it"
+                f"{type(self).__name__}: there is nothing to undo: only a trial that was not accepted can be undone; "
+                "make the step within `with optimizer.trial(params)`, and do not accept() it"
             )
         trial.reject()
 
 
 def _is_there(leaves: Any, key: Any, value: Any) -> bool:
-    """Whether a leaf is still the array that it was; one of another library is seen anew at each look."""
+    """Whether a leaf is still the same array; one of another library is a new object at each access."""
     try:
         return leaves[key] is value or not isinstance(leaves[key], np.ndarray)
     except (KeyError, IndexError):
@@ -194,7 +194,7 @@ def _is_there(leaves: Any, key: Any, value: Any) -> bool:
 
 
 def _copy(target: Array, used: list[Array]) -> Array:
-    """A copy, in memory that has been used where some fits."""
+    """A copy, in used memory where some fits."""
     for number, array in enumerate(used):
         if array.shape == target.shape and array.dtype == target.dtype and array.strides == target.strides:
             del used[number]
@@ -204,7 +204,7 @@ def _copy(target: Array, used: list[Array]) -> Array:
 
 
 def _schedules(value: Any) -> Iterator[Schedule]:
-    """A schedule and those that it is made of."""
+    """A schedule and its parts."""
     if isinstance(value, Schedule):
         yield value
         for inner in vars(value).values():

@@ -329,7 +329,7 @@ def mode() -> str:
 
 
 def fixed() -> Choice | None:
-    """The choice for every step, None if it is to be measured."""
+    """The choice for every step, None to measure."""
     return _fixed
 
 

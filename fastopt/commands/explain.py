@@ -82,7 +82,7 @@ def _compact(optimizer: Optimizer) -> str:
 
 
 def _after(optimizer: Optimizer) -> list[str]:
-    """What constraints with arrays, and those of rows, add to a step."""
+    """The cost that constraints with arrays, and those of rows, add to a step."""
     parts = []
     if optimizer.mask is not None:
         kept = {"params" if key is None else str(key): int((~mask).sum()) for key, mask in optimizer.mask.items()}
@@ -101,7 +101,7 @@ def _after(optimizer: Optimizer) -> list[str]:
 
 
 def _problems(optimizer: Optimizer) -> list[str]:
-    """What many problems at once have each."""
+    """The scalars that many problems have each."""
     if optimizer.batch_axis is None:
         return []
     rates = "an lr of its own, " if _first_problem(optimizer) is not optimizer else ""

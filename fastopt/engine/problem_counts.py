@@ -23,7 +23,7 @@ class ProblemCounts:
     size : the number of problems
     active : bool[size], or None where all are
     offsets : int64[size], or None where all active problems have made as many steps
-    resting : int64[size], the steps of those that are not active
+    inactive_steps : int64[size], the steps of those that are not active
     skips, skips_in_a_row : int64[size], or None where there were none
     """
 
@@ -33,18 +33,28 @@ class ProblemCounts:
         base: int = 0,
         active: Array | None = None,
         offsets: Array | None = None,
-        resting: Array | None = None,
+        inactive_steps: Array | None = None,
         skips: Array | None = None,
         skips_in_a_row: Array | None = None,
     ) -> None:
-        self.size, self.base, self.active, self.offsets, self.resting = size, base, active, offsets, resting
+        self.size, self.base, self.active, self.offsets, self.inactive_steps = (
+            size,
+            base,
+            active,
+            offsets,
+            inactive_steps,
+        )
         self.skips, self.skips_in_a_row = skips, skips_in_a_row
 
     @property
     def steps(self) -> Array:
         """int64[size], the number of steps of each problem."""
         steps = np.full(self.size, self.base) if self.offsets is None else self.base + self.offsets
-        return steps if self.active is None or self.resting is None else np.where(self.active, steps, self.resting)
+        return (
+            steps
+            if self.active is None or self.inactive_steps is None
+            else np.where(self.active, steps, self.inactive_steps)
+        )
 
     def with_steps(self, steps: Array, active: Array | None) -> ProblemCounts:
         """The same with other step counts, or other active problems."""
@@ -52,8 +62,8 @@ class ProblemCounts:
         seen = steps if active is None else steps[active]
         base = int(seen.min()) if seen.size else 0
         offsets = None if (seen == base).all() else steps - base
-        resting = None if active is None else steps
-        return ProblemCounts(self.size, base, active, offsets, resting, self.skips, self.skips_in_a_row)
+        inactive_steps = None if active is None else steps
+        return ProblemCounts(self.size, base, active, offsets, inactive_steps, self.skips, self.skips_in_a_row)
 
     def all_at(self, steps: int) -> ProblemCounts:
         """The same where all problems have made so many steps."""
@@ -88,7 +98,7 @@ class ProblemCounts:
 
     def after_step(self, skipped: Array | None) -> ProblemCounts:
         """Those after a step that some active problems skip."""
-        new = ProblemCounts(self.size, self.base + 1, self.active, self.offsets, self.resting, self.skips)
+        new = ProblemCounts(self.size, self.base + 1, self.active, self.offsets, self.inactive_steps, self.skips)
         if skipped is None:
             for name in ("distinct", "members"):
                 if name in vars(self):

@@ -67,7 +67,7 @@ class Shards:
 
     leaves : {path: how the array lies}
     ranks : the number of processes
-    whole : whether arrays are not cut, as a rule that steps whole matrices wants it
+    whole : whether arrays are not cut, for rules that step whole matrices
     """
 
     def __init__(self, leaves: dict[Hashable, Layout], ranks: int, whole: bool) -> None:

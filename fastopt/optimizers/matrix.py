@@ -23,7 +23,7 @@ class MatrixOptimizer(Optimizer):
 
     @property
     def factors(self) -> dict[Hashable, dict[str, Array]]:
-        """What is kept of each parameter besides the state slots: arrays by key and name, as views that are read-only.
+        """Arrays kept for each parameter besides the state slots, by key and name, as read-only views.
 
         Steps replace them; a parameter that is one bare array has the key None.
         """

@@ -125,7 +125,7 @@ class ScheduleFreeAdamW(_ScheduleFree):
     warmup : float, default 0
         The number of steps in which lr_t grows to lr, 0 or more.
 
-    State: `v`, the running mean of squared gradients, uncorrected; `offset`, what is to be added to p for the average.
+    State: `v`, the running mean of squared gradients, uncorrected; `offset`, the average minus p.
 
     Examples
     --------

@@ -36,7 +36,7 @@ CALLS = {
     "look": ("lstat", -1),
 }
 HARMLESS = {"open the folder", "lock", "owner", "mode", "list"}
-"""What a save does as well as it can."""
+"""Calls that a save makes where it can."""
 
 
 class Failing:
@@ -306,7 +306,7 @@ def test_a_signal_handler_that_saves_during_a_save(tmp_path):
 
 @pytest.mark.parametrize("call", ["open", "flock", "write", "fchmod", "fsync", "replace"])
 def test_a_save_within_a_save_at_each_of_its_calls(call, tmp_path, monkeypatch):
-    """What the handler of a signal would do that comes there."""
+    """Acts as the handler of a signal that comes there."""
     path, other, within = tmp_path / "state", stepped(W=5), []
     module = fcntl if call == "flock" else os
     function = getattr(module, "chmod" if call == "fchmod" else call)

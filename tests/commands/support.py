@@ -1,4 +1,4 @@
-"""What tests of commands share."""
+"""Helpers of the tests of commands."""
 
 import pytest
 

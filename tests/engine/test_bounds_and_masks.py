@@ -234,7 +234,7 @@ def test_bad_settings(settings, kind, text):
     [
         ({"bounds": (np.zeros(3), 1)}, r"the lower bound has shape \(3,\), which does not broadcast to that of params"),
         ({"mask": {"W": np.ones(3, bool)}}, r"the mask has shape \(3,\)"),
-        ({"mask": {"V": np.ones(2, bool)}}, r"mask\['V'\] is of none of the parameters"),
+        ({"mask": {"V": np.ones(2, bool)}}, r"mask\['V'\] belongs to no parameter"),
     ],
 )
 def test_what_does_not_fit_is_found_before_anything_is_written(settings, text):

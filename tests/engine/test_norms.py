@@ -176,7 +176,7 @@ def test_every_rule_that_measures_is_here():
 
 
 def exact_factor(factor, gradient, most):
-    """What a float32 kernel uses, by the exact norm."""
+    """The factor of a float32 kernel, by the exact norm."""
     norm = math.sqrt(math.fsum(np.square(gradient.astype(np.float64)).tolist()))
     return np.float32(norms.clipped(factor, norm, most))
 

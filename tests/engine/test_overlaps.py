@@ -99,7 +99,7 @@ def interleaved(count):
 
 @pytest.mark.parametrize("make", [plain, interleaved])
 def test_no_array_is_compared_with_all_others(make, monkeypatch):
-    """What grew with the square of their number: each comparison is counted, and nothing timed."""
+    """Comparisons once grew with the square of their number: they are counted, not timed."""
     calls = []
     share_memory = overlaps.share_memory
     monkeypatch.setattr(overlaps, "share_memory", lambda a, b: (calls.append(1), share_memory(a, b))[1])

@@ -128,7 +128,7 @@ def test_a_changed_form_is_found_without_a_changed_time(monkeypatch):
 
 
 def test_looking_costs_at_most_one_percent(monkeypatch):
-    """What trials lose to the best form, also on a machine that changes its state all the time."""
+    """The loss of trials to the best form, also on a machine that changes its state all the time."""
     for states in ([(146, 112, 169, 152)], [(146, 112, 169, 152), (466, 460, 243, 281)]):
         loop = Loop(monkeypatch, update=states[0])
         loop.run(300)

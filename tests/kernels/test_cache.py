@@ -102,7 +102,7 @@ def test_swapped_files_are_found(folder):
 
 
 class Implementation:
-    """What a cache of numba's says of a function's place."""
+    """The place of a function by a cache of numba's."""
 
     def __init__(self, folder, name="kernel", stamp="stamp"):
         self.filename_base = name

@@ -68,6 +68,9 @@ def check_what_cannot_work():
     shared = np.ones(40)
     with raises(ValueError, "share memory"):
         Sharded(fastopt.Adam()).update({"a": shared, "b": shared}, {"a": shared, "b": shared})
+    z = np.ones(40, complex)
+    with raises(ValueError, "complex parameters and Sharded do not go together"):
+        Sharded(fastopt.Adam()).update({"z": z}, {"z": z.copy()})
     sharded = Sharded(fastopt.Adam())
     sharded.update({"W": np.ones(3)}, {"W": np.ones(3)})
     with raises(KeyError, "'V'"):

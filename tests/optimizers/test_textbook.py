@@ -1,4 +1,4 @@
-"""What is called the textbook computes what the reference does, and in as few lines as the book."""
+"""The code that is called the textbook computes what the reference does, in as few lines as the book."""
 
 import inspect
 
