@@ -97,19 +97,16 @@ def exact_pair(numbers: list[float]) -> tuple[float, float]:
     """A float64 and what rounding took from it: together the sum of numbers, in twice the precision."""
     try:
         total = math.fsum(numbers)
-    except OverflowError:
-        return math.inf, 0.0
+    except (OverflowError, ValueError):  # of numbers or infinities of both signs
+        total = math.nan
     if not math.isfinite(total):
         return sum(numbers[::2]), 0.0  # what rounding took from infinity is NaN
     return total, math.fsum([*numbers, -total])
 
 
 def total(numbers: list[float]) -> float:
-    """The number nearest to a sum; NaN or infinite where numbers are."""
-    try:
-        return math.fsum(numbers)
-    except (OverflowError, ValueError):  # of infinities of both signs
-        return sum(numbers)
+    """The number nearest to sums, each followed by what rounding took from it; NaN or infinite where they are."""
+    return exact_pair(numbers)[0]
 
 
 def norms(

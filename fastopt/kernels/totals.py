@@ -44,11 +44,19 @@ def totals_loop(row, scalars, parameter, statistics, form, first, last):
             for place in range(size):
                 magnitude = plus(magnitude, abs(load((begin,), place, np.float64)[0]))
             grid = 4 * magnitude
-            for place in range(size):
+            cut = size if grid < np.inf else 0
+            for place in range(cut):
                 number = load((begin,), place, np.float64)[0]
                 part = (number + grid) - grid
                 coarse = plus(coarse, part)
                 fine = plus(fine, number - part)
+            # Numbers so large that no place lies above them are added one by one; the sum may be infinite or NaN.
+            for place in range(cut, size):
+                number = load((begin,), place, np.float64)[0]
+                new = coarse + number
+                part = new - coarse
+                fine += (coarse - (new - part)) + (number - part)
+                coarse = new
             total = load((statistics,), 2 * which, np.float64)[0]
             compensation = load((statistics,), 2 * which + 1, np.float64)[0]
             new = total + coarse

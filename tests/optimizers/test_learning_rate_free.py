@@ -194,3 +194,29 @@ def test_takes_the_path_of_the_authors_package(package, number, rng):
         theirs.step()
     assert np.abs(params["W"] - start).max() > 1e-5
     np.testing.assert_allclose(params["W"] - start, p.detach().numpy() - start, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("rule", FREE)
+def test_sums_of_huge_and_infinite_numbers_are_those_of_the_reference(rule, dtype, rng):
+    """They overflow to infinity as NumPy's, and not to the NaN that rounding takes from infinity."""
+    most = float(np.finfo(dtype).max)
+    for scale_p, scale_g in [(1.0, most / 8), (most / 8, 1.0), (most / 64, most / 64), (most**0.5, most**0.5 / 8)]:
+        pair, p = Pair(rule), (scale_p * rng.uniform(0.5, 1, 700)).astype(dtype)
+        fast, plain = {"W": p.copy(), "b": p[:3].copy()}, {"W": p.copy(), "b": p[:3].copy()}
+        for sign in (1, -1, 1):
+            g = (sign * scale_g * rng.uniform(0.5, 1, 700)).astype(dtype)
+            pair.update(fast, plain, {"W": g, "b": g[:3]})
+            for key in plain:
+                assert_same_bits(fast[key], plain[key])
+            np.testing.assert_equal(pair.fast.estimates, pair.plain.estimates)
+
+
+@pytest.mark.parametrize("rule", FREE)
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda optimizer: pickle.loads(pickle.dumps(optimizer))])
+def test_copies_after_a_step_that_updated_nothing(rule, duplicate):
+    optimizer, params = OPTIMIZERS[rule](), {"W": np.ones(3)}
+    optimizer.update({}, {})
+    optimizer.update(params, {"W": None})
+    other = duplicate(optimizer)
+    assert (other.estimates, other.iter) == ({}, 2)
