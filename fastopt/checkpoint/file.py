@@ -195,7 +195,7 @@ def _put(tensors: dict[str, Any], slot: str, name: str, array: Any) -> None:
     if isinstance(array, Codes):
         tensors[slot + name] = array.codes
         if array.scales.size:
-            tensors[f"{slot}.scales{name}"] = array.scales
+            tensors[f"{slot}.group_scales{name}"] = array.scales
     else:
         tensors[slot + name] = array
 
@@ -255,12 +255,19 @@ def _unpack(optimizer: Any, tensors: dict[str, Array], metadata: Any, name: str)
     state: dict[str, Any] = {}
     same_rule(optimizer, metadata["rule"], name)
     there = {tensor.partition("/")[0] for tensor in tensors}
+    if any(tensor.endswith(".scales") for tensor in there):
+        raise CheckpointError(
+            f"{name} holds int8 state in codes that no release had; load it with the fastopt that wrote it and save it "
+            "with state_storage='float32'"
+        )
     for slot in (*optimizer._rule.state, *(slot for slot in SLOTS.values() if slot in there)):
         if keys is None and all(tensor.startswith(setting_arrays.PREFIX) for tensor in tensors):
             state[slot] = None
             continue
         arrays = {key: tensors.pop(slot + name) for key, name in zip(decoded, names, strict=True)}
-        scales = {key: tensors.pop(f"{slot}.scales{name}", None) for key, name in zip(decoded, names, strict=True)}
+        scales = {
+            key: tensors.pop(f"{slot}.group_scales{name}", None) for key, name in zip(decoded, names, strict=True)
+        }
         arrays = {
             key: np.asfortranarray(array) if number in fortran else array
             for number, (key, array) in enumerate(arrays.items())

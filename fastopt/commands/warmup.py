@@ -18,7 +18,7 @@ from fastopt.engine.one_call import compiled_call
 from fastopt.engine.sparse_launch import compiled_add_up, compiled_spread
 from fastopt.kernels.averages import AVERAGES
 from fastopt.kernels.codecs import FLOAT32
-from fastopt.kernels.compile import compiled_codecs, form_address, kernel
+from fastopt.kernels.compile import STORED_LOOPS, compiled_codecs, form_address, kernel
 from fastopt.kernels.constraints import BOUND_COLUMNS, COLUMNS
 from fastopt.kernels.passes import FACTORS
 from fastopt.kernels.projections import PROJECTIONS, projection
@@ -45,8 +45,14 @@ def kernels(optimizers: Sequence[Optimizer], averages: Sequence[str] = (), colum
     for optimizer in optimizers:
         rule, transforms = optimizer._rule, optimizer._needed_transforms()
         transforms = centralized(transforms) if optimizer.centralize else transforms
+        loops = ["step"]
+        if optimizer.state_storage != FLOAT32 and rule.state and not rule.is_by_array:
+            loops += [optimizer.state_storage]
         all_kernels += [
-            (rule, "step", (*transforms, *after, *behind)) for after in kept for behind in _columns(optimizer, columns)
+            (rule, loop, (*transforms, *after, *behind))
+            for loop in loops
+            for after in kept
+            for behind in _columns(optimizer, columns)
         ]
         all_kernels += (
             [(rule.measuring, which, transforms) for which in ("measure", *FACTORS)] if rule.measuring else []
@@ -54,7 +60,7 @@ def kernels(optimizers: Sequence[Optimizer], averages: Sequence[str] = (), colum
         all_kernels += [(rule.preparing, "prepare", transforms)] if rule.preparing else []
         all_kernels += [(rule.totalling, "totals", transforms)] if rule.totalling else []
         all_kernels += [(rule, "aligned", transforms)] if optimizer.cautious else []
-        all_kernels += [(HESSIAN, "step", ())] if isinstance(optimizer, Sophia) else []
+        all_kernels += [(HESSIAN, loop, ()) for loop in loops] if isinstance(optimizer, Sophia) else []
     return list(dict.fromkeys(all_kernels))  # rules share some
 
 
@@ -90,7 +96,7 @@ def main(optimizers: Sequence[Optimizer], averages: Sequence[str] = (), columns:
             projection(name, dtype, in_parallel)
     pairs = product(kernels(optimizers, averages, columns), ("float32", "float64"))
     # Squares of float32 numbers, as float64, neither overflow nor vanish; a plain sum of float64 ones settles nothing.
-    only = dict.fromkeys(FACTORS, "float64") | {"quick_norm": "float32"}
+    only = dict.fromkeys(FACTORS, "float64") | dict.fromkeys(("quick_norm", *STORED_LOOPS), "float32")
     needed = [pair for pair in pairs if pair[1] == only.get(pair[0][1], pair[1])]
     for (rule, which, transforms), dtype in track(needed, "compiling", console=console):
         for in_parallel in loops:  # the second one costs nothing

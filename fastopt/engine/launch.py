@@ -101,6 +101,10 @@ class Launch:
     is_stored: ClassVar[bool] = False
     """Whether state is decoded before the rule and encoded after it."""
 
+    def loop_of(self, which: str) -> str:
+        """The loop of a kernel, as `which` of `compile.kernel`."""
+        return which
+
     @property
     def outgrows_caches(self) -> bool:
         """Whether the arrays of a step are more than the caches keep until the next one."""
@@ -125,7 +129,7 @@ class Launch:
         if kernel is None:
             try:
                 kernel = self.kernels[variant] = kernel_of(
-                    rule, self.dtype, threads > 1, which, transforms, choice.form, self.outgrows_caches
+                    rule, self.dtype, threads > 1, self.loop_of(which), transforms, choice.form, self.outgrows_caches
                 )
             except NumbaError as error:
                 raise TypeError(formula_checks.not_compiled(rule.formula, rule.state, error)) from error

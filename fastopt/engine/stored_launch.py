@@ -27,15 +27,17 @@ class StoredLaunch(Launch):
         self._storage, slots = leaves[0].layout.storage, rule.state
         self._nonnegative = [slot in rule.nonnegative for slot in slots]
         self._kinds = np.array([storage.kind(self._storage, each) for each in self._nonnegative], np.int64)
-        names = [key_of(leaf.key) for leaf in leaves]
-        keys = [[codecs.mixed(name + slot * codecs.GOLDEN) for slot in range(len(slots))] for name in names]
-        self._names = np.array(keys, np.uint64)
-        self._keys = self._names.copy()
+        hashes = [[codecs.name_hash(key_of(leaf.key), slot) for slot in range(len(slots))] for leaf in leaves]
+        self._names, self._step = np.array(hashes, np.uint64), np.zeros(1, np.uint64)
         self._forms: dict[tuple[int, str], Array] = {}
 
     def begin_step(self, seed: int, step: int) -> None:
         """Has the noise be that of a step."""
-        self._keys[...] = codecs.mixed(self._names ^ np.uint64(codecs.step_key(seed, step)))
+        self._step[0] = codecs.step_key(seed, step)
+
+    def loop_of(self, which: str) -> str:
+        """A step has a loop of its own for each storage."""
+        return self._storage if which == "step" else which
 
     def call(
         self, rule: Rule, which: str, transforms: tuple[str, ...] = (), choice: Choice = AS_THEY_COME
@@ -46,10 +48,11 @@ class StoredLaunch(Launch):
             return kernel, *arguments
         encodes = which != "aligned"
         if not compiles():
-            stored = pure_python.Stored(kernel, self._storage, self._nonnegative, self._keys, encodes)
+            stored = pure_python.Stored(kernel, self._storage, self._nonnegative, self._names, self._step, encodes)
             return stored, *arguments  # type: ignore[return-value]
         form = self._forms.get((choice.form, which))
         if form is None:
-            form = stored_form(choice.form, which != "step", self.outgrows_caches, self._kinds, self._keys, encodes)
+            where = self._kinds, self._names, self._step
+            form = stored_form(choice.form, which != "step", self.outgrows_caches, *where, encodes)
             self._forms[choice.form, which] = form
         return partial(kernel.func, kernel.args[0], form.ctypes.data), *arguments  # type: ignore[return-value]

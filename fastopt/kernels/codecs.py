@@ -5,12 +5,13 @@
 bfloat16
     The upper half of a float32: uint16. Rounded stochastically: 16 random bits are added below it, then they are cut.
 int8
-    Groups of 64 elements with a float32 scale, the largest magnitude of the group. Codes are at the roots of values: k
-    means k |k| / 127^2 * scale (int8), or k^2 / 255^2 * scale in a slot that is never negative (uint8). With x the
-    value over the scale, times the square of the last code, and k the root of |x| rounded down, k + 1 is taken with the
-    probability (|x| - k^2) / (2 k + 1) and k otherwise, so the mean of what is decoded is the value itself.
+    Groups of 64 elements with a float32 scale, the largest magnitude of the group. The largest becomes RANGE, and to
+    all magnitudes OFFSET is added; the code is what their upper bits are above those of OFFSET itself, rounded
+    stochastically as above. So codes are even steps up to the offset, and from there on 16 to every power of two: int8
+    with the sign of the value spans seven of them, uint8 in a slot that is never negative fifteen. Only additions and
+    shifts take a value to its code and back: codes at the roots of values cost two roots and a division more.
     Zero is code 0. In a slot that is never negative no other value is: what is divided by its root must not be divided
-    by zero. A scale under `SMALLEST` is zero, as the store of state flushes smaller values.
+    by zero. A scale under `SMALLEST` is zero, so that nothing decodes to a subnormal number.
     Groups with NaN or infinity have a negative scale: their last code is NaN, the one before it infinity.
 
 Rounding is stochastic because a running mean moves by less than half a unit at a step: rounded to nearest it would stay
@@ -37,14 +38,30 @@ GROUP = 64
 CHUNK = 1 << 16
 """Elements that are worked on at a time."""
 
-SMALLEST = np.float32(2.0**-110)
+SMALLEST = np.float32(2.0**-106)
 """The smallest scale besides zero."""
 
+NOISE_BITS = {BFLOAT16: 16, INT8: 19}
+"""The bits of a float32 that are cut."""
+
+SHIFT = NOISE_BITS[INT8]
+OFFSET = np.float32(2)
+BASE = int(OFFSET.view(np.uint32))  # the bits of it, of which none is among those of a code
+
+
+def range_of(last: int) -> np.float32:
+    """The number that the largest of a group becomes, from its code."""
+    return np.uint32(BASE + (last << SHIFT)).view(np.float32) - OFFSET
+
+
+SIGNED_LAST, NONNEGATIVE_LAST = 127, 255
+SIGNED_LAST_SPECIAL, NONNEGATIVE_LAST_SPECIAL = 126, 253  # of a group with NaN or infinity
+
 BELOW_ONE = np.float32(1 - 2.0**-22)
-"""Keeps the largest of a group from being rounded up beyond the last code."""
+"""Keeps the largest of a group from being rounded up beyond the last code, and what it decodes to from infinity."""
 
 GOLDEN, FIRST, SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB  # Steele et al., SplitMix64
-MIX = np.uint32(0x9E3779B1)
+WEYL, MIX = np.uint32(0x9E3779B1), np.uint32(0x85EBCA6B)
 MASK = (1 << 64) - 1
 
 
@@ -54,10 +71,6 @@ def mixed(value: Any) -> Any:
     value = (value ^ (value >> 30)) * FIRST & MASK
     value = (value ^ (value >> 27)) * SECOND & MASK
     return value ^ (value >> 31)
-
-
-# Random numbers that tell the elements of a group apart.
-NOISE = np.array([mixed((number + 1) * GOLDEN) >> 32 for number in range(GROUP)], np.uint32)
 
 
 def name_key(name: Hashable) -> int:
@@ -77,15 +90,30 @@ def step_key(seed: int, step: int) -> int:
 
 
 def slot_key(step: int, name: int, slot: int) -> int:
-    """The key of the noise of an array of a slot, from `step_key`, `name_key` and the number of the slot."""
-    return int(mixed(step ^ mixed(name + slot * GOLDEN)))
+    """The key of the noise of an array of a slot, from `step_key`, `name_key` and the number of the slot.
+
+    Two slots share a hash, of which one takes the upper bits and one, whose key is odd, the lower ones.
+    """
+    return int(pair_key(mixed(step ^ name_hash(name, slot)), slot))
 
 
-def noise(key: int, first: int, groups: int) -> Array:
-    """Random uint32[groups, GROUP] from group `first` on, of which the upper half is the better one."""
-    keys = mixed(np.arange(first, first + groups, dtype=np.uint64) * np.uint64(GOLDEN) + np.uint64(key)) >> 32
-    values = NOISE + keys.astype(np.uint32)[:, None]
-    random: Array = (values ^ (values >> np.uint32(16))) * MIX
+def name_hash(name: int, slot: int) -> int:
+    """The hash of an array of a slot, and of the other slot that shares noise."""
+    return int(mixed(name + slot // 2 * GOLDEN))
+
+
+def pair_key(key: Any, slot: int) -> Any:
+    """The key of a slot, from that of the two that share a hash."""
+    return key & (MASK - 1) | slot % 2
+
+
+def noise(key: int, first: int, count: int, bits: int) -> Array:
+    """Random uint32 numbers of so many bits for `count` elements from element `first` on."""
+    values = np.arange(first, first + count, dtype=np.uint64).astype(np.uint32) * WEYL + np.uint32(key >> 32)
+    values = (values ^ (values >> np.uint32(16))) * MIX
+    values ^= values >> np.uint32(15)
+    cut = np.uint32(32 - bits)
+    random: Array = (values << cut if key % 2 else values) >> cut
     return random
 
 
@@ -120,11 +148,11 @@ def encode(storage: str, nonnegative: bool, values: Array, key: int, run: Array)
         whole = np.zeros(padded(part.size), np.float32)
         whole[: part.size] = part
         groups = whole.reshape(-1, GROUP)
-        random = noise(key, begin // GROUP, len(groups))
+        random = noise(key, begin, whole.size, NOISE_BITS[storage]).reshape(-1, GROUP)
         end = begin + whole.size
         if storage == BFLOAT16:
             bits = groups.view(np.uint32)
-            rounded = np.where(bits & 0x7FFFFFFF <= 0x7F800000, bits + (random >> 16), bits | 0x400000)
+            rounded = np.where(bits & 0x7FFFFFFF <= 0x7F800000, bits + random, bits | 0x400000)
             run.view(np.uint16)[begin:end] = (rounded >> 16).ravel()
         else:
             codes, scales = _int8(groups, random, nonnegative)
@@ -140,28 +168,24 @@ def _int8(values: Array, random: Array, nonnegative: bool) -> tuple[Array, Array
         special = ~np.isfinite(values).all(axis=1) | np.signbit(values).any(axis=1)
     else:
         special = ~regular.all(axis=1)
-    last = np.where(
-        special, *((np.float32(253), np.float32(255)) if nonnegative else (np.float32(126), np.float32(127)))
-    )
     known = np.where(regular, np.abs(values), np.float32(0))
     scales = known.max(axis=1)
     scales = np.where(scales < SMALLEST, np.float32(0), scales)
-    factor = np.where(scales > 0, last * last / scales * BELOW_ONE, np.float32(0)).astype(np.float32)
-    x = known * factor[:, None]
-    lower = np.sqrt(x).astype(np.int32)
-    root = lower.astype(np.float32)
-    above = x - root * root
-    gap = root * np.float32(2.0**-23) + np.float32(2.0**-24)
-    codes = lower + ((random >> 8).astype(np.float32) * gap < above)
+    factor = np.where(scales > 0, _ranges(special, nonnegative) / scales * BELOW_ONE, np.float32(0))
+    codes = ((known * factor[:, None] + OFFSET).view(np.uint32) + random - np.uint32(BASE) >> SHIFT).astype(np.int32)
     if nonnegative:
-        codes = np.maximum(codes, x > 0)
-    else:
-        codes = np.where(values < 0, -codes, codes)
-    if nonnegative:
+        codes = np.maximum(codes, known > 0)
         codes = np.where(values == np.inf, 254, np.where(regular, codes, 255))
     else:
+        codes = np.where(values < 0, -codes, codes)
         codes = np.where(np.isinf(values), np.where(values < 0, -127, 127), np.where(regular, codes, -128))
     return codes, np.where(special, -scales, scales)
+
+
+def _ranges(special: Any, nonnegative: bool) -> Array:
+    """The number that the largest becomes in each group."""
+    usual, other = (NONNEGATIVE_LAST, NONNEGATIVE_LAST_SPECIAL) if nonnegative else (SIGNED_LAST, SIGNED_LAST_SPECIAL)
+    return np.where(special, range_of(other), range_of(usual))
 
 
 def decode(storage: str, nonnegative: bool, run: Array, size: int) -> Array:
@@ -179,16 +203,11 @@ def decode(storage: str, nonnegative: bool, run: Array, size: int) -> Array:
 
 @np.errstate(all="ignore")
 def _values(codes: Array, scales: Array, nonnegative: bool) -> Array:
-    codes, scales = codes.astype(np.int32), scales[:, None]
     special = np.signbit(scales)
-    if nonnegative:
-        infinite, nan, scale_factors = codes == 254, codes == 255, (np.float32(1 / 253**2), np.float32(1 / 255**2))
-    else:
-        infinite, nan, scale_factors = (
-            np.abs(codes) == 127,
-            codes == -128,
-            (np.float32(1 / 126**2), np.float32(1 / 127**2)),
-        )
-    values = (codes * np.abs(codes)).astype(np.float32) * np.where(special, *scale_factors) * np.abs(scales)
+    share = np.abs(scales) * (np.float32(1) / _ranges(special, nonnegative) * BELOW_ONE)
+    codes, special = codes.astype(np.int32), special[:, None]
+    magnitudes = ((np.abs(codes).astype(np.uint32) << SHIFT) + np.uint32(BASE)).view(np.float32) - OFFSET
+    values = np.copysign(magnitudes * share[:, None], codes.astype(np.float32))
+    infinite, nan = (codes == 254, codes == 255) if nonnegative else (np.abs(codes) == 127, codes == -128)
     values = np.where(special & infinite, np.copysign(np.float32(np.inf), codes.astype(np.float32)), values)
     return np.where(special & nan, np.float32(np.nan), values)

@@ -20,6 +20,7 @@ from fastopt.kernels import storage, stores
 from fastopt.kernels.averages import AVERAGES
 from fastopt.kernels.cache import digest_of, through_cache
 from fastopt.kernels.caution import aligned
+from fastopt.kernels.codecs import BFLOAT16, INT8
 from fastopt.kernels.compose import clone, composed, helpers
 from fastopt.kernels.constraints import BOUND_COLUMNS, BY_METRIC
 from fastopt.kernels.flags import FLAGS, INNER, compiles
@@ -40,6 +41,7 @@ from fastopt.kernels.passes import (
 from fastopt.kernels.problems import parallel_problems, problems_loop, serial_problems
 from fastopt.kernels.pure_python import InterpretedRule, interpreted, interpreted_problems
 from fastopt.kernels.rule import Rule
+from fastopt.kernels.stored_loops import ARRAY_KEYS, bfloat16_loop, int8_loop
 from fastopt.kernels.totals import totals_loop
 from fastopt.kernels.transforms import TRANSFORMS, with_scalars
 
@@ -65,7 +67,12 @@ LOOPS = {
     "problems": problems_loop,
     "aligned": aligned_loop,
     "totals": totals_loop,
+    "bfloat16": bfloat16_loop,
+    "int8": int8_loop,
 }
+
+STORED_LOOPS = BFLOAT16, INT8
+"""Those of a step whose state is stored in fewer bits."""
 
 
 FUNCTIONS = TRANSFORMS | BOUND_COLUMNS | AVERAGES
@@ -83,7 +90,8 @@ def kernel(
 ) -> Callable[[Any, Any, int], None]:
     """The compiled `serial` or `parallel` of this rule for `dtype` ("float32" or "float64").
 
-    which : "step"; "report", which fills the statistics as well; for a measuring rule "measure", which only adds up
+    which : "step", or "bfloat16" or "int8", one whose state is stored so; "report", which fills the statistics as well;
+        for a measuring rule "measure", which only adds up
         the squares of its results, "large_measure" or "small_measure" where those would overflow or vanish; for a
         preparing rule "prepare", which only writes the last state slot; with the transform "cautious" "aligned", which
         only counts the elements whose step goes against the gradient; for a rule with totals "totals", which only adds
@@ -99,7 +107,7 @@ def kernel(
     Compiled, or loaded from numba's disk cache, at the first call and kept for the life of the process.
     """
     if not compiles() or isinstance(rule, InterpretedRule):
-        return interpreted(rule, dtype, which, transforms)
+        return interpreted(rule, dtype, "step" if which in STORED_LOOPS else which, transforms)
     callback = _callback(rule, dtype, which, transforms)
     driver = compiled(parallel if in_parallel else serial, *DRIVER, nogil=True, in_parallel=in_parallel)
     if which not in ("step", "report"):  # which do not write parameters
@@ -131,14 +139,25 @@ def callback(
     constants = rule.columns(transforms), rule.small(transforms), *(places and (places,))
     digest = digest_of(rule.formula, *functions, constants=constants)
     name = "_".join((rule.name, *transforms, which, dtype, digest))
+    loop, slots, compile = LOOPS[which], len(rule.state), njit(**FLAGS, **INNER)
+    is_stored = which in STORED_LOOPS
     # The inner functions carry it too: two cached kernels, compiled in two processes, may otherwise hold different
     # functions under one symbol, of which the loader takes the first for both.
+    written = rule.columns(with_scalars(transforms))
+    written = written[:-slots] if is_stored else written
     names = {
-        "rule": composed(rule, transforms, name, njit(**FLAGS, **INNER), which),
+        **helpers(loop, name, compile),
+        "rule": composed(rule, transforms, name, compile, "step" if is_stored else which),
         "DTYPE": getattr(np, dtype),
         "SIZE": np.dtype(dtype).itemsize,
         "COLUMNS": rule.columns(transforms),
-        "WRITTEN": rule.columns(with_scalars(transforms)),
+        "WRITTEN": written,
+        "FLOATS": rule.columns(transforms)[: -slots or None],
+        "RESULTS": len(written) - 1,
+        "SMALL_FLOATS": rule.small(transforms)[: len(written) - 2],
+        "SMALL_SLOTS": rule.small(transforms)[len(written) - 2 :],
+        "SLOTS": tuple(range(2, 2 + slots)),
+        "KEYS_AT": tuple(range(ARRAY_KEYS, ARRAY_KEYS + slots)),
         "SMALL": rule.small(transforms),
         "SCALARS": (0,) * (len(rule.scalars) + len(with_scalars(transforms))),
         "PLACES": places,
@@ -147,7 +166,7 @@ def callback(
         "FACTOR": FACTORS.get(which, getattr(np, dtype)(1)),
     }
     # numba's disk cache takes this name as its key. It knows nothing of callees and globals, hence the digest.
-    return CFunc(clone(LOOPS[which], name, names), LOOP, {}, FLAGS)
+    return CFunc(clone(loop, name, names), LOOP, {}, FLAGS)
 
 
 @cache
@@ -173,16 +192,21 @@ def _form(form: int, dtype: str, in_pieces: bool, ahead: bool) -> Any:
     return numbers
 
 
-def stored_form(form: int, in_pieces: bool, ahead: bool, kinds: Any, keys: Any, encodes: bool = True) -> Any:
-    """Return the numbers for `loops.walk_stored`; of a kernel that does not write state, it `encodes` nothing.
+def stored_form(
+    form: int, in_pieces: bool, ahead: bool, kinds: Any, names: Any, step: Any, encodes: bool = True
+) -> Any:
+    """Return the numbers for launches of compact state; of a kernel that does not write it, it `encodes` nothing.
 
+    in_pieces : whether `loops.walk_stored` goes through pieces, with codecs, or `loops.walk_groups`, without
     kinds : int64[slots], the forms of `storage.py`
-    keys : uint64[arrays, slots], see `codecs.slot_key`
+    names, step : uint64[arrays, slots] and uint64[1], the hashes from which `codecs.slot_key` is made
     """
     numbers = _form(form, "float32", in_pieces, ahead).copy()
-    numbers[stores.SLOTS], numbers[stores.KINDS], numbers[stores.KEYS] = len(kinds), kinds.ctypes.data, keys.ctypes.data
-    decode, encode = compiled_codecs()
-    numbers[stores.DECODE], numbers[stores.ENCODE] = decode, encode if encodes else 0
+    numbers[stores.SLOTS], numbers[stores.KINDS] = len(kinds), kinds.ctypes.data
+    numbers[stores.NAMES], numbers[stores.STEP] = names.ctypes.data, step.ctypes.data
+    if in_pieces:
+        decode, encode = compiled_codecs()
+        numbers[stores.DECODE], numbers[stores.ENCODE] = decode, encode if encodes else 0
     return numbers
 
 

@@ -104,6 +104,18 @@ def addresses(typingctx: Any, row: Any, columns: Any) -> Any:
 
 
 @intrinsic
+def spread(typingctx: Any, address: Any, stride: Any, like: Any) -> Any:
+    """As many addresses as the tuple `like` has elements, a stride apart, as a tuple."""
+    result = types.UniTuple(types.int64, len(like))
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        steps = [builder.mul(args[1], ir.Constant(_INT64, number)) for number in range(len(like))]
+        return context.make_tuple(builder, result, [builder.add(args[0], step) for step in steps])
+
+    return result(types.int64, types.int64, like), codegen
+
+
+@intrinsic
 def ask_for(typingctx: Any, where: Any, offset: Any, length: Any) -> Any:
     """Asks for the cache lines of `length` bytes, a constant, at an offset from each address."""
     if not isinstance(length, types.IntegerLiteral):
@@ -164,31 +176,36 @@ def store(typingctx: Any, where: Any, index: Any, values: Any, small: Any, dtype
     element = dtype.dtype
     if values != types.UniTuple(element, len(where) - 1):  # would be written beyond the element
         raise TypingError(f"{RESULTS} {values}")
-    smallest, bits = smallest_state(str(element)), element.bitwidth
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         value_type = context.get_value_type(element)
-        absolute, with_sign = (
-            cgutils.get_or_insert_function(builder.module, ir.FunctionType(value_type, [value_type] * count), name)
-            for count, name in ((1, f"llvm.fabs.f{bits}"), (2, f"llvm.copysign.f{bits}"))
-        )
-        zero, least = ir.Constant(value_type, 0.0), ir.Constant(value_type, smallest)
         parameter, _gradient, *state = cgutils.unpack_tuple(builder, args[0])
         new, *new_state = cgutils.unpack_tuple(builder, args[2])
-        builder.store(new, element_pointer(builder, parameter, args[1], value_type), align=bits // 8)
+        builder.store(new, element_pointer(builder, parameter, args[1], value_type), align=element.bitwidth // 8)
         for address, value, kind in zip(state, new_state, cgutils.unpack_tuple(builder, args[3]), strict=True):
-            # `kind` is a constant to LLVM, so of this one select is left, or none.
-            is_small = builder.fcmp_ordered("<", builder.call(absolute, [value]), least)
-            is_small = builder.and_(is_small, builder.icmp_signed("!=", kind, ir.Constant(kind.type, KEPT)))
-            signed = builder.select(
-                builder.fcmp_ordered("==", value, zero), value, builder.call(with_sign, [least, value])
-            )
-            keeps_sign = builder.icmp_signed("==", kind, ir.Constant(kind.type, SIGN_KEPT))
-            value = builder.select(is_small, builder.select(keeps_sign, signed, builder.fmul(value, zero)), value)
-            builder.store(value, element_pointer(builder, address, args[1], value_type), align=bits // 8)
+            value = flushed(builder, value, kind, element)
+            builder.store(value, element_pointer(builder, address, args[1], value_type), align=element.bitwidth // 8)
         return context.get_dummy_value()
 
     return types.void(where, types.int64, values, small, dtype), codegen
+
+
+def flushed(builder: Any, value: Any, kind: Any, element: Any) -> Any:
+    """A state value as it is stored, see `store`: of numba's type `element`, with the constant `kind` of its slot."""
+    value_type = value.type
+    absolute, with_sign = (
+        cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(value_type, [value_type] * count), f"llvm.{name}.f{element.bitwidth}"
+        )
+        for count, name in ((1, "fabs"), (2, "copysign"))
+    )
+    zero, least = ir.Constant(value_type, 0.0), ir.Constant(value_type, smallest_state(str(element)))
+    # `kind` is a constant to LLVM, so of this one select is left, or none.
+    is_small = builder.fcmp_ordered("<", builder.call(absolute, [value]), least)
+    is_small = builder.and_(is_small, builder.icmp_signed("!=", kind, ir.Constant(kind.type, KEPT)))
+    signed = builder.select(builder.fcmp_ordered("==", value, zero), value, builder.call(with_sign, [least, value]))
+    keeps_sign = builder.icmp_signed("==", kind, ir.Constant(kind.type, SIGN_KEPT))
+    return builder.select(is_small, builder.select(keeps_sign, signed, builder.fmul(value, zero)), value)
 
 
 @intrinsic

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
+from fastopt.kernels import codecs
 from fastopt.kernels.intrinsics import LINE, call, fetch_add, peek, put, row_address
 from fastopt.kernels.passes import FIELDS
 from fastopt.kernels.stores import (
@@ -12,14 +13,15 @@ from fastopt.kernels.stores import (
     DECODE,
     ENCODE,
     IN_PIECES,
-    KEYS,
     KINDS,
     LENGTH,
+    NAMES,
     NONTEMPORAL,
     OPEN,
     PLAIN,
     SHIFT,
     SLOTS,
+    STEP,
     fence,
     invoke,
     stack_block,
@@ -33,8 +35,11 @@ PIECE = 8192
 # Counters of different threads stand a cache line apart.
 APART = 8
 
-# Elements of a block of `walk_stored`: with those of the parameter and the gradient they fit into the first cache.
+# Elements of a block of compact state, whole groups of it.
 STORED = 1024
+
+
+FIRST, SECOND = np.uint64(codecs.FIRST), np.uint64(codecs.SECOND)
 
 
 def walk(kernel, form, table, starts, first, last):
@@ -84,16 +89,59 @@ def walk_pieces(kernel, form, table, starts, first, last):
             array += 1
 
 
+def slot_key(form, array, slot):
+    """The key of the noise of an array of a slot, as of `codecs.slot_key`."""
+    value = np.uint64(peek(peek(form + 8 * NAMES) + 8 * (array * peek(form + 8 * SLOTS) + slot)))
+    value = value ^ np.uint64(peek(peek(form + 8 * STEP)))
+    value = (value ^ (value >> np.uint64(30))) * FIRST
+    value = (value ^ (value >> np.uint64(27))) * SECOND
+    value = value ^ (value >> np.uint64(31))
+    return np.int64(value & ~np.uint64(1)) | (slot & 1)
+
+
+def walk_groups(kernel, form, table, starts, first, last):
+    """`walk` for the loops of `stored_loops.py`, which decode and encode state.
+
+    Blocks begin where an array does, so that each group of elements is in one; those that begin among the elements
+    `first` to `last` are worked on.
+    """
+    slots, home = peek(form + 8 * SLOTS), stack_block()
+    numbers = stack_bytes(8 * (1 + slots))
+    array = np.searchsorted(starts, first, side="right") - 1
+    while first < last:
+        begin, end = starts[array], min(last, starts[array + 1])
+        size, scalars, parameter = starts[array + 1] - begin, table[array, -1], table[array, 0]
+        index = (first - begin + STORED - 1) // STORED * STORED
+        stop = min(size, (end - begin + STORED - 1) // STORED * STORED)
+        put(numbers, 0, size)
+        for slot in range(slots):
+            put(numbers, 1 + slot, slot_key(form, array, slot))
+        row = row_address(table, array)
+        if peek(form) == PLAIN and index < stop:
+            call(kernel, row, scalars, parameter, numbers, form, index, stop)
+            index = stop
+        while index < stop:
+            block = (index, min(index + STORED, stop), size)
+            place = invoke(peek(form + 8 * OPEN), peek(form), home, parameter, 4, block)
+            call(kernel, row, scalars, place, numbers, form, index, block[1])
+            invoke(peek(form + 8 * CLOSE), peek(form), home, parameter, 4, block)
+            index = block[1]
+        first = end
+        array += 1
+    if peek(form) == NONTEMPORAL:
+        fence()
+
+
 def walk_stored(kernel, form, table, starts, first, last):
-    """`walk` or `walk_pieces` for a kernel of a rule whose state is stored in fewer bits.
+    """`walk_pieces` for a kernel of a rule whose state is stored in fewer bits.
 
     A block of each slot is decoded to the stack, which the kernel finds in a copy of the table's row. Blocks begin
     where an array does, so that each group of elements is in one; those that begin among the elements `first` to
     `last` are worked on.
     """
-    slots, in_pieces, width = peek(form + 8 * SLOTS), peek(form + 8 * IN_PIECES), table.shape[1]
-    stride = 4 * (PIECE + STORED if in_pieces else STORED) + LINE  # not at one place modulo 4096 bytes
-    stack, home = stack_bytes(slots * stride + 8 * width), stack_block()
+    slots, width = peek(form + 8 * SLOTS), table.shape[1]
+    stride = 4 * (PIECE + STORED) + LINE  # not at one place modulo 4096 bytes
+    stack = stack_bytes(slots * stride + 8 * width)
     copied = stack + slots * stride
     array = np.searchsorted(starts, first, side="right") - 1
     statistics = table[len(starts) - 1, 0]
@@ -106,41 +154,29 @@ def walk_stored(kernel, form, table, starts, first, last):
         stop = min(size, (end - begin + STORED - 1) // STORED * STORED)
         for column in range(width):
             put(copied, column, table[array, column])
-        is_last = index >= stop and not in_pieces
-        while not is_last:
-            until = stop if in_pieces else min(index + STORED, stop)
-            for slot in range(slots):
-                codes, place = table[array, 2 + slot], stack + slot * stride
-                kind = peek(peek(form + 8 * KINDS) + 8 * slot)
-                invoke(peek(form + 8 * DECODE), kind, codes, size, place, (index, until, 0))
-                put(copied, 2 + slot, place - 4 * index)
-            parameter, block = table[array, 0], (index, until, size)
-            if peek(form) != PLAIN and not in_pieces:
-                parameter = invoke(peek(form + 8 * OPEN), peek(form), home, table[array, 0], 4, block)
-            call(kernel, copied, table[array, -1], parameter, cells, form, index, until)
-            if peek(form) != PLAIN and not in_pieces:
-                invoke(peek(form + 8 * CLOSE), peek(form), home, table[array, 0], 4, block)
-            for slot in range(slots):
-                codes, place = table[array, 2 + slot], stack + slot * stride
-                kind, key = (
-                    peek(peek(form + 8 * KINDS) + 8 * slot),
-                    peek(peek(form + 8 * KEYS) + 8 * (array * slots + slot)),
-                )
-                if peek(form + 8 * ENCODE):
-                    invoke(peek(form + 8 * ENCODE), kind, codes, size, place, (index, until, key))
-            index = until
-            is_last = index >= stop
+        for slot in range(slots):
+            codes, place = table[array, 2 + slot], stack + slot * stride
+            kind = peek(peek(form + 8 * KINDS) + 8 * slot)
+            invoke(peek(form + 8 * DECODE), kind, codes, size, place, (index, stop, 0))
+            put(copied, 2 + slot, place - 4 * index)
+        call(kernel, copied, table[array, -1], table[array, 0], cells, form, index, stop)
+        for slot in range(slots):
+            codes, place = table[array, 2 + slot], stack + slot * stride
+            kind = peek(peek(form + 8 * KINDS) + 8 * slot)
+            if peek(form + 8 * ENCODE):
+                block = index, stop, slot_key(form, array, slot)
+                invoke(peek(form + 8 * ENCODE), kind, codes, size, place, block)
         first = end
         if end == starts[array + 1]:
             array += 1
-    if peek(form) == NONTEMPORAL:
-        fence()
 
 
 def run(kernel, form, table, starts, first, last):
-    """`walk`, `walk_pieces` or `walk_stored`, as the form says."""
-    if peek(form + 8 * SLOTS):
+    """`walk` or what goes for it, as the form says."""
+    if peek(form + 8 * SLOTS) and peek(form + 8 * IN_PIECES):
         walk_stored(kernel, form, table, starts, first, last)
+    elif peek(form + 8 * SLOTS):
+        walk_groups(kernel, form, table, starts, first, last)
     elif peek(form + 8 * IN_PIECES):
         walk_pieces(kernel, form, table, starts, first, last)
     else:

@@ -179,25 +179,32 @@ class Stored:
 
     storage : as in `codecs`
     nonnegative : whether each slot is never negative
-    keys : uint64[arrays, slots], those of the noise
+    names, step : uint64[arrays, slots] and uint64[1], the hashes from which `codecs.slot_key` is made
     """
 
     def __init__(
-        self, kernel: Callable[..., None], storage: str, nonnegative: list[bool], keys: Any, encodes: bool = True
+        self,
+        kernel: Callable[..., None],
+        storage: str,
+        nonnegative: list[bool],
+        names: Any,
+        step: Any,
+        encodes: bool = True,
     ) -> None:
-        self._kernel, self._storage, self._nonnegative, self._keys = kernel, storage, nonnegative, keys
-        self._encodes = encodes
+        self._kernel, self._storage, self._nonnegative = kernel, storage, nonnegative
+        self._names, self._step, self._encodes = names, step, encodes
 
     def __call__(self, table: Any, starts: Any, threads: int) -> None:
         """Decodes the state of all arrays, has the kernel work on it, and encodes it."""
         decoded, copies = table.copy(), []
+        keys = codecs.mixed(self._names ^ self._step)
         for row, size in enumerate(np.diff(starts).tolist()):
             for slot, nonnegative in enumerate(self._nonnegative):
                 memory = ctypes.c_uint8 * codecs.run_bytes(self._storage, size)
                 run = np.ctypeslib.as_array(memory.from_address(int(table[row, 2 + slot])))
                 values = codecs.decode(self._storage, nonnegative, run, size).copy()
                 decoded[row, 2 + slot] = values.ctypes.data
-                copies.append((nonnegative, values, int(self._keys[row, slot]), run))
+                copies.append((nonnegative, values, int(codecs.pair_key(int(keys[row, slot]), slot)), run))
         self._kernel(decoded, starts, threads)
         for nonnegative, values, key, run in copies if self._encodes else ():
             codecs.encode(self._storage, nonnegative, values, key, run)

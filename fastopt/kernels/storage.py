@@ -1,7 +1,8 @@
-"""State in 16 or 8 bits, compiled: blocks of it are decoded into the first cache before the rule, and encoded after.
+"""State in 16 or 8 bits, compiled: what the loops over elements are made of, and codecs that C can call.
 
-`codecs.py` says what the codes mean. `loops.walk_stored` decodes a block of each slot, has the rule's own kernel work
-on the float32 numbers there, and encodes them: no rule is compiled anew for any storage.
+`codecs.py` says what the codes mean. `stored_loops.py` has the loops in which the state of a group is decoded, goes
+through a rule and is encoded again. For the others, which are rare, `loops.walk_stored` has blocks decoded and encoded
+by the functions at the end of this file.
 
 The loops over a group are of constant length and without branches, so LLVM makes vectors of them. All arithmetic is of
 32 bits; without the many casts numba would make it of 64.
@@ -13,25 +14,24 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import float32, int32, types, uint32, uint64
+from numba import float32, int32, types, uint32
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fastopt.kernels import codecs
-from fastopt.kernels.intrinsics import ask_for, put
-from fastopt.kernels.passes import AHEAD
+from fastopt.kernels.codecs import BELOW_ONE, OFFSET, SMALLEST, WEYL, range_of
+from fastopt.kernels.intrinsics import KEPT, element_pointer, flushed, put
 
 BFLOAT16, SIGNED, NONNEGATIVE = 1, 2, 3
 """The forms of a slot: 16 bits, and 8 bits with a sign or without."""
 
 GROUP = codecs.GROUP
-TWO_LINES = 2 * GROUP  # bytes of a group of 16 bits
-NOISE = codecs.NOISE
-GOLDEN, FIRST, SECOND = (np.uint64(value) for value in (codecs.GOLDEN, codecs.FIRST, codecs.SECOND))
 MIX = codecs.MIX
 INFINITE = np.uint32(0x7F800000)
 MAGNITUDE = np.uint32(0x7FFFFFFF)
-SMALLEST, BELOW_ONE = codecs.SMALLEST, codecs.BELOW_ONE
-INT8, UINT8, INT32, UINT16, FLOAT32 = np.int8, np.uint8, np.int32, np.uint16, np.float32
+INT8, UINT8, FLOAT32 = np.int8, np.uint8, np.float32
+
+_WORD = ir.IntType(32)
 
 
 def kind(storage: str, nonnegative: bool) -> int:
@@ -88,14 +88,213 @@ def float_of(typingctx: Any, bits: Any) -> Any:
     return types.float32(types.uint32), codegen
 
 
+@intrinsic
+def inlined(typingctx: Any) -> Any:
+    """Has LLVM put the function into those that call it, however long it is."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.function.attributes.add("alwaysinline")
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
 # Constants of their dtypes.
-ZERO, ONE_BELOW, EIGHT, ONE = np.float32(0), np.uint32(16), np.uint32(8), np.uint32(1)
-HALF_GAP, GAP = np.float32(2.0**-24), np.float32(2.0**-23)
-SIGNED_SQUARE, SIGNED_SHARE = np.float32(127**2), np.float32(1 / 127**2)
-SQUARE, SHARE = np.float32(255**2), np.float32(1 / 255**2)
+ZERO = np.float32(0)
+SIGN, BASE = np.uint32(1 << 31), np.uint32(codecs.BASE)
+SHIFT = np.uint32(codecs.SHIFT)
+NOISE_BITS = codecs.NOISE_BITS[codecs.INT8]
+SIGNED_RANGE, NONNEGATIVE_RANGE = range_of(codecs.SIGNED_LAST), range_of(codecs.NONNEGATIVE_LAST)
+SIGNED_SHARE, NONNEGATIVE_SHARE = (np.float32(1) / last * BELOW_ONE for last in (SIGNED_RANGE, NONNEGATIVE_RANGE))
 # Those of groups in which something is not finite.
-SPECIAL_SIGNED_SQUARE, SPECIAL_SIGNED_SHARE = np.float32(126**2), np.float32(1 / 126**2)
-SPECIAL_SQUARE, SPECIAL_SHARE = np.float32(253**2), np.float32(1 / 253**2)
+SPECIAL_SIGNED_RANGE, SPECIAL_RANGE = range_of(codecs.SIGNED_LAST_SPECIAL), range_of(codecs.NONNEGATIVE_LAST_SPECIAL)
+SPECIAL_SIGNED_SHARE, SPECIAL_SHARE = (
+    np.float32(1) / last * BELOW_ONE for last in (SPECIAL_SIGNED_RANGE, SPECIAL_RANGE)
+)
+
+
+def hashed(builder: Any, key: Any, element: Any) -> Any:
+    """The hash of an element, in LLVM's terms, from the key of its slot; see `codecs.noise`."""
+
+    def folded(value: Any, by: int) -> Any:
+        return builder.xor(value, builder.lshr(value, ir.Constant(_WORD, by)))
+
+    upper = builder.trunc(builder.lshr(key, ir.Constant(key.type, 32)), _WORD)
+    value = builder.add(builder.mul(builder.trunc(element, _WORD), ir.Constant(_WORD, int(WEYL))), upper)
+    return folded(builder.mul(folded(value, 16), ir.Constant(_WORD, int(MIX))), 15)
+
+
+def cut(builder: Any, value: Any, key: Any, bits: Any) -> Any:
+    """The upper bits of a hash, or where the key is odd the lower ones."""
+    others = builder.sub(ir.Constant(_WORD, 32), bits)
+    is_odd = builder.trunc(key, ir.IntType(1))
+    return builder.lshr(builder.shl(value, builder.select(is_odd, others, ir.Constant(_WORD, 0))), others)
+
+
+@intrinsic
+def noise(typingctx: Any, key: Any, element: Any, bits: Any) -> Any:
+    """So many random bits of an element."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return cut(builder, hashed(builder, *args[:2]), args[0], builder.trunc(args[2], _WORD))
+
+    return types.uint32(types.int64, types.int64, types.int64), codegen
+
+
+@intrinsic
+def load_halves(typingctx: Any, where: Any, index: Any) -> Any:
+    """Element `index` of the array of bfloat16 at each address, as float32."""
+    half = ir.IntType(16)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        values = []
+        for address in cgutils.unpack_tuple(builder, args[0]):
+            code = builder.load(element_pointer(builder, address, args[1], half), align=2)
+            bits = builder.shl(builder.zext(code, _WORD), ir.Constant(_WORD, 16))
+            values.append(builder.bitcast(bits, ir.FloatType()))
+        return context.make_tuple(builder, signature.return_type, values)
+
+    return types.UniTuple(types.float32, len(where))(where, types.int64), codegen
+
+
+@intrinsic
+def store_halves(typingctx: Any, where: Any, index: Any, values: Any, small: Any, keys: Any) -> Any:
+    """Writes float32 values to what `load_halves` reads; `small` as of `intrinsics.store`, a key for each address."""
+    half = ir.IntType(16)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        columns = zip(*(cgutils.unpack_tuple(builder, args[place]) for place in (0, 2, 3, 4)), strict=True)
+        shared = None
+        for slot, (address, value, kind, key) in enumerate(columns):
+            if slot % 2:  # two slots share a hash
+                random = builder.and_(shared, ir.Constant(_WORD, 0xFFFF))
+            else:
+                shared = hashed(builder, key, args[1])
+                random = cut(builder, shared, key, ir.Constant(_WORD, 16))
+            value = flushed(builder, value, kind, types.float32)
+            bits = builder.bitcast(value, _WORD)
+            quiet = builder.or_(bits, ir.Constant(_WORD, 0x400000))
+            is_nan = builder.fcmp_unordered("uno", value, value)
+            rounded = builder.select(is_nan, quiet, builder.add(bits, random))
+            code = builder.trunc(builder.lshr(rounded, ir.Constant(_WORD, 16)), half)
+            builder.store(code, element_pointer(builder, address, args[1], half), align=2)
+        return context.get_dummy_value()
+
+    return types.void(where, types.int64, values, small, keys), codegen
+
+
+def decode_group(kind, codes, scales, group, target):
+    """Writes the values of a group of 8 bits to `target`; `codes` and `scales` are the addresses of the array's."""
+    inlined()
+    in_wide_vectors()  # a function is optimized on its own first
+    scale, begin = get(scales, group, FLOAT32), group * GROUP
+    if bits_of(scale) > MAGNITUDE:
+        decode_special(kind, codes + begin, -scale, target)
+    elif kind == SIGNED:
+        share = float32(scale * SIGNED_SHARE)
+        for place in range(GROUP):
+            code = int32(get(codes, begin + place, INT8))
+            put(target, place, with_sign(magnitude_of(abs(code)) * share, code))
+    else:
+        share = float32(scale * NONNEGATIVE_SHARE)
+        for place in range(GROUP):
+            put(target, place, magnitude_of(get(codes, begin + place, UINT8)) * share)
+
+
+def magnitude_of(code):
+    """A code as a number, the last one as RANGE."""
+    return float32(float_of(uint32(uint32(uint32(code) << SHIFT) | BASE)) - OFFSET)
+
+
+def with_sign(value, code):
+    """A positive number with the sign of an int32."""
+    return float_of(uint32(bits_of(value) | uint32(uint32(code) & SIGN)))
+
+
+def decode_special(kind, codes, scale, target):
+    """Writes the values of a group in which something is not finite."""
+    for place in range(GROUP):
+        if kind == SIGNED:
+            code = int32(get(codes, place, INT8))
+            value = with_sign(magnitude_of(abs(code)) * float32(scale * SPECIAL_SIGNED_SHARE), code)
+            value = float32(np.inf) if code == 127 else float32(-np.inf) if code == -127 else value
+            put(target, place, float32(np.nan) if code == -128 else value)
+        else:
+            code = int32(get(codes, place, UINT8))
+            value = magnitude_of(code) * float32(scale * SPECIAL_SHARE)
+            value = float32(np.inf) if code == 254 else value
+            put(target, place, float32(np.nan) if code == 255 else value)
+
+
+def encode_group(kind, source, codes, scales, group, key):
+    """Writes what `decode_group` reads, from the values of a group at `source`; `key` as of `codecs.slot_key`."""
+    inlined()
+    in_wide_vectors()  # a function is optimized on its own first
+    begin, most = group * GROUP, np.uint32(0)
+    # As bits magnitudes have their order; NaN and what is negative where nothing is come last.
+    mask = MAGNITUDE if kind == SIGNED else np.uint32(0xFFFFFFFF)
+    for place in range(GROUP):
+        most = max(most, uint32(bits_of(get(source, place, FLOAT32)) & mask))
+    if most >= INFINITE:
+        encode_special(kind, source, codes + begin, scales + 4 * group, begin, key)
+        return
+    scale = float_of(uint32(most))
+    scale = scale if scale >= SMALLEST else ZERO
+    put(scales, group, scale)
+    if kind == SIGNED:
+        factor = factor_of(scale, SIGNED_RANGE)
+        for place in range(GROUP):
+            value = get(source, place, FLOAT32)
+            code = code_of(abs(value) * factor, noise(key, begin + place, NOISE_BITS))
+            put(codes, begin + place, INT8(int32(-code) if value < ZERO else code))
+    else:
+        factor = factor_of(scale, NONNEGATIVE_RANGE)
+        for place in range(GROUP):
+            value = get(source, place, FLOAT32)
+            code = code_of(value * factor, noise(key, begin + place, NOISE_BITS))
+            put(codes, begin + place, UINT8(max(code, ABOVE_ZERO) if value > ZERO else code))
+
+
+def factor_of(scale, last):
+    """The factor that takes the largest of a group to RANGE."""
+    return float32(last / scale * BELOW_ONE) if scale > ZERO else ZERO
+
+
+def code_of(number, random):
+    """The code of a number up to RANGE, in its last 8 bits: those of `BASE` stand before them."""
+    return int32(uint32(uint32(bits_of(float32(number + OFFSET)) + random) >> SHIFT))
+
+
+ABOVE_ZERO = np.int32((codecs.BASE >> codecs.SHIFT) + 1)
+"""The smallest code of what is not zero, as `code_of` returns it."""
+
+
+def encode_special(kind, source, codes, scales, begin, key):
+    """Writes the codes and the scale of a group in which something is not finite."""
+    most = np.uint32(0)
+    for place in range(GROUP):
+        bits = bits_of(get(source, place, FLOAT32))
+        most = max(most, uint32(bits & MAGNITUDE) if is_regular(bits, kind) else np.uint32(0))
+    scale = float_of(uint32(most))
+    scale = scale if scale >= SMALLEST else ZERO
+    put(scales, 0, -scale)
+    factor = factor_of(scale, SPECIAL_SIGNED_RANGE if kind == SIGNED else SPECIAL_RANGE)
+    for place in range(GROUP):
+        value = get(source, place, FLOAT32)
+        regular = is_regular(bits_of(value), kind)
+        code = code_of((abs(value) if regular else ZERO) * factor, noise(key, begin + place, NOISE_BITS))
+        if kind == SIGNED:
+            code = code if regular else int32(127) if abs(value) > ZERO else int32(128)
+            put(codes, place, INT8(int32(-code) if value < ZERO else code))
+        else:
+            code = max(code, ABOVE_ZERO) if value > ZERO else code
+            put(codes, place, UINT8(code if regular else int32(254) if value > ZERO else int32(255)))
+
+
+def is_regular(bits, kind):
+    """Whether a value has a code by its magnitude: it is finite, and not negative where that cannot be."""
+    magnitude = uint32(bits & MAGNITUDE)
+    return magnitude < INFINITE and (kind == SIGNED or bits <= MAGNITUDE or magnitude == np.uint32(0))
 
 
 def decode(kind, codes, size, target, index, end, key):
@@ -107,192 +306,32 @@ def decode(kind, codes, size, target, index, end, key):
     key : unused, so that it takes what `encode` takes
     """
     in_wide_vectors()
-    if kind == BFLOAT16:
-        decode_bfloat16(codes + 2 * index, target, end - index)
-        return 0
-    scales = codes + (size + GROUP - 1) // GROUP * GROUP + 4 * (index // GROUP)
-    if kind == SIGNED:
-        decode_signed(codes + index, scales, target, end - index)
-    else:
-        decode_nonnegative(codes + index, scales, target, end - index)
+    scales = scales_at(codes, size)
+    for group in range(index // GROUP, (end + GROUP - 1) // GROUP):
+        place = target + 4 * (group * GROUP - index)
+        if kind == BFLOAT16:
+            for element in range(GROUP):
+                put(place, element, load_halves((codes,), group * GROUP + element)[0])
+        else:
+            decode_group(kind, codes, scales, group, place)
     return 0
 
 
 def encode(kind, codes, size, source, index, end, key):
     """Writes what `decode` reads, from float32 at `source`; `key` is that of the slot, see `codecs.slot_key`."""
     in_wide_vectors()
-    if kind == BFLOAT16:
-        encode_bfloat16(source, codes + 2 * index, index, end - index, key)
-        return 0
-    scales = codes + (size + GROUP - 1) // GROUP * GROUP + 4 * (index // GROUP)
-    if kind == SIGNED:
-        encode_signed(source, codes + index, scales, index, end - index, key)
-    else:
-        encode_nonnegative(source, codes + index, scales, index, end - index, key)
+    scales = scales_at(codes, size)
+    for group in range(index // GROUP, (end + GROUP - 1) // GROUP):
+        place = source + 4 * (group * GROUP - index)
+        if kind == BFLOAT16:
+            for element in range(GROUP):
+                value = get(place, element, FLOAT32)
+                store_halves((codes,), group * GROUP + element, (value,), (KEPT,), (key,))
+        else:
+            encode_group(kind, place, codes, scales, group, key)
     return 0
 
 
-def mixed(value):
-    """As in `codecs`, of a uint64."""
-    value = (value ^ (value >> np.uint64(30))) * FIRST
-    value = (value ^ (value >> np.uint64(27))) * SECOND
-    return value ^ (value >> np.uint64(31))
-
-
-def group_key(key, group):
-    """The key of a group, from that of its slot."""
-    return uint32(mixed(uint64(key) + uint64(group) * GOLDEN) >> np.uint64(32))
-
-
-def noise(key, place):
-    """The random bits of an element of a group."""
-    value = uint32(NOISE[place] + key)
-    return uint32(uint32(value ^ (value >> ONE_BELOW)) * MIX)
-
-
-def decode_bfloat16(codes, target, count):
-    in_wide_vectors()
-    for group in range((count + GROUP - 1) // GROUP):
-        ask_for((codes,), 2 * GROUP * group + AHEAD, TWO_LINES)
-        for place in range(GROUP):
-            element = group * GROUP + place
-            put(target, element, float_of(uint32(uint32(get(codes, element, UINT16)) << ONE_BELOW)))
-
-
-def encode_bfloat16(source, codes, index, count, key):
-    in_wide_vectors()
-    for group in range((count + GROUP - 1) // GROUP):
-        random = group_key(key, index // GROUP + group)
-        for place in range(GROUP):
-            bits = bits_of(get(source, group * GROUP + place, FLOAT32))
-            rounded = uint32(bits + (noise(random, place) >> ONE_BELOW))
-            nan = uint32(bits | np.uint32(0x400000))
-            rounded = rounded if uint32(bits & MAGNITUDE) <= INFINITE else nan
-            put(codes, group * GROUP + place, UINT16(rounded >> ONE_BELOW))
-
-
-def decode_signed(codes, scales, target, count):
-    in_wide_vectors()
-    for group in range((count + GROUP - 1) // GROUP):
-        ask_for((codes,), GROUP * group + AHEAD, GROUP)
-        scale = get(scales, group, FLOAT32)
-        if bits_of(scale) > MAGNITUDE:
-            for place in range(GROUP):
-                code = int32(get(codes, group * GROUP + place, INT8))
-                value = float32(int32(code * abs(code))) * SPECIAL_SIGNED_SHARE * abs(scale)
-                value = float32(np.inf) if code == 127 else float32(-np.inf) if code == -127 else value
-                put(target, group * GROUP + place, float32(np.nan) if code == -128 else value)
-            continue
-        for place in range(GROUP):
-            code = int32(get(codes, group * GROUP + place, INT8))
-            put(target, group * GROUP + place, float32(int32(code * int32(abs(code)))) * SIGNED_SHARE * scale)
-
-
-def decode_nonnegative(codes, scales, target, count):
-    in_wide_vectors()
-    for group in range((count + GROUP - 1) // GROUP):
-        ask_for((codes,), GROUP * group + AHEAD, GROUP)
-        scale = get(scales, group, FLOAT32)
-        if bits_of(scale) > MAGNITUDE:
-            for place in range(GROUP):
-                code = int32(get(codes, group * GROUP + place, UINT8))
-                value = float32(int32(code * code)) * SPECIAL_SHARE * abs(scale)
-                value = float32(np.inf) if code == 254 else value
-                put(target, group * GROUP + place, float32(np.nan) if code == 255 else value)
-            continue
-        for place in range(GROUP):
-            code = int32(get(codes, group * GROUP + place, UINT8))
-            put(target, group * GROUP + place, float32(int32(code * code)) * SHARE * scale)
-
-
-def largest_bits(source, group, mask):
-    """The largest of the bits of a group, as those of magnitudes are ordered; NaN and what is negative come last."""
-    most = np.uint32(0)
-    for place in range(GROUP):
-        most = max(most, uint32(bits_of(get(source, group * GROUP + place, FLOAT32)) & mask))
-    return uint32(most)
-
-
-def largest_regular(source, group, nonnegative):
-    """The largest magnitude in a group besides those that have codes of their own."""
-    most = np.uint32(0)
-    for place in range(GROUP):
-        bits = bits_of(get(source, group * GROUP + place, FLOAT32))
-        most = max(most, uint32(bits & MAGNITUDE) if is_regular(bits, nonnegative) else np.uint32(0))
-    return uint32(most)
-
-
-def is_regular(bits, nonnegative):
-    """Whether a value has a code by its magnitude: it is finite, and not negative where that cannot be."""
-    magnitude = uint32(bits & MAGNITUDE)
-    return magnitude < INFINITE and (not nonnegative or bits <= MAGNITUDE or magnitude == np.uint32(0))
-
-
-def write_scales(source, scales, count, nonnegative):
-    """Finds the scale of each group, in a loop of its own: what one group waits for need not delay the next."""
-    for group in range((count + GROUP - 1) // GROUP):
-        most = largest_bits(source, group, np.uint32(0xFFFFFFFF) if nonnegative else MAGNITUDE)
-        special = most >= INFINITE
-        if special:
-            most = largest_regular(source, group, nonnegative)
-        scale = float_of(most)
-        scale = scale if scale >= SMALLEST else ZERO
-        put(scales, group, -scale if special else scale)
-
-
-def factor_of(scale, square):
-    """Return the factor that takes values to squares of codes."""
-    return square / scale * BELOW_ONE if scale > ZERO else ZERO
-
-
-def code_of(square, random):
-    """The code whose square is the number given, in the mean."""
-    lower = int32(np.sqrt(square))
-    root = float32(lower)
-    is_above = float32(int32(random >> EIGHT)) * (root * GAP + HALF_GAP) < square - root * root
-    return int32(lower + int32(is_above))
-
-
-def encode_signed(source, codes, scales, index, count, key):
-    in_wide_vectors()
-    write_scales(source, scales, count, False)
-    for group in range((count + GROUP - 1) // GROUP):
-        scale = get(scales, group, FLOAT32)
-        random = group_key(key, index // GROUP + group)
-        if bits_of(scale) > MAGNITUDE:
-            factor = factor_of(-scale, SPECIAL_SIGNED_SQUARE)
-            for place in range(GROUP):
-                value = get(source, group * GROUP + place, FLOAT32)
-                regular = is_regular(bits_of(value), False)
-                code = code_of((abs(value) if regular else ZERO) * factor, noise(random, place))
-                code = code if regular else int32(127) if abs(value) > ZERO else int32(128)
-                put(codes, group * GROUP + place, INT8(int32(-code) if value < ZERO or code == 128 else code))
-            continue
-        factor = factor_of(scale, SIGNED_SQUARE)
-        for place in range(GROUP):
-            value = get(source, group * GROUP + place, FLOAT32)
-            code = code_of(abs(value) * factor, noise(random, place))
-            put(codes, group * GROUP + place, INT8(int32(-code) if value < ZERO else code))
-
-
-def encode_nonnegative(source, codes, scales, index, count, key):
-    in_wide_vectors()
-    write_scales(source, scales, count, True)
-    for group in range((count + GROUP - 1) // GROUP):
-        scale = get(scales, group, FLOAT32)
-        random = group_key(key, index // GROUP + group)
-        if bits_of(scale) > MAGNITUDE:
-            factor = factor_of(-scale, SPECIAL_SQUARE)
-            for place in range(GROUP):
-                value = get(source, group * GROUP + place, FLOAT32)
-                regular = is_regular(bits_of(value), True)
-                square = (value if regular else ZERO) * factor
-                code = int32(max(code_of(square, noise(random, place)), int32(square > ZERO)))
-                infinite = int32(254) if value > ZERO else int32(255)
-                put(codes, group * GROUP + place, UINT8(code if regular else infinite))
-            continue
-        factor = factor_of(scale, SQUARE)
-        for place in range(GROUP):
-            square = get(source, group * GROUP + place, FLOAT32) * factor
-            code = code_of(square, noise(random, place))
-            put(codes, group * GROUP + place, UINT8(max(code, int32(square > ZERO))))
+def scales_at(codes, size):
+    """The address of the scales of an array's run of bytes."""
+    return codes + (size + GROUP - 1) // GROUP * GROUP

@@ -43,9 +43,9 @@ SHIFT = 4  # the bytes of an element, as a power of two
 IN_PIECES = 5  # whether the kernel is one for `loops.walk_pieces`
 SLOTS = 6  # how many slots are stored in fewer bits, 0 where none are; for those of a `loops.walk_stored`:
 DECODE, ENCODE, KINDS = 7, 8, 9  # functions and forms of `storage.py`, the latter at an address
-KEYS = 10  # the address of a key for each array and slot
+NAMES, STEP = 10, 13  # addresses: of a hash for each array and slot, and of that of the step; see `codecs.slot_key`
 STRIP = 11  # the elements of a strip, see `loops.step_loop`
-FIELDS = 12
+FIELDS = 14
 
 _INT64, _BYTE = ir.IntType(64), ir.IntType(8)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fastopt import Adam
+from fastopt.checkpoint import file
 from fastopt.checkpoint.state_dict import CheckpointError
 from tests.conftest import assert_same_bits
 from tests.engine.test_state_storage import COMPACT, assert_same_state, model, trained
@@ -74,3 +75,18 @@ def test_wrong_codes_are_refused():
         saved["state"]["v"]["W"] = wrong
         with pytest.raises(CheckpointError, match=r"v\['W'\] in state_dict has (codes|scales) of dtype"):
             Adam().load_state_dict(saved)
+
+
+def test_codes_of_no_release_are_refused(tmp_path, monkeypatch):
+    optimizer = Adam(state_storage="int8")
+    trained(optimizer, 1)
+    monkeypatch.setattr(file, "_put", lambda tensors, slot, name, array: tensors.update(_as_before(slot, name, array)))
+    optimizer.save(tmp_path / "a")
+    with pytest.raises(CheckpointError, match="codes that no release had"):
+        Adam(state_storage="int8").load(tmp_path / "a")
+
+
+def _as_before(slot, name, array):
+    if not hasattr(array, "codes"):
+        return {slot + name: array}
+    return {slot + name: array.codes, f"{slot}.scales{name}": array.scales}

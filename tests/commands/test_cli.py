@@ -196,6 +196,10 @@ def test_explain_and_warmup_know_compact_state(capsys, monkeypatch):
     assert "state stays in float32 where state_storage is 'int8'" in capsys.readouterr().out
     compiled = []
     monkeypatch.setattr(warmup, "compiled_codecs", lambda: compiled.append(1))
+    assert [which for rule, which, _ in warmup.kernels([OPTIMIZERS["adam"](state_storage="int8")]) if rule.state] == [
+        "step",
+        "int8",
+    ]
     monkeypatch.setattr(warmup, "kernels", lambda *given: [])
     for storage, count in (("float32", 0), ("bfloat16", 1)):
         warmup.main([OPTIMIZERS["adam"](state_storage=storage)])

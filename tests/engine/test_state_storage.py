@@ -142,7 +142,7 @@ def test_state_is_decoded_when_looked_at_and_encoded_when_assigned():
     optimizer.m["b"][...] = 2.0  # float32, so it is the state itself
     assert (optimizer.m["b"] == 2.0).all()
     optimizer.m["W"] = 0.5
-    np.testing.assert_allclose(optimizer.m["W"], 0.5, rtol=0.02)
+    np.testing.assert_allclose(optimizer.m["W"], 0.5, rtol=0.04)
     optimizer.m["W"] = 2 * m
     np.testing.assert_allclose(optimizer.m["W"], 2 * m, atol=0.03 * np.abs(m).max())
     with pytest.raises(KeyError, match="'X'"):
