@@ -65,10 +65,18 @@ class Trial:
         ------
         RuntimeError
             in the middle of a step, or if the trial was accepted.
+        ValueError
+            if an array has been made read-only meanwhile; nothing is restored then.
         """
         optimizer = self._optimizer
         if optimizer is None:
             raise RuntimeError("this trial was accepted and its copy is gone; begin another: optimizer.trial(params)")
+        for key, value in self._leaves.items():
+            if isinstance(value, np.ndarray) and key not in self._others and not value.flags.writeable:
+                raise ValueError(
+                    f"{type(optimizer).__name__}: {self._container.name(key)} has become read-only since the trial "
+                    "began, so it cannot be restored; call its setflags(write=True) and reject() again"
+                )
         with optimizer._not_stepping():
             attributes, saved = optimizer.__dict__, dict(self._attributes)
             if saved["_state"] is not attributes.get("_state") or saved["_cohorts"] is not attributes.get("_cohorts"):

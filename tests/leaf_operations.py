@@ -67,7 +67,11 @@ class LeafOperations:
 
     def reindex(self):
         """Rows pruned, cloned, sorted and new."""
-        keys = [key for key, p in self.params.items() if p.ndim and key in self.slow.counts]
+        keys = [
+            key
+            for key, p in self.params.items()
+            if p.ndim and key in self.slow.counts and key not in self.fast._factors
+        ]
         if keys and not self.is_flat() and not self.is_aliased():
             key, seed = self.draw(keys), self.seed()
             rows = len(self.params[key])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -95,6 +97,15 @@ def nonfinite_squared_norm(owner: str, name: str, norm: float, dtype: Any, bound
         f"{owner}: {name} has the norm {norm:.3g}, whose square, which the rule needs, is not finite; in {dtype} it "
         f"must not be beyond {bound:.3g}; nothing was written. Clip the gradient (clip_array_norm), use float64, or "
         "choose on_nonfinite='skip'"
+    )
+
+
+def nonfinite_estimates(owner: str, estimates: Mapping[str, float]) -> str:
+    name, value = next((name, value) for name, value in estimates.items() if not math.isfinite(value))
+    return (
+        f"{owner}: grads are finite, but sums over all parameters of products of them, or of the parameters, are not: "
+        f"they would make estimates[{name!r}] {value}; nothing was written. Clip the gradients (clip_norm), use "
+        "float64 or smaller parameters, or choose on_nonfinite='skip'"
     )
 
 

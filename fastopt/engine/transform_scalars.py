@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastopt import constraints
-from fastopt.engine.arguments import nonfinite_squared_norm, nonfinite_squares, nonfinite_sums
+from fastopt.engine.arguments import nonfinite_estimates, nonfinite_squared_norm, nonfinite_squares, nonfinite_sums
 from fastopt.engine.gradients import first_bad
 from fastopt.engine.norms import Norm, clipped, quick_clipped
 from fastopt.engine.plan import Plan
@@ -63,7 +63,10 @@ def added(
             _check_factors(plan, new)
         plan.factors = {**plan.factors, **new}
     if plan.table.rule.totals and plan.processes.any(bool(plan.table.active)):
-        plan.estimates = settings.estimated(*plan.passes.totals(params, rows, transforms), plan.estimates)
+        estimates = settings.estimated(*plan.passes.totals(params, rows, transforms), plan.estimates)
+        if settings.on_nonfinite != "propagate" and not all(map(math.isfinite, estimates.values())):
+            raise TooLarge(nonfinite_estimates(plan.table.owner, estimates))
+        plan.estimates = estimates
         rows = [
             (*of_rule, *settings_of_row.total_scalars(plan.estimates), *more)
             for of_rule, settings_of_row, more in zip(scalars, settings_by_row, of_transforms, strict=True)

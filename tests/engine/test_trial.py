@@ -248,3 +248,18 @@ def test_an_optimizer_whose_first_step_was_taken_back_can_be_copied(duplicate):
     again = arrays(0)
     other.update(again, arrays(1))
     assert bits(params) == bits(again)
+
+
+def test_an_array_that_became_read_only_is_an_error_that_restores_nothing():
+    optimizer, params = fastopt.Adam(), arrays(0)
+    before = bits(params)
+    with optimizer.trial(params) as step:
+        optimizer.update(params, arrays(1))
+        after = bits(params)
+        params["b"].setflags(write=False)
+        with pytest.raises(ValueError, match=r"Adam: params\['b'\] has become read-only.*setflags\(write=True\)"):
+            step.reject()
+        assert bits(params) == after and optimizer.iter == 1
+        params["b"].setflags(write=True)
+        step.reject()
+    assert bits(params) == before and optimizer.iter == 0

@@ -222,3 +222,18 @@ def test_copies_after_a_step_that_updated_nothing(rule, duplicate):
         step.reject()
     other = duplicate(optimizer)
     assert (other.estimates, other.iter) == ({}, 2)
+
+
+@pytest.mark.parametrize("rule", ["dog", "dowg"])
+def test_distances_beyond_float32_are_refused_or_skipped(rule):
+    """Gradients are finite and so are their squares, but not the square of the norm of the parameters."""
+    params, grads = {"W": np.full(3, 1e30, np.float32)}, {"W": np.ones(3, np.float32)}
+    optimizer = OPTIMIZERS[rule](on_nonfinite="raise")
+    for _ in range(2):
+        with pytest.raises(FloatingPointError, match=r"sums over all parameters.*estimates\['r'\] inf; nothing was"):
+            optimizer.update(params, grads)
+    assert (optimizer.estimates, optimizer.iter) == ({}, 0)
+    optimizer.on_nonfinite = "skip"
+    optimizer.update(params, grads)
+    assert (optimizer.estimates, optimizer.skipped) == ({}, 1)
+    assert_same_bits(params["W"], np.full(3, 1e30, np.float32))
