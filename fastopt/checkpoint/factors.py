@@ -12,6 +12,7 @@ from fastopt.checkpoint import with_params
 from fastopt.checks import CheckpointError
 from fastopt.engine.containers import BARE
 from fastopt.engine.state import Layout
+from fastopt.kernels.intrinsics import FLUSHED
 from fastopt.kernels.rule import Factors
 
 SLOT = "factors"
@@ -52,7 +53,7 @@ def loaded(
                     f"{layouts[key].dtype}; both must be alike"
                 )
             arrays[name] = with_params.converted(
-                owner, source, f"factors[{key!r:.100}][{name!r}]", array, layouts[key].dtype
+                owner, source, f"factors[{key!r:.100}][{name!r}]", array, layouts[key].dtype, FLUSHED
             ).copy()
         taken[key] = arrays
     return taken

@@ -54,7 +54,7 @@ def facts(parameters: int, optimizer: str, dtype: str) -> dict[str, str]:
         if tuning.mode() != tuning.AUTO
         else f"{', '.join(FORMS)} are tried in turns from {tuning.SMALLEST // 1024} KB on: see `optimizer.tuning`",
         "compact state": f"never of arrays of fewer than {SMALLEST:,} elements, with Rows, centralize or a mask, "
-        f"nor of {', '.join(one.__name__ for one in OPTIMIZERS.values() if one._rule.is_by_array)}: theirs stays float32",
+        f"nor of {', '.join(one.__name__ for one in OPTIMIZERS.values() if one._rule.is_by_array)}: theirs is float32",
         "kernels are kept in": cache_folder(),
         "NumPy's BLAS": blas(),
         "settings": ", ".join(sorted(_settings())) or "none of FASTOPT_*, NUMBA_*, OMP_*, OPENBLAS_* is set",

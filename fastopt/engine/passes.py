@@ -14,6 +14,7 @@ from fastopt.engine.address_table import Table
 from fastopt.engine.norms import Norm, OneProcess
 from fastopt.flat import Array
 from fastopt.kernels import flags
+from fastopt.kernels.intrinsics import smallest_state
 from fastopt.kernels.passes import COMPENSATION, NONFINITE, SECOND_COMPENSATION, SECOND_TOTAL, TOTAL
 from fastopt.kernels.rule import GRADIENT_MEASURE, NO_RULE, Factors, Rule
 
@@ -134,7 +135,11 @@ class Passes:
         with np.errstate(all="ignore"):  # NaN and infinity go through
             for leaf in self.table.active:
                 row, parameter = leaf.scalar_row, leaf.array if leaf.staged is None else leaf.staged
-                new = settings_by_row[row].prepared(views[leaf.key], parameter, steps[row], factors.get(leaf.key, {}))
+                before = factors.get(leaf.key, {})
+                new = settings_by_row[row].prepared(views[leaf.key], parameter, steps[row], before)
+                for name, array in new.items():
+                    if array is not before.get(name):  # small values become zero, as in all state
+                        array[np.abs(array) < smallest_state(array.dtype)] *= 0
                 if new:
                     prepared[leaf.key] = new
         return prepared

@@ -46,8 +46,10 @@ def factors(plan: Plan, size: int, factor: float, most: float) -> Any:
         if flags.compiles():
             _compiled_squares()(*_place(values), totals, rests)
         else:
-            for problem, row in enumerate(values.astype(np.float64)):
-                totals[problem], rests[problem] = _pair([totals[problem], rests[problem], *np.square(row).tolist()])
+            with np.errstate(over="ignore"):
+                squares = np.square(values.astype(np.float64))
+            for problem, row in enumerate(squares.tolist()):
+                totals[problem], rests[problem] = _pair([totals[problem], rests[problem], *row])
     found = np.empty(size)
     find: Any = _compiled_factors() if flags.compiles() else problems.problem_factors
     with np.errstate(all="ignore"):

@@ -151,6 +151,8 @@ class Reference:
             part._step(p_1d, part._processed(p_1d, g_1d, scale), state_1d)
             elementwise(part, p, state, params[key], distinct.get(key, ...))
             by_rows(part, p)
+            for factor in part.factors.values():
+                self._flush(factor)
             kept.put_back(p, *state)
             self._flush_state(state)
             if key not in distinct:

@@ -42,13 +42,14 @@ class Adafactor(Reference):
     def step(self, p: Array, g: Array, u: Array) -> None:  # type: ignore[override]
         rows, columns = (len(p), math.prod(p.shape[1:])) if p.ndim > 1 else (1, p.size)
         x = np.ascontiguousarray(g).reshape(rows, columns)
-        squares = np.square(x, dtype=np.float64) + self.eps
+        squares = np.square(x, dtype=np.float64)
         if p.ndim > 1:
-            r = self.moved("row_squares", squares.sum(axis=1) / max(columns, 1), p)
-            c = self.moved("column_squares", squares.sum(axis=0) / max(rows, 1), p)
-            x = x / np.sqrt(r / p.dtype.type(r.sum(dtype=np.float64) / max(rows, 1)))[:, None] / np.sqrt(c)
+            r = self.moved("row_squares", squares.sum(axis=1) / max(columns, 1) + self.eps, p)
+            c = self.moved("column_squares", squares.sum(axis=0) / max(rows, 1) + self.eps, p)
+            mean = p.dtype.type(r.sum(dtype=np.float64) / max(rows, 1))
+            x = x * (1 / np.sqrt(r / mean))[:, None] * (1 / np.sqrt(c))
         else:
-            x = x / np.sqrt(self.moved("squares", squares[0], p))
+            x = x / np.sqrt(self.moved("squares", squares[0] + self.eps, p))
         x = x / max(1.0, root_mean_square(x) / self.clip_threshold)
         u[...] = x.reshape(u.shape)
         if self.relative:

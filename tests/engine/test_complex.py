@@ -5,13 +5,17 @@ import pickle
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import fastopt
-from fastopt import EMA, CheckpointError, Lookahead, Rows, combinations, reference
+from fastopt import EMA, CheckpointError, Lookahead, Rows, combinations, profiling, reference
+from fastopt.functional import cs231n
 from fastopt.kernels import RULES
 from fastopt.optimizers import OPTIMIZERS
 from fastopt.pairs import joined, pairs
 from tests.conftest import ONE_OF_EACH_KIND, assert_same_bits
+from tests.random_models import LAYOUTS, SHAPES, VALUES, lay_out, try_many, values
 
 BY_ELEMENT = [rule for rule in OPTIMIZERS if not RULES[rule].prepare]
 DTYPES = ("complex64", "complex128")
@@ -43,6 +47,32 @@ def test_each_rule_equals_its_reference(rule, dtype):
         grads = numbers(step + 1, dtype, **(shapes | {"strided": (2, 2)})) | {"real": np.full(5, 0.5)}
         fast.update(params, grads)
         slow.update(plain, grads)
+    for key in params:
+        assert_same_complex(params[key], plain[key])
+        for slot in slow.slots:
+            assert_same_complex(getattr(fast, slot)[key], getattr(slow, slot)[key])
+
+
+part = st.tuples(st.sampled_from(VALUES), st.integers(0, 2**32 - 1))
+arrays = st.tuples(st.sampled_from(SHAPES), st.sampled_from(DTYPES), part, part, st.sampled_from(LAYOUTS))
+
+
+def complex_array(shape, dtype, real, imaginary, layout):
+    parts = [values(kind, shape, np.dtype(dtype).type(0).real.dtype, seed) for kind, seed in (real, imaginary)]
+    return lay_out(joined(np.stack(parts, axis=-1)), layout)
+
+
+@try_many
+@given(st.sampled_from(["momentum", "adam", "lamb"]), st.lists(st.tuples(arrays, arrays), min_size=1, max_size=4))
+def test_any_values_and_layouts(rule, drawn):
+    params = {key: complex_array(*parameter) for key, (parameter, _) in enumerate(drawn)}
+    plain = {key: value.copy(order="K") for key, value in params.items()}
+    fast, slow = OPTIMIZERS[rule](), getattr(reference, OPTIMIZERS[rule].__name__)()
+    with np.errstate(all="ignore"):
+        for _ in range(2):
+            grads = {key: complex_array(p[0], *g[1:]) for key, (p, g) in enumerate(drawn)}
+            fast.update(params, grads)
+            slow.update(plain, grads)
     for key in params:
         assert_same_complex(params[key], plain[key])
         for slot in slow.slots:
@@ -297,3 +327,21 @@ def test_pairs_and_back():
     assert_same_complex(joined(pairs(z)), z)
     assert joined(np.ones((3, 2), order="F")).tolist() == [1 + 1j] * 3
     assert {row.other for row in combinations.TABLE if row.one == "complex parameters"} >= {*REFUSED}
+
+
+def test_leaves_that_change_and_other_calls():
+    """Rows that come begin with the start value in both parts; the course's functions; what a profile counts."""
+    z = numbers(0)["z"]
+    optimizer = fastopt.AdaGrad(initial_accumulator=0.25)
+    optimizer.update({"z": z}, numbers(1))
+    h = optimizer.h["z"].copy()
+    optimizer.reindex("z", np.array([2, -1]), np.ones((2, 4), complex))
+    assert_same_complex(optimizer.h["z"], np.stack([h[2], np.full(4, 0.25 + 0.25j)]))
+    w, config = cs231n.adam(z, numbers(2)["z"])
+    w, config = cs231n.adam(w, numbers(3)["z"], config)
+    plain, slow = {"z": z.copy()}, reference.Adam(form="paper")
+    for step in (2, 3):
+        slow.update(plain, {"z": numbers(step)["z"]})
+    assert_same_complex(w, plain["z"])
+    assert_same_complex(config["v"], slow.v["z"])
+    assert [array.shape for array in profiling._arrays([z, np.ones(2)])] == [(3, 4, 2), (2,)]

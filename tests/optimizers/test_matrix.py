@@ -439,3 +439,17 @@ def test_what_does_not_go_together_with_them_says_so(rule):
     for each, params in ((compact, one), (plain, other)):
         each.update(params, {"W": np.linspace(-1, 1, 5600, dtype=np.float32).reshape(80, 70)})
     assert_same_bits(one["W"], other["W"])
+
+
+@pytest.mark.parametrize("rule", KEEPING)
+def test_no_factor_becomes_subnormal(rule):
+    pair = Pair(rule, **SETTINGS.get(rule, {}), **({"decay_rate": 0.5, "eps": 0.0} if rule == "shampoo" else {}))
+    fast, plain = ({"W": np.ones((3, 4), np.float32), "b": np.ones(4, np.float32)} for _ in range(2))
+    for scale in (3e-19, 3e-19, *[0.0] * 30):
+        pair.update(fast, plain, {key: np.full(p.shape, scale, np.float32) for key, p in fast.items()})
+        for of_key in pair.fast.factors.values():
+            for array in of_key.values():
+                assert not np.any((array != 0) & (np.abs(array) < np.finfo(np.float32).tiny))
+    assert_same_factors(pair.fast.factors, pair.plain.kept)
+    for key in fast:
+        assert_same_bits(fast[key], plain[key])

@@ -39,25 +39,27 @@ def factored(u: Any, factors: Factors, share: float, eps: float, clip_threshold:
     """
     rows, columns = matrix_shape(u.shape)
     x = np.ascontiguousarray(u).reshape(rows, columns)
-    squares = np.square(x, dtype=np.float64) + eps
+    squares = np.square(x, dtype=np.float64)
     if u.ndim < 2:
-        means = {"squares": squares[0]}
+        means = {"squares": squares[0] + eps}
     else:
         means = {
-            "row_squares": squares.sum(axis=1) / max(columns, 1),
-            "column_squares": squares.sum(axis=0) / max(rows, 1),
+            "row_squares": squares.sum(axis=1) / max(columns, 1) + eps,
+            "column_squares": squares.sum(axis=0) / max(rows, 1) + eps,
         }
     new = {}
     for name, mean in means.items():
         before = factors.get(name, np.zeros(mean.shape, u.dtype))
         new[name] = before + share * (mean.astype(u.dtype) - before)
     if u.ndim < 2:
-        x = x / np.sqrt(new["squares"])
+        x /= np.sqrt(new["squares"])
     else:
         spread = new["row_squares"].sum(dtype=np.float64) / max(rows, 1)
-        x = x / np.sqrt(new["row_squares"] / u.dtype.type(spread))[:, None] / np.sqrt(new["column_squares"])
-    x = x / max(1.0, rms(x) / clip_threshold)
-    u[...] = x.reshape(u.shape)
+        x *= (1 / np.sqrt(new["row_squares"] / u.dtype.type(spread)))[:, None]
+        x *= 1 / np.sqrt(new["column_squares"])
+    x /= max(1.0, rms(x) / clip_threshold)
+    if not np.may_share_memory(x, u):
+        u[...] = x.reshape(u.shape)
     return new
 
 
