@@ -37,7 +37,7 @@ class ProblemDescent(Descent):
         sizes = {shape[0] if shape else 0 for shape in shapes}
         if len(sizes) != 1 or 0 in sizes:
             raise ValueError(
-                f"minimize: with batch_axis=0 x0 must have shape (problems, ...), got {shapes!r:.200}; give all "
+                f"minimize: with batch_axis=0 x0 must be of shape (problems, ...), got {shapes!r:.200}; give all "
                 "arrays the same first axis"
             )
         self.objective.problems = self.size = sizes.pop()
