@@ -390,3 +390,18 @@ def test_lr_scale_is_for_groups_and_is_saved(tmp_path):
     params = {"a": np.zeros(1)}
     with_its_own(groups={"a": {"lr_scale": 2.0}}).update(params, {"a": -np.ones(1)})
     assert params["a"] == 0.1 * 2.0
+
+
+def test_a_key_that_is_equal_is_the_key():
+    """A selector need not be the same object: loaded from a file it is another."""
+    key = "layers", 1
+    params, optimizer = {key: np.zeros(2)}, fastopt.SGD(lr=1.0, groups={tuple(list(key)): {"lr": 0.5}})
+    optimizer.update(params, {key: np.ones(2)})
+    assert_same_bits(params[key], np.full(2, -0.5))
+
+
+def test_only_lr_must_be_a_number_in_a_group():
+    optimizer = fastopt.SGD(lr=1.0, groups={"W": {"weight_decay": Linear(0.5, 0.0, 10)}})
+    params = {"W": np.ones(2)}
+    optimizer.update(params, {"W": np.zeros(2)})
+    assert params["W"][0] < 1
