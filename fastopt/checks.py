@@ -25,8 +25,8 @@ class CheckpointError(ValueError):
 
 def no_rows(owner: str, name: str, factors: Iterable[str]) -> str:
     return (
-        f"{owner}: {name} has factors, {' and '.join(factors)}, which are of its rows together; `forget` it, and its "
-        "state begins anew"
+        f"{owner}: {name} has factors ({', '.join(factors)}), which are of all its rows together, so rows "
+        "cannot change; `forget` it to begin its state anew"
     )
 
 
@@ -66,13 +66,16 @@ def no_group_setting(owner: str, selector: Any, name: Any, choices: Iterable[str
 
 def read_at_the_start(owner: str, names: Iterable[str]) -> str:
     return (
-        f"{owner}: of {', '.join(names)} in groups one is read at the first step, for all parameters; set it for the "
+        f"{owner}: one of {', '.join(names)} in groups is read at the first step, for all parameters; set it for the "
         "optimizer instead"
     )
 
 
 def same_array(owner: str, name: str) -> str:
-    return f"{owner}: {name} is also there under another key; a rule that needs norms must have each array once"
+    return (
+        f"{owner}: {name} is also there under another key, but a rule with norms needs each array once; hand it in "
+        "under one key"
+    )
 
 
 def empty_group(owner: str, selector: Any, keys: Iterable[Hashable]) -> str:
@@ -152,7 +155,7 @@ def mismatch(owner: str, source: str, differences: dict[str, list[Any]], expecte
     if differences["missing"]:
         parts.append(f"it has no {names_of(differences['missing'])}")
     if differences["unexpected"]:
-        parts.append(f"it has {names_of(differences['unexpected'])}, which the optimizer has not")
+        parts.append(f"it has {names_of(differences['unexpected'])}, which the optimizer does not have")
     if differences["settings"]:
         parts.append(f"only one of the two has the settings {', '.join(differences['settings'])}")
     parts += [
@@ -234,8 +237,8 @@ def no_state(
 def array_or_dict(owner: str, key: Hashable, choices: Iterable[Hashable]) -> str:
     return (
         f"{owner}: {name_of(key)} was not there at the first step, there were "
-        f"{', '.join(name_of(name) for name in list(choices)[:8])}. An optimizer is of one bare array or of a dict of "
-        "arrays: use a new one for the other"
+        f"{', '.join(name_of(name) for name in list(choices)[:8])}. An optimizer steps one bare array, or a dict "
+        "of arrays: use a new one for the other"
     )
 
 

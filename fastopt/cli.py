@@ -17,7 +17,7 @@ from fastopt.experiments import NAMES as EXPERIMENTS
 from fastopt.optimizers import OPTIMIZERS
 
 SETTING = "a setting of the optimizer, such as weight_decay=0.1; may be repeated"
-DATA = "folder with the four MNIST files (default: that of FASTOPT_MNIST_DIR, the cache, a download, or the subset)"
+DATA = "folder with the four MNIST files (default: FASTOPT_MNIST_DIR, else the cache, a download or the subset)"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -175,8 +175,8 @@ def _parser() -> argparse.ArgumentParser:
         "warmup",
         help="compile kernels into numba's disk cache",
         description="Compiles every kernel that the default settings use, or those of the optimizers and settings "
-        "that are given, so that no training run waits for it. Reports have kernels of their own, compiled when the "
-        "first is asked for.",
+        "that are given, so that no training run waits for them. Reports have kernels of their own, compiled at the "
+        "first report.",
         epilog=f"optimizers: {', '.join(OPTIMIZERS)}",
         formatter_class=formatter,
     )

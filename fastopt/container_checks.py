@@ -30,7 +30,7 @@ def no_container(owner: str, name: str, value: Any) -> str:
 
 
 def pair(owner: str, params: Any, grads: Any) -> str:
-    """Of parameters, and gradients that are held in another way."""
+    """Parameters and gradients in different containers."""
     if not isinstance(grads, Mapping | np.ndarray | Rows | list | tuple) and not is_dataclass(grads):
         return no_container(owner, "grads", grads)
     expected = "both must be dicts with the same keys, or both arrays of the same shape"
@@ -40,7 +40,7 @@ def pair(owner: str, params: Any, grads: Any) -> str:
 
 
 def no_objects(owner: str, given: Any, thing: Any = None) -> str:
-    """Of a single argument that is no objects with data and gradients."""
+    """A single argument that does not hold objects with data and gradients."""
     text = f"{owner}: update() got one argument, of type {type(given).__name__}"
     if isinstance(given, zip) or (isinstance(thing, tuple) and len(thing) == 2):
         return (
@@ -87,13 +87,13 @@ def same_name(owner: str, one: str, other: str, name: str) -> str:
 def no_gradient(owner: str, name: str) -> str:
     return (
         f"{owner}: grads has nothing for {name}. Add the gradient, or None to leave the parameter, or a whole branch, "
-        "as it is"
+        "alone"
     )
 
 
 def extra_gradient(owner: str, place: str, extra: list[Hashable], keys: Iterable[Hashable]) -> str:
     return (
-        f"{owner}: grads{place} has {checks.names_of(extra)}, which params{place} has not; "
+        f"{owner}: grads{place} has {checks.names_of(extra)}, which params{place} does not have; "
         f"it has {checks.names_of(keys)}. Leave it out, or correct the name"
     )
 

@@ -377,7 +377,12 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, T
     def __getstate__(self) -> dict[str, Any]:
         if "_stepping" in self.__dict__:
             raise RuntimeError(checks.in_use(type(self).__name__, self.__dict__["_stepping"]))
-        return {name: value for name, value in self.__dict__.items() if name not in _NOT_SAVED}
+        return {
+            name: value
+            for name, value in self.__dict__.items()
+            # Those are the class's, put here by steps that updated nothing and by trials; they cannot be copied.
+            if name not in _NOT_SAVED and not isinstance(value, MappingProxyType)
+        }
 
     def _forget_plans(self) -> None:
         self.__dict__.update(_FORGOTTEN)

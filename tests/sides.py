@@ -2,7 +2,7 @@
 
 import copy
 import pickle
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import cache
 
 import numpy as np
@@ -16,7 +16,8 @@ from fastopt.kernels import RULES
 from fastopt.kernels.squares import squares
 from fastopt.optimizers import OPTIMIZERS
 from tests.conftest import THREAD_COUNTS, assert_same_bits
-from tests.random_models import KEYS, LAYOUTS, VALUES, arrays, lay_out, make, values
+from tests.leaf_operations import LeafOperations
+from tests.random_models import KEYS, LAYOUTS, VALUES, arrays, make, values
 
 # What an optimizer is made with. Groups change values of these settings, so that one kernel does for all of them.
 PLAIN, GROUPED = {}, {"weight_decay": 0.1, "gradient_scale": 0.5}
@@ -27,8 +28,19 @@ GROUPS += [{"clip_array_norm": 0.5}, {"clip_array_norm": 1e300}]
 
 OPERATIONS = ["step", "step", "steps", "steps", "none", "parameters", "setting", "replace", "save", "deepcopy"]
 OPERATIONS += ["threads", "flat", "propagate", "skip", "raise_", "read_only", "alias", "overlap", "sparse", "sparse"]
-OPERATIONS += ["new", "new", "gone", "forget", "reset", "reindex"]
-MORE_OPERATIONS = [*OPERATIONS, "report", "report", "centralize", "group", "group", "group", "ungroup", "hessian"]
+OPERATIONS += ["new", "new", "gone", "forget", "reset", "reindex", "trial"]
+MORE_OPERATIONS = [
+    *OPERATIONS,
+    "report",
+    "report",
+    "centralize",
+    "group",
+    "group",
+    "group",
+    "ungroup",
+    "hessian",
+    "accumulate",
+]
 
 choice = cache(st.sampled_from)
 seeds = st.integers(0, 2**32 - 1)
@@ -66,7 +78,7 @@ def fits(rule, gradient):
     return not squares(RULES[rule]) or np.isfinite(np.square(gradient)).all()
 
 
-class Sides:
+class Sides(LeafOperations):
     """An optimizer and its reference, on equal parameters; a method is an operation on both.
 
     data : of Hypothesis, which draws what is done
@@ -159,6 +171,8 @@ class Sides:
             assert set(found or ()) == set(expected or ())
             for key in expected or ():
                 assert_same_bits(found[key], expected[key])
+        if RULES[self.rule].totals:
+            np.testing.assert_equal(self.fast.estimates, self.slow.estimates)
         assert (self.fast.iter, self.fast.skipped) == (self.slow.iter, self.skipped)
         if self.has_state:
             moved = self.slow.averages if self.fast.averaging else dict.fromkeys(self.slow.averages, 0)
@@ -234,6 +248,36 @@ class Sides:
                     self.slow.update_hessian(self.plain, estimates)
             self.assert_same()
 
+    def trial(self):
+        """A step that is taken back."""
+        if self.is_aliased():
+            return
+        grads = self.gradients()
+        with np.errstate(all="ignore"), self.threads_as_drawn(), self.fast.trial(self.params) as step:
+            with suppress(FloatingPointError):
+                self.fast.update(self.params, grads)
+            step.reject()
+        self.assert_same()
+
+    def accumulate(self):
+        """A step with the mean of two gradients, which is one with their sum and half the scale."""
+        if self.is_aliased() or not self.params:
+            return
+        seed = self.seed()
+        halves = [
+            {key: values("normal", p.shape, p.dtype, seed + number) for key, p in self.params.items()}
+            for number in range(2)
+        ]
+        scale = self.slow.gradient_scale
+        self.slow.gradient_scale = scale / 2
+        with np.errstate(all="ignore"), self.threads_as_drawn():
+            for half in halves:
+                self.fast.accumulate(half)
+            self.fast.update(self.params)
+            self.slow.update(self.plain, {key: halves[0][key] + halves[1][key] for key in self.plain})
+        self.slow.gradient_scale = scale
+        self.assert_same()
+
     # -- settings -----------------------------------------------------------------------------------------------------
 
     def setting(self):
@@ -300,126 +344,3 @@ class Sides:
 
     def deepcopy(self):
         self.fast, self.params = copy.deepcopy((self.fast, self.params))
-
-    # -- parameters that come, go and change --------------------------------------------------------------------------
-
-    def replace(self):
-        if self.params and not self.is_flat() and not self.is_aliased():
-            key = self.draw(self.params)
-            self.params[key] = lay_out(np.array(self.params[key]), self.draw(LAYOUTS))
-
-    def flat(self):
-        if self.is_flat():
-            self.params = {key: np.array(p) for key, p in self.params.items()}
-        elif len({p.dtype for p in self.params.values()}) == 1 and not self.is_aliased():
-            self.params = fastopt.flatten(self.params)
-
-    def new(self):
-        """One that was not there, or comes again; of another shape only where there is no state of it."""
-        absent = [key for key in KEYS if key not in self.params]
-        if absent and not self.is_flat():
-            key, (shape, dtype, *rest) = self.draw(absent), self.data.draw(arrays)
-            if key in self.slow.counts and self.has_state:
-                shape, dtype = self.specs[key]
-            self.params[key] = make(shape, dtype, *rest)
-            self.plain[key] = np.array(self.params[key])
-
-    def gone(self):
-        if self.params and not self.is_flat():
-            key = self.draw(self.params)
-            self.specs[key] = self.params[key].shape, self.params[key].dtype.name
-            del self.params[key], self.plain[key]
-            if key not in self.slow.counts:
-                self.regroup(self.groups)
-
-    def forget(self):
-        keys = [key for key in self.slow.counts if self.data.draw(flags)]
-        self.fast.forget(keys)
-        for key in keys:
-            for known in (self.slow.counts, self.slow.averages):
-                del known[key]
-            for slot in [*self.slow.slots, "weight_average", "slow_weights"]:
-                if getattr(self.slow, slot) is not None:
-                    del getattr(self.slow, slot)[key]
-        self.assert_same()
-
-    def reset(self):
-        self.fast.reset()
-        self.slow = copy.copy(self.slow)
-        self.slow.__post_init__()
-        self.slow.weight_average = self.slow.slow_weights = None
-        self.slow.iter = self.skipped = 0
-        self.regroup(self.groups)
-        self.assert_same()
-
-    def reindex(self):
-        """Rows pruned, cloned, sorted and new."""
-        keys = [key for key, p in self.params.items() if p.ndim and key in self.slow.counts]
-        if keys and not self.is_flat() and not self.is_aliased():
-            key, seed = self.draw(keys), self.seed()
-            rows = len(self.params[key])
-            index = np.random.default_rng(seed).integers(-1, max(rows, 1), self.draw([0, 1, rows, 9]))
-            index = index if rows else np.full_like(index, -1)
-            new = values("normal", (len(index), *self.params[key].shape[1:]), self.params[key].dtype, seed)
-            new[index >= 0] = self.plain[key][index[index >= 0]]
-            self.params[key], self.plain[key] = lay_out(new.copy(), self.draw(LAYOUTS)), new
-            self.fast.reindex(key, index, self.params[key])
-            for slot in [*self.slow.slots, "weight_average", "slow_weights"]:
-                known = getattr(self.slow, slot)
-                if known is not None:
-                    begun = (
-                        np.full_like(new, self.slow.start_values().get(slot, 0.0))
-                        if slot in self.slow.slots
-                        else new.copy()
-                    )
-                    begun[index >= 0] = known[key][index[index >= 0]]
-                    known[key] = begun
-            self.assert_same()
-
-    # -- memory -------------------------------------------------------------------------------------------------------
-
-    def read_only(self):
-        changing = [key for key, p in self.params.items() if not self.is_frozen(key) and p.size]
-        if changing:
-            key = self.draw(changing)
-            array = self.params[key]
-            try:
-                array.setflags(write=False)
-                self.refused(ValueError, {key: np.zeros(p.shape) for key, p in self.params.items()})
-            finally:
-                array.setflags(write=True)
-
-    def alias(self):
-        """One array under two keys: it takes the step of each."""
-        keys = self.alike()
-        if keys and not RULES[self.rule].is_by_array and not self.fast.averaging and not self.fast.lookahead:
-            self.params[keys[1]], self.plain[keys[1]] = self.params[keys[0]], self.plain[keys[0]]
-
-    def overlap(self):
-        """Two arrays that share an element are refused."""
-        keys = [key for key, p in self.params.items() if p.size and not self.is_frozen(key)]
-        if len(keys) < 2 or self.params[keys[0]].dtype != self.params[keys[1]].dtype:
-            return
-        kept, (one, other) = self.params, (self.params[key] for key in keys[:2])
-        if one.size == other.size == 1:  # would be one array under two keys
-            return
-        block = np.zeros(one.size + other.size - 1, one.dtype)
-        shared = {keys[0]: block[: one.size].reshape(one.shape), keys[1]: block[one.size - 1 :].reshape(other.shape)}
-        self.params = {**kept, **shared}
-        with pytest.raises(ValueError, match="memory"), self.threads_as_drawn():
-            self.fast.update(self.params, {key: np.ones(p.shape) for key, p in kept.items()})
-        assert not block.any()
-        self.params = kept
-        self.assert_same()
-
-    def alike(self):
-        """Two parameters of one dtype and shape."""
-        if self.is_flat():
-            return None
-        names = list(self.params)
-        for number, one in enumerate(names):
-            for other in names[number + 1 :]:
-                first, second = self.params[one], self.params[other]
-                if (first.shape, first.dtype) == (second.shape, second.dtype):
-                    return one, other
-        return None

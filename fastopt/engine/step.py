@@ -260,7 +260,7 @@ class Step:
                 attributes["_skipped_rows"] = sparse_step.skipped_steps if sparse_step else {}
                 attributes["_calls"], attributes["_accumulated"] = self.calls, 0
                 if plan.table.rule.totals:
-                    attributes["_estimates"] = dict(plan.estimates)  # never the class's, which cannot be copied
+                    attributes["_estimates"] = plan.estimates
                 if plan.table.rule.factors:
                     attributes["_factors"] = plan.factors
                 attributes.update(self.more)

@@ -55,11 +55,11 @@ def minimize(
         More arguments of `fun` and `jac`.
     jac : True, function, "2-point" or "3-point", optional
         True: `fun` returns value and gradient. A function: `jac(x, *args)`, with rng or batch as `fun`, returns the
-        gradient in the form of x; `autograd.grad(fun)` is one. Otherwise differences, with SciPy's steps: "2-point",
-        the default, takes a value for each parameter and step, "3-point" two.
+        gradient in the form of x; `autograd.grad(fun)` is one. Otherwise finite differences, with SciPy's steps:
+        "2-point", the default, evaluates `fun` once for each parameter and step, "3-point" twice.
     method : str or Optimizer
         The name of an optimizer, in any case, whose settings are among the options; or an optimizer. The optimizer is
-        copied, with its state if it has any, and left as it is. With `batch_axis=0` x0 is (problems, ...), `fun`
+        copied, with its state if it has any, and not changed. With `batch_axis=0` x0 is (problems, ...), `fun`
         returns the value of each, (problems,), and `jac` is True or a function; each problem stops by itself.
     bounds : scipy.optimize.Bounds, sequence of pairs, or dict of pairs, optional
         (low, high) for each element of x0, or for a container {path: (low, high)}, such as {"enc.1.W": (0, None)}; None
@@ -71,29 +71,28 @@ def minimize(
         Called after each step, as SciPy does: `callback(x)`, or `callback(intermediate_result)`, by that name, with
         `x` and `fun`. Raising StopIteration ends the minimization.
     options : dict, optional
-        - **optimizer**: an optimizer, in the place of `method`;
+        - **optimizer**: an optimizer, instead of `method`;
         - **maxiter**: the largest number of steps; 10,000 by default, with `batches` their number;
         - **gtol**: stop once no element of the gradient is larger, apart from those held by bounds; 1e-5, or None
           (never) where `fun` is stochastic;
         - **patience**: stop after so many steps without progress of the smoothed value; None: never;
         - **ftol**: what counts as progress, relative to the value or to 1; 1e-9;
-        - **smoothing**: the share that is kept of the running mean of values; 0, or 0.9 where `fun` is stochastic;
+        - **smoothing**: the decay rate of the running mean of values; 0, or 0.9 where `fun` is stochastic;
         - **keep_best**: whether to return the point of the least smoothed value rather than the last one;
         - **rng**: a seed or a NumPy generator; value, gradient and differences of a step see the same random numbers;
         - **batches**: an iterable, of which each step takes one;
         - **disp**: whether to show a progress bar, where rich is installed, and print how it ended;
         - settings of the optimizer that `method` names, such as lr.
     hess, hessp, constraints
-        SciPy hands them to its methods. The first two are not used, which a warning says; constraints are refused.
+        Arguments that SciPy hands to its methods: Hessians are ignored with a warning, constraints are refused.
 
     Returns
     -------
     scipy.optimize.OptimizeResult
         `x`, in the form of x0; `fun` and `jac`, value and gradient there (on the last batch: before the last step);
         `nit`, `nfev`, `njev`; `success`, `status`, `message`; `optimizer`, the copy with its state, which continues as
-        `method` of another call. With
-        `batch_axis=0`, `fun` and `status` are of shape (problems,). Where the optimizer averages (`averaging`,
-        schedule-free) x is the average.
+        `method` of another call. With `batch_axis=0`, `fun` and `status` have shape (problems,). Where the optimizer
+        averages (`averaging`, schedule-free) x is the average.
 
     Raises
     ------

@@ -30,7 +30,9 @@ def limits_of(bounds: Any, form: Form, x: Any) -> Limits:
             )
         unknown = [key for key in bounds if key not in form.keys]
         if unknown:
-            raise KeyError(f"minimize: bounds has {unknown[0]!r}, but x0 has {', '.join(map(repr, form.keys))}")
+            raise KeyError(
+                f"minimize: bounds has {unknown[0]!r}, but x0 has {', '.join(map(repr, form.keys))}; correct it"
+            )
         pairs = {key: pair for key, pair in bounds.items() if pair is not None}
     elif hasattr(bounds, "lb") and hasattr(bounds, "ub"):
         pairs = {form.keys[0]: (bounds.lb, bounds.ub)}
@@ -51,7 +53,7 @@ def is_within(leaves: Leaves, limits: Limits) -> bool:
 
 
 def free_gradient(key: Hashable, x: Array, gradient: Array, limits: Limits) -> Array:
-    """How far a step along the negative gradient gets before it is at a limit: zero where the limit holds x."""
+    """The step along the negative gradient, cut at the limits: zero where a limit holds x."""
     if key not in limits:
         return gradient
     low, high = limits[key]
@@ -83,7 +85,7 @@ def _checked(name: str, pair: Any, array: Array) -> tuple[Array, Array]:
         except ValueError:
             raise ValueError(
                 f"minimize: the bounds of {name} have shape {limit.shape}, which does not fit that of the parameter, "
-                f"{array.shape}"
+                f"{array.shape}; give them that shape"
             ) from None
     if not np.all(low <= high):  # NaN too
         raise ValueError(f"minimize: each lower bound of {name} must be at most the upper one, got {low} and {high}")

@@ -27,16 +27,19 @@ class ProblemDescent(Descent):
             ("bounds", bool(self.limits)),
         ):
             if is_there:
-                raise ValueError(f"minimize: {name} is not for many problems at once, with batch_axis=0; leave it out")
+                raise ValueError(f"minimize: {name} is not supported with batch_axis=0; leave it out")
         if isinstance(self.objective._jac, str):
             raise ValueError(
-                "minimize: with batch_axis=0 the gradient is not made of differences; hand in jac=True, where fun "
+                "minimize: with batch_axis=0 finite differences are not supported; hand in jac=True, where fun "
                 "returns the values of all problems and their gradients, or a function"
             )
         shapes = [np.shape(leaf) for leaf in self.form.leaves(self.x).values()]
         sizes = {shape[0] if shape else 0 for shape in shapes}
         if len(sizes) != 1 or 0 in sizes:
-            raise ValueError(f"minimize: with batch_axis=0 x0 must be of shape (problems, ...), got {shapes!r:.200}")
+            raise ValueError(
+                f"minimize: with batch_axis=0 x0 must be of shape (problems, ...), got {shapes!r:.200}; give all "
+                "arrays the same first axis"
+            )
         self.objective.problems = self.size = sizes.pop()
         self.status = np.full(self.size, GOING_ON)
         self.optimizer.active = None

@@ -159,7 +159,7 @@ def test_what_differs_is_named(tmp_path):
     before = content(optimizer)
     with pytest.raises(
         CheckpointError,
-        match=r"other does not fit: it has no 'c'; it has 'd', which the optimizer has not; 'a' is float64 of shape \(4,\) in it and float64 of shape \(3,\) here. strict=False loads what fits",
+        match=r"other does not fit: it has no 'c'; it has 'd', which the optimizer does not have; 'a' is float64 of shape \(4,\) in it and float64 of shape \(3,\) here. strict=False loads what fits",
     ):
         optimizer.load(tmp_path / "other")
     assert content(optimizer) == before

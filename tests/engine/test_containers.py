@@ -141,11 +141,11 @@ def good():
 WRONG = {
     "missing key": ({"enc": [np.ones(3), {"W": np.ones((2, 2))}]}, KeyError, r"nothing for params\['t'\]\[0\]\. Add"),
     "missing inside": ({**good(), "enc": [np.ones(3), {}]}, KeyError, r"nothing for params\['enc'\]\[1\]\['W'\]"),
-    "extra key": ({**good(), "x": 1}, KeyError, r"grads has 'x', which params has not; it has 'enc', 't'"),
+    "extra key": ({**good(), "x": 1}, KeyError, r"grads has 'x', which params does not have; it has 'enc', 't'"),
     "extra inside": (
         {**good(), "enc": [np.ones(3), {"W": np.ones((2, 2)), "c": 1}]},
         KeyError,
-        r"grads\['enc'\]\[1\] has 'c', which params\['enc'\]\[1\] has not",
+        r"grads\['enc'\]\[1\] has 'c', which params\['enc'\]\[1\] does not have",
     ),
     "short list": (
         {**good(), "enc": [np.ones(3)]},

@@ -57,7 +57,7 @@ def test_patterns_of_groups_see_new_keys():
     optimizer.update(params, dict.fromkeys(params, np.ones(1)))
     assert (params["W1"], params["b1"], params["b2"]) == (-2, -1, -0.5)
     optimizer = fastopt.AdaGrad(groups={"b*": {"initial_accumulator": 1.0}})
-    with pytest.raises(ValueError, match="of initial_accumulator in groups one is read at the first step"):
+    with pytest.raises(ValueError, match="one of initial_accumulator in groups is read at the first step"):
         optimizer.update(params, dict.fromkeys(params, np.ones(1)))
 
 

@@ -175,6 +175,7 @@ VALUES = np.ones((2, 3))
         (Rows(np.array([0.0, 1.0]), VALUES), TypeError, "indices has dtype float64, expected integers"),
         (Rows(np.array([True, False]), VALUES), TypeError, r"indices has dtype bool.*np.flatnonzero\(mask\)"),
         (Rows(np.array([[0], [1]]), VALUES), ValueError, r"indices has shape \(2, 1\), expected one dimension"),
+        (Rows(np.array(0), VALUES[0]), ValueError, r"indices has shape \(\), expected one dimension"),
         (
             Rows(np.array([0, 5]), VALUES),
             ValueError,
@@ -375,3 +376,11 @@ def test_a_step_that_is_interrupted_before_it_is_made_counts_for_no_row(monkeypa
     optimizer.catch_up(table)
     # The interrupted one had caught up with the steps that it touches, of which there were none.
     assert table.ravel().tolist() == [-1.5, -1.0] and optimizer.iter == 2
+
+
+def test_rows_are_told_apart_by_identity_and_take_no_other_attribute():
+    """As arrays have no one truth value, two Rows of equal content are not compared; a misspelt name is an error."""
+    rows = Rows(np.array([0, 1]), VALUES)
+    assert rows == rows and rows != Rows(rows.indices, rows.values) and hash(rows) == hash(rows)
+    with pytest.raises(AttributeError):
+        rows.value = VALUES

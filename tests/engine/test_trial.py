@@ -1,6 +1,7 @@
 """Steps that are taken back, to the bit."""
 
 import copy
+import pickle
 from typing import NamedTuple
 
 import numpy as np
@@ -233,3 +234,17 @@ def test_mistakes():
             optimizer.undo()
         del optimizer._stepping
     assert copy.deepcopy(optimizer).__dict__.get("_trial") is None
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda optimizer: pickle.loads(pickle.dumps(optimizer))])
+def test_an_optimizer_whose_first_step_was_taken_back_can_be_copied(duplicate):
+    optimizer, params = fastopt.Adam(), arrays(0)
+    with optimizer.trial(params) as step:
+        optimizer.update(params, arrays(1))
+        step.reject()
+    other = duplicate(optimizer)
+    assert (other.iter, dict(other._leaf_counts())) == (0, {})
+    optimizer.update(params, arrays(1))
+    again = arrays(0)
+    other.update(again, arrays(1))
+    assert bits(params) == bits(again)

@@ -63,8 +63,8 @@ def test_mistakes():
         with pytest.raises(kind, match=text):
             fastopt.minimize(**{"fun": parabolas, "x0": x0, "jac": True, "method": method, **given})
 
-    refused(ValueError, "not made of differences", jac=None, fun=lambda x: parabolas(x)[0])
-    refused(ValueError, "patience is not for many problems", options={"patience": 3})
-    refused(ValueError, "bounds is not for many problems", bounds=[(0, 1)] * 14)
+    refused(ValueError, "finite differences are not supported", jac=None, fun=lambda x: parabolas(x)[0])
+    refused(ValueError, "patience is not supported with batch_axis=0", options={"patience": 3})
+    refused(ValueError, "bounds is not supported with batch_axis=0", bounds=[(0, 1)] * 14)
     refused(TypeError, r"value of each problem, in shape \(7,\), got shape \(\)", fun=lambda x: (0.0, x))
     refused(ValueError, r"of shape \(problems, ...\)", x0={"a": np.zeros(2), "b": np.zeros(3)})

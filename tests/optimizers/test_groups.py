@@ -190,7 +190,7 @@ def test_bad_groups_are_found_before_anything_is_written(tmp_path):
         assert optimizer.iter == 4 and not optimizer.m
         for key, value in model().items():
             assert_same_bits(params[key], value)
-    with pytest.raises(ValueError, match="of initial_accumulator in groups one is read at the first step"):
+    with pytest.raises(ValueError, match="one of initial_accumulator in groups is read at the first step"):
         fastopt.AdaGrad(groups={"b1": {"initial_accumulator": 1.0}}).update(model(), model(seed=1))
     with pytest.raises(fastopt.CheckpointError, match="is selected by a function, and a file holds no code"):
         fastopt.SGD(groups={lambda key, array: True: {"lr": 0.1}}).save(tmp_path / "file")
@@ -275,7 +275,7 @@ def test_turning_norms_of_arrays_on_and_off():
 def test_a_rule_with_norms_takes_each_array_once():
     shared = np.ones(3)
     with pytest.raises(
-        ValueError, match=r"LAMB: params\['b'\] is also there under another key; a rule that needs norms"
+        ValueError, match=r"LAMB: params\['b'\] is also there under another key, but a rule with norms needs"
     ):
         fastopt.LAMB().update({"a": shared, "b": shared}, {"a": np.ones(3), "b": np.ones(3)})
     assert (shared == 1).all()
@@ -367,7 +367,7 @@ def test_lr_scale_is_for_groups_and_is_saved(tmp_path):
     for bad, error in ((-1.0, ValueError), ("x", TypeError)):
         with pytest.raises(error, match="SGD: lr_scale must be"):
             fastopt.SGD(groups={"b": {"lr_scale": bad}})
-    with pytest.raises(ValueError, match="of lr_scale in groups one is read at the first step"):
+    with pytest.raises(ValueError, match="one of lr_scale in groups is read at the first step"):
         fastopt.Rprop(groups={"b1": {"lr_scale": 0.5}}).update(model(), model(seed=1))
     optimizer = fastopt.Adam(groups={"b*": {"lr_scale": Linear(1.0, 0.5, steps=3)}})
     optimizer.update(model(), model(seed=1))
@@ -390,3 +390,18 @@ def test_lr_scale_is_for_groups_and_is_saved(tmp_path):
     params = {"a": np.zeros(1)}
     with_its_own(groups={"a": {"lr_scale": 2.0}}).update(params, {"a": -np.ones(1)})
     assert params["a"] == 0.1 * 2.0
+
+
+def test_a_key_that_is_equal_is_the_key():
+    """A selector need not be the same object: loaded from a file it is another."""
+    key = "layers", 1
+    params, optimizer = {key: np.zeros(2)}, fastopt.SGD(lr=1.0, groups={tuple(list(key)): {"lr": 0.5}})
+    optimizer.update(params, {key: np.ones(2)})
+    assert_same_bits(params[key], np.full(2, -0.5))
+
+
+def test_only_lr_must_be_a_number_in_a_group():
+    optimizer = fastopt.SGD(lr=1.0, groups={"W": {"weight_decay": Linear(0.5, 0.0, 10)}})
+    params = {"W": np.ones(2)}
+    optimizer.update(params, {"W": np.zeros(2)})
+    assert params["W"][0] < 1

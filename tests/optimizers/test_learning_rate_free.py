@@ -218,5 +218,7 @@ def test_copies_after_a_step_that_updated_nothing(rule, duplicate):
     optimizer, params = OPTIMIZERS[rule](), {"W": np.ones(3)}
     optimizer.update({}, {})
     optimizer.update(params, {"W": None})
+    with optimizer.trial(params) as step:
+        step.reject()
     other = duplicate(optimizer)
     assert (other.estimates, other.iter) == ({}, 2)
