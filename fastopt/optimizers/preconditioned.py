@@ -21,9 +21,9 @@ class Shampoo(MatrixOptimizer):
     For a matrix `L = L + g g^T` and `R = R + g^T g`, which begin as eps times the identity, `u = L^(-1/4) g R^(-1/4)`,
     `m = momentum m + u` and `p = p - lr m`. An array of k dimensions has k such matrices, each to the power -1 / 2k. Of
     vectors, for which that is AdaGrad, and of dimensions of more than 1,200 elements the diagonal alone is kept.
-    NumPy's LAPACK finds the roots of matrices, at each of the first ten steps and then at every tenth by default: large
-    ones cost seconds, so give embeddings and output layers to another optimizer. Several threads of BLAS may add up in
-    another order than one.
+    NumPy's LAPACK finds the roots of matrices, at each of the first ten steps then at every tenth by default, and where
+    the update by old ones would be longer than any by new ones can be: large ones cost seconds, so give embeddings and
+    output layers to another optimizer. Several threads of BLAS may add up in another order than one.
 
     Parameters
     ----------
