@@ -40,7 +40,8 @@ class SharedSettings:
     """A factor of the gradient: 1/n if it is the sum of n micro-batches, 1/s if the loss was multiplied by s."""
 
     clip_value: Number = field(default=number(math.inf), kw_only=True, repr=False)
-    """The largest value of a gradient, `g = min(max(g, -clip_value), clip_value)`, after scale and clipping by norm."""
+    """The largest magnitude of an element of a gradient, after scale and clipping by norm:
+    `g = min(max(g, -clip_value), clip_value)`."""
 
     clip_norm: Number = field(default=number(math.inf), kw_only=True, repr=False)
     """The largest norm of all gradients together, after scaling: larger ones are scaled down to it. Costs one read of
@@ -82,13 +83,13 @@ class SharedSettings:
     """Whether rows are scaled to norm one after a step; those of zeros stay."""
 
     simplex: bool = field(default=False, kw_only=True, repr=False)
-    """Whether rows become the nearest ones of numbers that are not negative and sum to one. For rules whose elements
-    have one step size: with others steps would not end at the minimum."""
+    """Whether rows are projected onto the simplex: the nearest non-negative numbers that sum to one. For rules
+    whose elements have one step size: with others steps would not end at the minimum."""
 
     constraint_axis: Any = field(default=-1, kw_only=True, repr=False)
     """The axis along which `group_lasso`, `max_norm`, `unit_norm` and `simplex` take elements together: -1 for each row
     of a matrix, 0 for each column, None for whole arrays; a vector is one row. These four cost a pass over the
-    parameters, in which rows with NaN or infinity are left alone; a report is of the step before it."""
+    parameters, in which rows with NaN or infinity are left alone; a report describes the step before it."""
 
     mask: MaskSetting = field(default=number(None), kw_only=True, repr=False)
     """Arrays of booleans by key, True where elements are updated: `{"W": W != 0}`, or one array where the parameters
@@ -97,8 +98,8 @@ class SharedSettings:
 
     cautious: bool = field(default=False, kw_only=True, repr=False)
     """Whether elements that a step would move along their gradient, as momentum may, stay (Liang et al.,
-    arXiv:2411.16085). The steps of the others in an array are divided by their share of it, of which 0.001 is the least
-    that counts; the gradient is the one that the rule sees. Costs one read of what the step reads."""
+    arXiv:2411.16085). The steps of the others in an array are divided by their share of it, at least 0.001; the
+    gradient is the one that the rule sees. Costs one read of what the step reads."""
 
     cautious_decay: bool = field(default=False, kw_only=True, repr=False)
     """Whether decoupled weight decay leaves out elements that the step moves away from zero (Chen et al.,
@@ -116,8 +117,8 @@ class SharedSettings:
 
     state_storage: Literal["float32", "bfloat16", "int8"] = field(default="float32", kw_only=True, repr=False)
     """How state is stored: "bfloat16" in 2 bytes an element of a slot, "int8" in 1.06, of float32 parameters. Arrays of
-    fewer than 4,096 elements, rules with norms by array, `Rows` and what is centralized stay float32. After a change
-    the next step converts the state."""
+    fewer than 4,096 elements, rules with norms or sums of arrays, `Rows` and what is centralized stay float32. After a
+    change the next step converts the state."""
 
     storage_seed: int = field(default=0, kw_only=True, repr=False)
     """The seed of the stochastic rounding of compact state: the same seed gives the same bits."""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 PREFIX, RATES = "problems/", "problems/lr"
-"""The names of the arrays begin so; that of the learning rates."""
+"""The prefix of the names of these arrays; the name of the learning rates."""
 
 
 def pack(settings: dict[str, Any], counts: dict[str, Any] | None) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from fastopt.constraints import Bounds, Mask
 from fastopt.flat import Array
 
 PREFIX = "settings/"
-"""Of the names of these arrays."""
+"""The prefix of the names of these arrays."""
 
 
 def plain(value: Bounds | Mask, tensors: dict[str, Array], encoded: Callable[[Hashable], Any]) -> dict[str, Any]:

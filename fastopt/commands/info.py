@@ -16,6 +16,7 @@ from numba.core.caching import FunctionCache
 import fastopt
 from fastopt import machine, threads, tuning
 from fastopt.commands import docstrings
+from fastopt.engine.columns import SMALLEST
 from fastopt.kernels import passes
 from fastopt.kernels.stores import FORMS
 from fastopt.optimizers import OPTIMIZERS
@@ -52,6 +53,8 @@ def facts(parameters: int, optimizer: str, dtype: str) -> dict[str, str]:
         "new parameters": f"stored in the form {tuning.mode()} (of {', '.join(FORMS)})"
         if tuning.mode() != tuning.AUTO
         else f"{', '.join(FORMS)} are tried in turns from {tuning.SMALLEST // 1024} KB on: see `optimizer.tuning`",
+        "compact state": f"never of arrays of fewer than {SMALLEST:,} elements, with Rows, centralize or a mask, "
+        f"nor of {', '.join(one.__name__ for one in OPTIMIZERS.values() if one._rule.is_by_array)}: theirs is float32",
         "kernels are kept in": cache_folder(),
         "NumPy's BLAS": blas(),
         "settings": ", ".join(sorted(_settings())) or "none of FASTOPT_*, NUMBA_*, OMP_*, OPENBLAS_* is set",

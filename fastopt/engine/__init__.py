@@ -9,11 +9,12 @@
 4. refuse or skip gradients that are not finite; scalars of transforms and norms (`passes`, `transform_scalars`);
 5. averages of the weights (`averaging`);
 6. sparse rows catch up with the steps that they skipped (`catch_up`);
-7. run the launches (`launch`, `sparse_launch`, `centralized_launch`);
+7. run the launches (`launch`, `sparse_launch`, `centralized_launch`, `stored_launch`), then constraints on rows
+   (`projections`);
 8. commit state and step count, also under Ctrl-C.
 
-Small plain steps are one call of C instead (`one_call`); steps like the one before whose settings vary, by group or
-schedule, or that clip by the norm, skip what cannot have changed (`again`).
+Plain steps, but for the largest, are one call of C instead (`one_call`); steps like the one before whose settings
+vary, by group or schedule, or that clip by the norm, skip what cannot have changed (`again`).
 
 Words
 -----

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fastopt import array_checks, structure
+from fastopt import array_checks, checks, structure
 from fastopt.engine import arguments, containers
 from fastopt.engine.address_table import Table
 from fastopt.engine.containers import BARE, Nested
@@ -227,8 +227,9 @@ def rows_given(owner: str, name: str) -> str:
 
 def other_leaves(owner: str, which: str, keys: Any, known: Any) -> str:
     return (
-        f"{owner}: {which} has {_names(keys)}, but what was accumulated since the last step has {_names(known)}; "
-        "hand in the same leaves until the next update, None where there is no gradient, or call discard_accumulated()"
+        f"{owner}: {which} has {checks.names_of(keys)}, but what was accumulated since the last step has "
+        f"{checks.names_of(known)}; hand in the same leaves until the next update, None where there is no "
+        "gradient, or call discard_accumulated()"
     )
 
 
@@ -242,8 +243,8 @@ def missing(owner: str, key: Hashable, container: containers.Container) -> str:
 
 def gone(owner: str, key: Hashable, keys: Any) -> str:
     return (
-        f"{owner}: gradients of {key!r} were accumulated, but params has {_names(keys)}; hand in the parameters that "
-        "they are of, or call discard_accumulated()"
+        f"{owner}: gradients of {key!r} were accumulated, but params has {checks.names_of(keys)}; hand in their "
+        "parameters, or call discard_accumulated()"
     )
 
 
@@ -256,8 +257,3 @@ def with_gradients(owner: str, count: int) -> str:
         f"{owner}: update() got gradients, but {count} were accumulated since the last step; call accumulate(grads) "
         "with the last ones too and then update(params), or drop what there is: discard_accumulated()"
     )
-
-
-def _names(keys: Any) -> str:
-    names = ["one bare array" if key is BARE else repr(key) for key in keys]
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "") or "nothing"

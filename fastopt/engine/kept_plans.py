@@ -19,7 +19,7 @@ MOST_PLANS = 4
 def take(
     optimizer: Any, settings: Any, params: Any, grads: Any, report: bool, groups: Groups | None, by_array: bool
 ) -> tuple[Plan, tuple[Plan, ...], bool]:
-    """The plan that these arguments fit, which has taken them up; others that are worth keeping; is it one of old?"""
+    """The plan for these arguments, which it has taken up; others that are worth keeping; whether it was kept."""
     attributes = optimizer.__dict__
     # A report has a plan of its own, in which the arrays of a FlatDict are told apart.
     first, others = (
@@ -71,7 +71,7 @@ def take(
     if projects:
         plan.projections = Projections(table, optimizer)
     plan.tuned_by(attributes.setdefault("_tuners", {}))
-    return plan, () if report else _of_today(plans, plan), False
+    return plan, () if report else _with_arrays_of(plans, plan), False
 
 
 def let_go(attributes: dict[str, Any], plan: Plan) -> None:
@@ -82,12 +82,12 @@ def let_go(attributes: dict[str, Any], plan: Plan) -> None:
         if other is not None and other is not plan and not other.has_the_arrays_of(plan):
             attributes[name] = None
     if attributes.get("_others"):
-        attributes["_others"] = others = _of_today(attributes["_others"], plan)
+        attributes["_others"] = others = _with_arrays_of(attributes["_others"], plan)
         attributes["_calls"] = tuple([other.call for other in (plan, *others) if other.call in attributes["_calls"]])
 
 
-def _of_today(others: Any, plan: Plan) -> tuple[Plan, ...]:
-    """Those of other plans that have the same arrays, as far as they have the same keys."""
+def _with_arrays_of(others: Any, plan: Plan) -> tuple[Plan, ...]:
+    """The other plans that have the same arrays under the same keys."""
     return tuple([other for other in others if other.table.is_plain and other.has_the_arrays_of(plan)])[
         : MOST_PLANS - 1
     ]

@@ -48,19 +48,19 @@ class Adafactor(MatrixOptimizer):
     lr : float, default 0.01
         Learning rate, 0 or more. That of the paper at step t is `lambda t: min(0.01, t**-0.5)`.
     decay_exponent : float, default 0.8
-        How fast beta2 grows towards 1, 0 or more.
+        The exponent of beta2, 0 or more: the larger, the faster beta2 grows towards 1.
     clip_threshold : float, default 1
         The largest root mean square of an update before it is multiplied by lr, 1e-3 or more.
     eps : float, default 1e-30
         Added to squared gradients, 0 or more.
     min_scale : float, default 0.001
-        The least size of an array that steps are relative to, 0 or more.
+        The smallest size of an array that steps are relative to, 0 or more.
     relative : bool, default True
         Whether steps are relative to the size of the parameters; otherwise `p = p - lr u`.
     decoupled : default True
-        As of every optimizer, but on by default.
+        As for every optimizer, but on by default.
 
-    State: `u`, which the last step was made along; `factors`, of a matrix R and C as `row_squares` and
+    State: `u`, the direction of the last step; `factors`, of a matrix R and C as `row_squares` and
     `column_squares`, of a vector `squares`.
 
     Examples
@@ -136,7 +136,7 @@ class Muon(MatrixOptimizer):
     weight_decay, decoupled : default 0.1 and True
         As for every optimizer, but on by default.
 
-    State: `m`, the sum of decayed gradients, and `o`, which the last step was made along; with `normalize_rows` also
+    State: `m`, the sum of decayed gradients, and `o`, the direction of the last step; with `normalize_rows` also
     `factors`, of each array `row_squares`, the running mean, of shape (rows,).
 
     Examples

@@ -1,4 +1,4 @@
-"""Optimizers that keep a matrix for each dimension of an array, by which its gradients are preconditioned."""
+"""Optimizers that precondition gradients by a matrix for each dimension of an array."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ class Shampoo(MatrixOptimizer):
     For a matrix `L = L + g g^T` and `R = R + g^T g`, which begin as eps times the identity, `u = L^(-1/4) g R^(-1/4)`,
     `m = momentum m + u` and `p = p - lr m`. An array of k dimensions has k such matrices, each to the power -1 / 2k. Of
     vectors, for which that is AdaGrad, and of dimensions of more than 1,200 elements the diagonal alone is kept.
-    NumPy's LAPACK finds the roots of matrices, at each of the first ten steps and then at every tenth by default: large
-    ones cost seconds, so give embeddings and output layers to another optimizer. Several threads of BLAS may add up in
-    another order than one.
+    NumPy's LAPACK finds the roots of matrices, at each of the first ten steps then at every tenth by default, and where
+    the update by old ones would be longer than any by new ones can be: large ones cost seconds, so give embeddings and
+    output layers to another optimizer. Several threads of BLAS may add up in another order than one.
 
     Parameters
     ----------
     lr : float, default 0.1
         Learning rate, 0 or more.
     momentum : float, default 0.9
-        The share of m that is kept at each step, in [0, 1].
+        Decay rate of m, in [0, 1].
     eps : float, default 1e-6
         What the diagonals of L and R begin with, and the least eigenvalue of which the root is taken, 0 or more.
     decay_rate : float, default 1
@@ -39,7 +39,7 @@ class Shampoo(MatrixOptimizer):
     precondition_every : float, default 10
         The number of steps from one computation of the roots to the next, and of first ones with one each, 1 or more.
     decoupled : default True
-        As of every optimizer, but on by default.
+        As for every optimizer, but on by default.
 
     State: `m`, the sum of decayed updates, and `u`, the last of them; `factors`, for each dimension i of an array
     `sums_i` and `root_i`, of shape (n, n), or (n,) for a large one.
@@ -87,7 +87,7 @@ class Shampoo(MatrixOptimizer):
 
 @dataclass(eq=False)
 class SOAP(MatrixOptimizer):
-    """Adam in the eigenbasis of Shampoo's preconditioner, which every tenth step follows: Shampoo with less tuning.
+    """Adam in the eigenbasis of Shampoo's preconditioner, updated every ten steps: Shampoo with less tuning.
 
     For a matrix `L = L + (1 - beta2)(g g^T - L)` and `R = R + (1 - beta2)(g^T g - R)`, whose eigenvectors are Q_L and
     Q_R, `m = m + (1 - beta1)(g - m)`, `v = v + (1 - beta2)((Q_L^T g Q_R)^2 - v)` and
@@ -102,15 +102,15 @@ class SOAP(MatrixOptimizer):
     lr : float, default 0.003
         Learning rate, 0 or more.
     beta1, beta2 : float, default 0.95
-        The shares of the running means, L and R included, that are kept at each step, in [0, 1).
+        Decay rates of the running means, those of L and R included, in [0, 1).
     eps : float, default 1e-8
         Added to the root, 0 or more.
     precondition_every : float, default 10
         The number of steps from one change of the bases to the next, 1 or more.
     weight_decay, decoupled : default 0.01 and True
-        As of every optimizer, but on by default.
+        As for every optimizer, but on by default.
 
-    State: `u`, which the last step was made along; `factors`, of each array `m` and `v`, v in the eigenbasis, and for
+    State: `u`, the direction of the last step; `factors`, of each array `m` and `v`, v in the eigenbasis, and for
     each dimension i of n elements `sums_i` and `basis_i` of shape (n, n).
 
     Examples

@@ -44,7 +44,6 @@ class Shampoo(Reference):
     by_array = True
 
     def step(self, p: Array, g: Array, m: Array, u: Array) -> None:  # type: ignore[override]
-        x = g
         weight = 1.0 if self.decay_rate == 1 else 1 - self.decay_rate
         for axis, length in enumerate(g.shape):
             rows = rows_of(g, axis)
@@ -53,20 +52,28 @@ class Shampoo(Reference):
             start = self.eps * (np.eye(length, dtype=g.dtype) if is_whole else np.ones(length, g.dtype))
             before = self.factors.get(f"sums_{axis}", start)
             self.factors[f"sums_{axis}"] = self.decay_rate * before + weight * products
-        for axis in range(g.ndim):
-            sums, every = self.factors[f"sums_{axis}"], max(1, round(self.precondition_every))
-            is_due = self.iter <= every or (self.iter - 1) % every == 0
-            if is_due or sums.ndim == 1 or f"root_{axis}" not in self.factors:
-                self.factors[f"root_{axis}"] = self.root(sums, 2 * g.ndim)
-            root = self.factors[f"root_{axis}"]
-            if root.ndim == 2:
-                x = times(x, axis, root)
-            else:
-                x = x * root.reshape([-1 if other == axis else 1 for other in range(g.ndim)])
+        every, old = max(1, round(self.precondition_every)), dict(self.factors)
+        x = self.times_roots(g, self.iter <= every or (self.iter - 1) % every == 0)
+        squares = np.square(np.ascontiguousarray(x), dtype=np.float64).sum()
+        is_old = any(self.factors[f"root_{axis}"] is old.get(f"root_{axis}") for axis in range(g.ndim))
+        if is_old and not squares <= math.prod(g.shape) ** (1 / g.ndim) / weight:
+            x = self.times_roots(g, True)
         u[...] = x
         m *= self.momentum
         m += u
         p -= self.lr * m
+
+    def times_roots(self, x: Array, is_due: bool) -> Array:
+        for axis in range(x.ndim):
+            sums, name = self.factors[f"sums_{axis}"], f"root_{axis}"
+            if is_due or sums.ndim == 1 or name not in self.factors:
+                self.factors[name] = self.root(sums, 2 * x.ndim)
+            root = self.factors[name]
+            if root.ndim == 2:
+                x = times(x, axis, root)
+            else:
+                x = x * root.reshape([-1 if other == axis else 1 for other in range(x.ndim)])
+        return x
 
     def root(self, sums: Array, power: int) -> Array:
         values, vectors = (sums.astype(np.float64), None) if sums.ndim == 1 else eigen(sums)

@@ -104,6 +104,7 @@ def test_info(capsys):
         "threading layer",
         "threads",
         "parallel from",
+        "compact state",
         "kernels are kept in",
         "NumPy's BLAS",
     ):

@@ -6,9 +6,9 @@ import re
 import numpy as np
 import pytest
 
-from fastopt.kernels import cache, codecs, storage
+from fastopt.kernels import RULES, cache, codecs, storage
 from fastopt.kernels.codecs import BFLOAT16, GROUP, INT8, SMALLEST
-from fastopt.kernels.compile import c_function, compiled_for_c
+from fastopt.kernels.compile import c_function, callback, compiled_for_c
 
 FORMS = [(BFLOAT16, False), (INT8, False), (INT8, True)]
 EACH = pytest.mark.parametrize(("stored", "nonnegative"), FORMS, ids=["bfloat16", "signed", "nonnegative"])
@@ -193,3 +193,17 @@ def test_loops_over_a_group_are_vectors_of_32_bits(which):
         assert "sqrt" not in code
         assert re.search(rf"= mul <{LANES} x i32>", code), "the noise"
         assert re.search(r"@llvm\.umax\.v\d+i32|icmp ugt <\d+ x i32>", code), "the largest magnitude"
+
+
+@pytest.mark.parametrize("stored", [BFLOAT16, INT8])
+def test_the_loop_of_a_rule_with_its_codecs_is_vectors(stored):
+    compiled = callback(RULES["adam"], "float32", stored)
+    cache.enable(compiled)
+    compiled.compile()
+    code = str(compiled._library._get_module_for_linking())
+    for operation in ("fdiv", "mul", "lshr"):  # the formula, the noise, the codes
+        assert re.search(rf"= {operation}( exact)? <{LANES} x (float|i32)>", code), operation
+    assert re.search(rf"trunc( nuw)? <{LANES} x i32> .* to <{LANES} x i{16 if stored == BFLOAT16 else 8}>", code)
+    assert "gather" not in code
+    arithmetic = [line for line in code.splitlines() if re.search(r"= (fadd|fsub|fmul|fdiv)\b.*double", line)]
+    assert not arithmetic

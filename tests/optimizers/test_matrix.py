@@ -453,3 +453,17 @@ def test_no_factor_becomes_subnormal(rule):
     assert_same_factors(pair.fast.factors, pair.plain.kept)
     for key in fast:
         assert_same_bits(fast[key], plain[key])
+
+
+@pytest.mark.parametrize("rank", [1, 2])
+def test_old_roots_do_not_make_steps_long(rank, rng):
+    """Gradients of low rank leave directions in which old roots are large; rounding alone would grow there."""
+    start = rng.standard_normal((6, rank)) @ rng.standard_normal((rank, 5))
+    pair, fast = Pair("shampoo", lr=0.3, momentum=0.0, precondition_every=20), {"W": start.copy()}
+    plain = {"W": start.copy()}
+    for _ in range(120):
+        before = fast["W"].copy()
+        pair.update(fast, plain, {"W": 2 * fast["W"]})
+        assert np.linalg.norm(fast["W"] - before) <= 0.3 * 30**0.25 * (1 + 1e-9)
+    assert_same_bits(fast["W"], plain["W"])
+    assert np.linalg.norm(fast["W"]) < np.linalg.norm(start)

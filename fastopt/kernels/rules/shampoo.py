@@ -14,6 +14,7 @@ State: m, and u, what the last gradient was made into; of each array the matrice
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -34,24 +35,39 @@ def shampoo(p, g, m, u, momentum, step_size):
 def precondition(u: Any, factors: Factors, decay_rate: float, eps: float, renew: bool) -> Factors:
     """Makes the update of a gradient, in place; returns the new factors.
 
-    renew : whether the roots of matrices are computed anew, as those of diagonals always are
+    renew : whether the roots of matrices are computed anew, as those of diagonals always are; so they are too where the
+        update by those of earlier sums is longer than any by those of today's
     """
     x, new = u.reshape(u.shape or (1,)), {}
+    weight = 1.0 if decay_rate == 1 else 1 - decay_rate
     for axis, length in enumerate(x.shape):
         sums = modes.products(x, axis)
         start = eps * (np.eye(length, dtype=u.dtype) if sums.ndim == 2 else np.ones(length, u.dtype))
         before = factors.get(f"sums_{axis}", start)
-        weight = 1.0 if decay_rate == 1 else 1 - decay_rate
         new[f"sums_{axis}"] = decay_rate * before + weight * sums
-    for axis in range(x.ndim):
-        name = f"root_{axis}"
-        sums = new[f"sums_{axis}"]
-        anew = renew or sums.ndim == 1 or name not in factors
-        new[name] = modes.inverse_root(sums, 2 * x.ndim, eps) if anew else factors[name]
-        root = new[name]
-        x = modes.along(x, axis, root) if root.ndim == 2 else np.moveaxis(np.moveaxis(x, axis, -1) * root, -1, axis)
+    kept = {} if renew else {name: factors[name] for name in matrix_roots(x) if name in factors}
+    made = multiplied(x, new, kept, eps)
+    most = math.prod(x.shape) ** (1 / x.ndim) / weight  # of updates by the roots of these sums, by Lemma 8
+    if kept and not np.square(np.ascontiguousarray(made), dtype=np.float64).sum() <= most:
+        made = multiplied(x, new, {}, eps)
+    x = made
     u[...] = x.reshape(u.shape)
     return new
+
+
+def matrix_roots(x: Any) -> list[str]:
+    """The names of the roots that are not computed anew at each step: those of matrices."""
+    return [f"root_{axis}" for axis in range(x.ndim) if modes.has_matrix(x.shape, axis)]
+
+
+def multiplied(x: Any, new: dict[str, Any], kept: dict[str, Any], eps: float) -> Any:
+    """A gradient times the roots of the sums among the new factors, which gain them, or those that are kept."""
+    order = x.ndim
+    for axis in range(order):
+        name, sums = f"root_{axis}", new[f"sums_{axis}"]
+        new[name] = root = kept[name] if name in kept else modes.inverse_root(sums, 2 * order, eps)
+        x = modes.along(x, axis, root) if root.ndim == 2 else np.moveaxis(np.moveaxis(x, axis, -1) * root, -1, axis)
+    return x
 
 
 def shampoo_factors(shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
