@@ -51,6 +51,7 @@ class LeafOperations:
         for key in keys:
             for known in (self.slow.counts, self.slow.averages):
                 del known[key]
+            self.slow.kept.pop(key, None)
             for slot in [*self.slow.slots, "weight_average", "slow_weights"]:
                 if getattr(self.slow, slot) is not None:
                     del getattr(self.slow, slot)[key]

@@ -35,10 +35,9 @@ def mpiexec(ranks, *arguments, check=True, timeout=120):
     return job
 
 
-def test_same_bits_as_one_process_and_errors_on_all():
-    """On one process first, which compiles the kernels for all: those of one job would each compile all of them."""
-    for ranks in (1, 2, 3, 4):
-        assert f"passed on {ranks}" in mpiexec(ranks, "-m", "tests.mpi.programs", timeout=300).stdout
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+def test_same_bits_as_one_process_and_errors_on_all(ranks):
+    assert f"passed on {ranks}" in mpiexec(ranks, "-m", "tests.mpi.programs").stdout
 
 
 def test_examples_in_docstrings():
