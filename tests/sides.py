@@ -137,10 +137,14 @@ class Sides(LeafOperations):
                 key: None if g is None or self.is_frozen(key) else self.summed(key, g) for key, g in plain_grads.items()
             }
             finite = all(g is None or fits(self.rule, g) for g in seen.values())
-            if finite and RULES[self.rule].totals:
+            if finite and (RULES[self.rule].totals or RULES[self.rule].factors):
                 after, plain = copy.deepcopy((self.slow, self.plain))
                 after.update(plain, plain_grads)
-                finite = bool(np.isfinite(list(after.estimates.values())).all())
+                sums = [
+                    *after.estimates.values(),
+                    *(array for key in seen for array in after.kept.get(key, {}).values()),
+                ]
+                finite = all(np.isfinite(array).all() for array in sums)
             before = {key: np.array(p) for key, p in self.params.items()} if report else {}
             if finite or self.fast.on_nonfinite != "raise":
                 made = self.fast.update(self.params, grads, report=report)
