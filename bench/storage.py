@@ -20,7 +20,7 @@ from bench import storage_training
 from bench.cases import Step, array, gradients, limit_step, size_of
 from bench.limit import bytes_per_element
 from bench.ratios import interleaved
-from fastopt import threads
+from fastopt import set_tuning, threads
 from fastopt.engine.columns import moved_bytes
 from fastopt.kernels import RULES
 from fastopt.kernels.codecs import STORAGES
@@ -68,6 +68,7 @@ def ratios(rule: str, size: int, turns: int, calls: int) -> dict[str, float]:
 
 def speed(rules: list[str]) -> None:
     """Prints ratios in memory and in cache, and the model."""
+    set_tuning("off")  # without a training loop; trials would look like slow steps
     for rule in rules or RULES_TIMED:
         ratios(rule, 30_000_000, 11, 1)
     if not rules:
