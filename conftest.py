@@ -15,4 +15,10 @@ collect_ignore = [
 ]
 # MPI is begun by the import, once for the life of a process: tests/mpi runs the examples in processes of their own.
 collect_ignore_glob = ["fastopt/mpi/*"]
-collect_ignore = ["fastopt/__pyinstaller/hook-fastopt.py"]  # which PyInstaller runs
+collect_ignore.append("fastopt/__pyinstaller/hook-fastopt.py")  # which PyInstaller runs
+
+
+def pytest_configure(config):
+    """Gives each test process a stretch of neighbours, which run the same kernels, so that one of them compiles each."""
+    if getattr(config.option, "dist", "no") == "load":
+        config.option.dist = "worksteal"
