@@ -19,6 +19,6 @@ collect_ignore.append("fastopt/__pyinstaller/hook-fastopt.py")  # which PyInstal
 
 
 def pytest_configure(config):
-    """Gives each test process a stretch of neighbours, which run the same kernels, so that one of them compiles each."""
+    """Gives each test process a stretch of neighbours, which share kernels, so that one of them compiles each."""
     if getattr(config.option, "dist", "no") == "load":
         config.option.dist = "worksteal"
