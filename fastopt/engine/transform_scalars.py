@@ -58,9 +58,19 @@ def added(
     of_transforms = _scalars_of_transforms(settings, plan, settings_by_row, transforms)
     rows = [of_rule + more for of_rule, more in zip(scalars, of_transforms, strict=True)]
     if plan.table.rule.prepare:
+        checks_them, directions = (
+            settings.on_nonfinite != "propagate",
+            plan.table.state.views[plan.table.rule.state[-1]],
+        )
+        before = {leaf.key: directions[leaf.key].copy() for leaf in plan.table.active} if checks_them else {}
         new = plan.passes.prepare(params, rows, transforms, settings_by_row, steps, plan.factors)
-        if settings.on_nonfinite != "propagate":
-            _check_factors(plan, new)
+        try:
+            if checks_them:
+                _check_factors(plan, new)
+        except TooLarge:  # no step, so the last slot is to be as it was
+            for key, direction in before.items():
+                directions[key][...] = direction
+            raise
         plan.factors = {**plan.factors, **new}
     if plan.table.rule.totals and plan.processes.any(bool(plan.table.active)):
         estimates = settings.estimated(*plan.passes.totals(params, rows, transforms), plan.estimates)

@@ -467,3 +467,21 @@ def test_old_roots_do_not_make_steps_long(rank, rng):
         assert np.linalg.norm(fast["W"] - before) <= 0.3 * 30**0.25 * (1 + 1e-9)
     assert_same_bits(fast["W"], plain["W"])
     assert np.linalg.norm(fast["W"]) < np.linalg.norm(start)
+
+
+@pytest.mark.parametrize("mode", ["skip", "raise"])
+def test_a_step_whose_factors_overflow_leaves_state_as_it_was(mode):
+    params, optimizer = {"W": np.float32([0.5, 1.0])}, fastopt.SOAP(on_nonfinite=mode)
+    for _ in range(2):
+        optimizer.update(params, {"W": np.float32([0.2, 0.3])})
+    before = copy.deepcopy((params, optimizer.state_dict()))
+    huge = {"W": np.float32([0.1, 1e25])}
+    if mode == "raise":
+        with pytest.raises(FloatingPointError):
+            optimizer.update(params, huge)
+    else:
+        optimizer.update(params, huge)
+        assert optimizer.skipped == 1
+    np.testing.assert_array_equal(params["W"], before[0]["W"])
+    assert (optimizer.u["W"] != 0).all()
+    np.testing.assert_array_equal(optimizer.u["W"], before[1]["state"]["u"]["W"])
