@@ -142,7 +142,7 @@ class Sides(LeafOperations):
                 after.update(plain, plain_grads)
                 sums = [
                     *after.estimates.values(),
-                    *(array for key in seen for array in after.kept.get(key, {}).values()),
+                    *(x for key, g in seen.items() if g is not None for x in after.kept.get(key, {}).values()),
                 ]
                 finite = all(np.isfinite(array).all() for array in sums)
             before = {key: np.array(p) for key, p in self.params.items()} if report else {}
