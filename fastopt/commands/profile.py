@@ -11,7 +11,7 @@ from fastopt.profiling import Profile
 
 
 def run(script: Path, arguments: list[str], profile: Profile) -> None:
-    """Runs a script as `python script` does, inside of `found`, which ends it after its number of steps."""
+    """Runs a script as `python script` does, inside of `profile`, which ends it after its number of steps."""
     os.environ.setdefault("MPLBACKEND", "agg")  # no window waits at the end
     old_arguments, old_path = sys.argv[:], sys.path[:]
     sys.argv[:] = [str(script), *arguments]

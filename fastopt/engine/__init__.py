@@ -13,7 +13,7 @@
    (`projections`);
 8. commit state and step count, also under Ctrl-C.
 
-Plain steps, but for the largest, are one call of C instead (`one_call`); steps like the one before whose settings
+Plain steps are one call of C instead (`one_call`); steps like the one before whose settings
 vary, by group or schedule, or that clip by the norm, skip what cannot have changed (`again`).
 
 Words

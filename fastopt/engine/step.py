@@ -90,7 +90,7 @@ class Step:
     __slots__ = (
         *"optimizer attributes params grads wants_report number asked previous_calls settings".split(),
         *"groups by_array plan others is_reused settings_by_row transforms all_transforms scalars".split(),
-        *"counts averages counts_steps cohorts writes averaging sparse_step calls summed more steps".split(),
+        *"counts averages counts_steps cohorts writes averaging sparse_step calls summed more".split(),
     )
 
     def __init__(self, optimizer: Any, params: Any, grads: Any, report: bool, summed: int) -> None:
@@ -151,7 +151,6 @@ class Step:
                 settings.__dict__["_estimates"] = estimates
         if self.plan.table.rule.factors:
             self.plan.factors = self.optimizer._factors
-        self.steps = [self.counts[cohort] + 1 for cohort in self.plan.table.cohorts] if self.by_array else []
         self.scalars = _scalars(self.settings_by_row, self.plan.table.cohorts, self.counts)
 
     def unfit_gradients(self) -> str | None:
@@ -165,18 +164,19 @@ class Step:
         all_fit = not checks_them or plan.passes.finite(squared)
         if not all_fit and not (squared and plan.passes.finite()):
             return ""
+        is_proximal = any(name in self.transforms for name in PROXIMAL)
+        self.counts_steps = is_proximal or plan.projections is not None
+        counts_them = self.counts_steps or plan.table.rule.prepare is not None
+        steps = [self.counts[cohort] + 1 for cohort in plan.table.cohorts] if counts_them else []
         try:
             if squared and (not all_fit or self.settings.gradient_scale > 1):
                 transform_scalars.check_squares(self.settings, plan, self.grads, self.settings_by_row, self.transforms)
             if self.transforms or self.by_array:
                 self.scalars = transform_scalars.added(
-                    self.settings, plan, self.params, self.settings_by_row, self.scalars, self.transforms, self.steps
+                    self.settings, plan, self.params, self.settings_by_row, self.scalars, self.transforms, steps
                 )
         except TooLarge as error:
             return str(error)
-        is_proximal = any(name in self.transforms for name in PROXIMAL)
-        self.counts_steps = is_proximal or plan.projections is not None
-        steps = [self.counts[cohort] + 1 for cohort in plan.table.cohorts] if self.counts_steps else []
         if is_proximal:
             self.scalars = with_prox(optimizer._rule, self.scalars, self.settings_by_row, steps, self.transforms)
         if plan.projections is not None:

@@ -58,10 +58,8 @@ def added(
     of_transforms = _scalars_of_transforms(settings, plan, settings_by_row, transforms)
     rows = [of_rule + more for of_rule, more in zip(scalars, of_transforms, strict=True)]
     if plan.table.rule.prepare:
-        checks_them, directions = (
-            settings.on_nonfinite != "propagate",
-            plan.table.state.views[plan.table.rule.state[-1]],
-        )
+        checks_them = plan.table.rule.factors is not None and settings.on_nonfinite != "propagate"
+        directions = plan.table.state.views[plan.table.rule.state[-1]]
         before = {leaf.key: directions[leaf.key].copy() for leaf in plan.table.active} if checks_them else {}
         new = plan.passes.prepare(params, rows, transforms, settings_by_row, steps, plan.factors)
         try:

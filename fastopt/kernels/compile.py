@@ -102,7 +102,7 @@ def kernel(
         order, then of those of `averages.AVERAGES` that go after it, and of columns. Their scalars stand behind the
         rule's: of those of TRANSFORMS the last one's first, of averages the first one's
     form : how new parameters are stored, see `stores.py`; the same machine code and bits for each
-    ahead : whether a step asks for memory ahead, see `loops.AHEAD`
+    ahead : whether a step asks for memory ahead, see `passes.AHEAD`
 
     Compiled, or loaded from numba's disk cache, at the first call and kept for the life of the process.
     """

@@ -34,7 +34,7 @@ class Shampoo(MatrixOptimizer):
     eps : float, default 1e-6
         What the diagonals of L and R begin with, and the least eigenvalue of which the root is taken, 0 or more.
     decay_rate : float, default 1
-        The share of L and R that is kept at each step, in [0, 1]: 1 for the sums of the paper, less for running means,
+        Decay rate of L and R, in [0, 1]: 1 for the sums of the paper, less for running means,
         to which a step then adds (1 - decay_rate) g g^T.
     precondition_every : float, default 10
         The number of steps from one computation of the roots to the next, and of first ones with one each, 1 or more.

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 import fastopt
-from fastopt import CheckpointError, cli, reference, schedules
+from fastopt import CheckpointError, reference, schedules
 from fastopt.optimizers import OPTIMIZERS
 from fastopt.schedules import SCHEDULES
+from tests.commands.support import run
 from tests.conftest import ONE_OF_EACH_KIND, assert_same_bits
 
 PENALTIES = "l1", "l2_prox", "group_lasso"
@@ -233,15 +234,6 @@ def test_reduce_on_plateau_in_an_optimizer(tmp_path):
 
 
 # -- the command ------------------------------------------------------------------------------------------------------
-
-
-def run(capsys, *arguments):
-    try:
-        status = cli.main(arguments)
-    except SystemExit as stop:
-        status = stop.code
-    captured = capsys.readouterr()
-    return status, captured.out, captured.err
 
 
 def test_the_command_lists_all(capsys):
