@@ -76,6 +76,19 @@ def python(code, *arguments, cwd=None, check=True, executable=sys.executable, **
     return process
 
 
+# A kernel by its address, as `loops.walk` calls it: where the disk cache starts empty, a step of an optimizer would
+# compile the look at arrays and the loop over them too, which takes twenty times as long.
+ONE_KERNEL = """
+import numpy as np, fastopt
+from fastopt.kernels import RULES
+from fastopt.kernels.compile import _callback, form_address
+p, g, lr = np.ones(3, np.float32), np.ones(3, np.float32), np.array([0.5])
+row = np.array([x.ctypes.data for x in (p, g, lr)])
+step = _callback(RULES["sgd"], "float32", "step", ()).ctypes
+step(row.ctypes.data, lr.ctypes.data, p.ctypes.data, 0, form_address(0, "float32"), 0, 3)
+print("RESULT", p[0])
+"""
+
 ROOT = Path(__file__).parent.parent
 
 # The first rule with each number of state slots, for what the loop does around the formula: rules alike in this differ in
