@@ -1,8 +1,9 @@
-"""Shared by all tests: seeded arrays, comparison by bits, and Python in a fresh process."""
+"""Shared by all tests: seeded arrays, comparison by bits, choices of cases, and Python in a fresh process."""
 
 import os
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +95,21 @@ ROOT = Path(__file__).parent.parent
 # The first rule with each number of state slots, for what the loop does around the formula: rules alike in this differ in
 # the formula alone, whose bits tests/kernels/test_contract.py compares for all of them.
 ONE_OF_EACH_KIND = list({len(RULES[name].state): name for name in reversed(OPTIMIZERS)}.values())[::-1]
+
+
+def cases_of(rules, *choices):
+    """(rule, a value of each choice): all there are for one rule of each kind, for each other rule fewer.
+
+    Those have each value of each choice as well, together with other values from rule to rule, so that over all rules
+    each value meets each other.
+    """
+    for number, rule in enumerate(rules):
+        if rule in ONE_OF_EACH_KIND:
+            yield from ((rule, *values) for values in product(*choices))
+            continue
+        for turn in range(max(map(len, choices))):
+            yield rule, *(values[(turn + (number >> place)) % len(values)] for place, values in enumerate(choices))
+
 
 # The rules whose steps do not depend on which elements lie in one array.
 ELEMENTWISE = [name for name, rule in RULES.items() if not rule.is_by_array]
