@@ -154,6 +154,10 @@ def test_state_is_decoded_when_looked_at_and_encoded_when_assigned():
     with pytest.raises(TypeError, match="keys of a"):
         del optimizer.m["W"]
     assert set(dict(optimizer.v)) == {"W", "V", "b"}
+    assert (
+        repr(optimizer.v)
+        == "{'W': int8 of shape (110, 100), 'V': int8 of shape (77, 67), 'b': float32 of shape (100,)}"
+    )
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))], ids=["copy", "pickle"])
