@@ -34,7 +34,7 @@ PAGE = ROOT / "docs" / "source" / "explanation" / "benchmarks.md"
 PLOTS = PAGE.with_suffix("")
 HELP = ROOT / "docs" / "source" / "getting_started" / "will_it_help.md"
 STORAGE = PAGE.with_name("low_precision_state.md")
-FIGURES, SPEED, TRAINING = "figures", "speed", "training"
+FIGURES, SPEED, SIZES, TRAINING = "figures", "speed", "sizes", "training"
 """The names of what is written between two lines."""
 
 ORDER = (
@@ -333,6 +333,7 @@ def filled(results: Results, states: Results, ratios: Results, storage: Results)
         (PAGE, FIGURES, page(results, states, ratios)),
         (HELP, FIGURES, by_kind(states)),
         (STORAGE, SPEED, "\n".join(storage_tables.speed(storage, machine))),
+        (STORAGE, SIZES, "\n".join(storage_tables.sizes(storage, machine))),
         (STORAGE, TRAINING, "\n".join(storage_tables.training(storage))),
     )
     texts = {path: path.read_text(encoding="utf-8") for path, _, _ in figures}

@@ -46,7 +46,6 @@ TIMED = {
         for rule in ("adam", "adamw", "amsgrad", "adan", "momentum", "rmsprop", "lion")
     },
     "adam, 100 M": (100_000_000, 5, 1),
-    "adam, 1 M": (1_000_000, 11, 20),
 }
 """Elements, turns, and the calls of a turn."""
 SIZES = {10_000: (41, 100), 100_000: (41, 30), 1_000_000: (41, 10), 10_000_000: (15, 2), 100_000_000: (5, 1)}

@@ -34,15 +34,13 @@ def in_readme(parts: Parts, machine: Callable[[Parts], str], duration: Callable[
 
 
 def speed(parts: Parts, machine: Callable[[Parts], str]) -> Iterator[str]:
-    """Ratios to the float32 traffic kernel, in memory and in the caches, and those to expect with more cores."""
+    """Ratios to the float32 traffic kernel, and those to expect with more cores."""
     cases = dict(parts["speed"]["cases"])
     cores = cases.pop("model")
     yield f"| | {' | '.join(STORAGES)} |"
     yield "| --- | ---: | ---: | ---: |"
     for case, sides in cases.items():
         rule, size = case.split(", ")
-        if size == "1 M":
-            continue
         cells = [f"{sides[storage]['ratio']:.2f} ({sides[storage]['smallest']:.2f})" for storage in STORAGES]
         yield f"| {_named(rule)}, {size.replace('M', 'million')} | {' | '.join(cells)} |"
     shares = [moved_bytes(storage, 4, 2) / moved_bytes("float32", 4, 2) for storage in STORAGES]
@@ -51,13 +49,19 @@ def speed(parts: Parts, machine: Callable[[Parts], str]) -> Iterator[str]:
         expected = [f"{cores[count][storage]:.2f}" for storage in STORAGES]
         yield f"| Adam, expected of {count} cores to the same memory | {' | '.join(expected)} |"
     yield ""
-    small = cases["adam, 1 M"]
-    yield (
-        f"In the caches it is slower: on a million elements Adam took {small['bfloat16']['own']:.2f} (bfloat16) and "
-        f"{small['int8']['own']:.2f} times (int8) as long as with float32 state."
-    )
-    yield ""
     yield f"`python -m bench.storage speed`, {machine(parts['speed'])}."
+
+
+def sizes(parts: Parts, machine: Callable[[Parts], str]) -> Iterator[str]:
+    """Steps of Adam over those with float32 state, by size."""
+    cases = parts["sizes"]["cases"]
+    yield f"| elements | {' | '.join(f'{int(size):,}' for size in cases)} |"
+    yield f"| --- |{' ---: |' * len(cases)}"
+    for storage in STORAGES[1:]:
+        cells = [f"{sides[storage]['own']:.2f}" for sides in cases.values()]
+        yield f"| {storage} | {' | '.join(cells)} |"
+    yield ""
+    yield f"`python -m bench.storage sizes`, {machine(parts['sizes'])}."
 
 
 def training(parts: Parts) -> Iterator[str]:
