@@ -146,7 +146,6 @@ def callback(
     written = rule.columns(with_scalars(transforms))
     written = written[:-slots] if is_stored else written
     names = {
-        **helpers(loop, name, compile),
         "rule": composed(rule, transforms, name, compile, "step" if is_stored else which),
         "DTYPE": getattr(np, dtype),
         "SIZE": np.dtype(dtype).itemsize,
@@ -157,6 +156,8 @@ def callback(
         "SMALL_FLOATS": rule.small(transforms)[: len(written) - 2],
         "SMALL_SLOTS": rule.small(transforms)[len(written) - 2 :],
         "SLOTS": tuple(range(2, 2 + slots)),
+        "KINDS": tuple(storage.kind(INT8, slot in rule.nonnegative) for slot in rule.state),
+        "NOTHING": (np.uint32(0),) * slots,
         "KEYS_AT": tuple(range(ARRAY_KEYS, ARRAY_KEYS + slots)),
         "SMALL": rule.small(transforms),
         "SCALARS": (0,) * (len(rule.scalars) + len(with_scalars(transforms))),
@@ -166,7 +167,7 @@ def callback(
         "FACTOR": FACTORS.get(which, getattr(np, dtype)(1)),
     }
     # numba's disk cache takes this name as its key. It knows nothing of callees and globals, hence the digest.
-    return CFunc(clone(loop, name, names), LOOP, {}, FLAGS)
+    return CFunc(clone(loop, name, {**helpers(loop, name, compile, names), **names}), LOOP, {}, FLAGS)
 
 
 @cache

@@ -79,11 +79,13 @@ def _around(transform: str, which: str) -> tuple[Callable[..., Any], Callable[..
     return function, with_mean if transform == "centralize" else with_transform
 
 
-def helpers(function: Any, name: str, compile: Callable[[Any], Any]) -> dict[str, Any]:
-    """The plain functions that a function calls, compiled under names of their own."""
+def helpers(
+    function: Any, name: str, compile: Callable[[Any], Any], names: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """The plain functions that a function calls, compiled under names of their own; they too find `names`."""
     called = inspect.getclosurevars(function).globals
     return {
-        helper: compile(clone(value, f"{helper}_{name}", helpers(value, name, compile)))
+        helper: compile(clone(value, f"{helper}_{name}", {**helpers(value, name, compile, names), **(names or {})}))
         for helper, value in called.items()
         if isinstance(value, types.FunctionType)
     }
