@@ -34,6 +34,7 @@ class Adafactor(Reference):
     eps: float = 1e-30
     min_scale: float = 0.001
     relative: bool = True
+    beta1: float = 0.0
     decoupled: bool = field(default=True, kw_only=True, repr=False)
     slots = ("u",)
     by_array = True
@@ -50,10 +51,10 @@ class Adafactor(Reference):
             x = x * (1 / np.sqrt(r / mean))[:, None] * (1 / np.sqrt(c))
         else:
             x = x / np.sqrt(self.moved("squares", squares[0] + self.eps, p))
-        x = x / max(1.0, root_mean_square(x) / self.clip_threshold)
-        u[...] = x.reshape(u.shape)
+        x = (x / max(1.0, root_mean_square(x) / self.clip_threshold)).reshape(u.shape)
         if self.relative:
-            u *= max(self.min_scale, root_mean_square(p) if self.size is None else self.size)
+            x *= max(self.min_scale, root_mean_square(p) if self.size is None else self.size)
+        u[...] = u + (1 - self.beta1) * (x - u) if self.beta1 else x
         p -= self.lr * u
 
     def _decayed(self, p: Array, g: Array) -> Array:
