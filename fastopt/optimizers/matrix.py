@@ -63,8 +63,8 @@ class Adafactor(MatrixOptimizer):
     decoupled : default True
         As for every optimizer, but on by default.
 
-    State: `u`, the direction of the last step, with `beta1` the running mean m; `factors`, of a matrix R and C as `row_squares` and
-    `column_squares`, of a vector `squares`.
+    State: `u`, the direction of the last step, with `beta1` the running mean m; `factors`, of a matrix R and C as
+    `row_squares` and `column_squares`, of a vector `squares`.
 
     Examples
     --------
@@ -87,8 +87,8 @@ class Adafactor(MatrixOptimizer):
     PyTorch: `Adafactor` steps by lr, but by at most t^-0.5; takes eps for a bound, and rows and columns of the last two
         dimensions.
     Keras: `Adafactor`, with t^-0.5 as in PyTorch.
-    optax: `adafactor`, the same formula, with lr within the running mean (`momentum`); factors matrices of at least 128 rows and columns only, unless
-        `min_dim_size_to_factor` is set, and of more dimensions the two largest.
+    optax: `adafactor`, the same formula, with lr within the running mean (`momentum`); factors matrices of at least 128
+        rows and columns only, unless `min_dim_size_to_factor` is set, and of more dimensions the two largest.
     """
 
     rule = "adafactor"
