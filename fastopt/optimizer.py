@@ -138,10 +138,6 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, T
         """Turns an array of the last state slot into the update direction, in place; returns the new factors."""
         raise NotImplementedError
 
-    def kept_direction(self) -> float:
-        """The decay rate of a running mean of these directions, which the last slot then is; 0 where it is none."""
-        return 0.0
-
     def start_values(self) -> dict[str, float]:
         """The value of each state slot before the first step."""
         return dict.fromkeys(self._rule.state, 0.0)

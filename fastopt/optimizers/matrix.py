@@ -21,6 +21,13 @@ __all__ = ["Adafactor", "Muon"]
 class MatrixOptimizer(Optimizer):
     """An optimizer that keeps factors: arrays of other shapes than the parameter."""
 
+    def kept_direction(self) -> float | None:
+        """The decay rate of the last slot as a running mean of directions, 0 where it is the last direction alone.
+
+        None where that is of no use after the step: then its memory is given back.
+        """
+        return 0.0
+
     @property
     def factors(self) -> dict[Hashable, dict[str, Array]]:
         """Arrays kept for each parameter besides the state slots, by key and name, as read-only views.
@@ -63,8 +70,9 @@ class Adafactor(MatrixOptimizer):
     decoupled : default True
         As for every optimizer, but on by default.
 
-    State: `u`, the direction of the last step, with `beta1` the running mean m; `factors`, of a matrix R and C as
-    `row_squares` and `column_squares`, of a vector `squares`.
+    State: `factors`, of a matrix R and C as `row_squares` and `column_squares`, of a vector `squares`; `u`, with
+    `beta1` the running mean m. Without, u is room for the update and zero after the step, when its memory is given back
+    to the system (on Linux, of arrays of a megabyte or more).
 
     Examples
     --------
@@ -104,14 +112,12 @@ class Adafactor(MatrixOptimizer):
     def scalars(self, step: int) -> tuple[float, ...]:
         return (self.lr,)
 
-    def kept_direction(self) -> float:
-        return self.beta1
+    def kept_direction(self) -> float | None:
+        return self.beta1 or None
 
     def prepared(self, direction: Array, parameter: Array, step: int, factors: Factors) -> Factors:
-        new = factored(direction, factors, step**-self.decay_exponent, self.eps, self.clip_threshold)
-        if self.relative:
-            direction *= max(self.min_scale, rms(parameter))
-        return new
+        size = max(self.min_scale, rms(parameter)) if self.relative else 1.0
+        return factored(direction, factors, step**-self.decay_exponent, self.eps, self.clip_threshold, size)
 
 
 @dataclass(eq=False)

@@ -1,7 +1,10 @@
 """Optimizers of whole matrices: what they keep of each array besides its state, in steps, checkpoints and copies."""
 
 import copy
+import mmap
 import pickle
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +12,7 @@ import pytest
 import fastopt
 from fastopt import threads
 from fastopt.checkpoint.state_dict import CheckpointError
-from fastopt.kernels import RULES
+from fastopt.kernels import RULES, arena
 from fastopt.optimizers import OPTIMIZERS
 from tests.conftest import THREAD_COUNTS, Pair, assert_same_bits
 
@@ -301,6 +304,40 @@ def test_adafactor_with_a_running_mean_of_updates(rng):
     for key in params:
         assert_same_bits(params[key], plain[key])
     pair.assert_same_state()
+
+
+@pytest.mark.parametrize(("order", "columns"), [("C", 1), ("C", 3), ("C", 40_000), ("F", 3)])
+def test_adafactor_of_more_elements_than_a_block(order, columns, rng):
+    """Block by block the bits are those of whole arrays, which the reference adds up."""
+    params = {"W": np.array(rng.standard_normal((3 * 10**5 // columns, columns)), np.float32, order=order)}
+    pair, plain = Pair("adafactor", lr=0.1), copy.deepcopy(params)
+    for _ in range(2):
+        pair.update(params, plain, gradients(params, rng))
+    assert_same_bits(params["W"], plain["W"])
+    assert_same_factors(pair.fast.factors, pair.plain.kept)
+    assert not pair.fast.u["W"].any()
+
+
+def test_memory_that_is_given_back():
+    """Zero, whatever its size and place, and all around it as it was; that of large arrays is the system's again."""
+    for size in (10, arena.LEAST_RELEASED // 4 + 10_001):
+        block = np.ones(size, np.float32)
+        arena.release(block[3:-2])
+        assert not block[3:-2].any() and block[:3].all() and block[-2:].all()
+    columns = np.ones((3, 4), order="F")
+    arena.release(columns)
+    assert not columns.any()
+    if sys.platform == "linux":
+        large = np.ones(1 << 24, np.float32)
+        before = resident_bytes()
+        arena.release(large)
+        assert before - resident_bytes() > 0.9 * large.nbytes
+        large += 1
+        assert large.all()
+
+
+def resident_bytes():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
 
 
 def test_adafactor_with_the_learning_rate_of_the_paper(rng):
