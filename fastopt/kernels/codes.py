@@ -47,7 +47,7 @@ def in_wide_vectors(typingctx: Any) -> Any:
     """Has LLVM make the function of the widest vectors that the processor has.
 
     On Intel's it keeps to 256 bits by default. Codes take whole numbers, shifts and masks, which 512 bits do in three
-    quarters of the time: a step in the caches takes 1.53 of float32's instead of 1.72 (bfloat16), 2.5 instead of 2.7.
+    quarters of the time.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:

@@ -1,7 +1,8 @@
 """The loops over elements of a rule whose state is stored in 16 or 8 bits: decoded, through the rule, encoded.
 
 One loop for all of it: while some elements wait for roots and divisions others are decoded and encoded, and memory is
-asked for all along. In blocks through the first cache, one thing after the other, a step takes half as long again.
+asked for all along. One thing after the other each waits for the last results of the one before, and a step takes half
+as long again.
 """
 
 from __future__ import annotations
