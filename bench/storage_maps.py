@@ -136,6 +136,16 @@ def sticking(is_nearest: bool, share: float, spread: float, steps: int = 4000) -
     return float(np.sqrt(np.mean((mean - exact) ** 2) / np.mean(exact**2)))
 
 
+def neighbours(small: float, storage: str, steps: int = 100) -> float:
+    """How far Adam takes elements from 0 towards 1 whose gradients are so small beside those of their neighbours."""
+    params, share = {"W": np.zeros(4096, np.float32)}, np.ones(4096, np.float32)
+    share[::2] = small
+    optimizer = OPTIMIZERS["adam"](lr=0.01, eps=1e-12, state_storage=storage)
+    for _ in range(steps):
+        optimizer.update(params, {"W": share * (params["W"] - 1)})
+    return float(params["W"][::2].mean())
+
+
 # -- what the arithmetic of signed codes costs, without noise and scales -----------------------------------------------
 
 SHIFT, BASE, HALF_A_CODE = np.uint32(codecs.SHIFT), np.uint32(codecs.BASE), np.uint32(1 << codecs.SHIFT - 1)
@@ -222,6 +232,9 @@ def maps(seeds: int, steps: int = 1000) -> None:
                 f"off by {nearest:.2f} % to nearest, {stochastic:.2f} % stochastically",
                 flush=True,
             )
+    for small in (1e-3, 1e-4, 1e-5):
+        found = ", ".join(f"{storage} {neighbours(small, storage):.3f}" for storage in codecs.STORAGES)
+        print(f"elements with gradients of {small:g} of their neighbours' come to {found}", flush=True)
     print("errors of m, sqrt(v), m / sqrt(v)")
     for name, size, *found in errors():
         print(f"  {name:24} {size:.4g} bytes: " + ", ".join(f"{100 * error:5.2f} %" for error in found), flush=True)
