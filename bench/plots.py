@@ -26,17 +26,24 @@ STYLE: dict[str, tuple[str, str]] = {
     "scikit-learn": ("#999999", "*"),
 }
 
+COMPACT = {
+    "bfloat16": ("#0072B2", "-.", "fastopt, bfloat16 state"),
+    "int8": ("#0072B2", ":", "fastopt, int8 state"),
+    "bfloat16 traffic": ("#000000", "-.", "traffic of bfloat16 state"),
+}
+"""Colour, line and label of what `bench.storage sizes` times beside the limit."""
+
 SIZES = {"1e3": "1 thousand", "1e5": "100 thousand", "1e6": "1 million", "3e7": "30 million"}
 
 
-def draw(results: dict[str, Any], states: dict[str, Any], folder: Path) -> list[Path]:
+def draw(results: dict[str, Any], states: dict[str, Any], storage: dict[str, Any], folder: Path) -> list[Path]:
     """Draws every picture for which there are results."""
     folder.mkdir(parents=True, exist_ok=True)
     groups, paths = results["groups"], []
     for name, figure in (
         ("training", training(states)),
         ("speedup", speedup(groups)),
-        ("size", size(groups)),
+        ("size", size(groups, storage)),
         ("rules", rules(groups)),
     ):
         if figure is not None:
@@ -123,8 +130,11 @@ def rules(groups: dict[str, Any]) -> Figure | None:
     return figure
 
 
-def size(groups: dict[str, Any]) -> Figure | None:
-    """Time of an Adam step against the size of the model, log-log."""
+def size(groups: dict[str, Any], storage: dict[str, Any]) -> Figure | None:
+    """Time of an Adam step against the size of the model, log-log.
+
+    Of compact state, it is the limit's time here by the ratio to it, both in turns, in `bench.storage sizes`.
+    """
     lines: dict[str, list[tuple[float, float]]] = {}
     for group, rows in groups.items():
         if group.startswith("size adam"):
@@ -139,7 +149,12 @@ def size(groups: dict[str, Any]) -> Figure | None:
         style: dict[str, Any] = {"lw": 1, "ls": "--"} if name == "limit" else {"lw": 2.5 if name == "fastopt" else 1.3}
         label = "same traffic, no arithmetic" if name == "limit" else name
         axes.loglog(*zip(*points, strict=True), color=colour, marker=marker or None, ms=5, label=label, **style)
-    axes.set(title="Adam, float32, one array", xlabel="elements", ylabel="time of a step, s")
+    limits = dict(lines["limit"])
+    for name, (colour, line, label) in COMPACT.items():
+        cases = {int(count): sides[name]["ratio"] for count, sides in storage["sizes"]["cases"].items()}
+        shown = [(count, ratio * limits[count]) for count, ratio in cases.items() if count in limits]
+        axes.loglog(*zip(*shown, strict=True), color=colour, ls=line, lw=1.5, label=label)
+    axes.set(title="Adam, float32 parameters, one array", xlabel="elements", ylabel="time of a step, s")
     axes.grid(alpha=0.3, which="major")
     axes.legend(frameon=False)
     return figure

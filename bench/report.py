@@ -2,9 +2,10 @@
 
 Without `--json` it runs `pytest --benchmark-only` first. With `--readme` it also writes `bench/results.json`, the
 medians behind the figures, draws the pictures into `docs/source/explanation/benchmarks/`, and fills the space between
-the markers of the README and of the site's pages "Benchmarks" and "Will it help me?": training steps from what
-`python -m bench.states --save` wrote last, what settings cost from `python -m bench.ratios --save`, all else from these
-results. With `--kept` it runs nothing and takes `bench/results.json` as it is. Rows in which fastopt loses stay.
+the markers of the README and of the site's pages "Benchmarks", "Will it help me?" and "State in 16 or 8 bits": training
+steps from what `python -m bench.states --save` wrote last, what settings cost from `python -m bench.ratios --save`,
+compact state from `python -m bench.storage ... --save`, all else from these results. With `--kept` it runs nothing and
+takes `bench/results.json` as it is. Rows in which fastopt loses stay.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bench import ratio_tables
+from bench import ratio_tables, storage_tables
 from fastopt.optimizers import OPTIMIZERS
 
 ROOT = Path(__file__).parent.parent
@@ -32,7 +33,9 @@ README = ROOT / "README.md"
 PAGE = ROOT / "docs" / "source" / "explanation" / "benchmarks.md"
 PLOTS = PAGE.with_suffix("")
 HELP = ROOT / "docs" / "source" / "getting_started" / "will_it_help.md"
-BEGIN, END = "<!-- figures: begin, written by python -m bench.report --readme -->", "<!-- figures: end -->"
+STORAGE = PAGE.with_name("low_precision_state.md")
+FIGURES, SPEED, SIZES, TRAINING = "figures", "speed", "sizes", "training"
+"""The names of what is written between two lines."""
 
 ORDER = (
     *("fastopt", "flat", "fastopt serial", "limit", "in place", "textbook"),
@@ -126,8 +129,8 @@ STEPS = (
 COLUMNS = ("textbook", "in place", "torch fused", "optax", "scikit-learn", "fastopt")
 
 
-def readme(results: Results, states: Results) -> str:
-    """The README's figures: training steps, where fastopt was behind, a picture."""
+def readme(results: Results, states: Results, storage: Results) -> str:
+    """The README's figures: training steps, where fastopt was behind, a picture, compact state."""
     lines = [
         "Training steps of plain-NumPy networks, gradient included, float32; the textbook's class and fastopt in turns",
         f"(`python -m bench.states`; {machine(states)}).",
@@ -138,6 +141,8 @@ def readme(results: Results, states: Results) -> str:
         _behind(results),
         "",
         "![Time of a training step, gradient and optimizer](docs/source/explanation/benchmarks/training.svg)",
+        "",
+        *storage_tables.in_readme(storage, machine, duration),
     ]
     return "\n".join(lines)
 
@@ -312,19 +317,29 @@ def _behind(results: dict[str, Any]) -> str:
     )
 
 
-def fill(text: str, figures: str) -> str:
-    """A file's text with new figures between its markers."""
-    pattern = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.S)
+def fill(text: str, name: str, figures: str) -> str:
+    """A file's text with new figures between the lines of that name."""
+    begin, end = f"<!-- {name}: begin, written by python -m bench.report --readme -->", f"<!-- {name}: end -->"
+    pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.S)
     if not pattern.search(text):
-        raise SystemExit(f"found no lines {BEGIN} and {END} to write between")
-    return pattern.sub(lambda _: f"{BEGIN}\n\n{figures}\n\n{END}", text)
+        raise SystemExit(f"found no lines {begin} and {end} to write between")
+    return pattern.sub(lambda _: f"{begin}\n\n{figures}\n\n{end}", text)
 
 
-def write(results: Results, states: Results, ratios: Results) -> None:
-    """Fills the README and the pages of the site."""
-    filled = (README, readme(results, states)), (PAGE, page(results, states, ratios)), (HELP, by_kind(states))
-    for path, figures in filled:
-        path.write_text(fill(path.read_text(encoding="utf-8"), figures), encoding="utf-8")
+def filled(results: Results, states: Results, ratios: Results, storage: Results) -> dict[Path, str]:
+    """The README and the pages of the site, with their figures."""
+    figures = (
+        (README, FIGURES, readme(results, states, storage)),
+        (PAGE, FIGURES, page(results, states, ratios)),
+        (HELP, FIGURES, by_kind(states)),
+        (STORAGE, SPEED, "\n".join(storage_tables.speed(storage, machine))),
+        (STORAGE, SIZES, "\n".join(storage_tables.sizes(storage, machine))),
+        (STORAGE, TRAINING, "\n".join(storage_tables.training(storage))),
+    )
+    texts = {path: path.read_text(encoding="utf-8") for path, _, _ in figures}
+    for path, name, text in figures:
+        texts[path] = fill(texts[path], name, text)
+    return texts
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -361,15 +376,18 @@ def main(arguments: list[str] | None = None) -> None:
         results = condensed(parts[0] | {"benchmarks": [entry for part in parts for entry in part["benchmarks"]]})
     console = Console()
     show(results, console)
-    from bench import plots, ratios, states
+    from bench import plots, ratios, states, storage
 
+    kept = {module: json.loads(module.FILE.read_text()) for module in (states, ratios, storage)}
     folder = PLOTS if options.readme else options.plots
-    for path in plots.draw(results, json.loads(states.FILE.read_text()), folder):
+    for path in plots.draw(results, kept[states], kept[storage], folder):
         console.print(f"picture: {path}", highlight=False, soft_wrap=True)
     if options.readme:
         RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-        write(results, json.loads(states.FILE.read_text()), json.loads(ratios.FILE.read_text()))
-        console.print(f"written: {RESULTS}, {README}, {PAGE}, {HELP}", highlight=False, soft_wrap=True)
+        texts = filled(results, *kept.values())
+        for path, text in texts.items():
+            path.write_text(text, encoding="utf-8")
+        console.print(f"written: {RESULTS}, {', '.join(map(str, texts))}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

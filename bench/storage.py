@@ -1,34 +1,58 @@
-"""Compact state: its speed, and training with it.
+"""Compact state: its speed, and training with it; `python -m bench.storage PART [CASE...] [options]`.
 
-`python -m bench.storage speed [RULE ...]` : steps with state in 16 and 8 bits, in turns with those in float32 and with
-    the float32 traffic kernel, and a model for more cores. Nothing else should run on the machine.
-`python -m bench.storage training [RULE ...]` : the network of `optimizers-mnist` and an LSTM on characters (the rule
-    "characters"), trained with each storage, five seeds.
-`python -m bench.storage decay` : the root of v after gradients fall by 100 times, beside float32's.
-`python -m bench.storage picture [FILE]` : draws the loss curves and that root.
+`speed` : steps with state in 16 and 8 bits, in turns with those in float32 and with the float32 traffic kernel, and a
+    model for more cores. CASE is words of a case, such as "adam 30". Nothing else should run on the machine.
+`sizes` : Adam from ten thousand elements to a hundred million, for the picture of sizes.
+`training` : the network of `optimizers-mnist` and an LSTM on characters, with each storage. CASE is a rule, or
+    "characters".
+`maps` : other codes of 8 bits, groups of 32, and bfloat16 with means rounded to nearest, in plain NumPy.
+`decay` : the root of v after gradients fall by 100 times, beside float32's.
+`picture` : draws the loss curves and that root.
+
+`--save` keeps the results of `speed`, `sizes` and `training` in `bench/storage.json`, each as it comes (so a training
+that was stopped goes on with the next run); `python -m bench.report --kept --readme` then writes them to the README and
+the page on compact state.
 """
 
 from __future__ import annotations
 
-import os
-import sys
+import argparse
+import json
+from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from bench import storage_training
+from bench import storage_maps, storage_training
 from bench.cases import Step, array, gradients, limit_step, size_of
+from bench.conftest import environment
 from bench.limit import bytes_per_element
-from bench.ratios import interleaved
+from bench.ratios import interleaved, rounded
+from bench.selection import by_words, selected
 from fastopt import set_tuning, threads
 from fastopt.engine.columns import moved_bytes
 from fastopt.kernels import RULES
 from fastopt.kernels.codecs import STORAGES
 from fastopt.optimizers import OPTIMIZERS
 
-PARTS = "speed", "training", "decay", "picture"
-PICTURE = "docs/source/explanation/compact_state.svg"
-RULES_TIMED = ("adam", "adamw", "momentum", "rmsprop", "lion", "amsgrad", "adan")
+FILE = Path(__file__).with_name("storage.json")
+PARTS = "speed", "sizes", "training", "maps", "decay", "picture"
+PICTURE = Path("docs/source/explanation/compact_state.svg")
+MODEL = "model"
+TIMED = {
+    **{
+        f"{rule}, 30 M": (30_000_000, 11, 1)
+        for rule in ("adam", "adamw", "amsgrad", "adan", "momentum", "rmsprop", "lion")
+    },
+    "adam, 100 M": (100_000_000, 5, 1),
+}
+"""Elements, turns, and the calls of a turn."""
+SIZES = {10_000: (41, 100), 100_000: (41, 30), 1_000_000: (41, 10), 10_000_000: (15, 2), 100_000_000: (5, 1)}
+"""By elements, turns and the calls of a turn."""
+
+Results = dict[str, Any]
+"""Machine and date; by part of the bench, by case, the median seconds and the ratios of each side; and runs."""
 
 
 def step_of(rule: str, storage: str, size: int) -> Step:
@@ -40,75 +64,115 @@ def step_of(rule: str, storage: str, size: int) -> Step:
     return lambda: optimizer.update(params, grads)
 
 
-def limit_of(rule: str, size: int) -> Step:
-    """The reads and writes of a float32 step, without its arithmetic."""
-    params, slots = array(size), len(RULES[rule].state)
+def limit_of(slots: int, size: int) -> Step:
+    """The reads and writes of a float32 step with so many slots, without its arithmetic."""
+    params = array(size)
     count = threads.threads_for(size_of(params) * bytes_per_element(slots, 4))
     return limit_step(slots, params, gradients(params), count)
 
 
-def ratios(rule: str, size: int, turns: int, calls: int) -> dict[str, float]:
-    """Seconds of a step over those of the float32 traffic kernel, the smallest of both; prints the median too."""
-    sides = [limit_of(rule, size), *(step_of(rule, storage, size) for storage in STORAGES)]
-    seconds = interleaved(sides, turns, calls)
+def ratios(rule: str, size: int, turns: int, calls: int, *, halves: bool = False) -> dict[str, dict[str, float]]:
+    """Steps with each storage beside the float32 traffic kernel, in turns; prints and returns what was found.
+
+    halves : the traffic kernel of half as many slots too, whose bytes are those of state in bfloat16
+    """
+    slots = len(RULES[rule].state)
+    sides = {"traffic": limit_of(slots, size), **{storage: step_of(rule, storage, size) for storage in STORAGES}}
+    if halves:
+        sides["bfloat16 traffic"] = limit_of(slots // 2, size)
+    seconds = dict(zip(sides, interleaved(list(sides.values()), turns, calls), strict=True))
+    traffic, own = seconds["traffic"], seconds["float32"]
+    print(f"{rule}, {size:,}: traffic of float32 {np.median(traffic) * 1e3:.3f} ms", flush=True)
     found = {}
-    print(f"{rule}, {size:,}: traffic of float32 {np.median(seconds[0]) * 1e3:.3f} ms", flush=True)
-    for storage, taken in zip(STORAGES, seconds[1:], strict=True):
-        slots = len(RULES[rule].state)
-        share = moved_bytes(storage, 4, slots) / moved_bytes("float32", 4, slots)
-        found[storage] = taken.min() / seconds[0].min()
-        print(
-            f"    {storage:9} {np.median(taken) * 1e3:9.3f} ms, {found[storage]:.3f} of it (median "
-            f"{np.median(taken / seconds[0]):.3f}, bytes say {share:.2f}); {taken.min() / seconds[1].min():.2f} of "
-            "float32's own step",
-            flush=True,
-        )
+    for side, taken in seconds.items():
+        found[side] = {
+            "seconds": rounded(np.median(taken)),
+            "ratio": rounded(np.median(taken / traffic)),
+            "smallest": rounded(taken.min() / traffic.min()),
+            "own": rounded(np.median(taken / own)),
+        }
+        if side in STORAGES:
+            share = moved_bytes(side, 4, slots) / moved_bytes("float32", 4, slots)
+            print(
+                f"    {side:9} {np.median(taken) * 1e3:9.3f} ms, {found[side]['ratio']:.3f} of it (smallest times "
+                f"{found[side]['smallest']:.3f}, bytes say {share:.2f}); {found[side]['own']:.2f} of float32's step",
+                flush=True,
+            )
     return found
 
 
-def speed(rules: list[str]) -> None:
-    """Prints ratios in memory and in cache, and the model."""
-    set_tuning("off")  # without a training loop; trials would look like slow steps
-    for rule in rules or RULES_TIMED:
-        ratios(rule, 30_000_000, 11, 1)
-    if not rules:
-        ratios("adam", 100_000_000, 5, 1)
-        ratios("adam", 1_000_000, 11, 20)
-        model()
+def speed(names: list[str], cases: Results) -> None:
+    """Fills in ratios in memory and in cache, and the model."""
+    for name in names:
+        cases[name] = model() if name == MODEL else ratios(name.partition(",")[0], *TIMED[name])
 
 
-def model() -> None:
-    """Prints what to expect with more cores to the same memory: the time is that of the bytes or that of the work."""
-    one = 60_000  # in the second cache
+def sizes(cases: Results) -> None:
+    """Fills in ratios of Adam at each size."""
+    for size, (turns, calls) in SIZES.items():
+        cases[str(size)] = ratios("adam", size, turns, calls, halves=True)
+
+
+def model() -> dict[str, dict[str, float]]:
+    """The time to expect with more cores to the same memory: the longer of that of the bytes and that of the work.
+
+    By the number of cores and storage, over the time of float32's traffic.
+    """
+    few, many = 20_032, 80_000  # in the second cache; the difference has no Python in it
     with threads.num_threads(1):
-        seconds = interleaved([step_of("adam", storage, one) for storage in STORAGES], 7, 50).min(axis=1) / one
+        steps = [step_of("adam", storage, size) for size in (few, many) for storage in STORAGES]
+        smallest = interleaved(steps, 11, 50).min(axis=1)
+    seconds = (smallest[len(STORAGES) :] - smallest[: len(STORAGES)]) / (many - few)
     size = 30_000_000
-    traffic = interleaved([limit_of("adam", size)], 7, 1).min() / size
+    traffic = interleaved([limit_of(2, size)], 7, 1).min() / size
     bandwidth = bytes_per_element(2, 4) / traffic
     print(f"model, Adam: {bandwidth / 1e9:.0f} GB/s, in cache {', '.join(f'{s * 1e9:.2f}' for s in seconds)} ns")
     print("    cores  " + "  ".join(f"{storage:>9}" for storage in STORAGES))
+    found = {}
     for cores in (1, 2, 4, 8, 16):
-        times = [
-            max(moved_bytes(storage, 4, 2) / bandwidth, work / cores)
+        times = {
+            storage: rounded(max(moved_bytes(storage, 4, 2) / bandwidth, work / cores) / traffic)
             for storage, work in zip(STORAGES, seconds, strict=True)
-        ]
-        print(f"    {cores:5}  " + "  ".join(f"{time / traffic:9.2f}" for time in times))
+        }
+        print(f"    {cores:5}  " + "  ".join(f"{time:9.2f}" for time in times.values()))
+        found[str(cores)] = times
+    return found
 
 
-def main(arguments: list[str]) -> None:
-    os.environ.setdefault("MPLBACKEND", "Agg")
-    part, *names = arguments or ["speed"]
-    if part == "speed":
-        speed(names)
-    elif part == "training":
-        storage_training.training(names)
-    elif part == "decay":
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.storage", description=(__doc__ or "").partition(";")[0])
+    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("cases", nargs="*", metavar="CASE", help="of speed and training; default: those of the page")
+    parser.add_argument("--seeds", type=int, default=5, metavar="N", help="of training and maps; default: 5")
+    parser.add_argument("--save", action="store_true", help=f"keep the results in {FILE}")
+    options = parser.parse_args(arguments)
+    names = {"speed": (*TIMED, MODEL), "training": (*storage_training.RULES_TRAINED, storage_training.CHARACTERS)}
+    chosen = selected(parser, options.cases, names.get(options.part, ()), by_words)
+    results: Results = json.loads(FILE.read_text()) if options.save and FILE.exists() else {}
+
+    def keep() -> None:
+        if options.save:
+            FILE.write_text(json.dumps(results, indent=1) + "\n")
+
+    if options.part in ("speed", "sizes"):
+        set_tuning("off")  # without a training loop; trials would look like slow steps
+        part = results.setdefault(options.part, {})
+        part |= {"machine": environment(), "date": str(date.today())}
+        cases = part.setdefault("cases", {})
+        if options.part == "speed":
+            speed(chosen, cases)
+        else:
+            sizes(cases)
+        keep()
+    elif options.part == "training":
+        storage_training.training(chosen, options.seeds, results.setdefault("training", {}), keep)
+    elif options.part == "maps":
+        storage_maps.maps(options.seeds)
+    elif options.part == "decay":
         storage_training.decay()
-    elif part == "picture":
-        storage_training.picture(Path(*names or [PICTURE]))
     else:
-        raise SystemExit(f"python -m bench.storage: there is no part {part!r}; it is one of {', '.join(PARTS)}")
+        storage_training.picture(PICTURE)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -8,6 +8,7 @@ from pydoc_data import topics
 from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
 from threadpoolctl import threadpool_limits
 
 from bench.models import Lstm
@@ -16,8 +17,9 @@ from fastopt.kernels.codecs import STORAGES
 from fastopt.nn import MultiLayerNet, load_mnist
 from fastopt.optimizers import OPTIMIZERS
 
-RULES_TRAINED = ("adam", "adamw", "momentum", "rmsprop", "lion", "amsgrad")
-SEEDS = 5
+RULES_TRAINED = ("adam", "adamw", "amsgrad", "momentum", "rmsprop", "lion")
+CHARACTERS = "characters"
+"""In place of a rule: an LSTM on characters, with Adam."""
 
 
 class Characters(Lstm):
@@ -48,49 +50,78 @@ class Characters(Lstm):
         return float(self.last_loss)
 
 
-def digits_run(rule: str, storage: str, seed: int, iterations: int = 2000) -> tuple[list[float], float]:
+class Digits:
+    """The network of `optimizers-mnist` and its data."""
+
+    def __init__(self, seed: int) -> None:
+        (self.x_train, self.t_train), (self.x_test, self.t_test) = load_mnist()
+        np.random.seed(seed)  # noqa: NPY002  (the network's own)
+        self.network, self.random = MultiLayerNet(784, [100] * 4, 10), np.random.default_rng(seed)
+        self.params = self.network.params
+
+    def train(self, optimizer: Any, steps: int, after: Callable[[], None] = lambda: None) -> list[float]:
+        """Return the losses of all steps; calls `after` at the end of each."""
+        losses = []
+        for _ in range(steps):
+            batch = self.random.integers(0, len(self.x_train), 128)
+            x, t = self.x_train[batch], self.t_train[batch]
+            optimizer.update(self.params, self.network.gradient(x, t))
+            after()
+            losses.append(float(self.network.loss(x, t)))
+        return losses
+
+    def accuracy(self) -> float:
+        """Of the test images."""
+        return float(self.network.accuracy(self.x_test, self.t_test))
+
+
+def digits_run(rule: str, storage: str, seed: int, steps: int = 2000) -> tuple[list[float], float]:
     """Losses of all steps, and the test accuracy, of the network of `optimizers-mnist`."""
-    (x_train, t_train), (x_test, t_test) = load_mnist()
-    np.random.seed(seed)  # noqa: NPY002  (the network's own)
-    network, rng = MultiLayerNet(784, [100] * 4, 10), np.random.default_rng(seed)
-    optimizer, losses = OPTIMIZERS[rule](state_storage=storage, storage_seed=seed), []
-    for _ in range(iterations):
-        batch = rng.integers(0, len(x_train), 128)
-        optimizer.update(network.params, network.gradient(x_train[batch], t_train[batch]))
-        losses.append(float(network.loss(x_train[batch], t_train[batch])))
-    return losses, float(network.accuracy(x_test, t_test))
+    digits = Digits(seed)
+    losses = digits.train(OPTIMIZERS[rule](state_storage=storage, storage_seed=seed), steps)
+    return losses, digits.accuracy()
 
 
-def characters_run(rule: str, storage: str, seed: int, iterations: int = 500) -> tuple[list[float], float]:
-    """Losses of all steps of the character model, and that of the text that is held out."""
+def characters_run(storage: str, seed: int, steps: int = 500) -> tuple[list[float], float]:
+    """Losses of all steps of the character model with Adam, and that of the text that is held out."""
     model, losses = Characters(seed), []
-    optimizer = OPTIMIZERS[rule](lr=0.003, state_storage=storage, storage_seed=seed)
+    optimizer = OPTIMIZERS["adam"](lr=0.003, state_storage=storage, storage_seed=seed)
     with threadpool_limits(1, user_api="blas"):  # of matrices this small a second thread takes longer
-        for step in range(iterations):
+        for step in range(steps):
             optimizer.update(model.params, model.gradient(step))
             losses.append(float(model.last_loss))
         return losses, model.loss()
 
 
-Run = Callable[[str, str, int], tuple[list[float], float]]
+Runs = dict[str, dict[str, list[list[float]]]]
+"""By rule and storage, of each seed the mean of the last 100 losses, and what `digits_run` returns beside them."""
 
 
-def training(rules: list[str]) -> None:
-    """Prints mean and spread over seeds of the last losses and of what was not trained on, for each storage."""
-    runs: list[tuple[str, str, Run, str]] = [
-        (rule, rule, digits_run, "accuracy") for rule in rules or RULES_TRAINED if rule != "characters"
-    ]
-    if not rules or "characters" in rules:
-        runs.append(("LSTM, adam", "adam", characters_run, "held out"))
-    for name, rule, run, what in runs:
-        for storage in STORAGES:
-            found = [run(rule, storage, seed) for seed in range(SEEDS)]
-            results = np.array([(np.mean(losses[-100:]), last) for losses, last in found])
-            (loss, last), (loss_spread, last_spread) = results.mean(axis=0), results.std(axis=0, ddof=1)
+def training(rules: list[str], seeds: int, runs: Runs, keep: Callable[[], None]) -> None:
+    """Adds the runs of so many seeds that are not there yet, calls `keep` after each, and prints means and spreads."""
+    for rule in rules:
+        of_rule = runs.setdefault(rule, {})
+        for seed in range(seeds):  # so that all storages have as many
+            for storage in STORAGES:
+                results = of_rule.setdefault(storage, [])
+                if len(results) > seed:
+                    continue
+                run = characters_run(storage, seed) if rule == CHARACTERS else digits_run(rule, storage, seed)
+                results.append([float(f"{value:.6g}") for value in (np.mean(run[0][-100:]), run[1])])
+                keep()
+        for storage, results in of_rule.items():
+            (loss, last), (loss_spread, last_spread) = summary(results)
+            what = "held out" if rule == CHARACTERS else "accuracy"
             print(
-                f"{name:10} {storage:9} loss {loss:.4f} +- {loss_spread:.4f}, {what} {last:.4f} +- {last_spread:.4f}",
+                f"{rule:10} {storage:9} loss {loss:.4f} +- {loss_spread:.4f}, {what} {last:.4f} +- {last_spread:.4f} "
+                f"({len(results)} seeds)",
                 flush=True,
             )
+
+
+def summary(results: list[list[float]]) -> tuple[Any, Any]:
+    """Means and standard deviations over seeds, of one seed 0."""
+    return np.mean(results, axis=0), np.std(results, axis=0, ddof=min(1, len(results) - 1))
 
 
 def roots(storage: str, steps: int = 5000) -> Iterator[tuple[int, float]]:
@@ -135,5 +166,6 @@ def picture(path: Path) -> None:
         title="v decays as it does in float32",
         ylim=(0.9, 1.1),
     )
-    figure.savefig(path)
+    with rc_context({"svg.hashsalt": path.stem}):  # the same bytes each time
+        figure.savefig(path, metadata={"Date": None})
     print(path)

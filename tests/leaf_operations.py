@@ -10,6 +10,9 @@ import fastopt
 from fastopt.kernels import RULES
 from tests.random_models import KEYS, LAYOUTS, arrays, lay_out, make, values
 
+EXACT = ("sgd", "momentum", "adagrad", "rmsprop")
+"""The rules with closed forms of steps without a gradient."""
+
 
 class LeafOperations:
     """The part of `Sides` that makes, replaces and takes away arrays."""
@@ -30,7 +33,7 @@ class LeafOperations:
     def new(self):
         """One that was not there, or comes again; of another shape only where there is no state of it."""
         absent = [key for key in KEYS if key not in self.params]
-        if absent and not self.is_flat():
+        if absent and not self.is_flat() and self.fast.mask is None:
             key, (shape, dtype, *rest) = self.draw(absent), self.data.draw(arrays)
             if key in self.slow.counts and self.has_state:
                 shape, dtype = self.specs[key]
@@ -38,7 +41,7 @@ class LeafOperations:
             self.plain[key] = np.array(self.params[key])
 
     def gone(self):
-        if self.params and not self.is_flat():
+        if self.params and not self.is_flat() and self.fast.mask is None:
             key = self.draw(self.params)
             self.specs[key] = self.params[key].shape, self.params[key].dtype.name
             del self.params[key], self.plain[key]
@@ -73,7 +76,7 @@ class LeafOperations:
             for key, p in self.params.items()
             if p.ndim and key in self.slow.counts and key not in self.fast._factors
         ]
-        if keys and not self.is_flat() and not self.is_aliased():
+        if keys and not self.is_flat() and not self.is_aliased() and self.fast.mask is None:
             key, seed = self.draw(keys), self.seed()
             rows = len(self.params[key])
             index = np.random.default_rng(seed).integers(-1, max(rows, 1), self.draw([0, 1, rows, 9]))
@@ -107,7 +110,8 @@ class LeafOperations:
     def alias(self):
         """One array under two keys: it takes the step of each."""
         keys = self.alike()
-        if keys and not RULES[self.rule].is_by_array and not self.fast.averaging and not self.fast.lookahead:
+        by_array = RULES[self.rule].is_by_array or self.made_with.keys() - {"weight_decay", "gradient_scale"}
+        if keys and not by_array:
             self.params[keys[1]], self.plain[keys[1]] = self.params[keys[0]], self.plain[keys[0]]
 
     def overlap(self):
@@ -138,3 +142,58 @@ class LeafOperations:
                 if (first.shape, first.dtype) == (second.shape, second.dtype):
                     return one, other
         return None
+
+    # -- sparse rows -------------------------------------------------------------------------------------------------
+
+    def sparse(self):
+        tables = self.tables()
+        if tables:
+            key, grads, seed = self.draw(tables), self.gradients(), self.seed()
+            grads[key] = self.rows(key, seed, self.draw([0, 1, 5]))
+            self.update(grads)
+
+    def exact(self):
+        """Steps of all rows, those without a gradient in closed form: equal up to rounding, from which both go on."""
+        tables = [key for key in self.tables() if self.is_moderate(key)]
+        if not tables or self.rule not in EXACT or self.made_with or self.groups or self.fast.lr > 1:
+            return
+        key, seed = self.draw(tables), self.seed()
+        for number in range(3):
+            grads = {name: values("normal", p.shape, p.dtype, seed + number) for name, p in self.params.items()}
+            rows = self.rows(key, seed + number, 2)
+            grads[key] = fastopt.Rows(rows.indices, rows.values, exact=True)
+            with np.errstate(all="ignore"), self.threads_as_drawn():
+                self.fast.update(self.params, grads)
+                self.slow.update(self.plain, grads)
+        self.fast.catch_up(self.params)
+        slots = [(getattr(self.fast, slot)[key], getattr(self.slow, slot)[key]) for slot in self.slow.slots]
+        for found, expected in [(self.params[key], self.plain[key]), *slots]:
+            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+            expected[...] = found
+        self.assert_same()
+
+    def is_moderate(self, key):
+        """Whether rounding stays small where a parameter and its state go through other operations."""
+        return all((np.abs(x) < 10).all() for x in (self.plain[key], *(slot[key] for slot in self.state_of(key))))
+
+    def tables(self):
+        """The parameters whose gradients may be rows."""
+        allowed = RULES[self.rule].rows and not self.fast.centralize and not self.fast.lookahead
+        if not allowed or self.is_aliased() or self.is_by_rows() or self.fast.mask is not None:
+            return []
+        return [
+            key
+            for key, p in self.params.items()
+            if p.ndim > 1 and p.size and p.flags.c_contiguous and p.flags.aligned and not self.is_frozen(key)
+            if all(slot[key].flags.c_contiguous for slot in self.state_of(key))
+        ]
+
+    def rows(self, key, seed, count):
+        shape = self.params[key].shape
+        indices = np.random.default_rng(seed).integers(0, shape[0], count)
+        return fastopt.Rows(indices, values("normal", (count, *shape[1:]), self.params[key].dtype, seed))
+
+    def state_of(self, key):
+        """The arrays of each slot that knows a key."""
+        slots = [getattr(self.fast, slot) for slot in [*self.slow.slots, "weight_average"]]
+        return [slot for slot in slots if slot and key in slot]

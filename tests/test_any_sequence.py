@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fastopt.optimizers import OPTIMIZERS
 from tests.conftest import ONE_OF_EACH_KIND, ROOT, python
 from tests.random_models import EXAMPLES, USUAL, try_many
-from tests.sides import MADE_WITH, MORE_OPERATIONS, OPERATIONS, PLAIN, Sides
+from tests.sides import MORE_OPERATIONS, OPERATIONS, PLAIN, Sides, ways_to_make
 
 FEW = [*ONE_OF_EACH_KIND, "lamb", "muon"]
 
@@ -22,10 +22,12 @@ def test_any_sequence_of_operations_equals_the_reference(rule, tmp_path):
     everything = rule in FEW or EXAMPLES > USUAL
     operations = st.lists(st.sampled_from(MORE_OPERATIONS if everything else OPERATIONS), min_size=1, max_size=8)
 
+    ways = ways_to_make(rule, EXAMPLES > USUAL) if everything else [PLAIN]
+
     @settings(try_many, max_examples=EXAMPLES if EXAMPLES > USUAL else max(2, EXAMPLES // 4) if everything else 2)
     @given(data=st.data())
     def sequence(data):
-        sides = Sides(rule, data, data.draw(st.sampled_from(MADE_WITH if everything else [PLAIN])), tmp_path)
+        sides = Sides(rule, data, data.draw(st.sampled_from(ways)), tmp_path)
         for operation in data.draw(operations):
             getattr(sides, operation)()
 

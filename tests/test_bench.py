@@ -6,7 +6,21 @@ import sys
 import numpy as np
 import pytest
 
-from bench import beside, loop_gate, models, ratio_tables, ratios, report, retaken, small, states
+from bench import (
+    beside,
+    loop_gate,
+    models,
+    ratio_tables,
+    ratios,
+    report,
+    retaken,
+    small,
+    states,
+    storage,
+    storage_maps,
+    storage_training,
+)
+from fastopt.kernels import codecs
 from tests.conftest import ROOT
 
 
@@ -189,3 +203,51 @@ def test_gradients_of_models(make):
 def test_a_new_run_of_the_benches_keeps_no_note_of_the_last():
     new = report.condensed({"benchmarks": [], "machine_info": {"fastopt": {}}, "datetime": "2026-11-26T19:00:00"})
     assert set(new) == {"machine", "date", "groups"}
+
+
+def test_storage_keeps_what_it_measured(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "FILE", tmp_path / "x.json")
+    monkeypatch.setattr(storage, "SIZES", {5000: (1, 1)})
+    monkeypatch.setitem(storage.TIMED, "adam, 30 M", (5000, 1, 1))
+    storage.main(["speed", "adam 30", "--save"])
+    storage.main(["sizes", "--save"])
+    assert "of float32's step" in capsys.readouterr().out
+    kept = json.loads(storage.FILE.read_text())
+    assert list(kept["speed"]["cases"]) == ["adam, 30 M"]
+    assert set(kept["sizes"]["cases"]["5000"]) == {"traffic", "float32", "bfloat16", "int8", "bfloat16 traffic"}
+
+
+def test_trainings_of_storage_go_on(capsys, tmp_path, monkeypatch):
+    done = []
+    monkeypatch.setattr(storage, "FILE", tmp_path / "x.json")
+    monkeypatch.setattr(storage_training, "digits_run", lambda *run: done.append(run) or ([0.5] * 100, 0.25))
+    for seeds in ("1", "2"):
+        storage.main(["training", "lion", "--seeds", seeds, "--save"])
+    assert done == [("lion", name, seed) for seed in range(2) for name in ("float32", "bfloat16", "int8")]
+    assert json.loads(storage.FILE.read_text())["training"]["lion"]["int8"] == [[0.5, 0.25]] * 2
+    assert "lion       int8      loss 0.5000 +- 0.0000, accuracy 0.2500 +- 0.0000 (2 seeds)" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore:the MNIST subset")
+def test_what_storage_trains_is_trained():
+    losses, accuracy = storage_training.digits_run("adam", "float32", 0, 2)
+    assert len(losses) == 2 and 0 <= accuracy <= 1
+    losses, held_out = storage_training.characters_run("float32", 0, 2)
+    assert len(losses) == 2 and 3 < held_out < 6
+    ways = storage_maps.roundings()
+    assert all(accuracy <= 1 for _, accuracy in (storage_maps.trained(way, 0, 1) for _, way in ways.values()))
+
+
+def test_codes_of_8_bits_that_are_compared_with_those_of_fastopt():
+    values, random = np.random.default_rng(0).standard_normal(6400).astype(np.float32) ** 3, np.random.default_rng(1)
+    for nonnegative in (False, True):
+        numbers = np.abs(values) if nonnegative else values
+        run = codecs.empty_run("int8", numbers.size)
+        codecs.encode("int8", nonnegative, numbers, 1, run)
+        ours = codecs.decode("int8", nonnegative, run, numbers.size)
+        errors = {
+            name: np.linalg.norm(storage_maps.in_8_bits(numbers, one[nonnegative], 64, nonnegative, random) - numbers)
+            for name, one in storage_maps.MAPS.items()
+        }
+        assert errors["float"] == pytest.approx(np.linalg.norm(ours - numbers), rel=0.05)
+        assert errors["root"] < errors["float"] and errors["softsign"] < errors["float"]

@@ -6,11 +6,12 @@ import re
 import pytest
 from rich.console import Console
 
-from bench import plots, report, states
+from bench import plots, report, states, storage
 from fastopt.kernels import RULES
 
 RESULTS = json.loads(report.RESULTS.read_text(encoding="utf-8"))
 STATES = json.loads(states.FILE.read_text(encoding="utf-8"))
+STORAGE = json.loads(storage.FILE.read_text(encoding="utf-8"))
 
 
 def other(results):
@@ -43,7 +44,7 @@ def test_cases_in_which_fastopt_is_behind_stay():
     changed = other(RESULTS)
     rows = changed["groups"]["dict embedding"]
     rows["thinc"]["median"] = rows["fastopt"]["median"] / 2
-    assert 'thinc in "dict embedding"' in report.readme(changed, STATES)
+    assert 'thinc in "dict embedding"' in report.readme(changed, STATES, STORAGE)
     assert "thinc" in report.page(changed, STATES, {"parts": {}}).split("## Where fastopt was behind")[1]
 
 
@@ -58,7 +59,7 @@ def test_every_group_is_shown():
 
 
 def test_every_picture_is_drawn(tmp_path):
-    paths = plots.draw(RESULTS, STATES, tmp_path)
+    paths = plots.draw(RESULTS, STATES, STORAGE, tmp_path)
     assert {path.stem for path in paths} == {"speedup", "rules", "size", "training"}
     assert all("<svg" in path.read_text(encoding="utf-8")[:1000] for path in paths)
 

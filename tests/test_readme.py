@@ -54,13 +54,10 @@ def test_links_into_the_site_lead_somewhere():
 
 
 def test_figures_are_those_of_the_results():
-    results, states, ratios = (
-        json.loads((ROOT / "bench" / f"{name}.json").read_text()) for name in ("results", "states", "ratios")
-    )
-    assert report.fill(README, report.readme(results, states)) == README, "run python -m bench.report --kept --readme"
-    page = report.PAGE.read_text(encoding="utf-8")
-    assert report.fill(page, report.page(results, states, ratios)) == page, "run python -m bench.report --kept --readme"
-    page = report.HELP.read_text(encoding="utf-8")
-    assert report.fill(page, report.by_kind(states)) == page, "run python -m bench.report --kept --readme"
+    kept = [
+        json.loads((ROOT / "bench" / f"{name}.json").read_text()) for name in ("results", "states", "ratios", "storage")
+    ]
+    for path, text in report.filled(*kept).items():
+        assert text == path.read_text(encoding="utf-8"), "run python -m bench.report --kept --readme"
     with pytest.raises(SystemExit, match="found no lines"):
-        report.fill("nothing", "")
+        report.fill("nothing", report.FIGURES, "")

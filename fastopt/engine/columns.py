@@ -243,7 +243,12 @@ class StoredSlot(MutableMapping[Hashable, Array]):
         return len(self._arrays)
 
     def __repr__(self) -> str:
-        return repr(dict(self))
+        """How each array is stored, which says what stayed float32; values are read by key."""
+        stored = (
+            f"{key!r}: {array.storage if isinstance(array, Column) else array.dtype} of shape {array.shape}"
+            for key, array in self._arrays.items()
+        )
+        return f"{{{', '.join(stored)}}}"
 
     def column(self, key: Hashable) -> Array | Column:
         """Return the array of a key, or its column."""

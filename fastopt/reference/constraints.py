@@ -81,7 +81,11 @@ def norm(row: Array) -> float:
     if not 0 < largest < math.inf:
         return largest
     exponent = math.frexp(largest)[1] if row.dtype == np.float64 and not 1e-100 < largest < 1e100 else 0
-    return math.ldexp(math.sqrt(math.fsum(np.square(np.ldexp(row.astype(np.float64), -exponent)).tolist())), exponent)
+    root = math.sqrt(math.fsum(np.square(np.ldexp(row.astype(np.float64), -exponent)).tolist()))
+    try:
+        return math.ldexp(root, exponent)
+    except OverflowError:  # elements are finite, and their norm is not
+        return math.inf
 
 
 def _multiply(row: Array, factor: float) -> None:

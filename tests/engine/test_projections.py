@@ -88,6 +88,14 @@ def test_norms_whose_squares_overflow_or_vanish(scale):
     np.testing.assert_allclose(params, np.array([[1, 2], [3, 4]]) / np.array([[5], [25]]) ** 0.5, rtol=1e-15)
 
 
+def test_a_row_whose_norm_itself_overflows_stays():
+    pair, row = Pair("sgd", max_norm=1.0), [1.5e308, -1.5e308]
+    fast, plain = np.array([row, [3.0, 4.0]]), np.array([row, [3.0, 4.0]])
+    pair.update(fast, plain, np.zeros((2, 2)))
+    assert_same_bits(fast, plain)
+    np.testing.assert_allclose(fast, [row, [0.6, 0.8]], rtol=1e-15)
+
+
 @pytest.mark.parametrize("row", [[3.0], [0.2, 0.3, 0.5], [1e30, 1.0], [-1e30, -1e30], [0.0, -0.0], [1e-30, 2e-30, 0.5]])
 def test_rows_on_the_simplex(row):
     params = np.array([row])

@@ -84,6 +84,11 @@ def test_with_all_else_it_is_the_reference(storage, settings):
     for key, value in params.items():
         assert_same_bits(value, theirs[key])
     assert_same_state(optimizer, expected)
+    if "groups" in settings:  # "W", and the others in float32
+        assert len(optimizer._plan.table.launches) == 2, "a launch for each storage"
+    if "averaging" in settings:
+        assert optimizer.weight_average["W"].flags.writeable, "float32, so it is the average itself"
+        assert optimizer.slow_weights["W"].dtype == np.float32
 
 
 @pytest.mark.parametrize("storage", COMPACT)
@@ -154,6 +159,10 @@ def test_state_is_decoded_when_looked_at_and_encoded_when_assigned():
     with pytest.raises(TypeError, match="keys of a"):
         del optimizer.m["W"]
     assert set(dict(optimizer.v)) == {"W", "V", "b"}
+    assert (
+        repr(optimizer.v)
+        == "{'W': int8 of shape (110, 100), 'V': int8 of shape (77, 67), 'b': float32 of shape (100,)}"
+    )
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))], ids=["copy", "pickle"])
@@ -234,6 +243,10 @@ def test_steps_that_are_left_out_write_nothing():
     optimizer.update(params, grads)
     for key, value in params.items():
         assert_same_bits(value, before[key])
+    assert_same_state(optimizer, codes)
+    optimizer.on_nonfinite = "raise"
+    with pytest.raises(FloatingPointError, match=r"grads\['W'\]"):
+        optimizer.update(params, grads)
     assert_same_state(optimizer, codes)
     optimizer.on_nonfinite = "propagate"
     optimizer.update(params, grads)
