@@ -103,12 +103,16 @@ def cases_of(rules, *choices):
     Those have each value of each choice as well, together with other values from rule to rule, so that over all rules
     each value meets each other.
     """
+    cases = []
     for number, rule in enumerate(rules):
         if rule in ONE_OF_EACH_KIND:
-            yield from ((rule, *values) for values in product(*choices))
+            cases += [(rule, *values) for values in product(*choices)]
             continue
         for turn in range(max(map(len, choices))):
-            yield rule, *(values[(turn + (number >> place)) % len(values)] for place, values in enumerate(choices))
+            cases.append(
+                (rule, *(values[(turn + (number >> place)) % len(values)] for place, values in enumerate(choices)))
+            )
+    return cases
 
 
 # The rules whose steps do not depend on which elements lie in one array.

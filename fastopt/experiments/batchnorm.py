@@ -68,7 +68,7 @@ def _draw(curves: dict[str, Array]) -> Figure:
         finish(axes, title=f"std {scale:.2g}", ylim=(0, 1.02), xlim=(0, curves["epoch"][-1]))
         axes.title.set_fontsize(10)
     for axes in panels[-1]:
-        axes.set(xlabel="epoch", xticks=curves["epoch"][:: len(curves["epoch"]) // 4])
+        axes.set(xlabel="epoch", xticks=curves["epoch"][:: max(len(curves["epoch"]) // 4, 1)])
     figure.supylabel("accuracy on the training data")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
