@@ -37,7 +37,7 @@ def _has_arrays(bounds: Any) -> bool:
 def _has_step_size(owner: Any) -> bool:
     """Whether the class, or a base class with the same metric, defines its effective learning rate."""
     defines = next(kind for kind in owner.__mro__ if "effective_lr" in vars(kind))
-    return "_rule" in dir(defines) and defines._rule.metric is owner._rule.metric
+    return hasattr(defines, "_rule") and defines._rule.metric is owner._rule.metric
 
 
 def _of_a_step(owner: Any, settings: Any) -> bool:
