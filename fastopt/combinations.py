@@ -228,6 +228,12 @@ TABLE: tuple[Combination, ...] = (
     ),
     Combination(
         "cautious_decay",
+        "a schedule-free rule",
+        "its decay is part of the gradient, by which the average goes too",
+        "leave cautious_decay out, or use AdamW with averaging=EMA(...)",
+    ),
+    Combination(
+        "cautious_decay",
         "Rows(..., exact=True)",
         "steps that rows skip are made in closed form, in which decay does not depend on the step",
         "use exact=False",
