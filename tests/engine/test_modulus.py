@@ -206,6 +206,9 @@ def test_checkpoints_and_copies(tmp_path):
     optimizer = fastopt.Adam(modulus=True)
     optimizer.update(params, numbers(1))
     optimizer.save(tmp_path / "file", params)
+    assert b"modulus" in (tmp_path / "file").read_bytes()
+    fastopt.Adam().save(tmp_path / "without")
+    assert b"modulus" not in (tmp_path / "without").read_bytes()  # so that versions without it can read it
     loaded, by_dict = fastopt.Adam(modulus=True), fastopt.Adam(modulus=True)
     others = copy.deepcopy(params)
     loaded.load(tmp_path / "file", others)
