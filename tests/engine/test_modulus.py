@@ -9,6 +9,7 @@ import pytest
 
 import fastopt
 from fastopt import EMA, Lookahead, combinations, reference, threads, tuning
+from fastopt.commands.explain import explain
 from fastopt.kernels import RULES, clipped, magnitude, product, squared
 from fastopt.kernels.modulus import OF_PAIRS, in_pairs
 from fastopt.kernels.pure_python import in_pure_python
@@ -134,6 +135,7 @@ def test_settings_before_and_after_the_rule():
     assert_equals_reference("adam", lookahead=Lookahead(2, 0.5), mask=mask, **copy.deepcopy(settings))
     fast, _ = assert_equals_reference("adam", unit_norm=True, constraint_axis=None, decoupled=True, weight_decay=0.1)
     assert "modulus=True" in repr(fast)
+    assert "With modulus=True product, squared of a complex" in explain(fastopt.CentredRMSProp(modulus=True))
 
 
 @pytest.mark.parametrize("count", THREAD_COUNTS[:2])
