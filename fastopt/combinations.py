@@ -58,6 +58,8 @@ FEATURES: dict[str, Feature] = {
     ),
     "mask": Feature(("mask",), lambda owner, given: given.mask is not None),
     "centralize": Feature(("centralize", "groups"), lambda owner, given: given.centralize and not given.groups),
+    "modulus": Feature(("modulus",), lambda owner, given: given.modulus),
+    "clip_value": Feature(("clip_value",), lambda owner, given: given.clip_value != math.inf),
     "cautious": Feature(("cautious",), lambda owner, given: given.cautious),
     "cautious_decay": Feature(
         ("cautious_decay", "weight_decay"),
@@ -69,6 +71,7 @@ FEATURES: dict[str, Feature] = {
     "a rule with weight decay in its formula": Feature((), lambda owner, given: owner._decays_itself),
     "averaging": Feature(("averaging",), lambda owner, given: given.averaging is not None),
     "lookahead": Feature(("lookahead",), lambda owner, given: given.lookahead is not None),
+    "a rule without squares of single elements": Feature((), lambda owner, given: not owner._rule.squares_elements),
     "a rule with norms of whole arrays": Feature((), lambda owner, given: owner._rule.is_by_array),
     "a rule without an effective learning rate": Feature((), lambda owner, given: not _has_step_size(owner)),
     "a rule with a step size for each element": Feature(
@@ -312,6 +315,25 @@ TABLE: tuple[Combination, ...] = (
         "give each process its own problems and its own optimizer",
     ),
     Combination("mask", "Sharded", "each process has only a shard of the parameters", "set gradients to zero instead"),
+    Combination(
+        "modulus",
+        "a rule without squares of single elements",
+        "there is no second moment that it would change",
+        "leave modulus out; a rule of your own has one by `squared`, from fastopt.kernels, in its formula",
+    ),
+    *(
+        Combination(
+            "modulus",
+            other,
+            "real and imaginary part would be treated by themselves, so steps would not turn with the complex plane",
+            advice,
+        )
+        for other, advice in (
+            ("clip_value", "use clip_norm or clip_array_norm"),
+            ("cautious", "leave one of them out"),
+            ("cautious_decay", "leave one of them out"),
+        )
+    ),
     *(
         Combination("complex parameters", other, reason, advice)
         for other, reason, advice in (

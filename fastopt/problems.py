@@ -47,12 +47,12 @@ class Problems:
                 return
             if mask is not None:
                 check_active(owner, mask, counts.size)
-            self.__dict__["_problems"] = counts.with_steps(counts.steps, mask)
+            self.__dict__["_problems"] = counts.with_steps(counts.steps(self._steps), mask, self._steps)
 
     @property
     def problem_steps(self: Any) -> Array | None:
         """int64 of shape (problems,): the step count of each problem, for its bias corrections and schedules."""
-        return None if self._problems is None else self._problems.steps
+        return None if self._problems is None else self._problems.steps(self._steps)
 
     @property
     def problem_skips(self: Any) -> Array | None:
@@ -107,9 +107,9 @@ class Problems:
                 raise IndexError(
                     f"{owner}: there are {counts.size} problems, got {problems!r:.100}; count from 0"
                 ) from None
-            steps = np.where(which, 0, counts.steps)
+            steps = np.where(which, 0, counts.steps(self._steps))
             active = None if counts.active is None else counts.active | which
-            new = counts.with_steps(steps, active)
+            new = counts.with_steps(steps, active, self._steps)
             new.skips, new.skips_in_a_row = (
                 None if skips is None else np.where(which, 0, skips) for skips in (counts.skips, counts.skips_in_a_row)
             )

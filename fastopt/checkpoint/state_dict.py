@@ -72,7 +72,7 @@ def state_dict(optimizer: Any) -> dict[str, Any]:
         **({"counts": counts} if counts else {}),
         **({"estimates": dict(optimizer._estimates)} if optimizer._estimates else {}),
         **({"factors": factors.saved(optimizer._factors)} if optimizer._factors else {}),
-        **({} if problems is None else {"problems": problems.saved()}),
+        **({} if problems is None else {"problems": problems.saved(optimizer.iter)}),
         **({"accumulated": optimizer._sums.saved(optimizer.accumulated)} if optimizer.accumulated else {}),
     }
 
@@ -107,7 +107,7 @@ def load_state_dict(
         averaged = checks.step_count(owner, saved.get("averaged", 0), "averaged")
         counts = _counts(owner, saved.get("counts", {}))
         estimates = _estimates(owner, saved.get("estimates", {}))
-        problems = ProblemCounts.loaded(owner, saved.get("problems"))
+        problems = ProblemCounts.loaded(owner, saved.get("problems"), step)
         sums, accumulated = GradientSums.loaded(owner, saved.get("accumulated"))
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{source}: {error}") from None

@@ -17,10 +17,11 @@ MOST_APART = 1 << 20
 class ProblemCounts:
     """How many steps each problem has made and skipped. Never changed in place: a step puts another in its place.
 
-    The steps of active problems are `base` more than their offset, so a step in which all of them take part changes one
-    number.
+    The steps of active problems are counted from those of the optimizer, its `iter`, so a step in which all of them
+    take part changes nothing here.
 
     size : the number of problems
+    base : how many more than `iter` active problems have made, besides their offset
     active : bool[size], or None where all are
     offsets : int64[size], or None where all active problems have made as many steps
     inactive_steps : int64[size], the steps of those that are not active
@@ -46,28 +47,28 @@ class ProblemCounts:
         )
         self.skips, self.skips_in_a_row = skips, skips_in_a_row
 
-    @property
-    def steps(self) -> Array:
-        """int64[size], the number of steps of each problem."""
-        steps = np.full(self.size, self.base) if self.offsets is None else self.base + self.offsets
+    def steps(self, step: int) -> Array:
+        """int64[size], the number of steps of each problem after so many steps of the optimizer."""
+        base = step + self.base
+        steps = np.full(self.size, base) if self.offsets is None else base + self.offsets
         return (
             steps
             if self.active is None or self.inactive_steps is None
             else np.where(self.active, steps, self.inactive_steps)
         )
 
-    def with_steps(self, steps: Array, active: Array | None) -> ProblemCounts:
-        """The same with other step counts, or other active problems."""
+    def with_steps(self, steps: Array, active: Array | None, step: int) -> ProblemCounts:
+        """The same with other step counts, or other active problems, after so many steps of the optimizer."""
         active = None if active is None or active.all() else active
         seen = steps if active is None else steps[active]
         base = int(seen.min()) if seen.size else 0
         offsets = None if (seen == base).all() else steps - base
         inactive_steps = None if active is None else steps
-        return ProblemCounts(self.size, base, active, offsets, inactive_steps, self.skips, self.skips_in_a_row)
+        return ProblemCounts(self.size, base - step, active, offsets, inactive_steps, self.skips, self.skips_in_a_row)
 
     def all_at(self, steps: int) -> ProblemCounts:
-        """The same where all problems have made so many steps."""
-        return self.with_steps(np.full(self.size, steps), self.active)
+        """The same where all problems, and the optimizer, have made so many steps."""
+        return self.with_steps(np.full(self.size, steps), self.active, steps)
 
     @cached_property
     def distinct(self) -> tuple[list[int], Array | None]:
@@ -98,7 +99,9 @@ class ProblemCounts:
 
     def after_step(self, skipped: Array | None) -> ProblemCounts:
         """Those after a step that some active problems skip."""
-        new = ProblemCounts(self.size, self.base + 1, self.active, self.offsets, self.inactive_steps, self.skips)
+        if skipped is None and self.skips_in_a_row is None:
+            return self
+        new = ProblemCounts(self.size, self.base, self.active, self.offsets, self.inactive_steps, self.skips)
         if skipped is None:
             for name in ("distinct", "members"):
                 if name in vars(self):
@@ -111,19 +114,19 @@ class ProblemCounts:
         new.skips_in_a_row = np.where(still, in_a_row + skipped.astype(np.int64), 0)
         return new
 
-    def saved(self) -> dict[str, Array]:
-        """Arrays for a checkpoint."""
+    def saved(self, step: int) -> dict[str, Array]:
+        """Arrays for a checkpoint after so many steps of the optimizer."""
         nothing, all_of_them = np.zeros(self.size, np.int64), np.ones(self.size, np.int64)
         return {
-            "steps": self.steps,
+            "steps": self.steps(step),
             "active": all_of_them if self.active is None else self.active.astype(np.int64),
             "skips": nothing if self.skips is None else self.skips.astype(np.int64),
             "skips_in_a_row": nothing if self.skips_in_a_row is None else self.skips_in_a_row,
         }
 
     @classmethod
-    def loaded(cls, owner: str, saved: Any) -> ProblemCounts | None:
-        """That of which `saved` made this; ValueError or TypeError where it did not."""
+    def loaded(cls, owner: str, saved: Any, step: int) -> ProblemCounts | None:
+        """That of which `saved` made this at that step; ValueError or TypeError where it did not."""
         if saved is None:
             return None
         names = {"steps", "active", "skips", "skips_in_a_row"}
@@ -135,4 +138,4 @@ class ProblemCounts:
             if array.dtype != np.int64 or array.shape != (size,) or not size or (array < 0).any():
                 raise ValueError(f"{owner}: {name} of problems are no whole numbers, one for each problem")
         counts = cls(size, skips=arrays["skips"], skips_in_a_row=arrays["skips_in_a_row"])
-        return counts.with_steps(arrays["steps"], arrays["active"] != 0)
+        return counts.with_steps(arrays["steps"], arrays["active"] != 0, step)

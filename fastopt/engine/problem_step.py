@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from fastopt import checks, combinations
-from fastopt.engine import arguments, problem_gradients
+from fastopt import checks, combinations, threads, tuning
+from fastopt.engine import arguments, one_call, problem_gradients
 from fastopt.engine.address_checks import check_addresses
 from fastopt.engine.again import Again
 from fastopt.engine.execute import NOTHING
 from fastopt.engine.problem_counts import ProblemCounts
 from fastopt.engine.problem_scalars import of_rule, of_transform, spread
 from fastopt.engine.step import Step
+from fastopt.engine.step_counts import counted
 from fastopt.engine.transform_scalars import unclipped
 from fastopt.flat import Array
 from fastopt.kernels import flags
@@ -40,6 +41,32 @@ def make(optimizer: Any, params: Any, grads: Any, report: bool, summed: int = 0)
     step.all_transforms, step.averaging = step.transforms, False
     step.calls = (ProblemAgain(step),) if step.can_come_again() else ()
     step.finish()
+    if step.calls and step.is_flat:
+        call = one_call.call_for(step.plan, step.transforms)
+        optimizer.__dict__["_calls"] = step.calls if call is None else (FlatAgain(step, call[0]),)
+
+
+class FlatAgain(Again):
+    """Steps in which all problems step alike: the one call of C that makes them all as if they were one."""
+
+    def __init__(self, step: ProblemStep, call: Any) -> None:
+        self._call, self._settings, self._problems = call, step.settings_by_row, step.more["_problems"]
+        self._stepping = step.plan.table.counted.stepping
+        self._groups, self._changes = step.optimizer.groups, step.optimizer.groups.changes
+
+    def __call__(self, attributes: dict[str, Any], params: Any, grads: Any) -> bool:
+        problems = self._problems
+        if attributes["_problems"] is not problems or self._groups.changes != self._changes:
+            return False
+        if threads._exactly is not None or tuning.is_forced:
+            return False
+        step, counts = attributes["_steps"] + 1, counted(attributes["_counts"], self._stepping)
+        first, *others = self._settings
+        scalars = row = first.scalars(step + problems.base)
+        for settings in others:
+            row = row if settings is first else settings.scalars(step + problems.base)
+            scalars += row
+        return bool(self._call(params, grads, scalars, attributes, step, counts))
 
 
 class ProblemAgain(Again):
@@ -109,10 +136,10 @@ class ProblemStep(Step):
         wanted = optimizer._wanted_active
         size = 0 if size is None else size
         if known is None:
-            known = ProblemCounts(size, optimizer._steps)
+            known = ProblemCounts(size)
             if wanted is not None:
                 check_active(owner, wanted, size)
-                known = known.with_steps(known.steps, wanted)
+                known = known.with_steps(known.steps(optimizer._steps), wanted, optimizer._steps)
         lr = optimizer.__dict__.get("lr")
         self.has_rates = isinstance(lr, np.ndarray)
         if isinstance(lr, np.ndarray) and lr.shape != (size,):
@@ -187,7 +214,7 @@ class ProblemStep(Step):
         members = [None] if places is None else counts.members
         by_count = []
         for offset, chosen in zip(offsets, members, strict=True):
-            count = counts.base + offset + 1
+            count = self.number + counts.base + offset
             if self.has_rates:
                 by_count.append(self._scalars_at(count, chosen))
                 continue
@@ -230,6 +257,8 @@ class ProblemStep(Step):
         if self.skipped is not None:
             stepping = ~self.skipped if stepping is None else stepping & ~self.skipped
         differing = sorted({k for row in self.rows for k, value in enumerate(row) if isinstance(value, np.ndarray)})
+        is_clipped = self.settings.clip_norm < math.inf or self.optimizer.on_nonfinite != "propagate"
+        self.is_flat = not differing and stepping is None and not is_clipped and after is counts
         plan.table.write_scalars([tuple(0.0 if isinstance(v, np.ndarray) else v for v in row) for row in self.rows])
         alive: list[Any] = []
         if differing or stepping is not None:

@@ -8,6 +8,7 @@ import pytest
 
 import fastopt
 from fastopt import Rows
+from fastopt.engine.problem_step import FlatAgain
 from fastopt.kernels import RULES
 from fastopt.optimizers import OPTIMIZERS
 from fastopt.threads import exactly
@@ -120,6 +121,32 @@ def test_problems_that_step_alike_take_the_plain_kernel_and_its_bits():
     assert optimizer.problem_steps.tolist() == [3] * SIZE and optimizer.iter == 3
     optimizer.iter = 7
     assert optimizer.problem_steps.tolist() == [7] * SIZE
+
+
+def test_problems_that_step_alike_take_one_call_however_far_they_are():
+    def make(**more):
+        return fastopt.AdamW(groups={"b": {"lr_scale": 0.5}}, gradient_scale=0.5, **more)
+
+    optimizer, params = make(batch_axis=0), arrays(0)
+    plain, others = make(), arrays(0)
+    for step in range(12):
+        if step == 5:
+            optimizer.restart(np.arange(SIZE))
+            plain = make()
+        elif step == 9:
+            optimizer.groups["b"]["lr_scale"] = plain.groups["b"]["lr_scale"] = 0.25
+        optimizer.update(params, arrays(step + 1))
+        if step in (3, 8, 11):
+            assert isinstance(optimizer._calls[0], FlatAgain)
+        plain.update(others, arrays(step + 1))
+        for key, array in others.items():
+            assert_same_bits(params[key], array)
+            assert_same_bits(optimizer.v[key], plain.v[key])
+    assert optimizer.problem_steps.tolist() == [7] * SIZE and optimizer.iter == 12
+    with exactly(2):
+        optimizer.update(params, arrays(0))
+    plain.update(others, arrays(0))
+    assert_same_bits(params["W"], others["W"])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
