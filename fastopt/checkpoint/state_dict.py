@@ -60,7 +60,7 @@ def state_dict(optimizer: Any) -> dict[str, Any]:
     }
     problems, active = optimizer._problems, optimizer._wanted_active
     if problems is None and active is not None and active.size:  # before the first step
-        problems = ProblemCounts(active.size).with_steps(np.zeros(active.size, np.int64), active)
+        problems = ProblemCounts(active.size).with_steps(np.zeros(active.size, np.int64), active, 0)
     return {
         "rule": optimizer.rule,
         "hyperparameters": settings,
