@@ -183,3 +183,48 @@ def test_lr_scale_is_for_rules_with_a_learning_rate():
             kind(groups={"a": {"nope": 1}})
         assert ("lr_scale" in str(caught.value)) == ("lr" in kind._hyperparameters())
         assert "frozen" in str(caught.value)
+
+
+def test_texts_that_depend_on_what_was_found():
+    assert "in which there is one of type tuple" in container_checks.no_objects("Adam", [], (1,))
+    assert "in which there is" not in container_checks.no_objects("Adam", [])
+    assert "is a method" in container_checks.no_array_in("Adam", "W", "grad", print)
+    assert "is of type float" in container_checks.no_array_in("Adam", "W", "grad", 1.0)
+    assert "averaged_weights" in checks.in_use("Adam", checks.SWAPPED)
+    for doing in ("aa", "stepping", True):
+        assert "in the middle of a step" in checks.in_use("Adam", doing)
+    assert "ask for one" in checks.nothing_averaged("Adam", None, 3)
+    assert "after 3 steps with EMA" in checks.nothing_averaged("Adam", fastopt.EMA(0.9), 3)
+    assert checks.too_many_skips("grads are NaN; nothing was written", 2).startswith("grads are NaN, after 2 steps")
+
+
+LATER = {
+    "transposed": lambda: np.zeros((3, 2)),
+    "another size": lambda: np.zeros((2, 4)),
+    "float32": lambda: np.zeros((2, 3), np.float32),
+    "Fortran": lambda: np.zeros((2, 3), order="F"),
+    "strided": lambda: np.zeros((2, 6))[:, ::2],
+    "C": lambda: np.zeros((2, 3)),
+}
+
+
+@pytest.mark.parametrize("form", LATER)
+@pytest.mark.parametrize("kind", [fastopt.SGD, fastopt.Momentum])
+def test_another_array_at_a_later_step(kind, form):
+    optimizer, params, array = kind(lr=1.0), {"W": np.zeros((2, 3)), "b": np.zeros(1)}, LATER[form]()
+    for _ in range(3):
+        optimizer.update(params, {"W": np.zeros((2, 3)), "b": np.zeros(1)})
+    old, params["W"] = params["W"], array
+    grads = {"W": np.arange(1.0, array.size + 1).reshape(array.shape), "b": np.ones(1)}
+    if kind is fastopt.Momentum and form in ("transposed", "another size", "float32"):
+        with pytest.raises((ValueError, TypeError), match=r"params\['W'\] has (shape|dtype) .* at the first step"):
+            optimizer.update(params, grads)
+        assert not array.any() and not params["b"].any()
+    else:
+        optimizer.update(params, grads)
+        assert (array == -grads["W"]).all() and params["b"] == -1
+        array.flags.writeable = False
+        with pytest.raises(ValueError, match=r"params\['W'\] is read-only"):
+            optimizer.update(params, grads)
+        assert (array == -grads["W"]).all() and params["b"] == -1
+    assert not old.any()
