@@ -37,7 +37,7 @@ def _has_arrays(bounds: Any) -> bool:
 def _has_step_size(owner: Any) -> bool:
     """Whether the class, or a base class with the same metric, defines its effective learning rate."""
     defines = next(kind for kind in owner.__mro__ if "effective_lr" in vars(kind))
-    return "_rule" in dir(defines) and defines._rule.metric is owner._rule.metric
+    return hasattr(defines, "_rule") and defines._rule.metric is owner._rule.metric
 
 
 def _of_a_step(owner: Any, settings: Any) -> bool:
@@ -228,6 +228,12 @@ TABLE: tuple[Combination, ...] = (
         "a rule with weight decay in its formula",
         "the step, on which the decay would depend, already contains it",
         "leave cautious_decay out",
+    ),
+    Combination(
+        "cautious_decay",
+        "a schedule-free rule",
+        "its decay is part of the gradient, by which the average goes too",
+        "leave cautious_decay out, or use AdamW with averaging=EMA(...)",
     ),
     Combination(
         "cautious_decay",

@@ -56,9 +56,9 @@ class SharedSettings:
     vectors are left alone. Costs one read of the gradients."""
 
     modulus: bool = field(default=False, kw_only=True, repr=False)
-    """Whether both parts of a complex parameter have one second moment, that of |g|^2, as in JAX and optax: steps then
-    turn with the complex plane. Otherwise real and imaginary part have their own, as in PyTorch. For rules that square
-    single elements; real parameters are as without it."""
+    """Whether both parts of a complex parameter have one second moment, that of `|g|^2`, as in JAX and optax: steps
+    then turn with the complex plane. Otherwise real and imaginary part have their own, as in PyTorch. For rules that
+    square single elements; real parameters are as without it."""
 
     bounds: BoundsSetting = field(default=number(None), kw_only=True, repr=False)
     """The smallest and the largest value of a parameter, `(low, high)`: each step ends with `np.clip(p, low, high)`, in

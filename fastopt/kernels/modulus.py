@@ -26,7 +26,7 @@ COMPLEX = {"float32": "complex64", "float64": "complex128"}
 
 
 def squared(x):
-    """The square of a number; of a complex one, with `modulus=True`, |x|^2."""
+    """The square of a number; of a complex one, with `modulus=True`, `|x|^2`."""
     return x * x
 
 
@@ -36,12 +36,12 @@ def product(x, y):
 
 
 def magnitude(x):
-    """The magnitude of a number; of a complex one, with `modulus=True`, |x|."""
+    """The magnitude of a number; of a complex one, with `modulus=True`, `|x|`."""
     return abs(x)
 
 
 def clipped(x, most):
-    """A number clipped to [-most, most]; a complex one, with `modulus=True`, shortened to |x| = most."""
+    """A number clipped to [-most, most]; a complex one, with `modulus=True`, shortened to `|x| = most`."""
     return -most if x < -most else most if x > most else x
 
 

@@ -9,6 +9,7 @@ import pytest
 
 import fastopt
 from fastopt import EMA, Lookahead, combinations, reference, threads, tuning
+from fastopt.commands.explain import explain
 from fastopt.kernels import RULES, clipped, magnitude, product, squared
 from fastopt.kernels.modulus import OF_PAIRS, in_pairs
 from fastopt.kernels.pure_python import in_pure_python
@@ -132,9 +133,9 @@ def test_settings_before_and_after_the_rule():
     mask = {"z": np.arange(12).reshape(3, 4) % 2 == 0}
     settings = {"clip_norm": 3.0, "weight_decay": 0.1, "maximize": True, "averaging": EMA(0.5)}
     assert_equals_reference("adam", lookahead=Lookahead(2, 0.5), mask=mask, **copy.deepcopy(settings))
-    assert_equals_reference("adam", decoupled=True, clip_array_norm=0.5, weight_decay=0.1)
-    fast, _ = assert_equals_reference("adam", unit_norm=True, constraint_axis=None)
+    fast, _ = assert_equals_reference("adam", unit_norm=True, constraint_axis=None, decoupled=True, weight_decay=0.1)
     assert "modulus=True" in repr(fast)
+    assert "With modulus=True product, squared of a complex" in explain(fastopt.CentredRMSProp(modulus=True))
 
 
 @pytest.mark.parametrize("count", THREAD_COUNTS[:2])
@@ -207,6 +208,9 @@ def test_checkpoints_and_copies(tmp_path):
     optimizer = fastopt.Adam(modulus=True)
     optimizer.update(params, numbers(1))
     optimizer.save(tmp_path / "file", params)
+    assert b"modulus" in (tmp_path / "file").read_bytes()
+    fastopt.Adam().save(tmp_path / "without")
+    assert b"modulus" not in (tmp_path / "without").read_bytes()  # so that versions without it can read it
     loaded, by_dict = fastopt.Adam(modulus=True), fastopt.Adam(modulus=True)
     others = copy.deepcopy(params)
     loaded.load(tmp_path / "file", others)
