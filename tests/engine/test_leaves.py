@@ -246,3 +246,14 @@ def test_a_rule_without_state_has_no_rows():
     assert optimizer.iter == 1
     with pytest.raises(KeyError, match=r"Adam: params\['a'\] has no state"):
         fastopt.Adam().reindex("a", [0])
+
+
+@pytest.mark.parametrize("kind", [fastopt.SGD, fastopt.Momentum])
+def test_rows_that_skip_steps_are_reindexed_without_state_too(kind):
+    optimizer, params = kind(lr=1.0), {"e": np.zeros((3, 2))}
+    optimizer.update(params, {"e": fastopt.Rows(np.array([0]), np.ones((1, 2)), exact=True)})
+    optimizer.catch_up(params)
+    params["e"] = params["e"][[0, 2]]
+    optimizer.reindex("e", [0, 2])
+    optimizer.update(params, {"e": np.ones((2, 2))})
+    assert params["e"][1].tolist() == [-1, -1]
