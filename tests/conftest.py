@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastopt import reference, threads
+from fastopt import reference, threads, tuning
 from fastopt.kernels import RULES
 from fastopt.nn import mnist
 from fastopt.optimizers import OPTIMIZERS
@@ -22,6 +22,15 @@ def no_network(monkeypatch):
     """Tests read the shipped subset, whatever cache or network the machine has."""
     monkeypatch.setattr(mnist, "_cached_or_downloaded", lambda: None)
     monkeypatch.delenv(mnist.DIRECTORY_VARIABLE, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def tuning_as_before():
+    """A test that sets the tuning, or fails meanwhile, leaves it to the others as it was."""
+    mode = tuning.mode()
+    yield
+    if tuning.mode() != mode:
+        tuning.set_tuning(mode)
 
 
 @pytest.fixture
