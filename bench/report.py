@@ -357,7 +357,7 @@ def main(arguments: list[str] | None = None) -> None:
         type=Path,
         nargs="+",
         metavar="FILE",
-        help="of pytest --benchmark-json, or several of parts; without it the benches are run",
+        help="of pytest --benchmark-json, or several of parts",
     )
     parser.add_argument(
         "--readme",
@@ -367,9 +367,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--plots", type=Path, metavar="DIR", default=Path("results/plots"), help="where the pictures go"
     )
-    parser.add_argument(
-        "--kept", action="store_true", help="run nothing; take bench/results.json, and from --json what is newer"
-    )
+    parser.add_argument("--kept", action="store_true", help="run nothing; take bench/results.json")
     options = parser.parse_args(arguments)
     if options.kept:
         results = json.loads(RESULTS.read_text())
