@@ -38,8 +38,8 @@ def peaks(plan: Plan, size: int) -> list[Array]:
     return found
 
 
-def factors(plan: Plan, size: int, factor: float, most: float) -> Any:
-    """The factors of problems of which each has a largest norm: an array, or a number where none is clipped."""
+def factors(plan: Plan, size: int, factor: float, most: float, found: Array) -> None:
+    """Writes the factor of each problem's gradient, which has a largest norm."""
     totals, rests = np.zeros(size), np.zeros(size)
     for number in range(len(plan.table.active)):
         values = gradient(plan, number, size)
@@ -50,15 +50,11 @@ def factors(plan: Plan, size: int, factor: float, most: float) -> Any:
                 squares = np.square(values.astype(np.float64))
             for problem, row in enumerate(squares.tolist()):
                 totals[problem], rests[problem] = _pair([totals[problem], rests[problem], *row])
-    found = np.empty(size)
     find: Any = _compiled_factors() if flags.compiles() else problems.problem_factors
     with np.errstate(all="ignore"):
-        count, odd = find(totals, rests, factor, most, LEAST_SUM, found)
-    if not count and not odd:
-        return factor
+        odd = find(totals, rests, factor, most, LEAST_SUM, found)
     for problem in np.flatnonzero(np.isnan(found)).tolist() if odd else ():
         found[problem] = clipped(factor, _norm(plan, size, problem), most)
-    return found
 
 
 def _norm(plan: Plan, size: int, problem: int) -> Norm:
