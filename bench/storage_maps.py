@@ -89,7 +89,8 @@ def roundings() -> dict[str, tuple[float, Rounding]]:
 
 
 def errors(checkpoints: int = 5, steps: int = 200) -> Iterator[tuple[str, float, float, float, float]]:
-    """Of each way: bytes of an element, root mean square errors of m, sqrt(v) and m / sqrt(v) of Adam in training."""
+    """Of each way, bytes of an element and medians over states of Adam in training: relative errors (root mean squares
+    over an array) of m, sqrt(v) and m / sqrt(v)."""
     digits, optimizer, random = Digits(0), OPTIMIZERS["adam"](), np.random.default_rng(0)
     states: list[tuple[Array, Array]] = []
     for _ in range(checkpoints):
@@ -102,7 +103,7 @@ def errors(checkpoints: int = 5, steps: int = 200) -> Iterator[tuple[str, float,
             stored_root, stored_direction = directions(*stored)
             pairs = (m, stored[0]), (root, stored_root), (direction, stored_direction)
             found.append([np.linalg.norm(one - other) / np.linalg.norm(one) for one, other in pairs])
-        m_error, root_error, step_error = np.sqrt(np.square(found).mean(axis=0))
+        m_error, root_error, step_error = np.median(found, axis=0)
         yield name, size, m_error, root_error, step_error
 
 
@@ -134,6 +135,16 @@ def sticking(is_nearest: bool, share: float, spread: float, steps: int = 4000) -
         mean = in_16_bits(mean + np.float32(share) * (numbers - mean), is_nearest, random)
         exact += share * (numbers - exact)
     return float(np.sqrt(np.mean((mean - exact) ** 2) / np.mean(exact**2)))
+
+
+def neighbours(small: float, storage: str, steps: int = 100) -> float:
+    """How far Adam takes elements from 0 towards 1 whose gradients are so small beside those of their neighbours."""
+    params, share = {"W": np.zeros(4096, np.float32)}, np.ones(4096, np.float32)
+    share[::2] = small
+    optimizer = OPTIMIZERS["adam"](lr=0.01, eps=1e-12, state_storage=storage)
+    for _ in range(steps):
+        optimizer.update(params, {"W": share * (params["W"] - 1)})
+    return float(params["W"][::2].mean())
 
 
 # -- what the arithmetic of signed codes costs, without noise and scales -----------------------------------------------
@@ -222,6 +233,9 @@ def maps(seeds: int, steps: int = 1000) -> None:
                 f"off by {nearest:.2f} % to nearest, {stochastic:.2f} % stochastically",
                 flush=True,
             )
+    for small in (1e-3, 1e-4, 1e-5):
+        found = ", ".join(f"{storage} {neighbours(small, storage):.3f}" for storage in codecs.STORAGES)
+        print(f"elements with gradients of {small:g} of their neighbours' come to {found}", flush=True)
     print("errors of m, sqrt(v), m / sqrt(v)")
     for name, size, *found in errors():
         print(f"  {name:24} {size:.4g} bytes: " + ", ".join(f"{100 * error:5.2f} %" for error in found), flush=True)

@@ -37,7 +37,7 @@ def _has_arrays(bounds: Any) -> bool:
 def _has_step_size(owner: Any) -> bool:
     """Whether the class, or a base class with the same metric, defines its effective learning rate."""
     defines = next(kind for kind in owner.__mro__ if "effective_lr" in vars(kind))
-    return "_rule" in dir(defines) and defines._rule.metric is owner._rule.metric
+    return hasattr(defines, "_rule") and defines._rule.metric is owner._rule.metric
 
 
 def _of_a_step(owner: Any, settings: Any) -> bool:
@@ -58,6 +58,8 @@ FEATURES: dict[str, Feature] = {
     ),
     "mask": Feature(("mask",), lambda owner, given: given.mask is not None),
     "centralize": Feature(("centralize", "groups"), lambda owner, given: given.centralize and not given.groups),
+    "modulus": Feature(("modulus",), lambda owner, given: given.modulus),
+    "clip_value": Feature(("clip_value",), lambda owner, given: given.clip_value != math.inf),
     "cautious": Feature(("cautious",), lambda owner, given: given.cautious),
     "cautious_decay": Feature(
         ("cautious_decay", "weight_decay"),
@@ -69,6 +71,7 @@ FEATURES: dict[str, Feature] = {
     "a rule with weight decay in its formula": Feature((), lambda owner, given: owner._decays_itself),
     "averaging": Feature(("averaging",), lambda owner, given: given.averaging is not None),
     "lookahead": Feature(("lookahead",), lambda owner, given: given.lookahead is not None),
+    "a rule without squares of single elements": Feature((), lambda owner, given: not owner._rule.squares_elements),
     "a rule with norms of whole arrays": Feature((), lambda owner, given: owner._rule.is_by_array),
     "a rule without an effective learning rate": Feature((), lambda owner, given: not _has_step_size(owner)),
     "a rule with a step size for each element": Feature(
@@ -228,6 +231,12 @@ TABLE: tuple[Combination, ...] = (
     ),
     Combination(
         "cautious_decay",
+        "a schedule-free rule",
+        "its decay is part of the gradient, by which the average goes too",
+        "leave cautious_decay out, or use AdamW with averaging=EMA(...)",
+    ),
+    Combination(
+        "cautious_decay",
         "Rows(..., exact=True)",
         "steps that rows skip are made in closed form, in which decay does not depend on the step",
         "use exact=False",
@@ -306,6 +315,25 @@ TABLE: tuple[Combination, ...] = (
         "give each process its own problems and its own optimizer",
     ),
     Combination("mask", "Sharded", "each process has only a shard of the parameters", "set gradients to zero instead"),
+    Combination(
+        "modulus",
+        "a rule without squares of single elements",
+        "there is no second moment that it would change",
+        "leave modulus out; a rule of your own has one by `squared`, from fastopt.kernels, in its formula",
+    ),
+    *(
+        Combination(
+            "modulus",
+            other,
+            "real and imaginary part would be treated by themselves, so steps would not turn with the complex plane",
+            advice,
+        )
+        for other, advice in (
+            ("clip_value", "use clip_norm or clip_array_norm"),
+            ("cautious", "leave one of them out"),
+            ("cautious_decay", "leave one of them out"),
+        )
+    ),
     *(
         Combination("complex parameters", other, reason, advice)
         for other, reason, advice in (

@@ -18,10 +18,12 @@ from fastopt.engine.plan import Plan
 from fastopt.flat import Array
 from fastopt.kernels import RULES
 from fastopt.kernels.codecs import FLOAT32
+from fastopt.kernels.modulus import COMPLEX
 from fastopt.kernels.pure_python import in_pure_python, on_arrays
 from fastopt.kernels.traffic import traffic_of
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers import OPTIMIZERS
+from fastopt.pairs import pairs
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -127,7 +129,8 @@ def check(optimizer: Optimizer | type[Optimizer], steps: int = 5) -> Check:
     plain = copy.deepcopy(fresh)
     plain.__dict__["_rule"] = in_pure_python(fresh._rule)
     rows = []
-    for dtype in ("float32", "float64") if fresh.state_storage == FLOAT32 else ("float32",):
+    dtypes = ["float32", "float64"] if fresh.state_storage == FLOAT32 else ["float32"]
+    for dtype in [*dtypes, *map(COMPLEX.__getitem__, dtypes)] if fresh.modulus else dtypes:
         with threads.exactly(1):
             results = [trained(copy.deepcopy(one), FEW, dtype, steps) for one in (fresh, plain)]
             rows.append(row("compiled and pure Python", dtype, *results))
@@ -146,25 +149,29 @@ def trained(optimizer: Any, shapes: Shapes, dtype: str, steps: int, seed: int = 
     Gradients range over 60 orders of magnitude and hold zeros.
     """
     rng = np.random.default_rng(seed)
-    params = {key: np.asarray(rng.standard_normal(shape)).astype(dtype) for key, shape in shapes.items()}
+    params = {key: np.array(rng.standard_normal(shape), dtype) for key, shape in shapes.items()}
     with np.errstate(all="ignore"):
         for _ in range(steps):
             optimizer.update(params, {key: _gradient(rng, shape, dtype) for key, shape in shapes.items()})
     slots = optimizer._rule.state if isinstance(optimizer, Optimizer) else optimizer.slots
-    return list(params.values()), [getattr(optimizer, slot)[key] for slot in slots for key in shapes]
+    state = [getattr(optimizer, slot)[key] for slot in slots for key in shapes]
+    return list(map(pairs, params.values())), list(map(pairs, state))
 
 
 def row(compared: str, dtype: str, first: tuple[list[Array], ...], second: tuple[list[Array], ...]) -> Row:
     """How far two results of `trained` differ."""
-    pairs = [list(zip(mine, yours, strict=True)) for mine, yours in zip(first, second, strict=True)]
-    largest = [max((ulps(a, b) for a, b in both), default=0) for both in pairs]
+    both = [list(zip(mine, yours, strict=True)) for mine, yours in zip(first, second, strict=True)]
+    largest = [max((ulps(a, b) for a, b in arrays), default=0) for arrays in both]
     return Row(compared, dtype, sum(array.size for arrays in first for array in arrays), *largest)
 
 
 def _gradient(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> Array:
     magnitude = 10.0 ** rng.uniform(-15, 15, size=shape)
     zeros = rng.random(shape) < 0.1
-    return np.asarray(np.where(zeros, 0.0, rng.standard_normal(shape) * magnitude)).astype(dtype)
+    values = rng.standard_normal(shape)
+    if np.dtype(dtype).kind == "c":
+        values = values + 1j * rng.standard_normal(shape)
+    return np.array(np.where(zeros, 0.0, values * magnitude), dtype)
 
 
 def ulps(a: Array, b: Array) -> int:

@@ -75,6 +75,7 @@ def rule(
         What happens to one element: parameter, gradient and state are numbers, and so are the new ones. It may use
         arithmetic, comparisons, `a if c else b`, `if`, abs, min, max, and the functions of `math` and NumPy on numbers.
         It holds no literal number, which would turn float32 arithmetic into float64. Its name becomes the optimizer's.
+        With `squared(g)` of `fastopt.kernels` for `g * g`, and without `if`, it may step complex numbers by `modulus`.
     state : names
         The arguments that are state, in the order of the formula: arrays like the parameters, kept from step to step.
     scalars : function `(step, **settings) -> tuple`, optional

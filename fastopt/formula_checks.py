@@ -17,12 +17,14 @@ from typing import Any, NoReturn
 import numpy as np
 
 from fastopt.kernels.intrinsics import RESULTS
+from fastopt.kernels.modulus import OF_PAIRS
 
 Formula = Callable[..., Any]
 
 KNOWN = (
     "a formula knows its arguments, names that it assigns, + - * / // % **, comparisons, `a if c else b`, `if`, abs, "
-    "min, max, and the functions of math and of NumPy that work on numbers"
+    "min, max, the functions of math and of NumPy that work on numbers, and squared, product, magnitude and clipped of "
+    "fastopt.kernels"
 )
 
 # What a formula may be made of, besides names, calls, attributes and tuples, which are looked at one by one.
@@ -261,15 +263,18 @@ class _Reader(ast.NodeVisitor):
         self.visit(node.value)
 
     def visit_Call(self, node: ast.Call) -> None:
-        name, function = ast.unparse(node.func), None
+        name, function, is_known = ast.unparse(node.func), None, False
         if isinstance(node.func, ast.Name) and node.func.id not in self.code.co_varnames:
             if node.func.id not in self.outside:
                 self.refuse(node, self.stranger(node.func.id))
             function = self.outside[node.func.id]
+            is_known = isinstance(function, types.FunctionType) and function in OF_PAIRS
+            if is_known and node.func.id in self.code.co_freevars:
+                self.refuse(node, f"{name} is imported within a function; import it at the top of the file")
         elif isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Name):
             module = self.outside.get(node.func.value.id)
             function = getattr(module, node.func.attr, None) if isinstance(module, types.ModuleType) else None
-        if not _is_arithmetic(function):
+        if not (is_known or _is_arithmetic(function)):
             self.refuse(node, f"it calls {name}{_instead(function)}; {KNOWN}")
         if node.keywords:
             self.refuse(node, f"`{_short(node)}` names an argument; write the value alone")

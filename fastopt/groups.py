@@ -43,7 +43,7 @@ FOR_ALL = (
 """Settings that are of all parameters together."""
 
 
-_ARRANGING = ("frozen", "centralize", "state_storage", *constraints.OF_PLANS)
+_ARRANGING = ("frozen", "centralize", "modulus", "state_storage", *constraints.OF_PLANS)
 """Settings that plans are made for."""
 
 

@@ -74,7 +74,7 @@ ANY_NUMBER = (-math.inf, math.inf, False)
 
 SWITCHES = (
     *("damp_first", "lr_in_velocity", "bias_correction", "safeguard_warmup"),
-    *("decoupled", "maximize", "centralize", "frozen", "nonnegative"),
+    *("decoupled", "maximize", "centralize", "frozen", "nonnegative", "modulus"),
     *("unit_norm", "simplex", "normalize_rows", "relative"),
     *CAUTION,
 )

@@ -10,7 +10,7 @@ from inspect import signature
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, cast, overload
 
-from fastopt import averages, checks, combinations, constraints, hyperparameters, names, tuning
+from fastopt import averages, checks, combinations, hyperparameters, names, tuning
 from fastopt.accumulation import Accumulation
 from fastopt.averages import AveragedWeights
 from fastopt.checkpoint.saving import Saving
@@ -322,7 +322,7 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, T
                 new = {name: value}
                 self.__dict__.update(new, _scheduled=self._scheduled_names(self.__dict__ | new))
             self.__dict__["_transforms"] = None
-            if name in ("centralize", "state_storage", "batch_axis", *constraints.OF_PLANS):  # which plans are made for
+            if name in self._of_plans:
                 self._forget_plans()
         elif name in self._rule.state or name in SLOTS.values():
             checks.state_value(owner.__name__, name, value)

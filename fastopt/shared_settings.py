@@ -55,6 +55,11 @@ class SharedSettings:
     matrix (inputs, outputs) over axis 0, of an array of more dimensions (filters, ...) over all axes but the first;
     vectors are left alone. Costs one read of the gradients."""
 
+    modulus: bool = field(default=False, kw_only=True, repr=False)
+    """Whether both parts of a complex parameter have one second moment, that of `|g|^2`, as in JAX and optax: steps
+    then turn with the complex plane. Otherwise real and imaginary part have their own, as in PyTorch. For rules that
+    square single elements; real parameters are as without it."""
+
     bounds: BoundsSetting = field(default=number(None), kw_only=True, repr=False)
     """The smallest and the largest value of a parameter, `(low, high)`: each step ends with `np.clip(p, low, high)`, in
     the same pass. Numbers, arrays that broadcast to the parameter (in groups, one for each), or None for no bound."""
@@ -129,6 +134,11 @@ class SharedSettings:
 
     _shared: ClassVar[frozenset[str]]
     """The settings of every optimizer, which transforms follow from."""
+
+    _of_plans: ClassVar[frozenset[str]] = frozenset(
+        {"centralize", "modulus", "state_storage", "batch_axis", *constraints.OF_PLANS}
+    )
+    """Those that plans are made for."""
 
     _decays_itself: ClassVar[bool] = False
     """Whether decoupled weight decay is in the formula, which `_formula_decay` is for."""

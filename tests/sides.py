@@ -160,7 +160,8 @@ class Sides(LeafOperations):
                 key: None if g is None or self.is_frozen(key) else self.summed(key, g) for key, g in plain_grads.items()
             }
             finite = all(g is None or fits(self.rule, g) for g in seen.values())
-            if finite and (RULES[self.rule].totals or RULES[self.rule].factors):
+            adds_up = RULES[self.rule].totals or RULES[self.rule].factors
+            if finite and adds_up and any(g is not None for g in seen.values()):
                 after, plain = copy.deepcopy((self.slow, self.plain))
                 after.update(plain, plain_grads)
                 sums = [

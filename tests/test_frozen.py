@@ -76,6 +76,9 @@ def mine(p, g, lr):
     return (p - lr * g,)
 mine().update(params, {"p": np.ones(3, np.float32)})
 assert params["p"][0] == 0
+z = np.ones(2, complex)
+fastopt.Adam(modulus=True).update(z, z.copy())  # which reads the source of the formula
+assert z[0] != 1
 """
     run(zipped(package, tmp_path / "app.zip"), tmp_path, more)
 

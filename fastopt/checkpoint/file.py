@@ -37,7 +37,7 @@ FORMAT = 5
 step counts of their own, 4 where gradients are accumulated or parameters constrained, 5 where numbers are complex; one
 with a higher number is refused."""
 
-LATER = ("bounds", "nonnegative", "l1", "l2_prox", "mask", "constraint_axis", *PROJECTIONS)
+LATER = ("modulus", "bounds", "nonnegative", "l1", "l2_prox", "mask", "constraint_axis", *PROJECTIONS)
 """Settings that a file names only where they are not the default, so that versions without them can read it."""
 
 LONGEST_HEADER = 100_000_000

@@ -58,6 +58,9 @@ def state_dict(optimizer: Any) -> dict[str, Any]:
     counts = {
         key: dict(zip(_COUNTS, count, strict=True)) for key, count in optimizer._leaf_counts().items() if count != whole
     }
+    problems, active = optimizer._problems, optimizer._wanted_active
+    if problems is None and active is not None and active.size:  # before the first step
+        problems = ProblemCounts(active.size).with_steps(np.zeros(active.size, np.int64), active, 0)
     return {
         "rule": optimizer.rule,
         "hyperparameters": settings,
@@ -69,7 +72,7 @@ def state_dict(optimizer: Any) -> dict[str, Any]:
         **({"counts": counts} if counts else {}),
         **({"estimates": dict(optimizer._estimates)} if optimizer._estimates else {}),
         **({"factors": factors.saved(optimizer._factors)} if optimizer._factors else {}),
-        **({} if optimizer._problems is None else {"problems": optimizer._problems.saved(optimizer.iter)}),
+        **({} if problems is None else {"problems": problems.saved(optimizer.iter)}),
         **({"accumulated": optimizer._sums.saved(optimizer.accumulated)} if optimizer.accumulated else {}),
     }
 

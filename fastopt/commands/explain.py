@@ -17,6 +17,7 @@ from fastopt.commands import docstrings
 from fastopt.engine import columns
 from fastopt.engine.transform_scalars import PROXIMAL, SCALARS
 from fastopt.kernels.codecs import FLOAT32
+from fastopt.kernels.modulus import names_in
 from fastopt.kernels.rule import Rule
 from fastopt.kernels.transforms import TRANSFORMS
 from fastopt.optimizer import Optimizer
@@ -59,6 +60,12 @@ def explain(optimizer: Optimizer, step: int = 1) -> str:
     ]
     if optimizer.state_storage != FLOAT32 and rule.state:
         parts.append(_compact(optimizer))
+    if optimizer.modulus:
+        names = ", ".join(names_in(rule.formula))
+        parts.append(
+            f"With modulus=True {names} of a complex parameter take real and imaginary part together, which have one "
+            "second moment. Real parameters step as without."
+        )
     parts += _after(optimizer) + _problems(optimizer)
     if "References" in about:
         parts.append(f"Source: {docstrings.one_line(about['References'])}")

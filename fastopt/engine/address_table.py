@@ -47,6 +47,7 @@ class Table:
     storage : how state is stored where no group says otherwise
     counts : the step counts of the leaves; None where leaves are not known, and not counted
     constraints : what makes arrays of bounds and masks; None where there are none
+    modulus : whether complex parameters have second moments by |g|^2 where no group says otherwise
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Table:
         storage: str = FLOAT32,
         counts: StepCounts | None = None,
         constraints: Columns | None = None,
+        modulus: bool = False,
     ) -> None:
         self.owner = owner
         self.averaging_weights = np.zeros(0)  # of `averaging.of_left_out`, whose address kernels have
@@ -111,6 +113,9 @@ class Table:
         self.frozen: set[Hashable] = set()
         if self.divided or centralize:
             self._divide(groups or Groups(object), centralize)
+        for leaf in self.leaves:
+            of_groups = groups.settings_of(leaf.groups) if groups else {}
+            leaf.modulus = leaf.layout.is_complex and bool(of_groups.get("modulus", modulus))
         _, gradients = self.container.lists(params, grads, self.frozen) or self._missing(grads)
         active = [leaf for leaf, gradient in zip(self.leaves, gradients, strict=True) if gradient is not None]
         self._count(active, counts)
@@ -215,7 +220,7 @@ class Table:
         """The table of addresses, a row per array that is updated, rows of one launch next to one another."""
         slots = len(self.state.slots)
         launched: Counter[tuple[Any, ...]] = Counter()
-        members: dict[tuple[int, np.dtype[Any], str, bool, tuple[str, ...]], list[Leaf]] = {}
+        members: dict[tuple[int, np.dtype[Any], str, bool, tuple[str, ...], bool], list[Leaf]] = {}
         for leaf in active:
             # The same array under several keys is updated once per key: in as many launches, in the keys' order.
             stored = leaf.layout.storage
@@ -225,6 +230,7 @@ class Table:
                 stored,
                 leaf.sparse is not None,
                 tuple(leaf.columns),
+                leaf.modulus,
             )
             members.setdefault(launch_key, []).append(leaf)
             launched[leaf.identity] += 1
@@ -241,7 +247,7 @@ class Table:
         self.rows_launches: list[RowsLaunch] = []
         self.stored_launches: list[StoredLaunch] = []
         for launch_key in sorted(members, key=lambda launch_key: launch_key[0]):
-            _, dtype, stored, by_rows, more_columns = launch_key
+            _, dtype, stored, by_rows, more_columns, modulus = launch_key
             leaves, first = members[launch_key], row
             for leaf in leaves:
                 leaf.row = row
@@ -261,6 +267,7 @@ class Table:
                 staged=[leaf for leaf in leaves if leaf.staged is not None],
                 scalar_rows=[leaf.scalar_row for leaf in leaves],
                 columns=more_columns,
+                modulus=modulus,
             )
             self.launches.append(launch)
             if isinstance(launch, RowsLaunch):

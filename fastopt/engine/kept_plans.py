@@ -63,6 +63,7 @@ def take(
         storage=optimizer.state_storage,
         counts=optimizer._step_counts(),
         constraints=columns,
+        modulus=optimizer.modulus,
     )
     if optimizer._state is not None and table.state is not optimizer._state:  # others have the state as it was
         attributes["_plan"] = attributes["_report_plan"] = None

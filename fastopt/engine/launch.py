@@ -14,6 +14,7 @@ from fastopt.array_checks import masked
 from fastopt.engine.state import Layout, lies_in
 from fastopt.flat import Array
 from fastopt.kernels import loops, passes
+from fastopt.kernels.compile import IN_PAIRS
 from fastopt.kernels.compile import kernel as kernel_of
 from fastopt.kernels.rule import Rule
 from fastopt.tuning import AS_THEY_COME, Choice
@@ -32,6 +33,7 @@ class Leaf:
     cohort: int = 0  # by which its steps are counted
     scalar_row: int = 0  # its row of scalars, if it is updated
     centralized: bool = False  # whether means are taken from its gradient
+    modulus: bool = False  # whether both parts of a complex number have one second moment
     staged: Array | None = None  # a contiguous copy to work on where the parameter itself cannot be
     sparse: Any = None  # a `SparseGradient` where the gradient is Rows
     columns: dict[str, Array] = field(default_factory=dict)  # arrays of bounds and mask, by their column of the table
@@ -91,6 +93,7 @@ class Launch:
     staged: list[Leaf]
     scalar_rows: list[int]  # the row of scalars of each array
     columns: tuple[str, ...] = ()  # the columns of the table that all of its arrays have besides
+    modulus: bool = False  # whether numbers are pairs, the parts of complex ones, whose squares are taken together
     kernels: dict[tuple[str, bool, tuple[str, ...], int], Any] = field(default_factory=dict)
     statistics: Array | None = None  # float64[pieces and arrays, FIELDS], a row for each piece of each array
 
@@ -129,7 +132,14 @@ class Launch:
         if kernel is None:
             try:
                 kernel = self.kernels[variant] = kernel_of(
-                    rule, self.dtype, threads > 1, self.loop_of(which), transforms, choice.form, self.outgrows_caches
+                    rule,
+                    self.dtype,
+                    threads > 1,
+                    self.loop_of(which),
+                    transforms,
+                    choice.form,
+                    self.outgrows_caches,
+                    self.modulus and which in IN_PAIRS and (rule.squares_elements or which == "finite_squares"),
                 )
             except NumbaError as error:
                 raise TypeError(formula_checks.not_compiled(rule.formula, rule.state, error)) from error

@@ -245,7 +245,8 @@ def _flat(method: Any, layout: Any) -> Any:
 def _chosen(plan: Plan, launch: Launch) -> Any:
     """The same in the form and on the threads that the table chooses, or a tuner, which is told how long it takes."""
     method, words, tuner, moved_bytes = plan.check, plan.words, plan.tuner, launch.moved_bytes
-    addresses = [form_address(form, launch.dtype, ahead=launch.outgrows_caches) for form in range(len(FORMS))]
+    ahead, lanes = launch.outgrows_caches, 1 + launch.modulus
+    addresses = [form_address(form, launch.dtype, False, ahead, lanes) for form in range(len(FORMS))]
 
     def call(params: Any, grads: Any, scalars: Any, attributes: dict[str, Any], step: int, counts: Counts) -> int:
         measuring, choice, begin = None if tuning.fixed() else tuner, AS_THEY_COME, 0

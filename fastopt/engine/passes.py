@@ -30,6 +30,8 @@ class Passes:
 
     def __init__(self, table: Table, processes: OneProcess) -> None:
         self.table, self.processes = table, processes
+        self.unused: list[Array] = []
+        """The arrays that `prepare` wrote and nobody needs after the step."""
 
     def finite(self, squared: bool = False) -> bool:
         """Whether all gradients are finite, or all their squares."""
@@ -130,8 +132,11 @@ class Passes:
         """
         self.table.write_scalars(scalars)
         assert self.table.rule.preparing is not None
-        self._run_before("prepare", self.table.rule.preparing, transforms, params)
         views, prepared = self.table.state.views[self.table.rule.state[-1]], {}
+        decay_rates = {leaf.key: settings_by_row[leaf.scalar_row].kept_direction() for leaf in self.table.active}
+        means = {key: views[key].copy() for key, rate in decay_rates.items() if rate}
+        self.unused = [views[key] for key, rate in decay_rates.items() if rate is None]
+        self._run_before("prepare", self.table.rule.preparing, transforms, params)
         with np.errstate(all="ignore"):  # NaN and infinity go through
             for leaf in self.table.active:
                 row, parameter = leaf.scalar_row, leaf.array if leaf.staged is None else leaf.staged
@@ -142,6 +147,9 @@ class Passes:
                         array[np.abs(array) < smallest_state(array.dtype)] *= 0
                 if new:
                     prepared[leaf.key] = new
+                if leaf.key in means:
+                    direction, mean = views[leaf.key], means[leaf.key]
+                    direction[...] = mean + (1 - (decay_rates[leaf.key] or 0.0)) * (direction - mean)
         return prepared
 
     def _sums_by_row(self, *call: Any) -> Iterator[tuple[int, Array]]:

@@ -26,6 +26,7 @@ from fastopt.engine.plan import Plan
 from fastopt.engine.step_counts import Counts, counted
 from fastopt.engine.transform_scalars import PROXIMAL, TooLarge, with_prox
 from fastopt.groups import NO_GROUPS, Groups
+from fastopt.kernels import arena
 from fastopt.kernels.squares import squares
 from fastopt.report import Report
 from fastopt.settings import Asked
@@ -268,8 +269,10 @@ class Step:
                     attributes["_others"] = self.others
 
     def execute(self) -> None:
-        """Runs the kernels."""
+        """Runs the kernels; then gives back the memory of directions that nobody needs any more."""
         self.plan.run(self.params, self.scalars, self.wants_report, self.all_transforms, self.writes)
+        for array in self.plan.passes.unused:
+            arena.release(array)
 
 
 def _next(optimizer: Any, cohorts: Counts, counts: Counts) -> tuple[tuple[float, ...], Counts]:

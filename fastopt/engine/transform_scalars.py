@@ -11,6 +11,7 @@ import numpy as np
 from fastopt import constraints
 from fastopt.engine.arguments import nonfinite_estimates, nonfinite_squared_norm, nonfinite_squares, nonfinite_sums
 from fastopt.engine.gradients import first_bad
+from fastopt.engine.launch import Leaf
 from fastopt.engine.norms import Norm, clipped, quick_clipped
 from fastopt.engine.plan import Plan
 from fastopt.kernels.caution import scale_of_share
@@ -150,11 +151,13 @@ def check_squares(
         for row in _scalars_of_transforms(settings, plan, settings_by_row, transforms)
     ]
 
-    def is_bad(seen: Any, row: int) -> Any:
-        factor, most = named[row].get("scale", 1.0), named[row].get("clip", math.inf)
+    def is_bad(seen: Any, leaf: Leaf) -> Any:
+        of_leaf = named[leaf.scalar_row]
+        factor, most = of_leaf.get("scale", 1.0), of_leaf.get("clip", math.inf)
         with np.errstate(all="ignore"):
             factor, most = seen.dtype.type(factor), seen.dtype.type(most)
-            return ~np.isfinite(np.square(np.minimum(np.abs(seen * factor), most)))
+            squares = np.square(np.minimum(np.abs(seen * factor), most))
+            return ~np.isfinite(squares.sum(axis=-1, keepdims=True) if leaf.modulus else squares)
 
     bad = first_bad(plan.table, grads, is_bad)
     text = None if bad is None else nonfinite_squares(plan.table.owner, *bad, largest(part_dtype(bad[1].dtype)))

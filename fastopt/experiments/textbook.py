@@ -179,7 +179,7 @@ class _AsWritten(Reference):
     def norm(self, x: Array) -> float:
         return float(np.linalg.norm(x))
 
-    def product(self) -> float:
+    def mu_product(self) -> float:
         """NAdam's: a factor more at each step, which all arrays share."""
         mu: Any = self.mu  # type: ignore[attr-defined]
         if self.iter != self._multiplied:

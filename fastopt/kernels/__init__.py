@@ -7,9 +7,10 @@
 ('m', 'v')
 """
 
+from fastopt.kernels.modulus import clipped, magnitude, product, squared
 from fastopt.kernels.rule import Rule
 from fastopt.kernels.rules import RULES
 
-__all__ = ["RULES", "Rule"]
+__all__ = ["RULES", "Rule", "clipped", "magnitude", "product", "squared"]
 
 globals().update({rule.name: rule.formula for rule in RULES.values()})

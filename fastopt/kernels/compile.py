@@ -25,6 +25,7 @@ from fastopt.kernels.compose import clone, composed, helpers
 from fastopt.kernels.constraints import BOUND_COLUMNS, BY_METRIC
 from fastopt.kernels.flags import FLAGS, INNER, compiles
 from fastopt.kernels.loops import parallel, serial
+from fastopt.kernels.modulus import COMPLEX, LANES
 from fastopt.kernels.passes import (
     FACTORS,
     STRIP_BYTES,
@@ -71,6 +72,9 @@ LOOPS = {
     "int8": int8_loop,
 }
 
+IN_PAIRS = "step", "report", "measure", "large_measure", "small_measure", "finite_squares"
+"""Those that pairs of numbers may go through, for `modulus=True`."""
+
 STORED_LOOPS = BFLOAT16, INT8
 """Those of a step whose state is stored in fewer bits."""
 
@@ -87,6 +91,7 @@ def kernel(
     transforms: tuple[str, ...] = (),
     form: int = stores.PLAIN,
     ahead: bool = False,
+    modulus: bool = False,
 ) -> Callable[[Any, Any, int], None]:
     """The compiled `serial` or `parallel` of this rule for `dtype` ("float32" or "float64").
 
@@ -103,16 +108,18 @@ def kernel(
         rule's: of those of TRANSFORMS the last one's first, of averages the first one's
     form : how new parameters are stored, see `stores.py`; the same machine code and bits for each
     ahead : whether a step asks for memory ahead, see `passes.AHEAD`
+    modulus : whether the numbers are pairs, whose squares are taken together, of what is `IN_PAIRS`
 
     Compiled, or loaded from numba's disk cache, at the first call and kept for the life of the process.
     """
     if not compiles() or isinstance(rule, InterpretedRule):
-        return interpreted(rule, dtype, "step" if which in STORED_LOOPS else which, transforms)
-    callback = _callback(rule, dtype, which, transforms)
+        return interpreted(rule, dtype, "step" if which in STORED_LOOPS else which, transforms, modulus)
+    callback = _callback(rule, dtype, which, transforms, (), modulus)
     driver = compiled(parallel if in_parallel else serial, *DRIVER, nogil=True, in_parallel=in_parallel)
     if which not in ("step", "report"):  # which do not write parameters
         form = stores.PLAIN
-    return partial(driver, callback.address, form_address(form, dtype, which not in ("step", "prepare"), ahead))
+    in_pieces = which not in ("step", "prepare")
+    return partial(driver, callback.address, form_address(form, dtype, in_pieces, ahead, 1 + modulus))
 
 
 def problems_kernel(
@@ -129,16 +136,21 @@ def problems_kernel(
 
 
 def callback(
-    rule: Rule, dtype: str, which: str = "step", transforms: tuple[str, ...] = (), places: tuple[int, ...] = ()
+    rule: Rule,
+    dtype: str,
+    which: str = "step",
+    transforms: tuple[str, ...] = (),
+    places: tuple[int, ...] = (),
+    modulus: bool = False,
 ) -> CFunc:
     """The part of a kernel that is the rule's, not compiled yet and without the disk cache."""
     functions = [FUNCTIONS[name] for name in transforms if name in FUNCTIONS]
     functions += [aligned] if which == "aligned" else []
     if rule.metric:
         functions += [rule.metric, *(BY_METRIC[name] for name in transforms if name in BY_METRIC)]
-    constants = rule.columns(transforms), rule.small(transforms), *(places and (places,))
+    constants = rule.columns(transforms), rule.small(transforms), *(places and (places,)), *(["modulus"] * modulus)
     digest = digest_of(rule.formula, *functions, constants=constants)
-    name = "_".join((rule.name, *transforms, which, dtype, digest))
+    name = "_".join((rule.name, *transforms, which, *(["modulus"] * modulus), dtype, digest))
     loop, slots, compile = LOOPS[which], len(rule.state), njit(**FLAGS, **INNER)
     is_stored = which in STORED_LOOPS
     # The inner functions carry it too: two cached kernels, compiled in two processes, may otherwise hold different
@@ -146,8 +158,12 @@ def callback(
     written = rule.columns(with_scalars(transforms))
     written = written[:-slots] if is_stored else written
     names = {
-        "rule": composed(rule, transforms, name, compile, "step" if is_stored else which),
+        "rule": composed(
+            rule.paired if modulus else rule, transforms, name, compile, "step" if is_stored else which, modulus
+        ),
         "DTYPE": getattr(np, dtype),
+        "ELEMENT": getattr(np, COMPLEX[dtype] if modulus else dtype),
+        "LANES": LANES if modulus else 1,
         "SIZE": np.dtype(dtype).itemsize,
         "COLUMNS": rule.columns(transforms),
         "WRITTEN": written,
@@ -171,21 +187,28 @@ def callback(
 
 
 @cache
-def _callback(rule: Rule, dtype: str, which: str, transforms: tuple[str, ...], places: tuple[int, ...] = ()) -> Any:
-    return through_cache(lambda: callback(rule, dtype, which, transforms, places), CFunc.compile)
+def _callback(
+    rule: Rule,
+    dtype: str,
+    which: str,
+    transforms: tuple[str, ...],
+    places: tuple[int, ...] = (),
+    modulus: bool = False,
+) -> Any:
+    return through_cache(lambda: callback(rule, dtype, which, transforms, places, modulus), CFunc.compile)
 
 
 @cache
-def form_address(form: int, dtype: str, in_pieces: bool = False, ahead: bool = False) -> int:
+def form_address(form: int, dtype: str, in_pieces: bool = False, ahead: bool = False, lanes: int = 1) -> int:
     """Return the address by which kernels for `dtype` get a form of `stores`; compiles its functions."""
-    return int(_form(form, dtype, in_pieces, ahead).ctypes.data)
+    return int(_form(form, dtype, in_pieces, ahead, lanes).ctypes.data)
 
 
 @cache
-def _form(form: int, dtype: str, in_pieces: bool, ahead: bool) -> Any:
+def _form(form: int, dtype: str, in_pieces: bool, ahead: bool, lanes: int = 1) -> Any:
     numbers = np.zeros(stores.FIELDS, np.int64)
     numbers[stores.STRIP] = STRIP_BYTES // np.dtype(dtype).itemsize if ahead else stores.WHOLE
-    numbers[stores.FORM], numbers[stores.LENGTH] = form, stores.LENGTHS[form]
+    numbers[stores.FORM], numbers[stores.LENGTH], numbers[stores.LANES] = form, stores.LENGTHS[form], lanes
     numbers[stores.SHIFT], numbers[stores.IN_PIECES] = np.dtype(dtype).itemsize.bit_length() - 1, in_pieces
     if form != stores.PLAIN:
         numbers[stores.OPEN] = block_function(stores.open_block).address

@@ -22,6 +22,7 @@ from fastopt.kernels.around import (
 from fastopt.kernels.averages import AVERAGES
 from fastopt.kernels.caution import CAUTION, aligned
 from fastopt.kernels.constraints import BOUND_COLUMNS, BY_METRIC, CONSTRAINTS
+from fastopt.kernels.modulus import COMPILED, in_pairs
 from fastopt.kernels.rule import Rule
 from fastopt.kernels.transforms import TRANSFORMS
 
@@ -35,16 +36,24 @@ def clone(function: Any, name: str, names: dict[str, Any]) -> types.FunctionType
 
 
 def composed(
-    rule: Rule, transforms: tuple[str, ...], name: str, compile: Callable[[Any], Any], which: str = "step"
+    rule: Rule,
+    transforms: tuple[str, ...],
+    name: str,
+    compile: Callable[[Any], Any],
+    which: str = "step",
+    modulus: bool = False,
 ) -> Any:
     """The formula of a rule with the transforms before and after it; what `name` is for, see `compile.callback`.
 
     which : as in `compile.kernel`; in a pass before the step there is no caution and no constraint
+    modulus : whether the rule, and so all that is put around it, takes pairs of numbers
     """
     inner = compile(clone(rule.formula, f"rule_{name}", helpers(rule.formula, name, compile)))
 
     def put_around(transform: str, function: Any, around: Any, **names: Any) -> None:
         nonlocal inner
+        if function and modulus:  # of parameter and gradient or average, and a scalar
+            function = in_pairs(function, 2)
         function = function and compile(clone(function, f"{transform}_{name}", {}))
         inner = compile(clone(around, f"with_{transform}_{name}", {"rule": inner, "transform": function, **names}))
 
@@ -85,7 +94,8 @@ def helpers(
     """The plain functions that a function calls, compiled under names of their own; they too find `names`."""
     called = inspect.getclosurevars(function).globals
     return {
-        helper: compile(clone(value, f"{helper}_{name}", {**helpers(value, name, compile, names), **(names or {})}))
+        helper: COMPILED.get(value)
+        or compile(clone(value, f"{helper}_{name}", {**helpers(value, name, compile, names), **(names or {})}))
         for helper, value in called.items()
         if isinstance(value, types.FunctionType)
     }

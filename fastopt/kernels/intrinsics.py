@@ -19,6 +19,7 @@ from numba.core.errors import RequireLiteralValue, TypingError
 from numba.extending import intrinsic
 
 _INT64 = ir.IntType(64)
+_ONE = ir.Constant(_INT64, 1)
 
 LINE = 64
 """Bytes of a cache line."""
@@ -152,24 +153,49 @@ def ask_for(typingctx: Any, where: Any, offset: Any, length: Any) -> Any:
     return types.void(where, types.int64, length), codegen
 
 
+def pair_of(dtype: Any) -> tuple[Any, Any]:
+    """The type of real numbers of numba's type `dtype`, and that of its elements: complex ones are pairs of these."""
+    if isinstance(dtype, types.Complex):
+        return dtype.underlying_float, types.UniTuple(dtype.underlying_float, 2)
+    return dtype, dtype
+
+
+def parts_of(builder: Any, address: Any, index: Any, real: Any, element: Any, value_type: Any) -> list[Any]:
+    """Pointers to the real numbers of an element."""
+    if element is real:
+        return [element_pointer(builder, address, index, value_type)]
+    first = builder.mul(index, ir.Constant(_INT64, 2))
+    return [element_pointer(builder, address, at, value_type) for at in (first, builder.add(first, _ONE))]
+
+
 @intrinsic
 def load(typingctx: Any, where: Any, index: Any, dtype: Any) -> Any:
-    """Element `index` of the array at each address."""
-    result = types.UniTuple(dtype.dtype, len(where))
+    """Element `index` of the array at each address; of a complex dtype as a pair of real numbers."""
+    real, element = pair_of(dtype.dtype)
+    result = types.UniTuple(element, len(where))
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        value_type = context.get_value_type(dtype.dtype)
-        values = [
-            apart(
-                builder,
-                builder.load(element_pointer(builder, address, args[1], value_type), align=dtype.dtype.bitwidth // 8),
-                NUMBERS,
-            )
-            for address in cgutils.unpack_tuple(builder, args[0])
-        ]
+        value_type, values = context.get_value_type(real), []
+        for address in cgutils.unpack_tuple(builder, args[0]):
+            places = parts_of(builder, address, args[1], real, element, value_type)
+            parts = [apart(builder, builder.load(place, align=real.bitwidth // 8), NUMBERS) for place in places]
+            values.append(parts[0] if element is real else context.make_tuple(builder, element, parts))
         return context.make_tuple(builder, result, values)
 
     return result(where, types.int64, dtype), codegen
+
+
+@intrinsic
+def part(typingctx: Any, value: Any, number: Any) -> Any:
+    """One of the real numbers of a pair, 0 or 1; of a number itself."""
+    if not isinstance(value, types.UniTuple):
+        return value(value, types.int64), lambda context, builder, signature, args: args[0]
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        first, second = cgutils.unpack_tuple(builder, args[0])
+        return builder.select(builder.icmp_signed("==", args[1], _ONE), second, first)
+
+    return value.dtype(value, types.int64), codegen
 
 
 @intrinsic
@@ -177,7 +203,8 @@ def chosen(typingctx: Any, mask: Any, new: Any, old: Any) -> Any:
     """The numbers of `new` where `mask` is not zero, else the first as many of `old`, of two tuples of one dtype."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        moves = builder.fcmp_unordered("!=", args[0], ir.Constant(args[0].type, 0.0))
+        mask_value = builder.extract_value(args[0], 0) if isinstance(mask, types.UniTuple) else args[0]
+        moves = builder.fcmp_unordered("!=", mask_value, ir.Constant(mask_value.type, 0.0))
         pairs = zip(cgutils.unpack_tuple(builder, args[1]), cgutils.unpack_tuple(builder, args[2]), strict=False)
         return context.make_tuple(builder, new, [builder.select(moves, *pair) for pair in pairs])
 
@@ -194,22 +221,21 @@ def store(typingctx: Any, where: Any, index: Any, values: Any, small: Any, dtype
     it with a learning rate or 1 - beta2 are subnormal earlier: up to 22 times slower steps for 75 steps (Adam) or 1,200
     (Adan). A select costs nothing measurable. NaN compares false and goes through.
     """
-    element = dtype.dtype
+    real, element = pair_of(dtype.dtype)
     if values != types.UniTuple(element, len(where) - 1):  # would be written beyond the element
         raise TypingError(f"{RESULTS} {values}")
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        value_type = context.get_value_type(element)
+        value_type = context.get_value_type(real)
         parameter, _gradient, *state = cgutils.unpack_tuple(builder, args[0])
-        new, *new_state = cgutils.unpack_tuple(builder, args[2])
-        stored = builder.store(
-            new, element_pointer(builder, parameter, args[1], value_type), align=element.bitwidth // 8
-        )
-        apart(builder, stored, NUMBERS)
-        for address, value, kind in zip(state, new_state, cgutils.unpack_tuple(builder, args[3]), strict=True):
-            value = flushed(builder, value, kind, element)
-            place = element_pointer(builder, address, args[1], value_type)
-            apart(builder, builder.store(value, place, align=element.bitwidth // 8), NUMBERS)
+        kinds = [None, *cgutils.unpack_tuple(builder, args[3])]
+        new = cgutils.unpack_tuple(builder, args[2])
+        for address, value, kind in zip((parameter, *state), new, kinds, strict=True):
+            places = parts_of(builder, address, args[1], real, element, value_type)
+            parts = [value] if element is real else cgutils.unpack_tuple(builder, value)
+            for place, number in zip(places, parts, strict=True):
+                number = number if kind is None else flushed(builder, number, kind, real)
+                apart(builder, builder.store(number, place, align=real.bitwidth // 8), NUMBERS)
         return context.get_dummy_value()
 
     return types.void(where, types.int64, values, small, dtype), codegen
@@ -244,6 +270,18 @@ def numbers(typingctx: Any, address: Any, like: Any, dtype: Any) -> Any:
         return context.make_tuple(builder, result, values)
 
     return result(types.int64, like, dtype), codegen
+
+
+@intrinsic
+def times(typingctx: Any, one: Any, other: Any) -> Any:
+    """The product of two numbers of one type; compiles in a fifth of the time of a function that returns it."""
+    return one(one, one), lambda context, builder, signature, args: builder.fmul(*args)
+
+
+@intrinsic
+def times_itself(typingctx: Any, value: Any) -> Any:
+    """The square of a number."""
+    return value(value), lambda context, builder, signature, args: builder.fmul(args[0], args[0])
 
 
 @intrinsic

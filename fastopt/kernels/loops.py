@@ -14,6 +14,7 @@ from fastopt.kernels.stores import (
     ENCODE,
     IN_PIECES,
     KINDS,
+    LANES,
     LENGTH,
     NAMES,
     NONTEMPORAL,
@@ -60,7 +61,7 @@ def walk(kernel, form, table, starts, first, last):
             index = stop
         while index < stop:
             line = (parameter + (index << shift) + peek(form + 8 * LENGTH)) // LINE * LINE
-            block = (index, min(stop, (line - parameter) >> shift), stop)
+            block = (index, min(stop, ((line - parameter) >> shift) & -peek(form + 8 * LANES)), stop)
             home = invoke(peek(form + 8 * OPEN), peek(form), stack, parameter, 1 << shift, block)
             call(kernel, row, scalars, home, 0, form, index, block[1])
             invoke(peek(form + 8 * CLOSE), peek(form), stack, parameter, 1 << shift, block)

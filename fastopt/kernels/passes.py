@@ -15,6 +15,7 @@ from fastopt.kernels.intrinsics import (
     ask_for,
     load,
     numbers,
+    part,
     peek,
     plus,
     plus_square,
@@ -52,7 +53,9 @@ BLOCK = 512
 # What the functions below find under these names in their globals; every compiled clone of them has its own.
 rule: Any = None  # the formula, compiled, with the transforms that are bound
 DTYPE: Any = None  # np.float32 or np.float64
-SIZE: Any = None  # the bytes of an element
+SIZE: Any = None  # the bytes of a number
+ELEMENT: Any = None  # DTYPE, or np.complex64 or np.complex128 where the rule takes pairs of numbers
+LANES: Any = None  # how many numbers the rule takes at a time, 1 or 2; what is counted are numbers
 COLUMNS: Any = None  # the columns of the table that the rule takes: parameter, gradient and state slots
 WRITTEN: Any = None  # those whose elements it may write, beside the gradient: all but that of means
 SMALL: Any = None  # what becomes of small values of each of those, but for the first two
@@ -76,9 +79,9 @@ def step_loop(row, scalars, parameter, statistics, form, first, last):
         until = min(strip + peek(form + 8 * STRIP), last)
         if until < last:
             ask_for((parameter, *where[1:]), strip * SIZE + AHEAD, STRIP_BYTES)
-        for element in range(strip, until):
-            values = rule(*(load((parameter, *where[1:]), element, DTYPE) + constants))
-            store((parameter, *written[1:]), element, values, SMALL, DTYPE)
+        for element in range(strip // LANES, until // LANES):
+            values = rule(*(load((parameter, *where[1:]), element, ELEMENT) + constants))
+            store((parameter, *written[1:]), element, values, SMALL, ELEMENT)
         strip = until
 
 
@@ -105,23 +108,25 @@ def report_loop(row, scalars, parameter, statistics, form, first, last):
         gradients_here = parameters_here = changes_here = 0.0
         large_gradients_here = large_parameters_here = large_changes_here = 0.0
         small_gradients_here = small_parameters_here = small_changes_here = 0.0
-        for element in range(index, until):
-            before = load((home, *where[1:]), element, DTYPE)
+        for element in range(index // LANES, until // LANES):
+            before = load((home, *where[1:]), element, ELEMENT)
             after = rule(*(before + constants))
-            store((home, *written[1:]), element, after, SMALL, DTYPE)
-            gradient, new = np.float64(before[1]), np.float64(after[0])
-            change = new - np.float64(before[0])
-            gradients_here = plus_square(gradients_here, gradient)
-            parameters_here = plus_square(parameters_here, new)
-            changes_here = plus_square(changes_here, change)
-            if SIZE == 8:  # decided when it is compiled
-                large_gradients_here = plus_square(large_gradients_here, gradient * DOWN)
-                large_parameters_here = plus_square(large_parameters_here, new * DOWN)
-                large_changes_here = plus_square(large_changes_here, change * DOWN)
-                small_gradients_here = plus_square(small_gradients_here, gradient * UP)
-                small_parameters_here = plus_square(small_parameters_here, new * UP)
-                small_changes_here = plus_square(small_changes_here, change * UP)
-            zeros = plus(zeros, one if before[1] == zero else zero)
+            store((home, *written[1:]), element, after, SMALL, ELEMENT)
+            for lane in range(LANES):
+                g = part(before[1], lane)
+                gradient, new = np.float64(g), np.float64(part(after[0], lane))
+                change = new - np.float64(part(before[0], lane))
+                gradients_here = plus_square(gradients_here, gradient)
+                parameters_here = plus_square(parameters_here, new)
+                changes_here = plus_square(changes_here, change)
+                if SIZE == 8:  # decided when it is compiled
+                    large_gradients_here = plus_square(large_gradients_here, gradient * DOWN)
+                    large_parameters_here = plus_square(large_parameters_here, new * DOWN)
+                    large_changes_here = plus_square(large_changes_here, change * DOWN)
+                    small_gradients_here = plus_square(small_gradients_here, gradient * UP)
+                    small_parameters_here = plus_square(small_parameters_here, new * UP)
+                    small_changes_here = plus_square(small_changes_here, change * UP)
+                zeros = plus(zeros, one if g == zero else zero)
         if peek(form) != PLAIN:
             invoke(peek(form + 8 * CLOSE), peek(form), stack, parameter, SIZE, block)
         gradients += gradients_here
@@ -168,9 +173,11 @@ def finite_squares_loop(row, scalars, parameter, statistics, form, first, last):
     """Writes to the statistics whether there is a gradient whose square is not finite in DTYPE, and nothing else."""
     zero = total = DTYPE(0)
     gradient = addresses(row, (1,))
-    for index in range(first, last):
-        g = load(gradient, index, DTYPE)[0]
-        total = plus(total, g * g * zero)
+    for element in range(first // LANES, last // LANES):
+        g, square = load(gradient, element, ELEMENT)[0], zero
+        for lane in range(LANES):
+            square += part(g, lane) * part(g, lane)
+        total = plus(total, square * zero)
     put(statistics, NONFINITE, np.float64(total != zero))
 
 
@@ -207,10 +214,11 @@ def measure_loop(row, scalars, parameter, statistics, form, first, last):
     total = compensation = second_total = second_compensation = 0.0
     for block in range(first, last, BLOCK):
         size = min(BLOCK, last - block)
-        for place in range(size):
-            first_measure, second_measure = rule(*(load(where, block + place, DTYPE) + constants))
-            put(one, place, SCALED(first_measure * FACTOR))
-            put(other, place, SCALED(second_measure * FACTOR))
+        for place in range(size // LANES):
+            first_measure, second_measure = rule(*(load(where, block // LANES + place, ELEMENT) + constants))
+            for lane in range(LANES):
+                put(one, LANES * place + lane, SCALED(part(first_measure, lane) * FACTOR))
+                put(other, LANES * place + lane, SCALED(part(second_measure, lane) * FACTOR))
         total, compensation = add_squares(total, compensation, one, 0, size, SCALED)
         second_total, second_compensation = add_squares(second_total, second_compensation, other, 0, size, SCALED)
     put(statistics, TOTAL, total)

@@ -16,6 +16,7 @@ from fastopt.kernels import codecs, problems
 from fastopt.kernels.compose import clone, composed
 from fastopt.kernels.intrinsics import KEPT, SIGN_KEPT, smallest_state
 from fastopt.kernels.loops import PIECE
+from fastopt.kernels.modulus import LANES
 from fastopt.kernels.passes import COMPENSATION, DOWN, FACTORS, FIELDS, SECOND_COMPENSATION, SECOND_TOTAL, TOTAL, UP
 from fastopt.kernels.rule import Rule
 from fastopt.kernels.transforms import with_scalars
@@ -58,7 +59,9 @@ def _without_errors(function: Callable[..., Any]) -> Callable[..., Any]:
     return returning
 
 
-def interpreted(rule: Rule, dtype: str, which: str, transforms: tuple[str, ...] = ()) -> Callable[..., None]:
+def interpreted(
+    rule: Rule, dtype: str, which: str, transforms: tuple[str, ...] = (), modulus: bool = False
+) -> Callable[..., None]:
     """The kernel in pure Python, for NUMBA_DISABLE_JIT=1 and FASTOPT_CHECK=1.
 
     The same table and the same bits, a thousand times slower.
@@ -67,7 +70,14 @@ def interpreted(rule: Rule, dtype: str, which: str, transforms: tuple[str, ...] 
     smallest = number(smallest_state(dtype))
     scalars = ctypes.c_double * (len(rule.scalars) + len(with_scalars(transforms)))
     written = [rule.columns(transforms).index(column) for column in rule.columns(with_scalars(transforms))]
-    formula = composed(on_arrays_of(rule), transforms, rule.name, _in_python, which)
+    of_numbers = on_arrays_of(rule.paired if modulus else rule)
+    formula = composed(of_numbers, transforms, rule.name, _in_python, which, modulus)
+    lanes = LANES if modulus else 1
+
+    def flushed(value: Any, kind: int) -> Any:
+        if abs(value) < smallest and kind != KEPT:
+            return np.copysign(smallest, value) if kind == SIGN_KEPT and value else value * 0
+        return value
 
     @np.errstate(all="ignore")
     def kernel(table: Any, starts: Any, threads: int) -> None:
@@ -77,13 +87,13 @@ def interpreted(rule: Rule, dtype: str, which: str, transforms: tuple[str, ...] 
             arrays = [np.ctypeslib.as_array(memory.from_address(int(at))) for at in addresses]
             constants = [number(x) for x in scalars.from_address(int(table[number_of_array, -1]))]
             before = arrays[0].astype(np.float64)
-            for index in range(size if which in ("step", "report") else 0):
-                p, *state = formula(*(array[index] for array in arrays), *constants)
-                arrays[0][index] = p
+            elements = [[tuple(pair) for pair in array.reshape(-1, 2)] for array in arrays] if modulus else arrays
+            for index in range(size // lanes if which in ("step", "report") else 0):
+                p, *state = formula(*(array[index] for array in elements), *constants)
+                here = slice(lanes * index, lanes * index + lanes)
+                arrays[0][here] = p
                 for place, value, kind in zip(written[2:], state, rule.small(transforms), strict=True):
-                    if abs(value) < smallest and kind != KEPT:
-                        value = np.copysign(smallest, value) if kind == SIGN_KEPT and value else value * 0
-                    arrays[place][index] = value
+                    arrays[place][here] = [flushed(number, kind) for number in (value if modulus else (value,))]
             for index in range(size if which == "prepare" else 0):
                 arrays[-1][index] = formula(*(array[index] for array in arrays), *constants)
             if which in ("step", "prepare"):
@@ -103,12 +113,13 @@ def interpreted(rule: Rule, dtype: str, which: str, transforms: tuple[str, ...] 
             elif which == "quick_norm":
                 cells[TOTAL], cells[COMPENSATION] = np.square(gradient).sum(), 0.0
             elif which == "measure" or which in FACTORS:
-                measures = [formula(*(array[index] for array in arrays), *constants) for index in range(size)]
-                one, other = FACTORS.get(which, 1.0) * np.array(measures, np.float64).reshape(-1, 2).T
+                results = [formula(*(array[index] for array in elements), *constants) for index in range(size // lanes)]
+                measures = np.array(results, np.float64).reshape(-1, 2, lanes).swapaxes(0, 1)
+                one, other = FACTORS.get(which, 1.0) * measures.reshape(2, -1)
                 cells[TOTAL], cells[COMPENSATION] = _squares(one)
                 cells[SECOND_TOTAL], cells[SECOND_COMPENSATION] = _squares(other)
             else:
-                seen = arrays[1] * arrays[1] if which == "finite_squares" else gradient
+                seen = (arrays[1] * arrays[1]).reshape(-1, lanes).sum(1) if which == "finite_squares" else gradient
                 plain, large, small = (
                     [float(np.square(x * factor).sum()) for x in (gradient, parameter, parameter - before)]
                     for factor in (1.0, DOWN, UP)
@@ -182,7 +193,7 @@ def on_arrays_of(rule: Rule) -> Rule:
 
 def _in_python(function: Any) -> Any:
     """A function with what an intrinsic of it is in Python."""
-    function.__globals__["chosen"] = lambda mask, new, old: new if mask else old[: len(new)]
+    function.__globals__["chosen"] = lambda mask, new, old: new if np.any(mask) else old[: len(new)]
     return function
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dis
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 from fastopt.kernels.averages import AVERAGES
 from fastopt.kernels.constraints import BOUND_COLUMNS, COLUMNS
 from fastopt.kernels.intrinsics import FLUSHED, KEPT, SIGN_KEPT
+from fastopt.kernels.modulus import in_pairs, names_in
 
 Factors = Mapping[str, np.ndarray[Any, Any]]
 """Arrays that a rule keeps of one parameter besides its state slots, by name."""
@@ -84,6 +85,16 @@ class Rule:
     def totalling(self) -> Rule | None:
         """The rule of the pass over memory that goes before the step, adds up over all leaves and writes nothing."""
         return Rule(self.totals, self.state) if self.totals else None
+
+    @cached_property
+    def squares_elements(self) -> bool:
+        """Whether the formula has squares or magnitudes of single elements, by the functions of `modulus.py`."""
+        return bool(names_in(self.formula))
+
+    @cached_property
+    def paired(self) -> Rule:
+        """The rule of pairs of numbers, whose squares are taken together."""
+        return replace(self, formula=in_pairs(self.formula, 2 + len(self.state)))
 
     @property
     def name(self) -> str:

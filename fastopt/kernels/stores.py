@@ -45,7 +45,8 @@ SLOTS = 6  # how many slots are stored in fewer bits, 0 where none are; for thos
 DECODE, ENCODE, KINDS = 7, 8, 9  # functions and forms of `storage.py`, the latter at an address
 NAMES, STEP = 10, 13  # addresses: of a hash for each array and slot, and of that of the step; see `codecs.slot_key`
 STRIP = 11  # the elements of a strip, see `loops.step_loop`
-FIELDS = 14
+LANES = 14  # how many elements the rule takes at a time, which a block does not divide
+FIELDS = 15
 
 _INT64, _BYTE = ir.IntType(64), ir.IntType(8)
 

@@ -21,6 +21,13 @@ __all__ = ["Adafactor", "Muon"]
 class MatrixOptimizer(Optimizer):
     """An optimizer that keeps factors: arrays of other shapes than the parameter."""
 
+    def kept_direction(self) -> float | None:
+        """The decay rate of the last slot as a running mean of directions, 0 where it is the last direction alone.
+
+        None where that is of no use after the step: then its memory is given back.
+        """
+        return 0.0
+
     @property
     def factors(self) -> dict[Hashable, dict[str, Array]]:
         """Arrays kept for each parameter besides the state slots, by key and name, as read-only views.
@@ -39,9 +46,10 @@ class Adafactor(MatrixOptimizer):
 
     `R = R + (1 - beta2)(mean of g^2 + eps over columns - R)`, C likewise over rows, with `beta2 = 1 -
     t^-decay_exponent` at step t, `u = g / sqrt(R C / mean(R))`, divided by its root mean square where that is above
-    `clip_threshold`, and `p = p - lr max(min_scale, rms(p)) u`: lr is relative to the size of the parameters. An array
-    of more than two dimensions is taken as a matrix of its first dimension by the others; of a vector the second moment
-    of each element is kept.
+    `clip_threshold`, and `p = p - lr max(min_scale, rms(p)) u`: lr is relative to the size of the parameters. With
+    `beta1` the step is along a running mean of these updates, `m = m + (1 - beta1)(max(min_scale, rms(p)) u - m)` and
+    `p = p - lr m`, not corrected for its start at zero. An array of more than two dimensions is taken as a matrix of
+    its first dimension by the others; of a vector the second moment of each element is kept.
 
     Parameters
     ----------
@@ -57,11 +65,14 @@ class Adafactor(MatrixOptimizer):
         The smallest size of an array that steps are relative to, 0 or more.
     relative : bool, default True
         Whether steps are relative to the size of the parameters; otherwise `p = p - lr u`.
+    beta1 : float, default 0
+        Decay rate of the running mean of updates, in [0, 1); with 0 the step is the update.
     decoupled : default True
         As for every optimizer, but on by default.
 
-    State: `u`, the direction of the last step; `factors`, of a matrix R and C as `row_squares` and
-    `column_squares`, of a vector `squares`.
+    State: `factors`, of a matrix R and C as `row_squares` and `column_squares`, of a vector `squares`; `u`, with
+    `beta1` the running mean m. Without, u is room for the update and zero after the step, when its memory is given back
+    to the system (on Linux, of arrays of a megabyte or more).
 
     Examples
     --------
@@ -84,8 +95,8 @@ class Adafactor(MatrixOptimizer):
     PyTorch: `Adafactor` steps by lr, but by at most t^-0.5; takes eps for a bound, and rows and columns of the last two
         dimensions.
     Keras: `Adafactor`, with t^-0.5 as in PyTorch.
-    optax: `adafactor`, the same formula; factors matrices of at least 128 rows and columns only, unless
-        `min_dim_size_to_factor` is set, and of more dimensions the two largest.
+    optax: `adafactor`, the same formula, with lr within the running mean (`momentum`); factors matrices of at least 128
+        rows and columns only, unless `min_dim_size_to_factor` is set, and of more dimensions the two largest.
     """
 
     rule = "adafactor"
@@ -95,16 +106,18 @@ class Adafactor(MatrixOptimizer):
     eps: Number = number(1e-30)
     min_scale: Number = number(0.001)
     relative: bool = True
+    beta1: Number = number(0.0)
     decoupled: bool = field(default=True, kw_only=True, repr=False)
 
     def scalars(self, step: int) -> tuple[float, ...]:
         return (self.lr,)
 
+    def kept_direction(self) -> float | None:
+        return self.beta1 or None
+
     def prepared(self, direction: Array, parameter: Array, step: int, factors: Factors) -> Factors:
-        new = factored(direction, factors, step**-self.decay_exponent, self.eps, self.clip_threshold)
-        if self.relative:
-            direction *= max(self.min_scale, rms(parameter))
-        return new
+        size = max(self.min_scale, rms(parameter)) if self.relative else 1.0
+        return factored(direction, factors, step**-self.decay_exponent, self.eps, self.clip_threshold, size)
 
 
 @dataclass(eq=False)

@@ -37,7 +37,7 @@ class AdaGrad(Reference):
         return np.sqrt(h + self.eps_root) + self.eps
 
     def step(self, p: Array, g: Array, h: Array) -> None:  # type: ignore[override]
-        h += g * g
+        h += self.squared(g)
         p -= self.lr / (1 + (self.iter - 1) * self.lr_decay) * g / (np.sqrt(h + self.eps_root) + self.eps)
 
 
@@ -67,7 +67,7 @@ class RMSProp(Reference):
 
     def step(self, p: Array, g: Array, h: Array) -> None:  # type: ignore[override]
         h *= self.decay_rate
-        h += (1 - self.decay_rate) * g * g
+        h += self.product((1 - self.decay_rate) * g, g)
         if self.eps_root:
             p -= self.lr * g / (np.sqrt(h + self.eps_root) + self.eps)
         else:
@@ -91,7 +91,7 @@ class RMSPropMomentum(RMSProp):
 
     def step(self, p: Array, g: Array, h: Array, v: Array) -> None:  # type: ignore[override]
         h *= self.decay_rate
-        h += (1 - self.decay_rate) * g * g
+        h += self.product((1 - self.decay_rate) * g, g)
         v *= self.momentum
         if self.lr_in_velocity:
             v += self.lr * g / (np.sqrt(h + self.eps_root) + self.eps)
@@ -110,13 +110,13 @@ class CentredRMSProp(RMSProp):
         return self.lr / (1 - self.momentum)
 
     def metric(self, h: Array, m: Array, v: Array) -> Array:  # type: ignore[override]
-        return np.asarray(np.sqrt(np.maximum(h - m * m, 0) + self.eps_root) + self.eps)
+        return np.asarray(np.sqrt(np.maximum(h - self.squared(m), 0) + self.eps_root) + self.eps)
 
     def step(self, p: Array, g: Array, h: Array, m: Array, v: Array) -> None:  # type: ignore[override]
         h *= self.decay_rate
-        h += (1 - self.decay_rate) * g * g
+        h += self.product((1 - self.decay_rate) * g, g)
         m += (1 - self.decay_rate) * (g - m)
-        variance = np.maximum(h - m * m, 0)
+        variance = np.maximum(h - self.squared(m), 0)
         v *= self.momentum
         v += g / (np.sqrt(variance + self.eps_root) + self.eps)
         p -= self.lr * v
@@ -138,8 +138,8 @@ class Adadelta(Reference):
 
     def step(self, p: Array, g: Array, h: Array, d: Array) -> None:  # type: ignore[override]
         h *= self.decay_rate
-        h += (1 - self.decay_rate) * g * g
+        h += self.product((1 - self.decay_rate) * g, g)
         x = np.sqrt(d + self.eps) * g / np.sqrt(h + self.eps)
         d *= self.decay_rate
-        d += (1 - self.decay_rate) * x * x
+        d += self.product((1 - self.decay_rate) * x, x)
         p -= self.lr * x

@@ -38,7 +38,7 @@ class Adam(Reference):
         t = self.iter
         lr_t = self.lr * math.sqrt(1.0 - self.beta2**t) / (1.0 - self.beta1**t)
         m += (1 - self.beta1) * (g - m)
-        v += (1 - self.beta2) * (g**2 - v)
+        v += (1 - self.beta2) * (self.squared(g) - v)
         if self.form == "textbook" and not self.eps_root:
             p -= lr_t * m / (np.sqrt(v) + self.eps)
         else:
@@ -75,7 +75,7 @@ class AMSGrad(Reference):
     def step(self, p: Array, g: Array, m: Array, v: Array, v_max: Array) -> None:  # type: ignore[override]
         correction = math.sqrt(1.0 - self.beta2**self.iter)
         m += (1 - self.beta1) * (g - m)
-        v += (1 - self.beta2) * (g * g - v)
+        v += (1 - self.beta2) * (self.squared(g) - v)
         np.maximum(v_max, v, out=v_max)
         lr_t = self.lr * correction / (1.0 - self.beta1**self.iter)
         p -= lr_t * m / (np.sqrt(v_max) + self.eps * correction)
@@ -99,7 +99,7 @@ class Adamax(Reference):
     def step(self, p: Array, g: Array, m: Array, u: Array) -> None:  # type: ignore[override]
         m += (1 - self.beta1) * (g - m)
         u *= self.beta2
-        np.maximum(u, np.abs(g) + self.eps, out=u)
+        np.maximum(u, self.magnitude(g) + self.eps, out=u)
         p -= self.lr / (1.0 - self.beta1**self.iter) * m / u
 
 
@@ -116,7 +116,7 @@ class NAdam(Reference):
     def mu(self, step: int) -> float:
         return self.beta1 * (1.0 - 0.5 * math.pow(0.96, step * self.momentum_decay))
 
-    def product(self) -> float:
+    def mu_product(self) -> float:
         return math.prod(self.mu(step) for step in range(1, self.iter + 1))
 
     def effective_lr(self) -> float:
@@ -128,9 +128,9 @@ class NAdam(Reference):
     def step(self, p: Array, g: Array, m: Array, v: Array) -> None:  # type: ignore[override]
         t = self.iter
         correction = math.sqrt(1.0 - self.beta2**t)
-        product, mu, next_mu = self.product(), self.mu(t), self.mu(t + 1)
+        product, mu, next_mu = self.mu_product(), self.mu(t), self.mu(t + 1)
         m += (1 - self.beta1) * (g - m)
-        v += (1 - self.beta2) * (g * g - v)
+        v += (1 - self.beta2) * (self.squared(g) - v)
         gradient_step = self.lr * correction * (1.0 - mu) / (1.0 - product)
         mean_step = self.lr * correction * next_mu / (1.0 - product * next_mu)
         p -= (gradient_step * g + mean_step * m) / (np.sqrt(v) + self.eps * correction)
@@ -163,7 +163,7 @@ class RAdam(Reference):
 
     def step(self, p: Array, g: Array, m: Array, v: Array) -> None:  # type: ignore[override]
         m += (1 - self.beta1) * (g - m)
-        v += (1 - self.beta2) * (g * g - v)
+        v += (1 - self.beta2) * (self.squared(g) - v)
         lr_t, rectification = self.lr / (1.0 - self.beta1**self.iter), self.rectification()
         if rectification is None:
             p -= lr_t * m

@@ -31,7 +31,7 @@ class AdaBelief(Reference):
     def step(self, p: Array, g: Array, m: Array, s: Array) -> None:  # type: ignore[override]
         correction = math.sqrt(1.0 - self.beta2**self.iter)
         m += (1 - self.beta1) * (g - m)
-        s += (1 - self.beta2) * ((g - m) * (g - m) - s)
+        s += (1 - self.beta2) * (self.squared(g - m) - s)
         s += self.eps_root
         lr_t = self.lr * correction / (1.0 - self.beta1**self.iter)
         p -= lr_t * m / (np.sqrt(s) + self.eps * correction)
@@ -59,7 +59,8 @@ class Yogi(Reference):
     def step(self, p: Array, g: Array, m: Array, v: Array) -> None:  # type: ignore[override]
         correction = math.sqrt(1.0 - self.beta2**self.iter)
         m += (1 - self.beta1) * (g - m)
-        v -= (1 - self.beta2) * np.sign(v - g * g) * (g * g)
+        square = self.squared(g)
+        v -= (1 - self.beta2) * np.sign(v - square) * square
         lr_t = self.lr * correction / (1.0 - self.beta1**self.iter)
         p -= lr_t * m / (np.sqrt(v) + self.eps * correction)
 
@@ -95,7 +96,7 @@ class AdEMAMix(Reference):
         correction = math.sqrt(1.0 - self.beta2**t)
         m += (1 - self.beta1) * (g - m)
         slow += (1 - beta3) * (g - slow)
-        v += (1 - self.beta2) * (g * g - v)
+        v += (1 - self.beta2) * (self.squared(g) - v)
         fast_step = self.lr * correction / (1.0 - self.beta1**t)
         p -= (fast_step * m + self.lr * correction * alpha * slow) / (np.sqrt(v) + self.eps * correction)
 
@@ -123,7 +124,7 @@ class Adan(Reference):
         m += (1 - self.beta1) * (g - m)
         v += (1 - self.beta2) * (change - v)
         ahead = g + self.beta2 * change
-        n += (1 - self.beta3) * (ahead * ahead - n)
+        n += (1 - self.beta3) * (self.squared(ahead) - n)
         mean_step = self.lr * correction / (1.0 - self.beta1**t)
         change_step = self.lr * correction * self.beta2 / (1.0 - self.beta2**t)
         p -= (mean_step * m + change_step * v) / (np.sqrt(n) + self.eps * correction)
@@ -147,7 +148,7 @@ class LaProp(Reference):
 
     def step(self, p: Array, g: Array, m: Array, v: Array) -> None:  # type: ignore[override]
         correction = math.sqrt(1.0 - self.beta2**self.iter)
-        v += (1 - self.beta2) * (g * g - v)
+        v += (1 - self.beta2) * (self.squared(g) - v)
         m += (1 - self.beta1) * (self.lr * correction * g / (np.sqrt(v) + self.eps * correction) - m)
         p -= 1.0 / (1.0 - self.beta1**self.iter) * m
 
@@ -165,8 +166,7 @@ class ADOPT(Reference):
     def step(self, p: Array, g: Array, m: Array, v: Array) -> None:  # type: ignore[override]
         first, root, eps = self.iter == 1, np.sqrt(v), np.asarray(self.eps, p.dtype)
         clip = np.asarray(0.0 if first else (self.iter - 1) ** self.clip_exponent, p.dtype)
-        n = g / np.where(root < eps, eps, root)
-        n = np.where(n < -clip, -clip, np.where(n > clip, clip, n))
+        n = self.clipped(g / np.where(root < eps, eps, root), clip)
         m += (1 - self.beta1) * (n - m)
-        v += (1.0 if first else 1 - self.beta2) * (g * g - v)
+        v += (1.0 if first else 1 - self.beta2) * (self.squared(g) - v)
         p -= self.lr * m

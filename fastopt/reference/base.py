@@ -13,7 +13,7 @@ from typing import Any, ClassVar, cast
 import numpy as np
 
 from fastopt.kernels import codecs
-from fastopt.pairs import pairs
+from fastopt.pairs import is_complex, pairs
 from fastopt.reference.constraints import Masked, by_rows, elementwise
 from fastopt.reference.norms import Array as Array
 from fastopt.reference.norms import clipped, global_norm, means, total
@@ -40,6 +40,7 @@ class Reference:
     clip_norm: float = field(default=math.inf, kw_only=True, repr=False)
     clip_array_norm: float = field(default=math.inf, kw_only=True, repr=False)
     centralize: bool = field(default=False, kw_only=True, repr=False)
+    modulus: bool = field(default=False, kw_only=True, repr=False)
     bounds: Any = field(default=None, kw_only=True, repr=False)
     nonnegative: bool = field(default=False, kw_only=True, repr=False)
     l1: float = field(default=0.0, kw_only=True, repr=False)
@@ -61,6 +62,7 @@ class Reference:
     # Not annotated, which would make settings of them.
     flush = True
     _iter = 0
+    _has_pairs = False  # whether the arrays in `step` are the parts of complex numbers, whose squares go together
     factors = cast("dict[str, Array]", None)
     counts = cast("dict[Any, int]", None)
     averages = cast("dict[Any, int]", None)
@@ -94,6 +96,32 @@ class Reference:
 
     def estimate(self, one: float, other: float) -> dict[str, float]:
         raise NotImplementedError
+
+    def product(self, x: Array, y: Array) -> Array:
+        """The products of elements, with `modulus` the sums of those of both parts of complex ones."""
+        products = x * y
+        return products + products[..., ::-1] if self._has_pairs else products
+
+    def squared(self, x: Array) -> Array:
+        return self.product(x, x)
+
+    def magnitude(self, x: Array) -> Array:
+        """The magnitudes of elements, with `modulus` those of complex ones."""
+        x = np.abs(x)
+        if not self._has_pairs:
+            return x
+        larger, smaller = np.maximum(x, x[..., ::-1]), np.minimum(x, x[..., ::-1])
+        with np.errstate(all="ignore"):
+            ratio, one = smaller / larger, larger / larger
+            return np.where(one == 1, larger * np.sqrt(one + ratio * ratio), larger + smaller)
+
+    def clipped(self, x: Array, most: Array) -> Array:
+        """Elements clipped to a magnitude, with `modulus` to that of complex ones; NaN goes through."""
+        if not self._has_pairs:
+            return np.where(x < -most, -most, np.where(x > most, most, x))
+        size = self.magnitude(x)
+        with np.errstate(all="ignore"):
+            return np.where(size > most, x * (most / size), x)
 
     def norm(self, x: Array) -> float:
         """The exact norm of an array."""
@@ -145,6 +173,7 @@ class Reference:
             part = copy.copy(parts[key])
             part._iter = self.counts[key] = self.counts[key] + 1
             part.factors = self.kept.setdefault(key, {})
+            part._has_pairs = part.modulus and is_complex(p.dtype)
             kept = Masked(self.mask, key, p, *state)
             # NumPy makes scalars of arrays without dimensions; the power of a scalar is not always that of an array.
             p_1d, g_1d, *state_1d = np.atleast_1d(pairs(p), seen[key], *map(pairs, state))

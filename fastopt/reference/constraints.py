@@ -34,12 +34,12 @@ class Masked:
 def elementwise(part: Any, p: Array, state: list[Array], whole: Any, rows: Any) -> None:
     """Proximal steps and bounds of new parameters, by the settings of their part; p are these rows of the whole one."""
     metric = part.metric(*state) if part.l1 or part.l2_prox else None
-    if part.l1:
-        amount = p.dtype.type(part.l1 * part.effective_lr())
+    amount = p.dtype.type(part.l1 * part.effective_lr()) if part.l1 else 0.0
+    if amount:
         threshold = amount if metric is None else amount / metric
         p[...] = np.where(p > threshold, p - threshold, np.where(p < -threshold, p + threshold, p - p))
-    if part.l2_prox:
-        amount = part.l2_prox * part.effective_lr()
+    amount = part.l2_prox * part.effective_lr() if part.l2_prox else 0.0
+    if p.dtype.type(amount):
         p[...] = p - amount / (1 + amount) * p if metric is None else p * (metric / (metric + amount))
     if part.bounds is None and not part.nonnegative:
         return

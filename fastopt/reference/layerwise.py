@@ -44,7 +44,7 @@ class LAMB(Reference):
     def step(self, p: Array, g: Array, m: Array, v: Array) -> None:  # type: ignore[override]
         root = math.sqrt(1.0 - self.beta2**self.iter)
         m += (1 - self.beta1) * (g - m)
-        v += (1 - self.beta2) * (g * g - v)
+        v += (1 - self.beta2) * (self.squared(g) - v)
         decay = self.weight_decay if self.decoupled else 0.0
         u = root / (1.0 - self.beta1**self.iter) * m / (np.sqrt(v) + self.eps * root) + decay * p
         p_norm, u_norm = self.norm(p), self.norm(u)
@@ -67,7 +67,7 @@ class StableAdamW(Reference):
         root = math.sqrt(1.0 - self.beta2**self.iter)
         eps = self.eps * root
         m += (1 - self.beta1) * (g - m)
-        v += (1 - self.beta2) * (g * g - v)
+        v += (1 - self.beta2) * (self.squared(g) - v)
         spread = np.sqrt(v)
         ratio = root * g / np.where(spread > eps, spread, np.asarray(eps, p.dtype))
         mean = self.norm(ratio) / math.sqrt(max(p.size, 1))
@@ -94,7 +94,7 @@ class MARS(Reference):
         norm = self.norm(c)
         c = (1 / norm if norm > 1 else 1.0) * c
         m += (1 - self.beta1) * (c - m)
-        v += (1 - self.beta2) * (c * c - v)
+        v += (1 - self.beta2) * (self.squared(c) - v)
         p -= self.lr * root / (1.0 - self.beta1**self.iter) * m / (np.sqrt(v) + self.eps * root)
         previous[...] = g
 

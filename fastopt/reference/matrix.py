@@ -34,6 +34,7 @@ class Adafactor(Reference):
     eps: float = 1e-30
     min_scale: float = 0.001
     relative: bool = True
+    beta1: float = 0.0
     decoupled: bool = field(default=True, kw_only=True, repr=False)
     slots = ("u",)
     by_array = True
@@ -51,10 +52,13 @@ class Adafactor(Reference):
         else:
             x = x / np.sqrt(self.moved("squares", squares[0] + self.eps, p))
         x = x / max(1.0, root_mean_square(x) / self.clip_threshold)
-        u[...] = x.reshape(u.shape)
         if self.relative:
-            u *= max(self.min_scale, root_mean_square(p) if self.size is None else self.size)
+            x *= max(self.min_scale, root_mean_square(p) if self.size is None else self.size)
+        update = x.reshape(u.shape)
+        u[...] = u + (1 - self.beta1) * (update - u) if self.beta1 else update
         p -= self.lr * u
+        if not self.beta1:
+            u[...] = 0
 
     def _decayed(self, p: Array, g: Array) -> Array:
         self.size = root_mean_square(p)
@@ -68,7 +72,9 @@ class Adafactor(Reference):
 
 
 def root_mean_square(x: Array) -> float:
-    return math.sqrt(np.square(x, dtype=np.float64).sum() / max(x.size, 1))
+    """By the sums of squares of rows, which are added up."""
+    rows = np.ascontiguousarray(x).reshape((len(x), math.prod(x.shape[1:])) if x.ndim > 1 else (1, x.size))
+    return math.sqrt(np.square(rows, dtype=np.float64).sum(axis=1).sum() / max(x.size, 1))
 
 
 @dataclass(eq=False)

@@ -42,7 +42,7 @@ class ScheduleFreeAdamW(Reference):
     def step(self, p: Array, g: Array, v: Array, offset: Array) -> None:  # type: ignore[override]
         lr_t, share = averaging(self.iter, self.lr, self.warmup)
         correction = math.sqrt(1.0 - self.beta2**self.iter)
-        v += (1 - self.beta2) * (g * g - v)
+        v += (1 - self.beta2) * (self.squared(g) - v)
         decay = self.weight_decay if self.decoupled else 0.0
         direction = correction * g / (np.sqrt(v) + self.eps * correction) + decay * p
         move(p, direction, offset, lr_t, share, self.beta1)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastopt.reference.base import Array, Reference
+from fastopt.reference.constraints import Masked
 
 __all__ = ["Sophia"]
 
@@ -35,6 +36,8 @@ class Sophia(Reference):
             part: Any = self._part(key, np.asarray(p))
             if not getattr(part, "frozen", False) and estimates[key] is not None:
                 estimate = np.asarray(estimates[key]).astype(h[key].dtype, copy=False).reshape(h[key].shape)
+                kept = Masked(self.mask, key, h[key])
                 h[key] += (1 - part.beta2) * (estimate - h[key])
                 self._flush(h[key])
+                kept.put_back(h[key])
                 self._store(key, np.asarray(p), [getattr(self, slot)[key] for slot in self.slots], part, -self.iter - 1)

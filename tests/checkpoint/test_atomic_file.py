@@ -143,6 +143,15 @@ def test_a_file_of_another_group_is_not_opened_to_ours(tmp_path, monkeypatch):
     assert stat.S_IMODE(path.stat().st_mode) == 0o604
 
 
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root gives files away")
+def test_owner_and_group_of_a_file_stay(tmp_path):
+    path = tmp_path / "state"
+    stepped(W=3).save(path)
+    os.chown(path, 1234, 5678)
+    stepped(W=3).save(path)
+    assert (path.stat().st_uid, path.stat().st_gid) == (1234, 5678)
+
+
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o644, 0o400, 0o666])
 def test_the_mode_of_a_file_stays_and_the_temporary_one_is_never_more_open(mode, tmp_path, monkeypatch):
     path, modes, write, fsync = tmp_path / "state", [], os.write, os.fsync

@@ -13,6 +13,7 @@ import pytest
 
 import fastopt
 from fastopt import CheckpointError
+from fastopt.checkpoint import tensor_file
 from tests.checkpoint.test_state_dict import stepped
 from tests.conftest import python
 
@@ -167,3 +168,12 @@ def test_a_small_file_takes_little_memory(field, tmp_path):
     """9 MB that would be some 400 MB of Python objects."""
     megabytes, refused = python(MEMORY, field, cwd=tmp_path).stdout.split()
     assert refused == "True" and int(megabytes) < 90
+
+
+@pytest.mark.parametrize("length", range(8))
+def test_arrays_in_a_file_are_aligned_and_in_order_of_their_size(length):
+    wide, narrow = np.zeros(3), np.zeros(3, np.float32)
+    content, places = tensor_file.header({"a" * length: narrow, "z": wide, "y": wide, "x": narrow}, {})
+    assert len(content) % 8 == 0 and int.from_bytes(content[:8], "little") == len(content) - 8
+    assert content.rstrip(b" ").endswith(b"}") and len(content) - len(content.rstrip(b" ")) < 8
+    assert list(places.items()) == [("y", 0), ("z", 24), ("a" * length, 48), ("x", 60)]

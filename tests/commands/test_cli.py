@@ -165,7 +165,7 @@ def test_warmup_knows_what_a_step_needs(rule, monkeypatch):
     """With and without norms; which kernels steps ask for, without compiling any."""
     wanted = set()
 
-    def kernel(rule, dtype, in_parallel, which="step", transforms=(), form=0, ahead=False):
+    def kernel(rule, dtype, in_parallel, which="step", transforms=(), form=0, ahead=False, modulus=False):
         wanted.add((rule, which, transforms))
         return lambda *_: None
 

@@ -168,6 +168,8 @@ def test_decay_is_refused_where_it_is_not_after_the_step():
         fastopt.Adam(weight_decay=0.1, cautious_decay=True)
     with pytest.raises(ValueError, match=r"LAMB: cautious_decay and a rule with weight decay in its formula"):
         fastopt.LAMB(weight_decay=0.1, cautious_decay=True)
+    with pytest.raises(ValueError, match="ScheduleFreeSGD: cautious_decay and a schedule-free rule do not go together"):
+        fastopt.ScheduleFreeSGD(weight_decay=0.1, decoupled=True, cautious_decay=True)
     optimizer = fastopt.AdamW(weight_decay=0.1, cautious_decay=True)
     with pytest.raises(ValueError, match="cautious_decay and an L2 penalty"):
         optimizer.decoupled = False

@@ -352,3 +352,13 @@ def test_mistakes():
     with pytest.raises(RuntimeError, match="got gradients, but 1 were accumulated"):
         optimizer.accumulate(grads)
         optimizer.update(params, grads)
+
+
+def test_a_mask_set_before_the_first_step_is_in_files(tmp_path):
+    optimizer, params = fastopt.SGD(lr=1.0, batch_axis=0), {"x": np.zeros((3, 2))}
+    optimizer.active = np.array([True, False, True])
+    optimizer.save(tmp_path / "state")
+    optimizer = fastopt.SGD(batch_axis=0)
+    optimizer.load(tmp_path / "state")
+    optimizer.update(params, {"x": np.ones((3, 2))})
+    assert params["x"].tolist() == [[-1, -1], [0, 0], [-1, -1]] and optimizer.problem_steps.tolist() == [1, 0, 1]

@@ -107,6 +107,16 @@ def test_nothing_happens_to_a_zero_without_a_penalty():
     assert np.signbit(params["a"]).all() and not np.signbit(params["b"]).any()
 
 
+@pytest.mark.parametrize("rule", ["sgd", "adam"])
+def test_nothing_happens_at_a_learning_rate_of_zero(rule):
+    """Nor in the reference, where metrics are infinite."""
+    pair, fast = Pair(rule, lr=0.0, l1=1.0, l2_prox=1.0), {"a": np.array([-0.0, 1.0], np.float32)}
+    plain = copy.deepcopy(fast)
+    pair.update(fast, plain, {"a": np.full(2, 1e30, np.float32)})
+    assert_same_bits(fast["a"], plain["a"])
+    assert np.signbit(fast["a"]).tolist() == [True, False] and fast["a"][1] == 1
+
+
 def test_schedules_and_step_counts():
     """A penalty that a schedule ends; leaves that joined later have step sizes by their own count."""
     params = {"a": np.ones(1)}

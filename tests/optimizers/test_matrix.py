@@ -1,7 +1,10 @@
 """Optimizers of whole matrices: what they keep of each array besides its state, in steps, checkpoints and copies."""
 
 import copy
+import mmap
 import pickle
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +12,7 @@ import pytest
 import fastopt
 from fastopt import threads
 from fastopt.checkpoint.state_dict import CheckpointError
-from fastopt.kernels import RULES
+from fastopt.kernels import RULES, arena
 from fastopt.optimizers import OPTIMIZERS
 from tests.conftest import THREAD_COUNTS, Pair, assert_same_bits
 
@@ -255,18 +258,19 @@ def test_adafactor_as_pytorch(shape, rng):
         np.testing.assert_allclose(ours.factors["W"]["squares"], state["variance"].numpy(), rtol=1e-10)
 
 
-@pytest.mark.parametrize("relative", [True, False])
+@pytest.mark.parametrize(("relative", "beta1"), [(True, 0.0), (False, 0.0), (True, 0.8)])
 @pytest.mark.parametrize("shape", [(6, 9), (9, 6), (7,)])
-def test_adafactor_as_optax(shape, relative, rng):
+def test_adafactor_as_optax(shape, relative, beta1, rng):
     jax, optax = pytest.importorskip("jax"), pytest.importorskip("optax")
     start = rng.standard_normal(shape).astype(np.float32)
     params, p = {"W": start.copy()}, jax.numpy.array(start)
-    ours = fastopt.Adafactor(lr=0.03, relative=relative, weight_decay=0.01, clip_threshold=0.9)
+    ours = fastopt.Adafactor(lr=0.03, relative=relative, weight_decay=0.01, clip_threshold=0.9, beta1=beta1)
     theirs = optax.adafactor(
         0.03,
         min_dim_size_to_factor=1,
         clipping_threshold=0.9,
         multiply_by_parameter_scale=relative,
+        momentum=beta1 or None,
         weight_decay_rate=0.03 * 0.01,
     )
     state = theirs.init(p)
@@ -275,6 +279,65 @@ def test_adafactor_as_optax(shape, relative, rng):
         updates, state = theirs.update(jax.numpy.array(g), state, p)
         p = optax.apply_updates(p, updates)
     np.testing.assert_allclose(params["W"] - start, np.asarray(p) - start, rtol=1e-3, atol=1e-6)
+
+
+def test_adafactor_with_a_running_mean_of_updates(rng):
+    """The formula in plain NumPy, in groups too; bits, whatever the order of storage, are those of the reference."""
+    w, m, r, c = rng.standard_normal((4, 5)), 0.0, 0.0, 0.0
+    params = {"W": w.copy(), "F": np.asfortranarray(w), "plain": w.copy()}
+    plain, settings = copy.deepcopy(params), {"lr": 0.1, "beta1": 0.9, "groups": {"plain": {"beta1": 0.0}}}
+    pair, other = Pair("adafactor", **settings), fastopt.Adafactor(lr=0.1)
+    alone = w.copy()
+    for step in range(1, 8):
+        g = rng.standard_normal((4, 5))
+        r, c = (x + step**-0.8 * ((g * g).mean(axis) - x) for x, axis in ((r, 1), (c, 0)))
+        u = g / np.sqrt(np.outer(r, c) / r.mean())
+        u /= max(1, np.sqrt((u * u).mean()))
+        m = m + (1 - 0.9) * (max(1e-3, np.sqrt((w * w).mean())) * u - m)
+        w = w - 0.1 * m
+        pair.update(params, plain, dict.fromkeys(params, g))
+        other.update(alone, g)
+    for key in ("W", "F"):
+        np.testing.assert_allclose(params[key], w, rtol=1e-11)
+        np.testing.assert_allclose(pair.fast.u[key], m, rtol=1e-11)
+    assert_same_bits(params["plain"], alone)
+    for key in params:
+        assert_same_bits(params[key], plain[key])
+    pair.assert_same_state()
+
+
+@pytest.mark.parametrize(("order", "columns"), [("C", 1), ("C", 3), ("C", 40_000), ("F", 3)])
+def test_adafactor_of_more_elements_than_a_block(order, columns, rng):
+    """Block by block the bits are those of whole arrays, which the reference adds up."""
+    params = {"W": np.array(rng.standard_normal((3 * 10**5 // columns, columns)), np.float32, order=order)}
+    pair, plain = Pair("adafactor", lr=0.1), copy.deepcopy(params)
+    for _ in range(2):
+        pair.update(params, plain, gradients(params, rng))
+    assert_same_bits(params["W"], plain["W"])
+    assert_same_factors(pair.fast.factors, pair.plain.kept)
+    assert not pair.fast.u["W"].any()
+
+
+def test_memory_that_is_given_back():
+    """Zero, whatever its size and place, and all around it as it was; that of large arrays is the system's again."""
+    for size in (10, arena.LEAST_RELEASED // 4 + 10_001):
+        block = np.ones(size, np.float32)
+        arena.release(block[3:-2])
+        assert not block[3:-2].any() and block[:3].all() and block[-2:].all()
+    columns = np.ones((3, 4), order="F")
+    arena.release(columns)
+    assert not columns.any()
+    if sys.platform == "linux":
+        large = np.ones(1 << 24, np.float32)
+        before = resident_bytes()
+        arena.release(large)
+        assert before - resident_bytes() > 0.9 * large.nbytes
+        large += 1
+        assert large.all()
+
+
+def resident_bytes():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
 
 
 def test_adafactor_with_the_learning_rate_of_the_paper(rng):

@@ -106,6 +106,7 @@ DEFAULTS = {
     "adafactor": {
         **{"lr": 0.01, "decay_exponent": 0.8, "clip_threshold": 1.0, "eps": 1e-30, "min_scale": 0.001},
         "relative": True,
+        "beta1": 0.0,
     },
     "shampoo": {"lr": 0.1, "momentum": 0.9, "eps": 1e-6, "decay_rate": 1.0, "precondition_every": 10.0},
     "soap": {"lr": 0.003, "beta1": 0.95, "beta2": 0.95, "eps": 1e-8, "precondition_every": 10.0},

@@ -68,6 +68,15 @@ def test_equals_the_reference(flat, dtype, count, rng):
     pair.assert_same_state()
 
 
+def test_masked_elements_keep_their_estimate(rng):
+    """In the reference too."""
+    pair, params = Pair("sophia", mask=np.array([True, False])), rng.standard_normal(2)
+    for side in (pair.fast, pair.plain):
+        side.update_hessian(params, np.ones(2))
+    pair.assert_same_state()
+    assert pair.fast.h[0] > 0 and pair.fast.h[1] == 0
+
+
 def test_one_array_numbers_and_none():
     for package in (fastopt, reference):
         optimizer, p = package.Sophia(lr=0.5, beta1=0.5, beta2=0.5, gamma=1.0), np.ones(2)

@@ -11,13 +11,14 @@ it stands beside the root of the corrected s.
 
 import math
 
+from fastopt.kernels.modulus import squared
 from fastopt.kernels.rule import Rule
 
 
 def adabelief(p, g, m, s, step_size, one_minus_beta1, one_minus_beta2, eps, eps_root):
     m = m + one_minus_beta1 * (g - m)  # m_t
     surprise = g - m
-    s = s + one_minus_beta2 * (surprise * surprise - s)
+    s = s + one_minus_beta2 * (squared(surprise) - s)
     s = s + eps_root  # s_t
     p = p - step_size * m / (math.sqrt(s) + eps)  # p_t
     return p, m, s

@@ -10,15 +10,16 @@ State: h and d, the running means of squared gradients and of squared steps x.
 
 import math
 
+from fastopt.kernels.modulus import product
 from fastopt.kernels.rule import Rule
 
 
 def adadelta(p, g, h, d, lr, decay_rate, one_minus_decay_rate, eps):
     h = decay_rate * h
-    h = h + one_minus_decay_rate * g * g  # h_t
+    h = h + product(one_minus_decay_rate * g, g)  # h_t
     x = math.sqrt(d + eps) * g / math.sqrt(h + eps)  # x_t
     d = decay_rate * d
-    d = d + one_minus_decay_rate * x * x  # d_t
+    d = d + product(one_minus_decay_rate * x, x)  # d_t
     p = p - lr * x  # p_t
     return p, h, d
 

@@ -8,12 +8,13 @@ State: h, the sum of squared gradients.
 
 import math
 
+from fastopt.kernels.modulus import squared
 from fastopt.kernels.rule import Rule
 from fastopt.kernels.skipped_steps import adagrad_skipped
 
 
 def adagrad(p, g, h, lr, eps, eps_root):
-    h = h + g * g  # h_t
+    h = h + squared(g)  # h_t
     p = p - lr * g / (math.sqrt(h + eps_root) + eps)  # p_t
     return p, h
 

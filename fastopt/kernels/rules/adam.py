@@ -11,12 +11,13 @@ meant beside the corrected v_t / (1 - beta2^t), into those too.
 
 import math
 
+from fastopt.kernels.modulus import squared
 from fastopt.kernels.rule import Rule
 
 
 def adam(p, g, m, v, step_size, one_minus_beta1, one_minus_beta2, eps, eps_root):
     m = m + one_minus_beta1 * (g - m)  # m_t
-    v = v + one_minus_beta2 * (g * g - v)  # v_t
+    v = v + one_minus_beta2 * (squared(g) - v)  # v_t
     p = p - step_size * m / (math.sqrt(v + eps_root) + eps)  # p_t
     return p, m, v
 

@@ -7,13 +7,14 @@
 State: m, the running mean of the gradient, and u, its decaying largest magnitude. step_size = lr / (1 - beta1^t).
 """
 
+from fastopt.kernels.modulus import magnitude
 from fastopt.kernels.rule import Rule
 
 
 def adamax(p, g, m, u, step_size, one_minus_beta1, beta2, eps):
     m = m + one_minus_beta1 * (g - m)  # m_t
     kept = beta2 * u
-    largest = abs(g) + eps
+    largest = magnitude(g) + eps
     # u_t; a NaN on either side compares false and stays, as in np.maximum
     u = kept if kept >= largest else (largest if kept == kept else kept)
     p = p - step_size * m / u  # p_t

@@ -13,6 +13,7 @@ change and n of the square of both, and the gradient itself. With c = sqrt(1 - b
 
 import math
 
+from fastopt.kernels.modulus import squared
 from fastopt.kernels.rule import Rule
 
 
@@ -24,7 +25,7 @@ def adan(
     m = m + one_minus_beta1 * (g - m)  # m_t
     v = v + one_minus_beta2 * (change - v)  # v_t
     ahead = g + beta2 * change
-    n = n + one_minus_beta3 * (ahead * ahead - n)  # n_t
+    n = n + one_minus_beta3 * (squared(ahead) - n)  # n_t
     p = p - (mean_step * m + change_step * v) / (math.sqrt(n) + eps)  # p_t
     return p, m, v, n, g
 

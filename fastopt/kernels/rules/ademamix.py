@@ -12,13 +12,14 @@ c, so that it stands beside the root of the corrected v.
 
 import math
 
+from fastopt.kernels.modulus import squared
 from fastopt.kernels.rule import Rule
 
 
 def ademamix(p, g, m, slow, v, fast_step, slow_step, one_minus_beta1, one_minus_beta3_t, one_minus_beta2, eps):
     m = m + one_minus_beta1 * (g - m)  # m_t
     slow = slow + one_minus_beta3_t * (g - slow)  # slow_t
-    v = v + one_minus_beta2 * (g * g - v)  # v_t
+    v = v + one_minus_beta2 * (squared(g) - v)  # v_t
     p = p - (fast_step * m + slow_step * slow) / (math.sqrt(v) + eps)  # p_t
     return p, m, slow, v
 

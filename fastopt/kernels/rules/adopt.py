@@ -10,15 +10,16 @@ State: m and v. The first step only begins v: its clip is 0, so m and p stay, an
 
 import math
 
+from fastopt.kernels.modulus import clipped, squared
 from fastopt.kernels.rule import Rule
 
 
 def adopt(p, g, m, v, lr, one_minus_beta1, one_minus_beta2, eps, clip):
     root = math.sqrt(v)
     n = g / (eps if root < eps else root)
-    n = -clip if n < -clip else clip if n > clip else n  # n_t
+    n = clipped(n, clip)  # n_t
     m = m + one_minus_beta1 * (n - m)  # m_t
-    v = v + one_minus_beta2 * (g * g - v)  # v_t
+    v = v + one_minus_beta2 * (squared(g) - v)  # v_t
     return p - lr * m, m, v
 
 

@@ -11,12 +11,13 @@ multiplied by that root too, so that it stands beside the root of the corrected 
 
 import math
 
+from fastopt.kernels.modulus import squared
 from fastopt.kernels.rule import Rule
 
 
 def amsgrad(p, g, m, v, v_max, step_size, one_minus_beta1, one_minus_beta2, eps):
     m = m + one_minus_beta1 * (g - m)  # m_t
-    v = v + one_minus_beta2 * (g * g - v)  # v_t
+    v = v + one_minus_beta2 * (squared(g) - v)  # v_t
     # v_max_t; a NaN on either side compares false and stays, as in np.maximum
     v_max = v_max if v_max >= v else (v if v_max == v_max else v_max)
     p = p - step_size * m / (math.sqrt(v_max) + eps)  # p_t

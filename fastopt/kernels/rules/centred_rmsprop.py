@@ -12,14 +12,15 @@ difference, rounded, may be negative; its root would be NaN, and the parameter w
 
 import math
 
+from fastopt.kernels.modulus import product, squared
 from fastopt.kernels.rule import Rule
 
 
 def centred_rmsprop(p, g, h, m, v, lr, decay_rate, one_minus_decay_rate, eps, eps_root, momentum, zero):
     h = decay_rate * h
-    h = h + one_minus_decay_rate * g * g  # h_t
+    h = h + product(one_minus_decay_rate * g, g)  # h_t
     m = m + one_minus_decay_rate * (g - m)  # m_t
-    variance = h - m * m
+    variance = h - squared(m)
     variance = zero if variance < zero else variance  # NaN compares false and stays
     v = momentum * v + g / (math.sqrt(variance + eps_root) + eps)  # v_t
     p = p - lr * v  # p_t
@@ -28,7 +29,7 @@ def centred_rmsprop(p, g, h, m, v, lr, decay_rate, one_minus_decay_rate, eps, ep
 
 def centred_rmsprop_metric(h, m, v, lr, decay_rate, one_minus_decay_rate, eps, eps_root, momentum, zero):
     """By what the effective learning rate of an element is divided."""
-    variance = h - m * m
+    variance = h - squared(m)
     return math.sqrt((zero if variance < zero else variance) + eps_root) + eps
 
 

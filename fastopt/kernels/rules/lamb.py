@@ -13,22 +13,20 @@ trust_ratio = lr |p| / |u|.
 
 import math
 
+from fastopt.kernels.modulus import squared
 from fastopt.kernels.rule import Rule
 
 
-def direction(p, g, m, v, one_minus_beta1, one_minus_beta2, correction, eps, weight_decay):
-    m = m + one_minus_beta1 * (g - m)  # m_t
-    v = v + one_minus_beta2 * (g * g - v)  # v_t
-    return correction * m / (math.sqrt(v) + eps) + weight_decay * p, m, v  # u_t
-
-
 def lamb_measure(p, g, m, v, one_minus_beta1, one_minus_beta2, correction, eps, weight_decay):
-    u, m, v = direction(p, g, m, v, one_minus_beta1, one_minus_beta2, correction, eps, weight_decay)
-    return p, u
+    m = m + one_minus_beta1 * (g - m)
+    v = v + one_minus_beta2 * (squared(g) - v)
+    return p, correction * m / (math.sqrt(v) + eps) + weight_decay * p
 
 
 def lamb(p, g, m, v, one_minus_beta1, one_minus_beta2, correction, eps, weight_decay, trust_ratio):
-    u, m, v = direction(p, g, m, v, one_minus_beta1, one_minus_beta2, correction, eps, weight_decay)
+    m = m + one_minus_beta1 * (g - m)  # m_t
+    v = v + one_minus_beta2 * (squared(g) - v)  # v_t
+    u = correction * m / (math.sqrt(v) + eps) + weight_decay * p  # u_t
     return p - trust_ratio * u, m, v
 
 

@@ -11,11 +11,12 @@ correction = 1 / (1 - beta1^t).
 
 import math
 
+from fastopt.kernels.modulus import squared
 from fastopt.kernels.rule import Rule
 
 
 def laprop(p, g, m, v, scale, one_minus_beta1, one_minus_beta2, correction, eps):
-    v = v + one_minus_beta2 * (g * g - v)  # v_t
+    v = v + one_minus_beta2 * (squared(g) - v)  # v_t
     m = m + one_minus_beta1 * (scale * g / (math.sqrt(v) + eps) - m)  # m_t
     p = p - correction * m  # p_t
     return p, m, v

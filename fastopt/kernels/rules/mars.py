@@ -14,6 +14,7 @@ and eps are multiplied by sqrt(1 - beta2^t), step_size is divided by 1 - beta1^t
 
 import math
 
+from fastopt.kernels.modulus import squared
 from fastopt.kernels.rule import Rule
 
 
@@ -25,7 +26,7 @@ def mars_measure(p, g, m, v, previous, step_size, one_minus_beta1, one_minus_bet
 def mars(p, g, m, v, previous, step_size, one_minus_beta1, one_minus_beta2, eps, gain, ratio):
     c = ratio * (g + gain * (g - previous))  # c_t
     m = m + one_minus_beta1 * (c - m)  # m_t
-    v = v + one_minus_beta2 * (c * c - v)  # v_t
+    v = v + one_minus_beta2 * (squared(c) - v)  # v_t
     return p - step_size * m / (math.sqrt(v) + eps), m, v, g
 
 

@@ -12,12 +12,13 @@ is multiplied by c.
 
 import math
 
+from fastopt.kernels.modulus import squared
 from fastopt.kernels.rule import Rule
 
 
 def nadam(p, g, m, v, gradient_step, mean_step, one_minus_beta1, one_minus_beta2, eps):
     m = m + one_minus_beta1 * (g - m)  # m_t
-    v = v + one_minus_beta2 * (g * g - v)  # v_t
+    v = v + one_minus_beta2 * (squared(g) - v)  # v_t
     p = p - (gradient_step * g + mean_step * m) / (math.sqrt(v) + eps)  # p_t
     return p, m, v
 

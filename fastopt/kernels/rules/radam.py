@@ -11,12 +11,13 @@ the rectification, in step_size.
 
 import math
 
+from fastopt.kernels.modulus import squared
 from fastopt.kernels.rule import Rule
 
 
 def radam(p, g, m, v, step_size, one_minus_beta1, one_minus_beta2, eps, rectified, zero, one):
     m = m + one_minus_beta1 * (g - m)  # m_t
-    v = v + one_minus_beta2 * (g * g - v)  # v_t
+    v = v + one_minus_beta2 * (squared(g) - v)  # v_t
     root = math.sqrt(v) + eps
     p = p - step_size * m / (root if rectified > zero else one)  # p_t
     return p, m, v

@@ -9,13 +9,14 @@ lr / sqrt(1 - decay_rate).
 
 import math
 
+from fastopt.kernels.modulus import product
 from fastopt.kernels.rule import Rule
 from fastopt.kernels.skipped_steps import rmsprop_skipped
 
 
 def rmsprop(p, g, h, lr, decay_rate, one_minus_decay_rate, eps, eps_root):
     h = decay_rate * h
-    h = h + one_minus_decay_rate * g * g  # h_t
+    h = h + product(one_minus_decay_rate * g, g)  # h_t
     p = p - lr * g / (math.sqrt(h + eps_root) + eps)  # p_t
     return p, h
 

@@ -12,12 +12,13 @@ without lr a new lr counts for all of it, with lr only for what is added from th
 
 import math
 
+from fastopt.kernels.modulus import product
 from fastopt.kernels.rule import Rule
 
 
 def rmsprop_momentum(p, g, h, v, rate, decay_rate, one_minus_decay_rate, eps, eps_root, momentum, gain):
     h = decay_rate * h
-    h = h + one_minus_decay_rate * g * g  # h_t
+    h = h + product(one_minus_decay_rate * g, g)  # h_t
     v = momentum * v + gain * g / (math.sqrt(h + eps_root) + eps)  # v_t
     p = p - rate * v  # p_t
     return p, h, v

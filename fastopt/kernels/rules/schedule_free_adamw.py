@@ -12,13 +12,14 @@ correction = sqrt(1 - beta2^t), by which eps is multiplied too.
 
 import math
 
+from fastopt.kernels.modulus import squared
 from fastopt.kernels.rule import Rule
 
 
 def schedule_free_adamw(
     p, g, v, offset, one_minus_beta2, correction, eps, weight_decay, pull, gradient_step, kept, offset_step
 ):
-    v = v + one_minus_beta2 * (g * g - v)  # v_t
+    v = v + one_minus_beta2 * (squared(g) - v)  # v_t
     direction = correction * g / (math.sqrt(v) + eps) + weight_decay * p  # d_t
     p = p - (pull * offset + gradient_step * direction)  # p_t
     offset = kept * (offset + offset_step * direction)  # x_t - p_t

@@ -14,18 +14,19 @@ trust_ratio = lr / max(1, r_t).
 
 import math
 
+from fastopt.kernels.modulus import squared
 from fastopt.kernels.rule import Rule
 
 
 def stable_adamw_measure(p, g, m, v, one_minus_beta1, one_minus_beta2, correction, root, eps, weight_decay):
-    v = v + one_minus_beta2 * (g * g - v)
+    v = v + one_minus_beta2 * (squared(g) - v)
     spread = math.sqrt(v)
     return root * g / (spread if spread > eps else eps), p
 
 
 def stable_adamw(p, g, m, v, one_minus_beta1, one_minus_beta2, correction, root, eps, weight_decay, trust_ratio):
     m = m + one_minus_beta1 * (g - m)  # m_t
-    v = v + one_minus_beta2 * (g * g - v)  # v_t
+    v = v + one_minus_beta2 * (squared(g) - v)  # v_t
     return p - trust_ratio * (correction * m / (math.sqrt(v) + eps) + weight_decay * p), m, v
 
 

@@ -11,12 +11,13 @@ beside the root of the corrected v.
 
 import math
 
+from fastopt.kernels.modulus import squared
 from fastopt.kernels.rule import Rule
 
 
 def yogi(p, g, m, v, step_size, one_minus_beta1, one_minus_beta2, eps):
     m = m + one_minus_beta1 * (g - m)  # m_t
-    square = g * g
+    square = squared(g)
     change = one_minus_beta2 * square
     # v_t; what is neither more nor less is equal, or NaN, or both infinite, whose difference is NaN
     v = v - change if v > square else (v + change if v < square else v + (v - square))
