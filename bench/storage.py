@@ -30,7 +30,7 @@ from bench.conftest import environment
 from bench.limit import bytes_per_element
 from bench.ratios import interleaved, rounded
 from bench.selection import by_words, selected
-from fastopt import set_tuning, threads
+from fastopt import threads, tuning
 from fastopt.engine.columns import moved_bytes
 from fastopt.kernels import RULES
 from fastopt.kernels.codecs import STORAGES
@@ -155,7 +155,8 @@ def main(arguments: list[str] | None = None) -> None:
             FILE.write_text(json.dumps(results, indent=1) + "\n")
 
     if options.part in ("speed", "sizes"):
-        set_tuning("off")  # without a training loop; trials would look like slow steps
+        mode = tuning.mode()
+        tuning.set_tuning("off")  # without a training loop; trials would look like slow steps
         part = results.setdefault(options.part, {})
         part |= {"machine": environment(), "date": str(date.today())}
         cases = part.setdefault("cases", {})
@@ -163,6 +164,7 @@ def main(arguments: list[str] | None = None) -> None:
             speed(chosen, cases)
         else:
             sizes(cases)
+        tuning.set_tuning(mode)
         keep()
     elif options.part == "training":
         storage_training.training(chosen, options.seeds, results.setdefault("training", {}), keep)

@@ -152,6 +152,12 @@ class Leaves:
         """
         with self._not_stepping():
             if self._state is None and not self._rule.state:
+                key = BARE if key is None and BARE in self._skipped_rows else key
+                if key in self._skipped_rows:  # all that there is of it
+                    skipped, name = self._skipped_rows[key], naming(self._node)(key)
+                    index = _row_index(type(self).__name__, name, index, skipped.last.shape)
+                    new = {"_skipped_rows": {**self._skipped_rows, key: catch_up.reindexed(skipped, index)}}
+                    self.__dict__.update(new | _FORGOTTEN)
                 return
             owner, key = type(self).__name__, _key_of(self, key, self._leaf_counts())
             layout = self._state.layouts[key]

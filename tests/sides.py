@@ -55,7 +55,7 @@ flags = st.booleans()
 
 @cache
 def ways_to_make(rule, more):
-    """What an optimizer of a rule can be made with."""
+    """Settings that an optimizer of a rule can be made with."""
 
     def goes(settings):
         with suppress(ValueError):

@@ -10,17 +10,20 @@ import pytest
 
 import fastopt
 from fastopt.__pyinstaller import get_hook_dirs
-from tests.conftest import python
+from tests.conftest import ONE_KERNEL, python
 
 HERE = Path(fastopt.__file__).parent
 
 # Without -c's "" in front, an editable install's own finder would win over the copy.
-STEP = """
+IMPORT = """
 import sys
 sys.path.insert(0, sys.argv[1])
 sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in repr(finder)]
 import numpy as np, fastopt
 assert fastopt.__file__.startswith(sys.argv[1]), fastopt.__file__
+"""
+
+UPDATE = """
 params, optimizer = {"p": np.ones(3, np.float32)}, fastopt.SGD(lr=0.5)
 optimizer.update(params, {"p": np.ones(3, np.float32)})
 print("RESULT", params["p"][0])
@@ -42,9 +45,9 @@ def zipped(package, target):
     return target
 
 
-def run(where, folder, more="", result="0.5"):
+def run(where, folder, more=ONE_KERNEL, result="0.5"):
     cache = {"XDG_CACHE_HOME": str(folder / "cache"), "NUMBA_CACHE_DIR": "", "NUMBA_DEBUG_CACHE": "1"}
-    process = python(STEP + more, str(where), cwd=folder, **cache)
+    process = python(IMPORT + more, str(where), cwd=folder, **cache)
     assert f"RESULT {result}" in process.stdout
     found = [
         word
@@ -54,20 +57,34 @@ def run(where, folder, more="", result="0.5"):
     return found, process.stderr.count("disk cache cannot be used")
 
 
-def test_a_zip_file(package, tmp_path):
+@pytest.fixture(scope="module")
+def started(package, tmp_path_factory):
+    """The package in a zip file, a folder with its cache after a first step, and how that went."""
+    folder = tmp_path_factory.mktemp("started")
+    archive = zipped(package, folder / "app.zip")
+    return archive, folder, run(archive, folder, UPDATE)
+
+
+def test_a_zip_file(started):
     """numba has a place for kernels of a zip file, in the user's folder."""
-    archive = zipped(package, tmp_path / "app.zip")
-    assert [run(archive, tmp_path), run(archive, tmp_path)] == [(["saved"], 0), (["loaded"], 0)]
+    archive, folder, first = started
+    assert [first, run(archive, folder, UPDATE)] == [(["saved"], 0), (["loaded"], 0)]
+
+
+def test_a_zip_file_with_another_formula(package, tmp_path):
+    archive = tmp_path / "app.zip"
+    assert run(zipped(package, archive), tmp_path) == (["saved"], 0)
     source = package / "kernels" / "rules" / "sgd.py"
     text = source.read_text()
     try:
         source.write_text(text.replace("p - lr * g", "p + lr * g"))
-        assert run(zipped(package, archive), tmp_path, result="1.5") == (["saved", "loaded"], 0)  # the loop is the same
+        assert run(zipped(package, archive), tmp_path, result="1.5") == (["saved"], 0)
     finally:
         source.write_text(text)
 
 
-def test_what_lies_in_a_zip_file_is_found(package, tmp_path):
+def test_what_lies_in_a_zip_file_is_found(started):
+    archive, folder, _ = started
     more = """
 from fastopt.nn.mnist import SUBSET, read_mnist
 assert len(read_mnist(SUBSET).train[1]) == 6000
@@ -80,7 +97,7 @@ z = np.ones(2, complex)
 fastopt.Adam(modulus=True).update(z, z.copy())  # which reads the source of the formula
 assert z[0] != 1
 """
-    run(zipped(package, tmp_path / "app.zip"), tmp_path, more)
+    run(archive, folder, UPDATE + more)
 
 
 def test_an_archive_that_numba_does_not_know(package, tmp_path):
@@ -117,14 +134,8 @@ assert cache._machinery() != first and not cache.UNREADABLE
 
 
 def test_a_source_that_cannot_be_read_costs_the_cache(tmp_path):
-    before = """
-import numpy as np, fastopt, fastopt.kernels.loops as loops
-loops.__loader__ = None
-params = {"p": np.ones(3)}
-fastopt.SGD(lr=0.5).update(params, {"p": np.ones(3)})
-print("RESULT", params["p"][0])
-"""
-    process = python(before, cwd=tmp_path, NUMBA_CACHE_DIR=str(tmp_path / "cache"))
+    before = "import fastopt.kernels.loops as loops; loops.__loader__ = None"
+    process = python(f"{before}\n{ONE_KERNEL}", cwd=tmp_path, NUMBA_CACHE_DIR=str(tmp_path / "cache"))
     assert "RESULT 0.5" in process.stdout
     assert process.stderr.count("the source of fastopt.kernels.loops cannot be read") == 1
     assert not list(tmp_path.rglob("*.nbc"))

@@ -74,36 +74,44 @@ def test_the_wheel_holds_what_it_should(wheel):
     assert not [name for name in names if "test" in name or "bench" in name or "__pycache__" in name]
 
 
-def test_the_wheel_works_in_a_fresh_environment(wheel, tmp_path):
-    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
-    bin_folder = tmp_path / "venv" / ("Scripts" if sys.platform == "win32" else "bin")
-    executable = str(bin_folder / "python")
-    subprocess.run([executable, "-m", "pip", "install", "--quiet", str(wheel)], check=True)
-    outside = tmp_path / "outside"
-    outside.mkdir()
-    where = python(STEP, cwd=outside, executable=executable, PYTHONPATH="").stdout
-    assert str(tmp_path / "venv") in where
-    layer = python("from fastopt import threads; print(threads.layer())", cwd=outside, executable=executable)
-    assert layer.stdout.strip() in ("tbb", "omp", "None")
+def python_of(folder):
+    return folder / ("Scripts" if sys.platform == "win32" else "bin") / "python"
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """A fresh environment, with pip, which installs into other environments too."""
+    folder = tmp_path_factory.mktemp("environment")
+    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    return folder
+
+
+def test_the_wheel_works_in_a_fresh_environment(wheel, environment, tmp_path):
+    executable = str(python_of(environment))
+    subprocess.run([executable, "-m", "pip", "install", "--quiet", "--no-compile", str(wheel)], check=True)
+    # Only what is imported becomes byte code, and once.
+    outside = {"cwd": tmp_path, "executable": executable, "PYTHONPATH": "", "PYTHONDONTWRITEBYTECODE": ""}
+    printed = python(STEP + "from fastopt import threads; print(threads.layer())", **outside).stdout.splitlines()
+    assert str(environment) in printed[0] and printed[1] in ("tbb", "omp", "None")
     # Without the extras commands print plainly, and those that draw say what they need, in one line.
-    process = subprocess.run([str(bin_folder / "fastopt"), "info"], capture_output=True, text=True, cwd=outside)
+    command = str(python_of(environment).with_name("fastopt"))
+    process = subprocess.run([command, "info"], capture_output=True, text=True, cwd=tmp_path)
     assert process.returncode == 0 and "threading layer" in process.stdout
-    process = subprocess.run([str(bin_folder / "fastopt"), "train"], capture_output=True, text=True, cwd=outside)
+    process = subprocess.run([command, "train"], capture_output=True, text=True, cwd=tmp_path)
     assert process.returncode == 2 and "pip install 'fastopt[experiments]'" in process.stderr
 
 
 @pytest.mark.parametrize("options", [(), ("-e",)], ids=["pip install .", "pip install -e ."])
-def test_installing_the_checkout(options, source, tmp_path):
-    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
-    executable = tmp_path / "venv" / ("Scripts" if sys.platform == "win32" else "bin") / "python"
+def test_installing_the_checkout(options, source, environment, tmp_path):
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "venv")], check=True)
+    executable = str(python_of(tmp_path / "venv"))
     # The dependencies are those of this environment.
-    inside = python("import sysconfig; print(sysconfig.get_path('purelib'))", executable=str(executable)).stdout.strip()
+    inside = python("import sysconfig; print(sysconfig.get_path('purelib'))", executable=executable).stdout.strip()
     (Path(inside) / "dependencies.pth").write_text(f"{Path(numpy.__file__).parent.parent}\n")
-    command = [str(executable), "-m", "pip", "install", "--quiet", "--no-deps", *options, "."]
-    subprocess.run(command, cwd=source, check=True)
+    pip = [str(python_of(environment)), "-m", "pip", "--python", executable]
+    subprocess.run([*pip, "install", "--quiet", "--no-deps", *options, "."], cwd=source, check=True)
     for folder in (tmp_path, source):  # Python started in the checkout finds that first
         inside_checkout = folder == source or options == ("-e",)
-        where = Path(
-            python(WITHOUT_CHECK if inside_checkout else STEP, cwd=folder, executable=str(executable)).stdout.strip()
-        )
+        code = WITHOUT_CHECK if inside_checkout else STEP
+        where = Path(python(code, cwd=folder, executable=executable, NUMBA_CACHE_DIR=str(tmp_path)).stdout.strip())
         assert where == (source if inside_checkout else Path(inside)) / "fastopt" / "kernels" / "__init__.py"

@@ -16,4 +16,4 @@ def run(settings: Settings) -> Result:
         name: MultiLayerNetExtend(784, HIDDEN, 10, use_dropout=ratio > 0, dropout_ration=ratio, seed=settings.seed)
         for name, ratio in (("without Dropout", 0.0), (f"Dropout of {RATIO}", RATIO))
     }
-    return compare(settings, networks, 100 if settings.quick else 301, "Dropout", "Dropout")
+    return compare(settings, networks, 40 if settings.quick else 301, "Dropout", "Dropout")

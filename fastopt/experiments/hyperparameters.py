@@ -108,7 +108,7 @@ def run(settings: Settings, refine: bool = False) -> Result:
 def _search(settings: Settings, ranges: Ranges, search: int) -> tuple[list[Outcome], bool]:
     """The outcomes of the finished trials, the best first, and whether Ctrl-C came before the end."""
     seed = settings.seed + search - 1
-    count, epochs = (20, 25) if settings.quick else (100, 50)
+    count, epochs = (20, 10) if settings.quick else (100, 50)
     low, high = np.log10(ranges).T
     exponents = np.random.default_rng(seed).uniform(low, high, size=(count, 2))
     trials = [

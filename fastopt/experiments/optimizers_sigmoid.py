@@ -48,7 +48,7 @@ def run(settings: Settings, as_printed: bool = False) -> Result:
     also the exercise's first h, which its code overwrites before it is read; with it the true one stays at 0.11.)
     """
     x_train, t_train, x_test, t_test = settings.data
-    steps = 300 if settings.quick else 1000
+    steps = 200 if settings.quick else 1000
     batches = draw_batches(settings, len(x_train), steps, BATCH)
     curves: dict[str, Array] = {"step": np.arange(EVERY, steps + 1, EVERY)}
     for rule, hyperparameters in OPTIMIZER_SETTINGS.items():

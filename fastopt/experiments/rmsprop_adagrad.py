@@ -26,7 +26,7 @@ def run(settings: Settings) -> Result:
     The length of a step is the mean change of a weight, among the weights whose gradient is not zero.
     """
     x_train, t_train, _, _ = settings.data
-    steps = 150 if settings.quick else 1000
+    steps = 100 if settings.quick else 1000
     batches = draw_batches(settings, len(x_train), steps, BATCH)
     curves: dict[str, Array] = {"step": np.arange(1, steps + 1)}
     rows = []

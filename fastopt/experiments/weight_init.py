@@ -21,7 +21,7 @@ BATCH = 128
 def run(settings: Settings) -> Result:
     """Training loss of one network from three initialisations: standard deviation 0.01, Xavier and He."""
     x_train, t_train, x_test, t_test = settings.data
-    steps = 300 if settings.quick else 2000
+    steps = 150 if settings.quick else 2000
     batches = draw_batches(settings, len(x_train), steps, BATCH)
     losses, last, rows = {}, {}, []
     for name, init in INITS.items():

@@ -72,7 +72,7 @@ def inlined(typingctx: Any) -> Any:
 
 @intrinsic
 def counters(typingctx: Any, keys: Any, element: Any) -> Any:
-    """What the noise of an element is the hash of, for each key; see `codecs.noise`."""
+    """Numbers whose hashes are the noise of an element, one for each key; see `codecs.noise`."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         keys = cgutils.unpack_tuple(builder, args[0])
@@ -95,21 +95,20 @@ def further(typingctx: Any, before: Any, elements: Any) -> Any:
     return before(before, types.int64), codegen
 
 
-def _noise(builder: Any, slot: int, hashed: Any, counter: Any, key: Any, bits: int) -> tuple[Any, Any]:
-    """So many random bits, and the hash that they are from: two slots share one."""
+def _noise(builder: Any, slot: int, hashed: Any, counter: Any, key: Any, bits: int, is_alone: bool) -> tuple[Any, Any]:
+    """So many random bits, and the hash that they are from: two slots share one.
+
+    Which bits are whose the key of a slot that is alone says; among several it is their order.
+    """
     if slot % 2:
         return builder.and_(hashed, _word((1 << bits) - 1)), hashed
     for by, factor in ((16, codecs.MIX), (15, 1)):
         counter = builder.mul(builder.xor(counter, builder.lshr(counter, _word(by))), _word(factor))
-    lower = builder.and_(counter, _word((1 << bits) - 1))
-    is_odd = builder.trunc(key, ir.IntType(1))
-    return builder.select(is_odd, lower, builder.lshr(counter, _word(32 - bits))), counter
-
-
-def _even(builder: Any, keys: Any) -> Any:
-    """The keys of several slots, of which the first is even: then LLVM sees that it is."""
-    first, *others = cgutils.unpack_tuple(builder, keys)
-    return [builder.and_(first, ir.Constant(first.type, -2)) if others else first, *others]
+    upper = builder.lshr(counter, _word(32 - bits))
+    if is_alone:
+        lower = builder.and_(counter, _word((1 << bits) - 1))
+        return builder.select(builder.trunc(key, ir.IntType(1)), lower, upper), counter
+    return upper, counter
 
 
 @intrinsic
@@ -137,9 +136,8 @@ def store_halves(typingctx: Any, where: Any, index: Any, values: Any, small: Any
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         hashed = None
-        keys = context.make_tuple(builder, signature.args[5], _even(builder, args[5]))
-        for slot, (address, value, kind, counter, key) in _columns(builder, args[0], *args[2:5], keys):
-            random, hashed = _noise(builder, slot, hashed, counter, key, HALF_BITS)
+        for slot, (address, value, kind, counter, key) in _columns(builder, args[0], *args[2:]):
+            random, hashed = _noise(builder, slot, hashed, counter, key, HALF_BITS, len(where) == 1)
             value = flushed(builder, value, kind, types.float32)
             bits = builder.bitcast(value, _WORD)
             quiet = builder.or_(bits, _word(0x400000))
@@ -189,9 +187,8 @@ def store_codes(
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         absolute = cgutils.get_or_insert_function(builder.module, ir.FunctionType(_FLOAT, [_FLOAT]), "llvm.fabs.f32")
         zero, hashed = ir.Constant(_FLOAT, 0.0), None
-        keys = context.make_tuple(builder, signature.args[5], _even(builder, args[5]))
-        for slot, (address, value, factor, counter, key, kind) in _columns(builder, args[0], *args[2:5], keys, args[6]):
-            random, hashed = _noise(builder, slot, hashed, counter, key, BYTE_BITS)
+        for slot, (address, value, factor, counter, key, kind) in _columns(builder, args[0], *args[2:]):
+            random, hashed = _noise(builder, slot, hashed, counter, key, BYTE_BITS, len(where) == 1)
             signed = builder.icmp_signed("==", kind, ir.Constant(kind.type, SIGNED))
             magnitude = builder.select(signed, builder.call(absolute, [value]), value)
             number = builder.fadd(builder.fmul(magnitude, factor), ir.Constant(_FLOAT, float(OFFSET)))

@@ -107,7 +107,7 @@ def with_sign(value, code):
 
 
 def share_of(kind, scale):
-    """What the numbers of codes are multiplied with."""
+    """The factor from the numbers of codes to values."""
     return float32(scale * (SIGNED_SHARE if kind == SIGNED else NONNEGATIVE_SHARE))
 
 

@@ -46,13 +46,12 @@ from fastopt.kernels.stores import STRIP, WHOLE, stack_bytes
 # As in `passes.py`.
 rule: Any = None
 DTYPE: Any = None
-SMALL: Any = None
 SCALARS: Any = None
 FLOATS: Any = None  # the columns of the table that are not stored in fewer bits: parameter, gradient, averages, bounds
 WRITTEN: Any = None  # those of them that are written, beside the gradient
 RESULTS: Any = None  # how many results of the formula go there
 SLOTS: Any = None  # the columns of slots
-SMALL_FLOATS: Any = None  # SMALL of those that are not stored in fewer bits
+SMALL_FLOATS: Any = None  # as SMALL there, of those that are not stored in fewer bits, and of slots
 SMALL_SLOTS: Any = None
 
 # What a step has of an array beside its row: the number of its elements, then the key of each slot.
@@ -106,11 +105,9 @@ def int8_loop(row, scalars, parameter, array, form, first, last):
     before, after = spread(stack, STRIDE, SLOTS), spread(stack + STRIDE * len(SLOTS), STRIDE, SLOTS)
     nowhere, factors = stack + 2 * STRIDE * len(SLOTS), stack + (2 * STRIDE + GROUP) * len(SLOTS)
     begin = last // GROUP * GROUP
-    target = spread(nowhere, GROUP, SLOTS)
+    target = spread(nowhere, GROUP, SLOTS)  # so the first loop needs no case of its own; it writes what is on the stack
     if begin < last:
-        decode_group(codes, size, begin, factors, before)
-        for place in range(GROUP):
-            store_values(after, place, load_values(before, place))
+        decode_group(codes, size, begin, factors, after)
         for place in range(last - begin):
             values = load((parameter, *floats[1:]), begin + place, DTYPE) + load_values(after, place)
             values = rule(*(values + constants))
@@ -168,18 +165,16 @@ def write_scales(codes, size, begin, most, factors, values, keys, nowhere):
     Codes of a group in which something is not finite are written at once: then others go `nowhere`.
     """
     inlined()
-    special, group = False, begin // GROUP
+    special, group, target = False, begin // GROUP, offset_by(codes, begin)
     for slot in range(len(SLOTS)):
         put(factors, slot, write_scale(KINDS[slot], most[slot], scales_at(codes[slot], size), group))
         special |= most[slot] >= INFINITE
     if not special:
-        return offset_by(codes, begin)
+        return target
     counter = counters(keys, begin)
     shares = load_values(spread(factors, 4, SLOTS), 0)
     for place in range(GROUP):
-        store_codes(
-            offset_by(codes, begin), place, load_values(values, place), shares, further(counter, place), keys, KINDS
-        )
+        store_codes(target, place, load_values(values, place), shares, further(counter, place), keys, KINDS)
     for slot in range(len(SLOTS)):
         if most[slot] >= INFINITE:
             scales = scales_at(codes[slot], size) + 4 * group

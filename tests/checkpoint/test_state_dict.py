@@ -13,7 +13,7 @@ import fastopt
 from fastopt import CheckpointError
 from fastopt.checkpoint import tensor_file
 from fastopt.optimizers import OPTIMIZERS
-from tests.conftest import assert_same_bits
+from tests.conftest import assert_same_bits, cases_of
 
 SHAPES = {"W1": ((30, 20), "float32"), "b1": ((20,), "float32"), ("deep", 2): ((7,), "float64"), 3: ((), "float32"), "": ((0, 4), "float64")}  # fmt: skip
 
@@ -50,9 +50,7 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("flat", [False, True])
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("rule", OPTIMIZERS)
+@pytest.mark.parametrize(("rule", "way", "flat"), cases_of(OPTIMIZERS, list(WAYS), [False, True]))
 def test_resuming_gives_the_bits_of_never_having_stopped(rule, way, flat, tmp_path, rng):
     params = model(rng)
     if flat:

@@ -38,8 +38,9 @@ def assert_same(params, others):
 
 @pytest.mark.parametrize("rule", OPTIMIZERS)
 def test_a_step_with_the_mean_has_the_bits_of_a_scaled_step_with_the_sum(rule):
-    params, plain = arrays(0), arrays(0)
-    optimizer, other = OPTIMIZERS[rule](), OPTIMIZERS[rule](gradient_scale=1 / 3)
+    # With settings that share the kernels of tests/engine/test_processing.py.
+    optimizer = OPTIMIZERS[rule](gradient_scale=0.5, clip_value=0.3, weight_decay=0.1)
+    other = OPTIMIZERS[rule](gradient_scale=0.5 / 3, clip_value=0.3, weight_decay=0.1)
     shapes = SHAPES if rule != "muon" else {"W": (5, 7)}
     params, plain = arrays(0, shapes=shapes), arrays(0, shapes=shapes)
     for step in range(2):
@@ -54,7 +55,7 @@ def test_a_step_with_the_mean_has_the_bits_of_a_scaled_step_with_the_sum(rule):
     optimizer.update(params, grads[0])  # of one gradient it is that step, as without
     optimizer.accumulate(grads[1])
     optimizer.update(params)
-    other.gradient_scale = 1.0
+    other.gradient_scale = 0.5
     for gradient in grads[:2]:
         other.update(plain, gradient)
     assert_same(params, plain)

@@ -60,8 +60,10 @@ def assert_equals_reference(rule, dtype="float32", shapes=None, steps=3, lay_out
     return pair.fast, fast
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("rule", [*ONE_OF_EACH_KIND, *BY_ARRAY])
+@pytest.mark.parametrize(
+    ("rule", "dtype"),
+    [*((rule, dtype) for rule in ONE_OF_EACH_KIND for dtype in DTYPES), *((rule, "float32") for rule in BY_ARRAY)],
+)
 def test_each_kind_of_rule_equals_its_reference(rule, dtype):
     _, changed = assert_equals_reference(rule, dtype)
     _, without = assert_equals_reference(rule, dtype, centralize=False)

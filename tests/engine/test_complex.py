@@ -89,8 +89,14 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
-@pytest.mark.parametrize("rule", ["adam", "lamb"])
+# The settings with a rule by element; those that norms have to do with, with a rule with norms too.
+@pytest.mark.parametrize(
+    ("rule", "settings"),
+    [
+        *(("adam", settings) for settings in SETTINGS.values()),
+        *(("lamb", SETTINGS[name]) for name in ("others", "skip")),
+    ],
+)
 def test_a_step_is_that_of_the_real_view(rule, settings):
     """With reports and state, accumulated or not; a gradient of zeros and one that is not finite among them."""
     params = numbers(0)

@@ -11,7 +11,7 @@ import fastopt
 from fastopt import threads
 from fastopt.engine import containers
 from fastopt.optimizers import OPTIMIZERS
-from tests.conftest import ONE_OF_EACH_KIND, THREAD_COUNTS, assert_same_bits, python
+from tests.conftest import ONE_OF_EACH_KIND, THREAD_COUNTS, assert_same_bits, cases_of, python
 
 BAD = {"nan": np.nan, "inf": np.inf, "-inf": -np.inf}
 
@@ -36,11 +36,10 @@ def everything(optimizer, params):
     return saved, [(array.dtype, array.shape, array.tobytes()) for array in arrays]
 
 
-@pytest.mark.parametrize("count", THREAD_COUNTS[:2])
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("kind", BAD)
-@pytest.mark.parametrize("flat", [False, True])
-@pytest.mark.parametrize("rule", OPTIMIZERS)
+@pytest.mark.parametrize(
+    ("rule", "kind", "flat", "dtype", "count"),
+    cases_of(OPTIMIZERS, list(BAD), [False, True], ["float32", "float64"], THREAD_COUNTS[:2]),
+)
 def test_raise_and_skip_write_nothing(rule, flat, kind, dtype, count):
     params = fastopt.flatten(model(dtype)) if flat else model(dtype)
     optimizer = OPTIMIZERS[rule](on_nonfinite="raise")

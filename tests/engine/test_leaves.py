@@ -6,7 +6,7 @@ import pytest
 import fastopt
 from fastopt import EMA, Lookahead, Rows
 from fastopt.optimizers import OPTIMIZERS
-from tests.conftest import Pair, assert_same_bits
+from tests.conftest import ONE_OF_EACH_KIND, Pair, assert_same_bits
 from tests.engine.test_step_counts import arrays
 
 WITH_FACTORS = "adafactor", "shampoo", "soap"  # whose rows are refused: tests/optimizers/test_matrix.py
@@ -169,12 +169,13 @@ def expected_rows(old, index, start, new):
 @pytest.mark.parametrize("rule", [rule for rule in OPTIMIZERS if rule not in ("sgd", *WITH_FACTORS)])
 def test_reindex_takes_the_rows_of_every_slot(rule, order):
     index = [4, 0, -1, 2, 2, -1]
-    optimizer, params = OPTIMIZERS[rule](**BOTH), {"xyz": np.asarray(np.ones((5, 3)), order=order), "b": np.ones(2)}
+    averages = BOTH if rule in ONE_OF_EACH_KIND else {}
+    optimizer, params = OPTIMIZERS[rule](**averages), {"xyz": np.asarray(np.ones((5, 3)), order=order), "b": np.ones(2)}
     for seed in range(2):
         rng = np.random.default_rng(seed)
         optimizer.update(params, {"xyz": rng.standard_normal((5, 3)), "b": rng.standard_normal(2)})
     new = np.asarray(np.random.default_rng(5).standard_normal((6, 3)), order=order)
-    starts = {**optimizer.start_values(), "weight_average": None, "slow_weights": None}
+    starts = {**optimizer.start_values(), **dict.fromkeys(["weight_average", "slow_weights"] if averages else [])}
     expected = {slot: expected_rows(getattr(optimizer, slot)["xyz"], index, starts[slot], new) for slot in starts}
     others = {slot: getattr(optimizer, slot)["b"].copy() for slot in starts}
     optimizer.reindex("xyz", index, new)
@@ -184,7 +185,7 @@ def test_reindex_takes_the_rows_of_every_slot(rule, order):
         assert list(getattr(optimizer, slot)) == ["xyz", "b"]
     params["xyz"] = new
     optimizer.update(params, {"xyz": np.ones((6, 3)), "b": np.ones(2)})
-    assert optimizer._leaf_counts()["xyz"] == (3, 3)
+    assert optimizer._leaf_counts()["xyz"] == (3, 3 if averages else 0)
 
 
 def test_reindex_takes_rows_of_the_catch_up_clock():
@@ -245,3 +246,14 @@ def test_a_rule_without_state_has_no_rows():
     assert optimizer.iter == 1
     with pytest.raises(KeyError, match=r"Adam: params\['a'\] has no state"):
         fastopt.Adam().reindex("a", [0])
+
+
+@pytest.mark.parametrize("kind", [fastopt.SGD, fastopt.Momentum])
+def test_rows_that_skip_steps_are_reindexed_without_state_too(kind):
+    optimizer, params = kind(lr=1.0), {"e": np.zeros((3, 2))}
+    optimizer.update(params, {"e": fastopt.Rows(np.array([0]), np.ones((1, 2)), exact=True)})
+    optimizer.catch_up(params)
+    params["e"] = params["e"][[0, 2]]
+    optimizer.reindex("e", [0, 2])
+    optimizer.update(params, {"e": np.ones((2, 2))})
+    assert params["e"][1].tolist() == [-1, -1]

@@ -1,10 +1,13 @@
 """Threading layers, forks, and Python threads, each in a process of its own."""
 
+import runpy
 import sys
+import warnings
 
 import pytest
 
 from fastopt import threads
+from fastopt.kernels import flags
 from tests.conftest import python
 
 needs_layer = pytest.mark.skipif(threads.layer() is None, reason="no threading layer here")
@@ -126,12 +129,18 @@ def test_small_steps_are_serial():
         assert threads.threads_for(10**9) == 1
 
 
-@pytest.mark.parametrize("name", ["safe", "forksafe", "threadsafe"])
 @needs_layer
-def test_numbas_collective_names(name):
-    assert (
-        python(SETUP + "step(2); print(threads.layer())", NUMBA_THREADING_LAYER=name).stdout.strip() == threads.layer()
-    )
+def test_numbas_collective_names():
+    """In one process the names are tried on numba's setting, of which the last decides what steps run on."""
+    code = """
+for name in ("safe", "forksafe", "threadsafe"):
+    threads.config.THREADING_LAYER = name
+    threads.layer.cache_clear()
+    print(threads.layer())
+step(2)
+print(threads.layer())
+"""
+    assert python(SETUP + code, NUMBA_THREADING_LAYER="safe").stdout.split() == [threads.layer()] * 4
 
 
 def test_the_number_of_threads_can_be_limited(monkeypatch):
@@ -150,21 +159,34 @@ def test_the_number_of_threads_can_be_limited(monkeypatch):
     assert python(code, FASTOPT_NUM_THREADS="1").stdout.split() == ["1", "1"]
 
 
-@pytest.mark.parametrize("bad", ["0", "many", "-1", "1.5", "64"])
-def test_a_bad_number_of_threads_in_the_environment_warns_once(bad):
+WRONG = "FASTOPT_NUM_THREADS={} must be a whole number of threads from 1 to 2"
+
+
+def test_a_bad_number_of_threads_in_the_environment_warns_once():
     """The import goes on, with what there is: the same job script may run on machines of all sizes."""
     code = SETUP + "print(threads.limit(), threads.most(), threads.config.NUMBA_NUM_THREADS)"
-    process = python(code, FASTOPT_NUM_THREADS=bad, NUMBA_NUM_THREADS="2")
-    assert process.stdout.split() == ["2" if bad == "64" else "None", "2", "2"]
-    words = f"RuntimeWarning: FASTOPT_NUM_THREADS={bad} must be a whole number of threads from 1 to 2"
-    assert process.stderr.count(words) == 1
+    process = python(code, FASTOPT_NUM_THREADS="64", NUMBA_NUM_THREADS="2")
+    assert process.stdout.split() == ["2", "2", "2"]
+    assert process.stderr.count(f"RuntimeWarning: {WRONG.format(64)}") == 1
+
+
+@pytest.mark.parametrize("bad", ["0", "many", "-1", "1.5", "64"])
+def test_bad_numbers_of_threads(bad, monkeypatch):
+    monkeypatch.setenv("FASTOPT_NUM_THREADS", bad)
+    monkeypatch.setattr(threads.config, "NUMBA_NUM_THREADS", 2)
+    with pytest.warns(RuntimeWarning, match=WRONG.format(bad)):
+        assert threads._from_environment() == (2 if bad == "64" else None)
 
 
 @pytest.mark.parametrize(("value", "checks"), [("1", True), (" 1", True), ("0", False), ("", False), ("yes", False)])
-def test_the_switch_for_checks_of_addresses(value, checks):
-    process = python("from fastopt.kernels import flags; print(flags.CHECK)", FASTOPT_CHECK=value)
-    assert process.stdout.strip() == str(checks)
-    assert process.stderr.count("FASTOPT_CHECK must be 0 or 1") == (value == "yes")
+def test_the_switch_for_checks_of_addresses(value, checks, monkeypatch):
+    monkeypatch.setenv("FASTOPT_CHECK", value)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert runpy.run_path(flags.__file__)["CHECK"] is checks  # as an import reads it
+    assert [str(warning.message).partition(";")[0] for warning in caught] == ["FASTOPT_CHECK must be 0 or 1"] * (
+        value == "yes"
+    )
 
 
 POOLS = """
@@ -183,7 +205,7 @@ if __name__ == "__main__":
     context = multiprocessing.get_context(sys.argv[1])
     with context.Pool(2) as pool:
         assert pool.map(work, range(4)) == [expected] * 4
-    with ProcessPoolExecutor(2, mp_context=context) as pool:
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
         assert list(pool.map(work, range(4))) == [expected] * 4
     print("done")
 """

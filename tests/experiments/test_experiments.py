@@ -55,10 +55,10 @@ def test_quick_run_and_both_backends(name, tmp_path):
     assert other.rows == result.rows
 
 
-@pytest.mark.parametrize("name", ["ravine", "optimizers-mnist", "activations"])
-def test_seeds(name):
-    first, same, other = (experiment(name)(quick=True, seed=seed).curves for seed in (1, 1, 2))
-    assert all(first[column].tobytes() == same[column].tobytes() for column in first)
+@pytest.mark.parametrize("name", ["ravine", "weight-decay", "activations"])
+def test_other_seeds_give_other_curves(name):
+    """That the same ones give the same, `test_quick_run_and_both_backends` finds."""
+    first, other = (experiment(name)(quick=True, seed=seed).curves for seed in (1, 2))
     assert name == "ravine" or any(first[column].tobytes() != other[column].tobytes() for column in first)
 
 
@@ -187,14 +187,6 @@ def test_all_writes_an_index(capsys, monkeypatch, tmp_path):
 def test_one_line_and_status_2(capsys, arguments, words):
     status, _, err = command(capsys, "experiment", *arguments)
     assert status == 2 and words in err and err.count("\n") == 1
-
-
-def test_without_the_extra_a_sentence_says_what_to_install():
-    for module in ("matplotlib",):
-        code = f"import sys; sys.modules['{module}'] = None; from fastopt.cli import main; sys.exit(main(['experiment', '--list']))"
-        process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-        assert process.returncode == 2
-        assert process.stderr == f"fastopt: `fastopt experiment` needs {module}: pip install 'fastopt[experiments]'\n"
 
 
 INTERRUPTED = """

@@ -8,7 +8,7 @@ from fastopt import threads
 from fastopt.commands.verify import cases
 from fastopt.kernels import RULES
 from fastopt.kernels.intrinsics import smallest_state
-from tests.conftest import ELEMENTWISE, THREAD_COUNTS, Pair, assert_same_bits
+from tests.conftest import ELEMENTWISE, THREAD_COUNTS, Pair, assert_same_bits, cases_of
 
 CASES = [pytest.param(rule, settings, id="-".join([rule, *settings])) for rule, settings in cases()]
 DTYPES = ["float32", "float64"]
@@ -51,10 +51,10 @@ def layouts(dtype):
 
 
 @pytest.mark.filterwarnings("ignore:the matrix subclass")
-@pytest.mark.parametrize("gradient_layout", ["C", "F", "columns", "backwards", "unaligned", "subclass"])
-@pytest.mark.parametrize("count", THREAD_COUNTS[:2])
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(
+    ("rule", "gradient_layout", "dtype", "count"),
+    cases_of(RULES, ["C", "F", "columns", "backwards", "unaligned", "subclass"], DTYPES, THREAD_COUNTS[:2]),
+)
 def test_any_layout(rule, dtype, count, gradient_layout, rng):
     fast, plain = layouts(dtype), {key: np.zeros((6, 10), dtype) for key in layouts(dtype)}
     pair = Pair(rule)

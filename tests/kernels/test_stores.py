@@ -102,8 +102,10 @@ EVERYTHING = {
 }
 
 
-@pytest.mark.parametrize("settings", [{}, EVERYTHING], ids=["plain", "everything"])
-@pytest.mark.parametrize("rule", ["sgd", "adam", "lamb", "muon"])
+@pytest.mark.parametrize(
+    ("rule", "settings"),
+    [*((rule, {}) for rule in ("sgd", "adam", "lamb", "muon")), ("adam", EVERYTHING), ("lamb", EVERYTHING)],
+)
 def test_steps_do_not_depend_on_the_form(rule, settings, form_of, rng):
     """With transforms, averages, both dtypes, numbers, views with gaps and rows."""
     shapes = {"W": (70, 90), "b": (90,), "d": (300,)}
@@ -239,7 +241,7 @@ def test_another_thread_reads_what_was_stored_past_the_caches():
 
     Without the fence it reads old values in about one of 2,000 steps of a single line.
     """
-    size, rounds = 16, 300_000
+    size, rounds = 16, 30_000
     params, _ = offset_array(np.zeros(size, np.float32), 0)
     gradient, scalars, flags = np.full(size, -1.0, np.float32), np.ones(1), np.zeros(32, np.int64)
     table = np.array([[params.ctypes.data, gradient.ctypes.data, 0, 0, scalars.ctypes.data], [0] * 5])
