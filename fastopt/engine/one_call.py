@@ -21,6 +21,7 @@ from fastopt.flat import Array, FlatDict
 from fastopt.kernels import array_scan, flags, one_call
 from fastopt.kernels.compile import compiled_for_c, driver_for_c, form_address, problems_kernel
 from fastopt.kernels.loops import parallel
+from fastopt.kernels.problem_norms import clipped_problems
 from fastopt.kernels.problems import parallel_problems, serial_problems
 from fastopt.kernels.stores import FORMS, PLAIN
 from fastopt.structure import LEAF, NOTHING, Node
@@ -142,18 +143,23 @@ def call_for(plan: Plan, transforms: tuple[str, ...]) -> Call | None:
     return plan.call  # type: ignore[no-any-return]
 
 
-def problems_call(plan: Plan, transforms: tuple[str, ...], places: tuple[int, ...]) -> Any:
-    """The call for a plan of many problems with scalars of their own; None if its steps cannot be made in one."""
+def problems_call(plan: Plan, transforms: tuple[str, ...], places: tuple[int, ...], clips: bool) -> Any:
+    """The call for a plan of many problems with scalars of their own; None if its steps cannot be made in one.
+
+    clips : whether each is clipped by its norm, which only one thread does in a call
+    """
     if plan.check is None or len(plan.table.launches) > 1:
         return None
     plan.call = plan.call_transforms = None
     (launch,) = plan.table.launches
     threads = AS_THEY_COME.threads_for(launch.moved_bytes)
+    if clips and threads > 1:
+        return None
     kernel = problems_kernel(plan.table.rule, launch.dtype, threads > 1, transforms, places)
     if not isinstance(kernel, partial):
         return None
     plan.words[one_call.KERNEL], plan.words[one_call.FORM] = kernel.args
-    driver = parallel_problems if threads > 1 else serial_problems
+    driver = parallel_problems if threads > 1 else clipped_problems if clips else serial_problems
     plan.words[one_call.DRIVER] = driver_for_c(driver, in_parallel=threads > 1)
     plan.words[one_call.STARTS], plan.words[one_call.THREADS] = launch.starts.ctypes.data, threads
     plan.words[one_call.TAKES_LONG] = launch.moved_bytes > LONG_BYTES

@@ -16,9 +16,9 @@ from fastopt.kernels.array_scan import address_of
 from fastopt.kernels.problems import (
     ADD,
     BEFORE,
+    CLIPPING,
     COUNT,
     DIVIDE,
-    DIVIDE_INTO,
     EACH,
     FIRST_OPERATION,
     INDEX,
@@ -68,9 +68,6 @@ class Rates:
         if number == 0:
             raise ZeroDivisionError("float division by zero")
         return self._then(DIVIDE, number)
-
-    def __rtruediv__(self, number: Any) -> Rates:
-        return self._then(DIVIDE_INTO, number)
 
     def __add__(self, number: Any) -> Rates:
         return self._then(ADD, number)
@@ -244,6 +241,11 @@ class ProblemScalars:
         marks, before, which = self._marks
         self.shared[:, SCALARS_AT + EACH * len(self.differing) + SOURCE] = marks.ctypes.data
         self.shared[:, BEFORE], self.shared[:, WHICH] = before.ctypes.data, which.ctypes.data
+
+    def clip(self, words: Array) -> None:
+        """Has the kernel write the factors first, from what `clip_problems` takes."""
+        self._clipping = words  # which must live as long
+        self.shared[:, CLIPPING] = words.ctypes.data
 
     def places(self, count: int, are_marked: bool) -> tuple[int, ...]:
         """For each of so many scalars its place among those that differ, -1 elsewhere; then the same for the marks."""

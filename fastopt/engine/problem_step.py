@@ -89,16 +89,19 @@ class ProblemStep(Step):
 
     def calls_of_next(self) -> tuple[Again, ...]:
         """How the next step may be made."""
-        settings, plan = self.settings, self.plan
-        if settings.clip_norm < math.inf or self.optimizer.on_nonfinite != "propagate" or self.skipped is not None:
+        plan = self.plan
+        if self.optimizer.on_nonfinite != "propagate" or self.more["_problems"] is not self.problems:
             return self.calls
-        if self.more["_problems"] is not self.problems:
-            return self.calls
+        clipping = plan.of_problems["clipping"] if isinstance(self.factor, np.ndarray) else None
+        if clipping is not None:
+            if clipping.words is None:
+                return self.calls
+            self.scalars_of_problems.clip(clipping.words)
         if self.places is None:
             flat = one_call.call_for(plan, self.transforms)
             call = None if flat is None else flat[0]
         else:
-            call = one_call.problems_call(plan, self.transforms, self.places)
+            call = one_call.problems_call(plan, self.transforms, self.places, clipping is not None)
         return self.calls if call is None else (OneCall(self, call),)
 
     def finish(self) -> None:
@@ -165,8 +168,12 @@ class ProblemStep(Step):
         if not checks_them and most == math.inf:
             return
         if most < math.inf:
-            self.factor = plan.of_problems.setdefault("factors", np.empty(self.problems.size))
-            problem_gradients.factors(plan, self.problems.size, factor, most, self.factor)
+            clipping = plan.of_problems.get("clipping")
+            if clipping is None or clipping.numbers != (factor, most):
+                factors = np.empty(self.problems.size) if clipping is None else clipping.factors
+                clipping = plan.of_problems["clipping"] = problem_gradients.Clipping(plan, factors, factor, most)
+            clipping.find()
+            self.factor = clipping.factors
         if checks_them:
             self._skip_or_raise(problem_gradients.peaks(plan, self.problems.size))
 

@@ -8,7 +8,6 @@ problems at a time, from learning rates and from numbers by step count, so that 
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -57,13 +56,14 @@ WIDTH, CONSTANTS, SHARED = range(3)
 # That is: how many scalars differ, or say whether a problem is active; where not all are active, the addresses of int64
 # numbers: how many are before each problem, and which are; where numbers by step count differ, the address of int64
 # numbers, how many bytes those of each problem's count are behind the first; the address of how many bytes the first
-# ones have moved on by now; and for each scalar that differs:
-COUNT, BEFORE, WHICH, INDEX, MOVED, SCALARS_AT = range(6)
+# ones have moved on by now; the address of what `problem_norms.clip_problems` takes, or 0; and for each scalar that
+# differs:
+COUNT, BEFORE, WHICH, INDEX, MOVED, CLIPPING, SCALARS_AT = range(7)
 # the address of float64 numbers by problem, or 0; that of a product that makes the same of them as all operations,
 # though it is rounded otherwise, or 0; how many operations there are; and of each what it does, and the address of the
 # number with which, the first by step count.
 SOURCE, PRODUCT, OPERATIONS, FIRST_OPERATION = range(4)
-TAKE, MULTIPLY, DIVIDE, DIVIDE_INTO, ADD = range(5)
+TAKE, MULTIPLY, DIVIDE, ADD = range(4)
 MOST_OPERATIONS = 6
 EACH = FIRST_OPERATION + 2 * MOST_OPERATIONS
 """The numbers of a scalar."""
@@ -243,9 +243,6 @@ def operate(kind, work, other, count):
     elif kind == DIVIDE:
         for k in range(count):
             put(work, k, at(work, k) / at(other, k))
-    elif kind == DIVIDE_INTO:
-        for k in range(count):
-            put(work, k, at(other, k) / at(work, k))
     else:
         for k in range(count):
             put(work, k, at(work, k) + at(other, k))
@@ -300,60 +297,3 @@ def walk_problems(kernel, shift, table, starts, first, last):
 # The drivers take the size of an element as a power of two where those of `loops.py` take a form.
 serial_problems = clone(serial, "serial_problems", {"run": walk_problems})
 parallel_problems = clone(parallel, "parallel_problems", {"run": walk_problems})
-
-
-def gathered(gradient, shift, width, start, count, column):
-    """Copies an element of each of some problems to `column`, of which the first is `start`."""
-    if shift == 2:
-        for place in range(count):
-            column[place] = np.float64(load((gradient,), start + place * width, np.float32)[0])
-    else:
-        for place in range(count):
-            column[place] = load((gradient,), start + place * width, np.float64)[0]
-
-
-def problem_peaks(gradient, shift, problems, width, peaks):
-    """The largest magnitude of each problem's gradient at an address, NaN if there is one; zero before the first."""
-    column = np.empty(TOGETHER)
-    for first in range(0, problems, TOGETHER):
-        largest = peaks[first : first + TOGETHER]
-        for element in range(width):
-            gathered(gradient, shift, width, first * width + element, len(largest), column)
-            for place in range(len(largest)):
-                size, before = abs(column[place]), largest[place]
-                largest[place] = before if size <= before or before != before else size
-
-
-def problem_squares(gradient, shift, problems, width, totals, rests):
-    """Adds the squares of each problem's gradient to a sum, and what rounding takes from it to another.
-
-    The sums of problems do not wait for one another, so several are added to at a time.
-    """
-    column = np.empty(TOGETHER)
-    for first in range(0, problems, TOGETHER):
-        sums, lost = totals[first : first + TOGETHER], rests[first : first + TOGETHER]
-        for element in range(width):
-            gathered(gradient, shift, width, first * width + element, len(sums), column)
-            for place in range(len(sums)):
-                square, total = column[place] * column[place], sums[place]
-                new = total + square
-                back = new - total
-                lost[place] += (total - (new - back)) + (square - back)
-                sums[place] = new
-
-
-def problem_factors(totals, rests, factor, most, least, factors):
-    """The factor of each problem's gradient by the norm of which it has most; returns how many are odd.
-
-    totals, rests : sums of squares; those beyond float64, or below `least`, make a problem odd, and its factor NaN
-    """
-    odd = 0
-    for problem in range(len(totals)):
-        total = totals[problem]
-        is_odd = not (least <= total < np.inf)
-        norm = math.sqrt(total + rests[problem])
-        scaled = norm * abs(factor)
-        is_clipped = not scaled <= most
-        factors[problem] = np.nan if is_odd else factor * (most / scaled) if is_clipped else factor
-        odd += is_odd
-    return odd

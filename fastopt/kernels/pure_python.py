@@ -133,7 +133,6 @@ _OPERATIONS: dict[int, Callable[[Any, Any], Any]] = {
     problems.TAKE: lambda value, other: other,
     problems.MULTIPLY: np.multiply,
     problems.DIVIDE: np.divide,
-    problems.DIVIDE_INTO: lambda value, other: np.divide(other, value),
     problems.ADD: np.add,
 }
 """What the operations of `problems.py` do."""
