@@ -8,7 +8,7 @@ import pytest
 import fastopt
 from fastopt.engine.problem_scalars import Rates
 from fastopt.engine.problem_step import OneCall
-from fastopt.kernels.problems import ADD, DIVIDE, DOUBT, MULTIPLY
+from fastopt.kernels.problems import DIVIDE, DOUBT, MULTIPLY
 from tests.conftest import assert_same_bits
 
 STEPS = 4  # the last ones in one call of C
