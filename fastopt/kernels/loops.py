@@ -209,9 +209,9 @@ def parallel(address, form, table, starts, threads):
     """The same on several threads.
 
     The elements are cut into as many equal stretches as threads. A thread works through its own, the same at every
-    step, so that it stays in its core's cache; then it helps with the others'. A core that BLAS's
-    threads still hold, spinning, therefore delays a step by one piece and not by a whole stretch. Nor does a thread wait
-    for the calling thread's CPU while there is another: see `cpus.py`.
+    step, so that it stays in its core's cache; then it helps with the others'. A core that BLAS's threads still hold,
+    spinning, therefore delays a step by one piece and not by a whole stretch. Nor does a thread wait for the CPU of the
+    one that called while there is another: see `cpus.py`.
     """
     total = starts[-1]
     pieces = (total + PIECE - 1) // PIECE
