@@ -12,6 +12,7 @@ import safetensors.numpy
 import fastopt
 from fastopt import CheckpointError
 from fastopt.checkpoint import tensor_file
+from fastopt.checkpoint.state_dict import one_line
 from fastopt.optimizers import OPTIMIZERS
 from tests.conftest import assert_same_bits, cases_of
 
@@ -178,11 +179,14 @@ def test_not_strict(tmp_path):
     np.testing.assert_array_equal(optimizer.m["c"], kept[1])
 
 
+def metadata_of(path):
+    data = path.read_bytes()
+    return json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+
+
 def rewritten(path, change):
     """The file with other metadata or arrays, and the checksum that belongs to them."""
-    data = path.read_bytes()
-    tensors = safetensors.numpy.load(data)
-    metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+    tensors, metadata = safetensors.numpy.load(path.read_bytes()), metadata_of(path)
     del metadata["checksum"]
     change(tensors, metadata)
     if "checksum" not in metadata:
@@ -248,6 +252,26 @@ BAD_DICTS = {
     "slots": (lambda saved: saved | {"state": {"m": {}}}, r"has state \['m'\], expected \['m', 'v'\]"),
     "slot": (lambda saved: saved | {"state": {"m": 3, "v": {}}}, "m in state_dict is int, expected a dict of arrays"),
     "keys": (lambda saved: saved | {"state": {"m": {}, "v": saved["state"]["v"]}}, "v and m in state_dict have different keys"),
+    "keys of the other": (lambda saved: saved | {"state": {"m": saved["state"]["m"], "v": {}}}, "v and m in state_dict have different keys"),
+    "more slots": (lambda saved: saved | {"state": saved["state"] | {"x": {}}}, r"has state \['m', 'v', 'x'\], expected"),
+    "larger": (lambda saved: saved | {"state": saved["state"] | {"v": {"W": np.ones((3, 1))}}}, r"v\['W'\] .* of shape \(3, 1\), m\['W'\] is float64 of shape \(3,\); both must be"),
+    "smaller": (lambda saved: saved | {"state": saved["state"] | {"v": {"W": np.ones(2)}}}, r"of shape \(2,\), m\['W'\] is"),
+    "narrower": (lambda saved: saved | {"state": saved["state"] | {"v": {"W": np.ones(3, np.float32)}}}, r"v\['W'\] .* is float32"),
+    "wider": (lambda saved: saved | {"state": saved["state"] | {"v": {"W": np.ones(3, complex)}}}, r"v\['W'\] .* is complex128"),
+    "other rule": (lambda saved: saved | {"rule": "adabelief"}, "state of rule 'adabelief', expected 'adam'"),
+    "no rule": (lambda saved: saved | {"rule": 3}, "state of rule 3, expected 'adam'"),
+    "counts": (lambda saved: saved | {"counts": 3}, "counts are 3, expected a dict of dicts with steps and averages"),
+    "counts of numbers": (lambda saved: saved | {"counts": {"W": 3}}, "counts are {'W': 3}, expected a dict of dicts"),
+    "count": (lambda saved: saved | {"counts": {"W": {"steps": 1, "averages": -1}}}, "averages of 'W' must be a whole number"),
+    "counts of others": (lambda saved: saved | {"counts": {"V": {"steps": 1, "averages": 0}}}, "counts in state_dict have 'V', of which there is no state"),
+    "estimates": (lambda saved: saved | {"estimates": 3}, "estimates are 3, expected a dict of numbers by name"),
+    "estimate": (lambda saved: saved | {"estimates": {"d": "one"}}, "estimates are {'d': 'one'}, expected"),
+    "name of an estimate": (lambda saved: saved | {"estimates": {1: 0.5}}, "estimates are {1: 0.5}, expected"),
+    "rows": (lambda saved: saved | {"rows": 3}, "state_dict: TypeError: Adam: rows are int, expected a dict"),
+    "rows without rates": (lambda saved: saved | {"rows": {"W": {"behind": np.zeros(3, np.int64)}}}, "state_dict: KeyError: 'rates'"),
+    "rows of others": (lambda saved: saved | {"rows": {"W": {"behind": np.zeros(4, np.int64), "rates": (0, 0)}}}, "ValueError: Adam: rows.* is of 4 rows"),
+    "skipped": (lambda saved: saved | {"skipped": -1}, "skipped must be a whole number of steps"),
+    "averaged": (lambda saved: saved | {"averaged": -1}, "averaged must be a whole number of steps"),
     "lists": (lambda saved: saved | {"state": {"m": {"W": [1]}, "v": {"W": [1]}}}, r"m\['W'\] in state_dict has type list"),
 }  # fmt: skip
 
@@ -260,6 +284,120 @@ def test_a_bad_dict_is_refused(bad):
     with pytest.raises(CheckpointError, match=words):
         optimizer.load_state_dict(spoil(optimizer.state_dict()))
     assert content(optimizer) == before
+
+
+def test_an_error_of_another_library_is_one_line_that_is_not_too_long():
+    assert one_line(KeyError("a\n  b")) == r"KeyError: 'a\n b'" and one_line(OSError("a\n b")) == "OSError: a b"
+    text = one_line(ValueError("x" * 300))
+    assert text.startswith("ValueError: xxx") and len(text) == 200
+
+
+def test_the_dict_of_an_older_version_says_less():
+    optimizer, other = stepped(W=3), fastopt.Adam(averaging=fastopt.EMA(), on_nonfinite="skip")
+    other.update({"W": np.ones(3)}, {"W": np.ones(3)})
+    other.update({"W": np.ones(3)}, {"W": np.full(3, np.nan)})
+    assert (other.skipped, other._averaged) == (1, 1)
+    saved = optimizer.state_dict()
+    assert not {"counts", "rows", "estimates", "factors", "problems", "accumulated"} & set(saved)
+    other.load_state_dict({name: saved[name] for name in ("rule", "hyperparameters", "step", "state")})
+    assert (other.iter, other.skipped, other._averaged) == (1, 0, 0)
+    assert other._leaf_counts() == {"W": (1, 0)} and other._estimates == {}
+
+
+def test_only_leaves_that_are_counted_otherwise_are_in_the_dict(tmp_path):
+    optimizer, params = fastopt.Adam(averaging=fastopt.EMA()), {"W": np.ones(3)}
+    for _ in range(3):
+        optimizer.update(params, {key: np.ones(3) for key in params})
+        params |= {"late": np.ones(3)}
+    saved = optimizer.state_dict()
+    assert saved["counts"] == {"late": {"steps": 2, "averages": 2}}
+    optimizer.iter = 1
+    counts = optimizer._leaf_counts()
+    other = through_file(optimizer, tmp_path)
+    assert other._leaf_counts() == counts and other.iter == 1
+
+
+def test_a_bare_array_is_an_array_in_the_dict():
+    optimizer = fastopt.Adam()
+    optimizer.update(np.ones(3), np.ones(3))
+    assert all(isinstance(value, np.ndarray) for value in optimizer.state_dict()["state"].values())
+
+
+def test_what_is_not_set_in_the_dict_is_not_set_afterwards():
+    """But averages, which an older version does not know."""
+    for name, value in {"averaging": fastopt.EMA(), "lookahead": fastopt.Lookahead(2), "bounds": (-1, 1)}.items():
+        optimizer = fastopt.Adam(**{name: value})
+        optimizer.load_state_dict(fastopt.Adam().state_dict())
+        assert (getattr(optimizer, name) is None) == (name == "bounds")
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+def test_groups_that_selected_something_before_may_select_nothing_now(steps):
+    optimizer = fastopt.Adam(groups={"late*": {"lr_scale": 0.5}})
+    params = {"W": np.ones(3), "late": np.ones(3)}
+    for _ in range(steps):
+        optimizer.update(params, {key: np.ones(3) for key in params})
+    if steps:
+        optimizer.forget("late")
+    other = fastopt.Adam()
+    other.load_state_dict(optimizer.state_dict())
+    if steps:
+        other.update({"W": np.ones(3)}, {"W": np.ones(3)})
+        assert other.iter == 2
+    else:
+        with pytest.raises(ValueError, match=r"late\*"):
+            other.update({"W": np.ones(3)}, {"W": np.ones(3)})
+
+
+@pytest.mark.parametrize("smaller", [True, False])
+def test_part_of_the_state_keeps_its_counts_and_begins_no_average(smaller):
+    """Averages that are not known of all leaves begin anew, and so do their counts; those of steps go on."""
+    there, here = fastopt.Momentum(averaging=fastopt.EMA()), fastopt.Momentum()
+    shapes = {"a": 3, "b": 2 if smaller else 4}
+    for _ in range(5):
+        there.update(
+            {key: np.ones(shape) for key, shape in shapes.items()},
+            {key: np.ones(shape) for key, shape in shapes.items()},
+        )
+    for keys in ("ab", "a"):
+        here.update({key: np.ones(3) for key in keys}, {key: np.ones(3) for key in keys})
+    assert here.load_state_dict(there.state_dict(), strict=False).reshaped == ["b"]
+    assert here._leaf_counts() == {"a": (5, 0), "b": (1, 0)} and not here.weight_average and here.iter == 5
+    both = fastopt.Momentum(averaging=fastopt.EMA())
+    for _ in range(2):
+        both.update({key: np.ones(3) for key in "ab"}, {key: np.ones(3) for key in "ab"})
+    kept = both.weight_average["b"].copy()
+    both.load_state_dict(there.state_dict(), strict=False)
+    assert both._leaf_counts() == {"a": (5, 5), "b": (2, 2)}
+    assert_same_bits(both.weight_average["a"], there.weight_average["a"])
+    assert_same_bits(both.weight_average["b"], kept)
+
+
+@pytest.mark.parametrize(("saved_begun", "begun"), [(True, True), (True, False), (False, True), (False, False)])
+@pytest.mark.parametrize("whole", [True, False])
+def test_averages_that_have_not_begun(saved_begun, begun, whole):
+    """With SWA(start) there is a slot before there is an average."""
+
+    def stepped_with(steps, **shapes):
+        optimizer = fastopt.Momentum(averaging=fastopt.SWA(start=3, every=1), lookahead=fastopt.Lookahead(100))
+        for _ in range(steps):
+            optimizer.update(
+                {key: np.ones(n) for key, n in shapes.items()}, {key: np.ones(n) for key, n in shapes.items()}
+            )
+        return optimizer
+
+    there, here = (
+        stepped_with(4 if saved_begun else 1, a=3, b=2),
+        stepped_with(4 if begun else 1, a=3, b=2 if whole else 4),
+    )
+    mine = here.state_dict()["state"]
+    here.load_state_dict(there.state_dict(), strict=False)
+    theirs, now = there.state_dict()["state"], here.state_dict()["state"]
+    assert ("weight_average" in now) == (saved_begun and (whole or begun))
+    for slot in now:
+        assert_same_bits(now[slot]["a"], theirs[slot]["a"])
+        assert_same_bits(now[slot]["b"], (theirs if whole else mine)[slot]["b"])
+    assert "slow_weights" in now
 
 
 def test_not_stepped_into_stepped():
