@@ -260,9 +260,9 @@ def compiled(
 
 
 @cache
-def parallel_for_c() -> int:
-    """The address of `loops.parallel`, compiled, for calls from C."""
-    overload = _overload(parallel, DRIVER, nogil=True, in_parallel=True)
+def driver_for_c(function: Callable[..., Any], in_parallel: bool) -> int:
+    """The address of `loops.parallel`, or what has its arguments, compiled, for calls from C."""
+    overload = _overload(function, DRIVER, True, in_parallel)
     return int(overload.library.get_pointer_to_function(overload.fndesc.llvm_cfunc_wrapper_name))
 
 
