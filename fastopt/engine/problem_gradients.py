@@ -31,7 +31,7 @@ def gradient(plan: Plan, number: int, size: int) -> Array:
 
 def peaks(plan: Plan, size: int) -> list[Array]:
     """The largest magnitude of each problem's gradient, by leaf."""
-    found = []
+    by_leaf = []
     for number in range(len(plan.table.active)):
         values = gradient(plan, number, size)
         if flags.compiles():
@@ -39,8 +39,8 @@ def peaks(plan: Plan, size: int) -> list[Array]:
             _compiled_peaks()(*_place(values), largest)
         else:
             largest = np.abs(values).max(axis=1, initial=0).astype(np.float64)
-        found.append(largest)
-    return found
+        by_leaf.append(largest)
+    return by_leaf
 
 
 class Clipping:

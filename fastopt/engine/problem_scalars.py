@@ -219,15 +219,15 @@ class ProblemScalars:
         self._factors, column = factors, self._numbers.ctypes.data
         for row, (kinds_of, rates) in enumerate(zip(self._kinds, self._rates, strict=True)):
             for place, kinds in enumerate(kinds_of):
-                own = self.shared[row, SCALARS_AT + EACH * place :]
+                words = self.shared[row, SCALARS_AT + EACH * place :]
                 if kinds is None:
-                    own[OPERATIONS], kinds = 1, (TAKE,)
+                    words[OPERATIONS], kinds = 1, (TAKE,)
                 else:
-                    own[SOURCE], own[OPERATIONS] = rates.ctypes.data, len(kinds)
-                    own[PRODUCT] = column if kinds and _are_ordinary(rates) else 0
+                    words[SOURCE], words[OPERATIONS] = rates.ctypes.data, len(kinds)
+                    words[PRODUCT] = column if kinds and _are_ordinary(rates) else 0
                     column += 8
                 for operation, kind in enumerate(kinds):
-                    own[FIRST_OPERATION + 2 * operation :][:2] = kind, column
+                    words[FIRST_OPERATION + 2 * operation :][:2] = kind, column
                     column += 8
             if factors is not None:
                 self.shared[row, SCALARS_AT + EACH * (len(self.differing) - 1) + SOURCE] = factors.ctypes.data
@@ -249,11 +249,11 @@ class ProblemScalars:
 
     def places(self, count: int, are_marked: bool) -> tuple[int, ...]:
         """For each of so many scalars its place among those that differ, -1 elsewhere; then the same for the marks."""
-        found = {scalar: place for place, scalar in enumerate(self.differing)}
+        place_of = {scalar: place for place, scalar in enumerate(self.differing)}
         self.shared[:, COUNT] = len(self.differing) + are_marked
         if not are_marked:
             self.shared[:, BEFORE] = 0
-        return *[found.get(scalar, -1) for scalar in range(count)], len(self.differing) if are_marked else -1
+        return *[place_of.get(scalar, -1) for scalar in range(count)], len(self.differing) if are_marked else -1
 
     def shared_of(self, row: int) -> int:
         """The address of what the kernel reads for the arrays of a row."""
@@ -322,12 +322,12 @@ def _of_transform(name: str, settings: Any) -> Any:
 
 def _with_rates(settings: Any, rates: Rates | int) -> Any:
     """The settings, with `rates`, or that of a problem, in place of the learning rates of problems."""
-    own = settings.__dict__.get("lr")
-    if not isinstance(own, np.ndarray):
+    lr = settings.__dict__.get("lr")
+    if not isinstance(lr, np.ndarray):
         return settings
     one = object.__new__(type(settings))
     one.__dict__.update(settings.__dict__)
-    one.__dict__["lr"] = rates if isinstance(rates, Rates) else float(own[rates])
+    one.__dict__["lr"] = rates if isinstance(rates, Rates) else float(lr[rates])
     return one
 
 

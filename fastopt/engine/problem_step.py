@@ -114,8 +114,8 @@ class ProblemStep(Step):
     def find_problems(self) -> None:
         """Checks that all arrays have a row for each problem."""
         optimizer, plan = self.optimizer, self.plan
-        owner, known = type(optimizer).__name__, optimizer._problems
-        size = None if known is None else known.size
+        owner, counts = type(optimizer).__name__, optimizer._problems
+        size = None if counts is None else counts.size
         for leaf in plan.table.leaves:
             name, shape = plan.table.name(leaf.key), leaf.array.shape
             if leaf.sparse is not None:
@@ -143,20 +143,20 @@ class ProblemStep(Step):
                 f"{owner}: params has {plan.table.keys!r:.200}, but at the first step it had "
                 f"{[*optimizer._state.layouts]!r:.200}; with batch_axis=0 arrays do not come or go: call reset()"
             )
-        wanted = optimizer._wanted_active
+        active = optimizer._wanted_active
         size = 0 if size is None else size
-        if known is None:
-            known = ProblemCounts(size)
-            if wanted is not None:
-                check_active(owner, wanted, size)
-                known = known.with_steps(known.steps(optimizer._steps), wanted, optimizer._steps)
+        if counts is None:
+            counts = ProblemCounts(size)
+            if active is not None:
+                check_active(owner, active, size)
+                counts = counts.with_steps(counts.steps(optimizer._steps), active, optimizer._steps)
         lr = optimizer.__dict__.get("lr")
         self.has_rates = isinstance(lr, np.ndarray)
         if isinstance(lr, np.ndarray) and lr.shape != (size,):
             raise ValueError(f"{owner}: lr has shape {lr.shape}, expected ({size},), one for each problem")
-        self.problems: ProblemCounts = known
+        self.problems: ProblemCounts = counts
         groups = optimizer.groups.values()
-        self.has_schedules = optimizer._scheduled or any(callable(v) for own in groups for v in own.values())
+        self.has_schedules = optimizer._scheduled or any(callable(v) for settings in groups for v in settings.values())
         self.skipped: Array | None = None
 
     def check_gradients(self) -> None:
@@ -299,12 +299,12 @@ class ProblemStep(Step):
 
     def _constants(self) -> list[int]:
         """The addresses of the plan's own scalars, by active leaf."""
-        kept: list[int] | None = self.plan.of_problems.get("constants")
-        if kept is None:
+        addresses: list[int] | None = self.plan.of_problems.get("constants")
+        if addresses is None:
             table = self.plan.table
-            kept = [table.scalars[leaf.scalar_row :].ctypes.data for leaf in table.active]
-            self.plan.of_problems["constants"] = kept
-        return kept
+            addresses = [table.scalars[leaf.scalar_row :].ctypes.data for leaf in table.active]
+            self.plan.of_problems["constants"] = addresses
+        return addresses
 
     def _point(self, pointers: list[int]) -> None:
         """Puts addresses into the last column of the table."""

@@ -26,28 +26,28 @@ def clip_problems(clipping, table, arrays):
     factor, most, error = at(clipping, FACTOR), at(clipping, MOST_NORM), at(clipping, ERROR)
     for first in range(0, problems, TOGETHER):
         count = min(TOGETHER, problems - first)
-        found = factors + 8 * first
+        chunk = factors + 8 * first
         for problem in range(count):
-            put(found, problem, 0.0)
+            put(chunk, problem, 0.0)
         for array in range(arrays):
             gradient, width = table[array, 1], peek(widths + 8 * array)
             for problem in range(count):
                 start, total = (first + problem) * width, 0.0
                 for element in range(start, start + width):
                     total = plus_square(total, np.float64(load((gradient,), element, np.float32)[0]))
-                put(found, problem, at(found, problem) + total)
+                put(chunk, problem, at(chunk, problem) + total)
         doubt = np.float32(0)
         for problem in range(count):
-            value = factor_of(math.sqrt(at(found, problem)), factor, most)
+            value = factor_of(math.sqrt(at(chunk, problem)), factor, most)
             low, high = np.float32(value * (1 - error)), np.float32(value * (1 + error))
-            put(found, problem, value)
+            put(chunk, problem, value)
             doubt = plus(doubt, abs(high - low))
         if doubt != 0:  # NaN where a factor is
             for problem in range(count):
-                value = at(found, problem)
+                value = at(chunk, problem)
                 if np.float32(value * (1 - error)) != np.float32(value * (1 + error)):
                     norm = exact_norm(table, widths, arrays, first + problem)
-                    put(found, problem, factor_of(norm, factor, most))
+                    put(chunk, problem, factor_of(norm, factor, most))
 
 
 def factor_of(norm, factor, most):
