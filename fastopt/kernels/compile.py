@@ -132,7 +132,7 @@ def problems_kernel(
     driver = compiled(
         parallel_problems if in_parallel else serial_problems, *DRIVER, nogil=True, in_parallel=in_parallel
     )
-    return partial(driver, callback.address, np.dtype(dtype).itemsize.bit_length() - 1)
+    return partial(driver, callback.address, form_address(stores.PLAIN, dtype))
 
 
 def callback(
