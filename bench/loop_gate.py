@@ -27,8 +27,8 @@ import numpy as np
 from bench import beside, models, states
 from bench.cases import array, checked_step
 from bench.conftest import environment
-from bench.ratios import interleaved
 from bench.selection import by_words, selected
+from bench.turns import interleaved
 from fastopt import machine, tuning
 
 Bounds = dict[str, tuple[float, float]]

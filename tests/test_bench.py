@@ -124,6 +124,8 @@ def test_ratios_become_tables():
     parts = {
         "extras": {"cases": {**extras, "sgd, 2,000": case(plain=1, report=1.25)}},
         "rows": {"cases": {"sgd, 7 of 9 rows": case(rows=1, dense=15.0)}},
+        "constraints": {"cases": {"adam, 1,000": case(plain=1, bounds=1.0, simplex=9.0)}},
+        "retaken": {"cases": {"adam, 1,000": case(plain=1, trial=2.5)}},
         "kernel": {"cases": {"sgd, 30 M": case(fastopt=1, limit=0.98), "adam, 1,000": case(fastopt=1, limit=0.5)}},
     }
     names = ("cold-serial", "cold-parallel", "warm-serial", "warm-parallel")
@@ -134,6 +136,8 @@ def test_ratios_become_tables():
         "| setting | adam, 1,000 | sgd, 2,000 |",
         "| `report=True` | 1.10 | 1.25 |",
         "| `centralize`, of matrices | 1.40 |  |",
+        "| `simplex` of rows | 9.00 |",
+        "| the step on `trial` | 2.50 |",
         "| sgd, 7 of 9 rows | 1.00 |  | 15.0 |  |  |",
         "On 1,000 Adam takes 2.00 times as long.",
         "`python -m bench.ratios rows`, a machine.",

@@ -46,6 +46,9 @@ LONGEST_HEADER = 100_000_000
 LONGEST = 100_000
 """The most characters that the settings in a file may have."""
 
+LONGEST_ENTRY = 100
+"""The most characters that metadata may have about an array beside its name."""
+
 
 def save(saved: dict[str, Any], owner: str, path: str | os.PathLike[str]) -> None:
     """Writes what `state_dict` returned; an array of it may be anything with `shape`, `dtype` and `__array__`.
@@ -212,27 +215,12 @@ def _unpack(optimizer: Any, tensors: dict[str, Array], metadata: Any, name: str)
     checksum = metadata.pop("checksum", None)
     if checksum != tensor_file.checksum(tensors, metadata):
         raise CheckpointError(f"{name} is damaged: its checksum is not that of its content; take another copy")
-    # Texts are parsed only where they can be what they should be, so that a small file takes little memory.
-    metadata.setdefault("rows", "[]")
-    longest = {"keys": 16 + sum(map(len, tensors)) + 4 * len(tensors), "fortran": 16 + 12 * len(tensors)}
-    longest["rows"] = longest["keys"] + 80 * len(tensors)
-    if "counts" in metadata:
-        longest["counts"] = longest["rows"]
-    if "params" in metadata:
-        longest["params"] = longest["keys"]
-    if "factors" in metadata:
-        longest["factors"] = longest["keys"] + 40 * len(tensors)
-    if "accumulated" in metadata:
-        longest["accumulated"] = longest["keys"] + LONGEST
-    if "complex" in metadata:
-        longest["complex"] = longest["fortran"]
-    metadata.setdefault("averaged", "0")
-    metadata.setdefault("estimates", "{}")
-    for field, most in (
-        longest | dict.fromkeys(("hyperparameters", "step", "skipped", "averaged", "estimates"), LONGEST)
-    ).items():
-        if len(metadata[field]) > most:
-            raise CheckpointError(f"{name} is no checkpoint of fastopt: its {field} are too long")
+    # Texts are parsed only where they can be what they should be, so that a small file takes little memory: what they
+    # list is of arrays, whose names are twice as long at most when they are quoted again.
+    most = LONGEST + sum(2 * len(tensor) + LONGEST_ENTRY for tensor in tensors)
+    for field, text in metadata.items():
+        if len(text) > most:
+            raise CheckpointError(f"{name} is no checkpoint of fastopt: its {field:.20} are too long")
     in_order = sorted(tensors)
     for number in json.loads(metadata.get("complex", "[]")):
         tensors[in_order[number]] = joined(tensors[in_order[number]])
@@ -242,7 +230,7 @@ def _unpack(optimizer: Any, tensors: dict[str, Array], metadata: Any, name: str)
     decoded = [BARE] if keys is None else [_decoded(key) for key in keys]
     rows = {
         BARE if row == "rows" else _decoded(json.loads(row[5:])): {"behind": tensors.pop(row), "rates": rates}
-        for row, *rates in json.loads(metadata["rows"])
+        for row, *rates in json.loads(metadata.get("rows", "[]"))
     }
     counts = {
         BARE if keys is None else _decoded(key): {"steps": steps, "averages": moved}
@@ -285,13 +273,13 @@ def _unpack(optimizer: Any, tensors: dict[str, Array], metadata: Any, name: str)
         "hyperparameters": settings,
         "step": int(metadata["step"]),
         "skipped": int(metadata["skipped"]),
-        "averaged": int(metadata["averaged"]),
+        "averaged": int(metadata.get("averaged", "0")),
         "state": state,
         "rows": rows,
         "counts": counts,
         "accumulated": accumulated,
         "factors": kept,
-        "estimates": json.loads(metadata["estimates"]),
+        "estimates": json.loads(metadata.get("estimates", "{}")),
         "problems": problems,
         "params": params,
     }

@@ -341,7 +341,6 @@ class Table:
             (not isinstance(value, float) and self.written.holds(name, leaf, gradient, self.state))
             or not isinstance(value, np.ndarray)
             or gradient.dtype != layout.dtype
-            or gradient.shape != value.shape
             or not lies_in(gradient, layout.order)
         ):
             if number not in self.scratch:

@@ -33,7 +33,8 @@ sum by at most 2**-53 of itself. A piece has 2**13 elements, so its sum, added u
 2**-39.9, and the sum of all pieces is rounded once.
 """
 
-_MOST_FLOAT32 = 2.0**127
+MOST_FLOAT32 = 2.0**127
+"""A factor of gradients beyond it may be more than float32 holds."""
 
 Name = TypeVar("Name", bound=Hashable)
 
@@ -155,7 +156,7 @@ def quick_clipped(factor: float, sums: Sequence[float], most: float) -> float | 
     do but for one step in some ten thousand.
     """
     total = math.fsum(sums)
-    if not (total < math.inf and abs(factor) < _MOST_FLOAT32):
+    if not (total < math.inf and abs(factor) < MOST_FLOAT32):
         return None
     least, greatest = math.sqrt(total * (1 - QUICK_ERROR)), math.sqrt(total * (1 + QUICK_ERROR))
     one, other = np.float32(clipped(factor, least, most)), np.float32(clipped(factor, greatest, most))

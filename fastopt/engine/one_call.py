@@ -19,7 +19,10 @@ from fastopt.engine.plan import Plan
 from fastopt.engine.step_counts import Counts
 from fastopt.flat import Array, FlatDict
 from fastopt.kernels import array_scan, flags, one_call
-from fastopt.kernels.compile import compiled_for_c, form_address, parallel_for_c
+from fastopt.kernels.compile import compiled_for_c, driver_for_c, form_address, problems_kernel
+from fastopt.kernels.loops import parallel
+from fastopt.kernels.problem_norms import clipped_problems
+from fastopt.kernels.problems import parallel_problems, serial_problems
 from fastopt.kernels.stores import FORMS, PLAIN
 from fastopt.structure import LEAF, NOTHING, Node
 from fastopt.tuning import AS_THEY_COME, Choice
@@ -134,10 +137,33 @@ def call_for(plan: Plan, transforms: tuple[str, ...]) -> Call | None:
                 plan.words[one_call.STARTS] = launch.starts.ctypes.data
                 # Containers of numbers are not held meanwhile.
                 plan.words[one_call.TAKES_LONG] = launch.moved_bytes > LONG_BYTES and not plan.table.special_numbers
-                plan.words[one_call.THREADS] = 1
+                plan.words[one_call.THREADS], plan.words[one_call.DRIVER] = 1, 0
                 is_small = plan.tuner is None and launch.moved_bytes < threads.SMALLEST_PARALLEL
                 plan.call = plan.check if is_small else _chosen(plan, launch), tuple(plan.table.cohorts)
     return plan.call  # type: ignore[no-any-return]
+
+
+def problems_call(plan: Plan, transforms: tuple[str, ...], places: tuple[int, ...], clips: bool) -> Any:
+    """The call for a plan of many problems with scalars of their own; None if its steps cannot be made in one.
+
+    clips : whether each is clipped by its norm, which only one thread does in a call
+    """
+    if plan.check is None or len(plan.table.launches) > 1:
+        return None
+    plan.call = plan.call_transforms = None
+    (launch,) = plan.table.launches
+    threads = AS_THEY_COME.threads_for(launch.moved_bytes)
+    if clips and threads > 1:
+        return None
+    kernel = problems_kernel(plan.table.rule, launch.dtype, threads > 1, transforms, places)
+    if not isinstance(kernel, partial):
+        return None
+    plan.words[one_call.KERNEL], plan.words[one_call.FORM] = kernel.args
+    driver = parallel_problems if threads > 1 else clipped_problems if clips else serial_problems
+    plan.words[one_call.DRIVER] = driver_for_c(driver, in_parallel=threads > 1)
+    plan.words[one_call.STARTS], plan.words[one_call.THREADS] = launch.starts.ctypes.data, threads
+    plan.words[one_call.TAKES_LONG] = launch.moved_bytes > LONG_BYTES
+    return plan.check
 
 
 STEPS, COUNTS = "_steps", "_counts"
@@ -233,8 +259,7 @@ def _chosen(plan: Plan, launch: Launch) -> Any:
         if measuring is not None:
             begin, choice = measuring.begin(), measuring.choice
         count = choice.threads_for(moved_bytes)
-        if count > 1:
-            words[one_call.PARALLEL] = parallel_for_c()
+        words[one_call.DRIVER] = driver_for_c(parallel, in_parallel=True) if count > 1 else 0
         words[one_call.THREADS], words[one_call.FORM] = count, addresses[choice.form]
         done: int = method(params, grads, scalars, attributes, step, counts)
         if begin and done and measuring is not None:

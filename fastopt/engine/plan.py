@@ -52,7 +52,7 @@ class Plan:
     stepped = False
     """Whether `run` has begun to write."""
 
-    summed = 1
+    summed: int
     """Of how many gradients those of this step are the sums."""
 
     projections: Projections | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,6 +12,30 @@ from fastopt.flat import Array
 
 MOST_APART = 1 << 20
 """Step counts further apart are sorted; others are counted."""
+
+ROOM, MOST_ROOM = 1000, 1 << 16
+"""For how many steps to come there is room behind numbers by step count, and how much in all."""
+
+
+class Slots(NamedTuple):
+    """Where numbers by step count are in an array, in which those of successive counts follow one another.
+
+    The number of a count moves on by one place at each step; only at some places it is then another than was there.
+    """
+
+    of_problems: Array | None
+    """int64[problems], the place of each problem's count, some place where it is not active; None where all have the
+    same, at place 0."""
+    offsets: list[tuple[int, int]]
+    """The different offsets, and the place of each."""
+    ends: list[tuple[int, int]]
+    """Those of them behind which there is room for as many steps as `room` says."""
+    room: int
+
+    @property
+    def length(self) -> int:
+        """The size of the array."""
+        return self.offsets[-1][1] + self.room + 1
 
 
 class ProblemCounts:
@@ -71,31 +95,27 @@ class ProblemCounts:
         return self.with_steps(np.full(self.size, steps), self.active, steps)
 
     @cached_property
-    def distinct(self) -> tuple[list[int], Array | None]:
-        """Different offsets of active problems, and which of them each problem has; None where there is one."""
+    def slots(self) -> Slots:
+        """Where numbers by step count are in an array."""
         offsets = self.offsets
-        if offsets is None:
-            return [0], None
-        seen = offsets if self.active is None else offsets[self.active]
-        low = int(seen.min()) if seen.size else 0
-        high = int(seen.max()) if seen.size else 0
-        if high - low > MOST_APART:
-            values, places = np.unique(offsets, return_inverse=True)
-            return values.tolist(), places
-        present = np.flatnonzero(np.bincount(seen - low))
-        if len(present) < 2:
-            return [low], None
-        lookup = np.zeros(high - low + 1, np.int64)
-        lookup[present] = np.arange(len(present))
-        return (present + low).tolist(), lookup[np.clip(offsets - low, 0, high - low)]
-
-    @cached_property
-    def members(self) -> list[Array]:
-        """The problems of each of the different offsets, where there are several."""
-        offsets, places = self.distinct
-        assert places is not None
-        order = np.argsort(places, kind="stable")
-        return np.split(order, np.searchsorted(places[order], np.arange(1, len(offsets))))
+        seen = np.zeros(1, np.int64) if offsets is None else offsets if self.active is None else offsets[self.active]
+        low, high = (int(seen.min()), int(seen.max())) if seen.size else (0, 0)
+        if offsets is None or low == high:
+            return Slots(None, [(low, 0)], [(low, 0)], ROOM)
+        near = high - low <= MOST_APART
+        different = np.flatnonzero(np.bincount(seen - low)) + low if near else np.unique(seen)
+        ends = np.flatnonzero(np.diff(different, append=high + 2) != 1)
+        room = max(1, min(ROOM, MOST_ROOM // len(ends)))
+        places = np.arange(len(different))
+        places += np.searchsorted(ends, places) * room
+        if near:
+            lookup = np.zeros(high - low + 1, np.int64)
+            lookup[different - low] = places
+            index = lookup[np.clip(offsets - low, 0, high - low)]
+        else:
+            index = places[np.searchsorted(different, np.clip(offsets, low, high))]
+        pairs = list(zip(different.tolist(), places.tolist(), strict=True))
+        return Slots(index, pairs, [pairs[end] for end in ends], room)
 
     def after_step(self, skipped: Array | None) -> ProblemCounts:
         """Those after a step that some active problems skip."""
@@ -103,9 +123,6 @@ class ProblemCounts:
             return self
         new = ProblemCounts(self.size, self.base, self.active, self.offsets, self.inactive_steps, self.skips)
         if skipped is None:
-            for name in ("distinct", "members"):
-                if name in vars(self):
-                    vars(new)[name] = vars(self)[name]
             return new
         new.offsets = (np.zeros(self.size, np.int64) if self.offsets is None else self.offsets) - skipped
         new.skips = skipped + (0 if self.skips is None else self.skips)

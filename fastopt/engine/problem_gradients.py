@@ -10,11 +10,16 @@ from typing import Any
 import numpy as np
 from numba import types
 
-from fastopt.engine.norms import LEAST_SUM, Norm, clipped
+from fastopt.engine.norms import LEAST_SUM, MOST_FLOAT32, Norm, clipped
 from fastopt.engine.plan import Plan
 from fastopt.flat import Array
-from fastopt.kernels import flags, problems
+from fastopt.kernels import flags, problem_norms
+from fastopt.kernels.array_scan import address_of
 from fastopt.kernels.compile import compiled
+from fastopt.kernels.problem_norms import FACTOR
+
+MOST_ADDED = 1 << 20
+"""Elements of a problem of which a plain sum of squares says enough."""
 
 
 def gradient(plan: Plan, number: int, size: int) -> Array:
@@ -26,7 +31,7 @@ def gradient(plan: Plan, number: int, size: int) -> Array:
 
 def peaks(plan: Plan, size: int) -> list[Array]:
     """The largest magnitude of each problem's gradient, by leaf."""
-    found = []
+    by_leaf = []
     for number in range(len(plan.table.active)):
         values = gradient(plan, number, size)
         if flags.compiles():
@@ -34,31 +39,59 @@ def peaks(plan: Plan, size: int) -> list[Array]:
             _compiled_peaks()(*_place(values), largest)
         else:
             largest = np.abs(values).max(axis=1, initial=0).astype(np.float64)
-        found.append(largest)
-    return found
+        by_leaf.append(largest)
+    return by_leaf
 
 
-def factors(plan: Plan, size: int, factor: float, most: float) -> Any:
-    """The factors of problems of which each has a largest norm: an array, or a number where none is clipped."""
+class Clipping:
+    """How the gradients of a plan's problems are clipped, each by its norm.
+
+    factors : float64[problems], by which each is multiplied, to be written
+    factor : of those that are not clipped
+    most : the largest norm
+    words : what `problem_norms.clip_problems` takes, whose sums are of float32 numbers; None where they are not used
+    """
+
+    def __init__(self, plan: Plan, factors: Array, factor: float, most: float) -> None:
+        size = len(factors)
+        self.factors, self._plan, self.numbers = factors, plan, (factor, most)
+        self.words: Array | None = None
+        leaves = sorted(plan.table.active, key=lambda leaf: leaf.row)
+        widths = np.array([leaf.layout.size // size for leaf in leaves])
+        is_alone = len(plan.table.launches) == 1 and plan.table.launches[0].dtype == "float32"
+        if is_alone and flags.compiles() and abs(factor) < MOST_FLOAT32 and widths.sum() < MOST_ADDED:
+            self._widths = widths  # which must live as long
+            self.words = np.zeros(problem_norms.CLIPPING_WORDS, np.int64)
+            error = (int(widths.sum()) + 16) * 2.0**-53
+            self.words[:FACTOR] = size, widths.ctypes.data, self.factors.ctypes.data
+            self.words[FACTOR:].view(np.float64)[:] = factor, most, error
+
+    def find(self) -> None:
+        """Writes the factors."""
+        with np.errstate(all="ignore"):
+            if self.words is not None:
+                (launch,) = self._plan.table.launches
+                _compiled_clipping()(address_of(self.words), launch.table, len(launch.starts) - 1)
+            else:
+                _write_factors(self._plan, self.factors, *self.numbers)
+
+
+def _write_factors(plan: Plan, factors: Array, factor: float, most: float) -> None:
+    """Writes the factors from exact sums, which are scaled where squares overflow or vanish."""
+    size = len(factors)
     totals, rests = np.zeros(size), np.zeros(size)
     for number in range(len(plan.table.active)):
         values = gradient(plan, number, size)
         if flags.compiles():
             _compiled_squares()(*_place(values), totals, rests)
         else:
-            with np.errstate(over="ignore"):
-                squares = np.square(values.astype(np.float64))
+            squares = np.square(values.astype(np.float64))
             for problem, row in enumerate(squares.tolist()):
                 totals[problem], rests[problem] = _pair([totals[problem], rests[problem], *row])
-    found = np.empty(size)
-    find: Any = _compiled_factors() if flags.compiles() else problems.problem_factors
-    with np.errstate(all="ignore"):
-        count, odd = find(totals, rests, factor, most, LEAST_SUM, found)
-    if not count and not odd:
-        return factor
-    for problem in np.flatnonzero(np.isnan(found)).tolist() if odd else ():
-        found[problem] = clipped(factor, _norm(plan, size, problem), most)
-    return found
+    find: Any = _compiled_factors() if flags.compiles() else problem_norms.problem_factors
+    odd = find(totals, rests, factor, most, LEAST_SUM, factors)
+    for problem in np.flatnonzero(np.isnan(factors)).tolist() if odd else ():
+        factors[problem] = clipped(factor, _norm(plan, size, problem), most)
 
 
 def _norm(plan: Plan, size: int, problem: int) -> Norm:
@@ -98,14 +131,19 @@ _NUMBERS = types.Array(types.float64, 1, "C")
 
 @cache
 def _compiled_peaks() -> Any:
-    return compiled(problems.problem_peaks, *[types.int64] * 4, _NUMBERS)
+    return compiled(problem_norms.problem_peaks, *[types.int64] * 4, _NUMBERS)
 
 
 @cache
 def _compiled_squares() -> Any:
-    return compiled(problems.problem_squares, *[types.int64] * 4, _NUMBERS, _NUMBERS)
+    return compiled(problem_norms.problem_squares, *[types.int64] * 4, _NUMBERS, _NUMBERS)
 
 
 @cache
 def _compiled_factors() -> Any:
-    return compiled(problems.problem_factors, _NUMBERS, _NUMBERS, *[types.float64] * 3, _NUMBERS)
+    return compiled(problem_norms.problem_factors, _NUMBERS, _NUMBERS, *[types.float64] * 3, _NUMBERS)
+
+
+@cache
+def _compiled_clipping() -> Any:
+    return compiled(problem_norms.clip_problems, types.int64, types.Array(types.int64, 2, "C"), types.int64)

@@ -12,8 +12,9 @@ from fastopt.engine import arguments, one_call, problem_gradients
 from fastopt.engine.address_checks import check_addresses
 from fastopt.engine.again import Again
 from fastopt.engine.execute import NOTHING
+from fastopt.engine.launch import Launch
 from fastopt.engine.problem_counts import ProblemCounts
-from fastopt.engine.problem_scalars import of_rule, of_transform, spread
+from fastopt.engine.problem_scalars import ProblemScalars
 from fastopt.engine.step import Step
 from fastopt.engine.step_counts import counted
 from fastopt.engine.transform_scalars import unclipped
@@ -23,9 +24,6 @@ from fastopt.kernels.array_scan import address_of
 from fastopt.kernels.compile import problems_kernel
 from fastopt.kernels.squares import largest, squares
 from fastopt.tuning import AS_THEY_COME
-
-MOST_KEPT = 10_000
-"""Step counts whose scalars are remembered."""
 
 
 def make(optimizer: Any, params: Any, grads: Any, report: bool, summed: int = 0) -> None:
@@ -41,32 +39,27 @@ def make(optimizer: Any, params: Any, grads: Any, report: bool, summed: int = 0)
     step.all_transforms, step.averaging = step.transforms, False
     step.calls = (ProblemAgain(step),) if step.can_come_again() else ()
     step.finish()
-    if step.calls and step.is_flat:
-        call = one_call.call_for(step.plan, step.transforms)
-        optimizer.__dict__["_calls"] = step.calls if call is None else (FlatAgain(step, call[0]),)
+    if step.calls:
+        optimizer.__dict__["_calls"] = step.calls_of_next()
 
 
-class FlatAgain(Again):
-    """Steps in which all problems step alike: the one call of C that makes them all as if they were one."""
+class OneCall(Again):
+    """Steps like the one before in one call of C, in which no problem is skipped or stopped."""
 
     def __init__(self, step: ProblemStep, call: Any) -> None:
-        self._call, self._settings, self._problems = call, step.settings_by_row, step.more["_problems"]
-        self._stepping = step.plan.table.counted.stepping
+        self._call, self._scalars = call, step.scalars_of_problems
         self._groups, self._changes = step.optimizer.groups, step.optimizer.groups.changes
+        self._stepping = step.plan.table.counted.stepping
 
     def __call__(self, attributes: dict[str, Any], params: Any, grads: Any) -> bool:
-        problems = self._problems
-        if attributes["_problems"] is not problems or self._groups.changes != self._changes:
+        if self._groups.changes != self._changes or threads._exactly is not None or tuning.is_forced:
             return False
-        if threads._exactly is not None or tuning.is_forced:
+        number, counts = attributes["_steps"] + 1, attributes["_counts"]
+        scalars = self._scalars.at(number, attributes["_problems"])
+        if scalars is None:
             return False
-        step, counts = attributes["_steps"] + 1, counted(attributes["_counts"], self._stepping)
-        first, *others = self._settings
-        scalars = row = first.scalars(step + problems.base)
-        for settings in others:
-            row = row if settings is first else settings.scalars(step + problems.base)
-            scalars += row
-        return bool(self._call(params, grads, scalars, attributes, step, counts))
+        counts = (counts[0] + 1,) if len(counts) == 1 else counted(counts, self._stepping)
+        return bool(self._call(params, grads, scalars.of_rule, attributes, number, counts))
 
 
 class ProblemAgain(Again):
@@ -94,6 +87,23 @@ class ProblemStep(Step):
         """Whether the next step may be one like this."""
         return not self.optimizer._scheduled and not self.summed and self.is_reused and self.plan.checked
 
+    def calls_of_next(self) -> tuple[Again, ...]:
+        """How the next step may be made."""
+        plan = self.plan
+        if self.optimizer.on_nonfinite != "propagate" or self.more["_problems"] is not self.problems:
+            return self.calls
+        clipping = plan.of_problems["clipping"] if isinstance(self.factor, np.ndarray) else None
+        if clipping is not None:
+            if clipping.words is None:
+                return self.calls
+            self.scalars_of_problems.clip(clipping.words)
+        if self.places is None:
+            flat = one_call.call_for(plan, self.transforms)
+            call = None if flat is None else flat[0]
+        else:
+            call = one_call.problems_call(plan, self.transforms, self.places, clipping is not None)
+        return self.calls if call is None else (OneCall(self, call),)
+
     def finish(self) -> None:
         """All that changes from step to step."""
         self.check_gradients()
@@ -104,8 +114,8 @@ class ProblemStep(Step):
     def find_problems(self) -> None:
         """Checks that all arrays have a row for each problem."""
         optimizer, plan = self.optimizer, self.plan
-        owner, known = type(optimizer).__name__, optimizer._problems
-        size = None if known is None else known.size
+        owner, counts = type(optimizer).__name__, optimizer._problems
+        size = None if counts is None else counts.size
         for leaf in plan.table.leaves:
             name, shape = plan.table.name(leaf.key), leaf.array.shape
             if leaf.sparse is not None:
@@ -133,20 +143,20 @@ class ProblemStep(Step):
                 f"{owner}: params has {plan.table.keys!r:.200}, but at the first step it had "
                 f"{[*optimizer._state.layouts]!r:.200}; with batch_axis=0 arrays do not come or go: call reset()"
             )
-        wanted = optimizer._wanted_active
+        active = optimizer._wanted_active
         size = 0 if size is None else size
-        if known is None:
-            known = ProblemCounts(size)
-            if wanted is not None:
-                check_active(owner, wanted, size)
-                known = known.with_steps(known.steps(optimizer._steps), wanted, optimizer._steps)
+        if counts is None:
+            counts = ProblemCounts(size)
+            if active is not None:
+                check_active(owner, active, size)
+                counts = counts.with_steps(counts.steps(optimizer._steps), active, optimizer._steps)
         lr = optimizer.__dict__.get("lr")
         self.has_rates = isinstance(lr, np.ndarray)
         if isinstance(lr, np.ndarray) and lr.shape != (size,):
             raise ValueError(f"{owner}: lr has shape {lr.shape}, expected ({size},), one for each problem")
-        self.problems: ProblemCounts = known
+        self.problems: ProblemCounts = counts
         groups = optimizer.groups.values()
-        self.has_schedules = optimizer._scheduled or any(callable(v) for own in groups for v in own.values())
+        self.has_schedules = optimizer._scheduled or any(callable(v) for settings in groups for v in settings.values())
         self.skipped: Array | None = None
 
     def check_gradients(self) -> None:
@@ -158,7 +168,12 @@ class ProblemStep(Step):
         if not checks_them and most == math.inf:
             return
         if most < math.inf:
-            self.factor = problem_gradients.factors(plan, self.problems.size, factor, most)
+            clipping = plan.of_problems.get("clipping")
+            if clipping is None or clipping.numbers != (factor, most):
+                factors = np.empty(self.problems.size) if clipping is None else clipping.factors
+                clipping = plan.of_problems["clipping"] = problem_gradients.Clipping(plan, factors, factor, most)
+            clipping.find()
+            self.factor = clipping.factors
         if checks_them:
             self._skip_or_raise(problem_gradients.peaks(plan, self.problems.size))
 
@@ -202,53 +217,36 @@ class ProblemStep(Step):
         return float(self.settings_by_row[leaf.scalar_row].clip_value)
 
     def find_scalars(self) -> None:
-        """Works out the scalars of each row: numbers, or an array where they differ between problems."""
-        counts, plan = self.problems, self.plan
-        offsets, places = counts.distinct
-        kept = plan.of_problems.setdefault("scalars", {})
-        if self.optimizer._scheduled or kept.get("settings") is not self.optimizer._kept_settings:
-            kept.clear()
-            kept["settings"] = self.optimizer._kept_settings
-        if len(kept) > MOST_KEPT:
-            kept.clear()
-        members = [None] if places is None else counts.members
-        by_count = []
-        for offset, chosen in zip(offsets, members, strict=True):
-            count = self.number + counts.base + offset
-            if self.has_rates:
-                by_count.append(self._scalars_at(count, chosen))
-                continue
-            if count not in kept:
-                kept[count] = self._scalars_at(count, None)
-            by_count.append(kept[count])
-        if places is None:
-            rows = [list(row) for row in by_count[0]]
-        else:
-            rows = [
-                [spread(values, places, members) for values in zip(*[of[row] for of in by_count], strict=True)]
-                for row in range(len(plan.table.row_groups))
-            ]
+        """Works out the scalars of each row, and how the kernel finds those that differ between problems."""
+        optimizer, of_plan = self.optimizer, self.plan.of_problems
+        factors = self.factor if isinstance(self.factor, np.ndarray) else None
+        fits = optimizer._kept_settings, self.transforms, factors is None
+        before, scalars = of_plan.get("scalars", ((None, None, None), None))
+        is_kept = not self.has_schedules and before[0] is fits[0] and before[1:] == fits[1:]
+        prepared = scalars.at(self.number, self.problems) if is_kept else None
+        if prepared is None:
+            differing = scalars.kernels if before[1:] == fits[1:] else set()
+            kept = scalars.kept if is_kept else {}
+            others = [transform for transform in reversed(self.transforms) if transform != "scale"]
+            schedule = self._ask_schedules if self.has_schedules else None
+            scalars = ProblemScalars(
+                self.problems, self.settings_by_row, others, factors, self.number, differing, kept, schedule
+            )
+            of_plan["scalars"] = fits, scalars
+            prepared = scalars.at(self.number, self.problems)
+        assert prepared is not None
+        self.scalars_of_problems, rows = scalars, prepared.rows
         if "scale" in self.transforms:
-            rows = [[*row, self.factor] for row in rows]
+            factor = self.factor if factors is None else 0.0
+            rows = [[*row, factor] for row in rows]
         self.rows = rows
 
-    def _scalars_at(self, count: int, chosen: Array | None) -> list[list[Any]]:
-        """The scalars of each row at a step of some problems, without the scale of gradients."""
-        settings = self.settings_by_row
-        if self.has_schedules:
-            settings, _ = self.optimizer._settings_by_row(self.plan, count, {}, begins=False)
-        others = [transform for transform in reversed(self.transforms) if transform != "scale"]
-        return [
-            [
-                *of_rule(own, count, chosen),
-                *[of_transform(name, own, chosen) for name in others],
-            ]
-            for own in settings
-        ]
+    def _ask_schedules(self, count: int) -> None:
+        self.optimizer._settings_by_row(self.plan, count, {}, begins=False)
 
     def execute(self) -> None:
         """Runs the kernels: the plain one where all problems step alike."""
-        plan, counts = self.plan, self.problems
+        plan, counts, scalars = self.plan, self.problems, self.scalars_of_problems
         after = counts.after_step(self.skipped)
         self.more = {"_problems": after, "_wanted_active": None}
         if self.skipped is not None:
@@ -256,77 +254,57 @@ class ProblemStep(Step):
         stepping = counts.active
         if self.skipped is not None:
             stepping = ~self.skipped if stepping is None else stepping & ~self.skipped
-        differing = sorted({k for row in self.rows for k, value in enumerate(row) if isinstance(value, np.ndarray)})
-        is_clipped = self.settings.clip_norm < math.inf or self.optimizer.on_nonfinite != "propagate"
-        self.is_flat = not differing and stepping is None and not is_clipped and after is counts
-        plan.table.write_scalars([tuple(0.0 if isinstance(v, np.ndarray) else v for v in row) for row in self.rows])
-        alive: list[Any] = []
-        if differing or stepping is not None:
-            known = plan.of_problems.setdefault("differing", set())
-            known.update(differing)  # of which kernels are there
-            differing = sorted(known)
-            calls = self._calls(differing, stepping, alive)
+        plan.table.write_scalars([tuple(row) for row in self.rows])
+        self.places: tuple[int, ...] | None = None
+        if scalars.differing or stepping is not None:
+            if stepping is not None:
+                scalars.mark(stepping)
+            self.places = scalars.places(len(self.rows[0]), stepping is not None)
+            self._point_to(scalars)
+            calls = [self._problems_call(launch, self.places) for launch in plan.table.launches]
         else:
             self._point(self._constants())
             rule, launches = plan.table.rule, plan.table.launches
             calls = [launch.call(rule, "step", self.transforms, AS_THEY_COME) for launch in launches]
-        if flags.CHECK and not alive:
-            check_addresses(plan.table)
+            if flags.CHECK:
+                check_addresses(plan.table)
         if len(calls) == 1 and not plan.table.launches[0].staged:
             plan._run_one(*calls[0])
         else:
             plan._run_all(self.params, calls, [], NOTHING)
 
-    def _calls(self, differing: list[int], stepping: Array | None, alive: list[Any]) -> list[tuple[Any, ...]]:
-        """Kernels and arguments; `alive` takes up what their addresses are of."""
-        plan, size = self.plan, self.problems.size
-        places = [-1] * (len(self.rows[0]) + 1)
-        for place, number in enumerate(differing):
-            places[number] = place
-        marks: list[int] = []
-        before = which = 0
-        if stepping is not None:
-            places[-1] = len(differing)
-            kept = plan.of_problems.get("marks")
-            if kept is None or kept[0] is not stepping:
-                numbers = np.concatenate([[0], np.cumsum(stepping, dtype=np.int64)])
-                kept = plan.of_problems["marks"] = (
-                    *(stepping, stepping.astype(np.float64), numbers, np.flatnonzero(stepping).astype(np.int64)),
-                )
-            alive.append(kept)
-            marks, before, which = [kept[1].ctypes.data], kept[2].ctypes.data, kept[3].ctypes.data
-        pointers = []
-        for leaf, constants in zip(plan.table.active, self._constants(), strict=True):
-            row = self.rows[leaf.scalar_row]
-            values = [
-                np.ascontiguousarray(row[k], np.float64) if isinstance(row[k], np.ndarray) else np.full(size, row[k])
-                for k in differing
-            ]
-            alive += values
-            own = [leaf.layout.size // size, constants, len(values) + len(marks), before, which]
-            found = np.array([*own, *map(address_of, values), *marks], np.int64)
-            alive.append(found)
-            pointers.append(address_of(found))
-        self._point(pointers)
-        calls = []
-        for launch in plan.table.launches:
-            threads = AS_THEY_COME.threads_for(launch.moved_bytes)
-            wanted: Any = "problems", threads > 1, self.transforms, tuple(places)
-            kernel = launch.kernels.get(wanted)
-            if kernel is None:
-                kernel = problems_kernel(plan.table.rule, launch.dtype, threads > 1, self.transforms, tuple(places))
-                launch.kernels[wanted] = kernel
-            calls.append((kernel, launch.table, launch.starts, threads))
-        return calls
+    def _problems_call(self, launch: Launch, places: tuple[int, ...]) -> tuple[Any, ...]:
+        """The kernel for scalars in these places, and its arguments."""
+        threads = AS_THEY_COME.threads_for(launch.moved_bytes)
+        variant: Any = "problems", threads > 1, self.transforms, places
+        kernel = launch.kernels.get(variant)
+        if kernel is None:
+            kernel = problems_kernel(self.plan.table.rule, launch.dtype, threads > 1, self.transforms, places)
+            launch.kernels[variant] = kernel
+        return kernel, launch.table, launch.starts, threads
+
+    def _point_to(self, scalars: ProblemScalars) -> None:
+        """Has the last column of the table say where the scalars of problems are."""
+        table, size = self.plan.table, self.problems.size
+        of_arrays = np.array(
+            [
+                [leaf.layout.size // size, constants, scalars.shared_of(leaf.scalar_row)]
+                for leaf, constants in zip(table.active, self._constants(), strict=True)
+            ],
+            np.int64,
+        )
+        self.plan.of_problems["arrays"] = of_arrays, scalars  # which must live as long
+        first = address_of(of_arrays)
+        self._point([first + of_arrays.strides[0] * number for number in range(len(table.active))])
 
     def _constants(self) -> list[int]:
         """The addresses of the plan's own scalars, by active leaf."""
-        kept: list[int] | None = self.plan.of_problems.get("constants")
-        if kept is None:
+        addresses: list[int] | None = self.plan.of_problems.get("constants")
+        if addresses is None:
             table = self.plan.table
-            kept = [table.scalars[leaf.scalar_row :].ctypes.data for leaf in table.active]
-            self.plan.of_problems["constants"] = kept
-        return kept
+            addresses = [table.scalars[leaf.scalar_row :].ctypes.data for leaf in table.active]
+            self.plan.of_problems["constants"] = addresses
+        return addresses
 
     def _point(self, pointers: list[int]) -> None:
         """Puts addresses into the last column of the table."""

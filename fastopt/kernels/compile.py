@@ -16,7 +16,7 @@ from numba import njit
 from numba.core import config
 from numba.core.ccallback import CFunc
 
-from fastopt.kernels import storage, stores
+from fastopt.kernels import cpus, storage, stores
 from fastopt.kernels.averages import AVERAGES
 from fastopt.kernels.cache import digest_of, through_cache
 from fastopt.kernels.caution import aligned
@@ -209,6 +209,7 @@ def _form(form: int, dtype: str, in_pieces: bool, ahead: bool, lanes: int = 1) -
     numbers = np.zeros(stores.FIELDS, np.int64)
     numbers[stores.STRIP] = STRIP_BYTES // np.dtype(dtype).itemsize if ahead else stores.WHOLE
     numbers[stores.FORM], numbers[stores.LENGTH], numbers[stores.LANES] = form, stores.LENGTHS[form], lanes
+    numbers[stores.SCHEDULER] = cpus.scheduler()
     numbers[stores.SHIFT], numbers[stores.IN_PIECES] = np.dtype(dtype).itemsize.bit_length() - 1, in_pieces
     if form != stores.PLAIN:
         numbers[stores.OPEN] = block_function(stores.open_block).address
@@ -260,9 +261,9 @@ def compiled(
 
 
 @cache
-def parallel_for_c() -> int:
-    """The address of `loops.parallel`, compiled, for calls from C."""
-    overload = _overload(parallel, DRIVER, nogil=True, in_parallel=True)
+def driver_for_c(function: Callable[..., Any], in_parallel: bool) -> int:
+    """The address of `loops.parallel`, or what has its arguments, compiled, for calls from C."""
+    overload = _overload(function, DRIVER, True, in_parallel)
     return int(overload.library.get_pointer_to_function(overload.fndesc.llvm_cfunc_wrapper_name))
 
 

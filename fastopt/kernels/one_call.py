@@ -64,7 +64,7 @@ MISFIT, DONE = 0, 1
     LIST, NODES, NODE_COUNT, CHILDREN, CHILD_COUNT,  # the containers of the arrays, see below
     PARAMETER_NODES, GRADIENT_NODES,  # room for their addresses
     TAKES_LONG,  # whether other threads may run beside the kernel
-    THREADS, PARALLEL,  # how many a step takes, and if more than one, the address of `loops.parallel`
+    THREADS, DRIVER,  # how many a step takes, and the address of what goes for `walk` and takes them, 0 where none does
 ) = range(44)  # fmt: skip
 WORDS = 44
 
@@ -151,9 +151,9 @@ def one_call(self, arguments, count):
 
 def _run(plan, table, starts):
     """Runs the kernel, on one thread or several."""
-    kernel, form, threads = word(plan, KERNEL), word(plan, FORM), word(plan, THREADS)
-    if threads > 1:
-        call_parallel(word(plan, PARALLEL), kernel, form, table, starts, threads)
+    kernel, form, driver = word(plan, KERNEL), word(plan, FORM), word(plan, DRIVER)
+    if driver != 0:
+        call_driver(driver, kernel, form, table, starts, word(plan, THREADS))
     else:
         walk(kernel, form, table, starts, 0, starts[-1])
 
@@ -285,14 +285,14 @@ _INT64, _POINTER = ir.IntType(64), ir.IntType(8).as_pointer()
 
 
 @intrinsic
-def call_parallel(typingctx: Any, address: Any, kernel: Any, form: Any, table: Any, starts: Any, threads: Any) -> Any:
-    """Calls the compiled `loops.parallel` at an address, by the interface that numba gives it for C."""
+def call_driver(typingctx: Any, address: Any, kernel: Any, form: Any, table: Any, starts: Any, threads: Any) -> Any:
+    """Calls what is compiled like `loops.parallel`, at an address, by the interface that numba gives it for C."""
     kinds = types.int64, types.int64, table, starts, types.int64
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         address, *arguments = args
-        parallel = ir.FunctionType(_POINTER, [context.get_value_type(kind) for kind in kinds])
-        builder.call(builder.inttoptr(address, parallel.as_pointer()), arguments)
+        driver = ir.FunctionType(_POINTER, [context.get_value_type(kind) for kind in kinds])
+        builder.call(builder.inttoptr(address, driver.as_pointer()), arguments)
         return context.get_dummy_value()
 
     return types.void(types.int64, *kinds), codegen

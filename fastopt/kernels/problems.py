@@ -2,12 +2,12 @@
 
 The loop over elements takes each scalar from an array, as it takes the state: a block's scalars are spread over its
 elements on the stack, which costs a store for every 16 of them. Those that are the same for all problems stay in
-registers. So the loop is vectorised however few numbers a problem has.
+registers. So the loop is vectorised however few numbers a problem has. What is spread is worked out for some hundred
+problems at a time, from learning rates and from numbers by step count, so that Python does it for none.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,8 @@ from fastopt.kernels.intrinsics import (
     load,
     numbers,
     peek,
+    plus,
+    put,
     row_address,
     store,
 )
@@ -36,23 +38,46 @@ AT_ONCE = 16
 """Elements that a scalar is stored to at a time, also where a problem has fewer: the next one overwrites them."""
 
 TOGETHER = 256
-"""Problems whose sums are in the caches together."""
+"""Problems whose scalars, or sums, are worked out at a time."""
+
+FEW = 64
+"""The same where not all are active."""
 
 STRIDE = 8 * (BLOCK + 2 * AT_ONCE)
 """Bytes between the scalars on the stack; not a power of two."""
 
 SPARSE = 10
-"""Where fewer problems of a block than one in so many are active, each steps alone; else all do, some in vain."""
+"""Where fewer problems than one in so many are active, each steps alone; else all do, some in vain."""
 
 # What the last column of the table is the address of, int64 numbers: the elements of a problem; the address of the
-# scalars, float64, of which those that differ are not read; how many differ, or say whether a problem is active; where
-# not all are active, the addresses of int64 numbers: how many are before each problem, and which are; and of each that
-# differs the address of its float64 values.
-WIDTH, CONSTANTS, COUNT, BEFORE, WHICH, VALUES = range(6)
+# scalars, float64, of which those that differ are not read; and that of what arrays of the same settings share.
+WIDTH, CONSTANTS, SHARED = range(3)
+
+# That is: how many scalars differ, or say whether a problem is active; where not all are active, the addresses of int64
+# numbers: how many are before each problem, and which are; where numbers by step count differ, the address of int64
+# numbers, how many bytes those of each problem's count are behind the first; the address of how many bytes the first
+# ones have moved on by now; the address of what `problem_norms.clip_problems` takes, or 0; and for each scalar that
+# differs:
+COUNT, BEFORE, WHICH, INDEX, MOVED, CLIPPING, SCALARS_AT = range(7)
+# the address of float64 numbers by problem, or 0; that of a product that makes the same of them as all operations,
+# though it is rounded otherwise, or 0; how many operations there are; and of each what it does, and the address of the
+# number with which, the first by step count.
+SOURCE, PRODUCT, OPERATIONS, FIRST_OPERATION = range(4)
+TAKE, MULTIPLY, DIVIDE, ADD = range(4)
+MOST_OPERATIONS = 6
+EACH = FIRST_OPERATION + 2 * MOST_OPERATIONS
+"""The numbers of a scalar."""
+
+DOUBT = 2.0**-48
+"""A bound on the relative difference of a product from what operations make, with room to spare.
+
+Each of the at most six operations, and as many for the product, moves a result by 2**-53 of it at most, as none
+overflows or vanishes."""
 
 # See `loops.py`.
 rule: Any = None
 DTYPE: Any = None
+SIZE: Any = None
 COLUMNS: Any = None
 WRITTEN: Any = None
 SMALL: Any = None
@@ -115,79 +140,137 @@ def put_many(typingctx: Any, address: Any, index: Any, value: Any) -> Any:
     return types.void(types.int64, types.int64, value), codegen
 
 
-def problems_loop(row, scalars, parameter, constants, form, first, last):
+def problems_loop(row, own, parameter, memory, count, first, last):
     """Applies the rule to elements `first` to `last`, with the scalars of each element.
 
-    scalars : the address of element 0 of the first one that is spread
-    constants : the address of those that are the same for all
+    own : the address of what the last column of the table says
+    memory : where the scalars of problems are, from that of element `first` on, see `walk_problems`, and room to spread
+    count : how many of them there are
     """
     where, written = addresses(row, COLUMNS), addresses(row, WRITTEN)
-    fixed = numbers(constants, SCALARS, DTYPE)
-    zero = DTYPE(0)
-    for element in range(first, last):
-        old = load((parameter, *where[1:]), element, DTYPE)
-        spread_scalars = spread(fixed, scalars, element, PLACES, DTYPE)
-        new = rule(*(old + spread_scalars[:-1]))
-        store(
-            (parameter, *written[1:]),
-            element,
-            choose(spread_scalars[-1] != zero, new, (old[0], *old[2:BEHIND])),
-            SMALL,
-            DTYPE,
-        )
+    fixed = numbers(peek(own + 8 * CONSTANTS), SCALARS, DTYPE)
+    width, zero = peek(own + 8 * WIDTH), DTYPE(0)
+    of_problems = memory - (first // width) * SIZE
+    room = memory + 8 * TOGETHER * count + 8 * AT_ONCE
+    index = first
+    while index < last:
+        until = min(index + BLOCK, last)
+        problem, behind = index // width, (until - 1) // width + 1
+        for scalar in range(count):
+            values, place = of_problems + 8 * TOGETHER * scalar, room + STRIDE * scalar
+            if width > AT_ONCE:
+                for each in range(problem, behind):
+                    value = load((values,), each, DTYPE)[0]
+                    begin, end = max(each * width - index, 0), min((each + 1) * width, until) - index
+                    for element in range(begin, end, AT_ONCE):
+                        put_many(place, element, value)
+            else:
+                for each in range(problem, behind):
+                    put_many(place, each * width - index, load((values,), each, DTYPE)[0])
+        for element in range(index, until):
+            old = load((parameter, *where[1:]), element, DTYPE)
+            spread_scalars = spread(fixed, room, element - index, PLACES, DTYPE)
+            new = rule(*(old + spread_scalars[:-1]))
+            store(
+                (parameter, *written[1:]),
+                element,
+                choose(spread_scalars[-1] != zero, new, (old[0], *old[2:BEHIND])),
+                SMALL,
+                DTYPE,
+            )
+        index = until
 
 
-def at(address):
-    """The float64 at an address."""
-    return load((address,), 0, np.float64)[0]
+def at(address, index):
+    """A float64 of an array at an address."""
+    return load((address,), index, np.float64)[0]
 
 
-def spread_number(shift, place, first, last, value):
-    """Stores a number to elements `first` to `last` at an address, and to some behind them."""
-    if shift == 2:
-        single = np.float32(value)
-        for element in range(first, last, AT_ONCE):
-            put_many(place, element, single)
-    else:
-        for element in range(first, last, AT_ONCE):
-            put_many(place, element, value)
+def work_out(shift, scalar, index, moved, first, count, values, work):
+    """Writes a scalar of `count` problems from `first` on, in the dtype of the arrays, to the address `values`.
 
-
-def spread_problems(shift, values, place, width, index, until):
-    """Spreads the numbers of the problems of elements `index` to `until`, of which the first lies at an address.
-
-    May write AT_ONCE elements before and behind them.
+    scalar : the address of the numbers that say how
+    index, moved : as INDEX, and what MOVED is the address of
+    work : the address of room for 2 TOGETHER float64 numbers
     """
-    problem, behind = index // width, (until - 1) // width + 1
-    if width > AT_ONCE:
-        begin = index
-        while begin < until:
-            end = min(until, (problem + 1) * width)
-            spread_number(shift, place, begin - index, end - index, at(values + 8 * problem))
-            begin, problem = end, problem + 1
-    elif shift == 2:
-        for each in range(problem, behind):
-            put_many(place, each * width - index, np.float32(at(values + 8 * each)))
+    source, product, other = peek(scalar + 8 * SOURCE), peek(scalar + 8 * PRODUCT), work + 8 * TOGETHER
+    of_first = source + 8 * first
+    if product and shift == 2:
+        look_up(product + moved, index, first, count, other)
+        doubt = np.float32(0)
+        for k in range(count):
+            value = at(of_first, k) * at(other, k)
+            low, high = np.float32(value * (1 - DOUBT)), np.float32(value * (1 + DOUBT))
+            put(values, k, low)
+            doubt = plus(doubt, abs(high - low))
+        if doubt == 0:
+            return
+    if source:
+        for k in range(count):
+            put(work, k, at(of_first, k))
+    for number in range(peek(scalar + 8 * OPERATIONS)):
+        operation = scalar + 8 * (FIRST_OPERATION + 2 * number)
+        kind, numbers_at = peek(operation), peek(operation + 8) + moved
+        if kind == TAKE:
+            look_up(numbers_at, index, first, count, work)
+        else:
+            look_up(numbers_at, index, first, count, other)
+            operate(kind, work, other, count)
+    if shift == 2:
+        for k in range(count):
+            put(values, k, np.float32(at(work, k)))
     else:
-        for each in range(problem, behind):
-            put_many(place, each * width - index, at(values + 8 * each))
+        for k in range(count):
+            put(values, k, at(work, k))
+
+
+def look_up(numbers_at, index, first, count, target):
+    """Copies the number of each problem's step count."""
+    if index:
+        for k in range(count):
+            put(target, k, at(numbers_at + peek(index + 8 * (first + k)), 0))
+    else:
+        number = at(numbers_at, 0)
+        for k in range(count):
+            put(target, k, number)
+
+
+def operate(kind, work, other, count):
+    """Does to numbers at one address, with those at another, what an operation says."""
+    if kind == MULTIPLY:
+        for k in range(count):
+            put(work, k, at(work, k) * at(other, k))
+    elif kind == DIVIDE:
+        for k in range(count):
+            put(work, k, at(work, k) / at(other, k))
+    else:
+        for k in range(count):
+            put(work, k, at(work, k) + at(other, k))
 
 
 def walk_problems(kernel, shift, table, starts, first, last):
-    """Has a kernel work on elements `first` to `last` of all arrays, counted through as if they were one."""
+    """Has a kernel work on elements `first` to `last` of all arrays, counted through as if they were one.
+
+    The scalars of some problems are worked out at a time, to memory where TOGETHER numbers of 8 bytes have room for
+    each; behind them is room for those of elements.
+    """
     array = np.searchsorted(starts, first, side="right") - 1
     # Those of all arrays differ alike.
-    stack = stack_bytes(STRIDE * (peek(table[array, -1] + 8 * COUNT) + 1)) + 8 * AT_ONCE
+    count = peek(peek(table[array, -1] + 8 * SHARED) + 8 * COUNT)
+    work = stack_bytes(8 * TOGETHER * (2 + count) + STRIDE * count + 16 * AT_ONCE)
+    memory = work + 16 * TOGETHER
     while first < last:
         begin = starts[array]
         end = min(last, starts[array + 1])
         row, own, parameter = row_address(table, array), table[array, -1], table[array, 0]
-        width, constants, count = peek(own + 8 * WIDTH), peek(own + 8 * CONSTANTS), peek(own + 8 * COUNT)
-        before, which = peek(own + 8 * BEFORE), peek(own + 8 * WHICH)
+        width, shared = peek(own + 8 * WIDTH), peek(own + 8 * SHARED)
+        before, which, order = peek(shared + 8 * BEFORE), peek(shared + 8 * WHICH), peek(shared + 8 * INDEX)
+        moved = peek(peek(shared + 8 * MOVED))
         index, stop = first - begin, end - begin
         while index < stop:
-            until = min(index + BLOCK, stop)
-            problem, behind = index // width, (until - 1) // width + 1
+            problem = index // width
+            until = min((problem + (FEW if before else TOGETHER)) * width, stop)
+            behind = (until - 1) // width + 1
             number, numbers_behind = 0, 1
             each = False
             if before:
@@ -200,10 +283,11 @@ def walk_problems(kernel, shift, table, starts, first, last):
                 if each:
                     here = max(index, peek(which + 8 * number) * width)
                     there = min(until, peek(which + 8 * number) * width + width)
+                start = here // width
                 for scalar in range(count):
-                    values, place = peek(own + 8 * (VALUES + scalar)), stack + STRIDE * scalar
-                    spread_problems(shift, values, place, width, here, there)
-                call(kernel, row, stack - (here << shift), parameter, constants, 0, here, there)
+                    how, values = shared + 8 * (SCALARS_AT + EACH * scalar), memory + 8 * TOGETHER * scalar
+                    work_out(shift, how, order, moved, start, (there - 1) // width + 1 - start, values, work)
+                call(kernel, row, own, parameter, memory, count, here, there)
                 number += 1
             index = until
         first = end
@@ -213,61 +297,3 @@ def walk_problems(kernel, shift, table, starts, first, last):
 # The drivers take the size of an element as a power of two where those of `loops.py` take a form.
 serial_problems = clone(serial, "serial_problems", {"run": walk_problems})
 parallel_problems = clone(parallel, "parallel_problems", {"run": walk_problems})
-
-
-def gathered(gradient, shift, width, start, count, column):
-    """Copies an element of each of some problems to `column`, of which the first is `start`."""
-    if shift == 2:
-        for place in range(count):
-            column[place] = np.float64(load((gradient,), start + place * width, np.float32)[0])
-    else:
-        for place in range(count):
-            column[place] = load((gradient,), start + place * width, np.float64)[0]
-
-
-def problem_peaks(gradient, shift, problems, width, peaks):
-    """The largest magnitude of each problem's gradient at an address, NaN if there is one; zero before the first."""
-    column = np.empty(TOGETHER)
-    for first in range(0, problems, TOGETHER):
-        largest = peaks[first : first + TOGETHER]
-        for element in range(width):
-            gathered(gradient, shift, width, first * width + element, len(largest), column)
-            for place in range(len(largest)):
-                size, before = abs(column[place]), largest[place]
-                largest[place] = before if size <= before or before != before else size
-
-
-def problem_squares(gradient, shift, problems, width, totals, rests):
-    """Adds the squares of each problem's gradient to a sum, and what rounding takes from it to another.
-
-    The sums of problems do not wait for one another, so several are added to at a time.
-    """
-    column = np.empty(TOGETHER)
-    for first in range(0, problems, TOGETHER):
-        sums, lost = totals[first : first + TOGETHER], rests[first : first + TOGETHER]
-        for element in range(width):
-            gathered(gradient, shift, width, first * width + element, len(sums), column)
-            for place in range(len(sums)):
-                square, total = column[place] * column[place], sums[place]
-                new = total + square
-                back = new - total
-                lost[place] += (total - (new - back)) + (square - back)
-                sums[place] = new
-
-
-def problem_factors(totals, rests, factor, most, least, factors):
-    """The factor of each problem's gradient by the norm of which it has most; how many are clipped, and how many odd.
-
-    totals, rests : sums of squares; those beyond float64, or below `least`, make a problem odd, and its factor NaN
-    """
-    clipped = odd = 0
-    for problem in range(len(totals)):
-        total = totals[problem]
-        is_odd = not (least <= total < np.inf)
-        norm = math.sqrt(total + rests[problem])
-        scaled = norm * abs(factor)
-        is_clipped = not scaled <= most
-        factors[problem] = np.nan if is_odd else factor * (most / scaled) if is_clipped else factor
-        clipped += is_clipped
-        odd += is_odd
-    return clipped, odd

@@ -129,6 +129,15 @@ def interpreted(
     return kernel
 
 
+_OPERATIONS: dict[int, Callable[[Any, Any], Any]] = {
+    problems.TAKE: lambda value, other: other,
+    problems.MULTIPLY: np.multiply,
+    problems.DIVIDE: np.divide,
+    problems.ADD: np.add,
+}
+"""What the operations of `problems.py` do."""
+
+
 def interpreted_problems(
     rule: Rule, dtype: str, transforms: tuple[str, ...], places: tuple[int, ...]
 ) -> Callable[..., None]:
@@ -137,23 +146,39 @@ def interpreted_problems(
     places : as `PLACES` in `problems.py`, which says what the table holds
     """
     step = interpreted(rule, dtype, "step", transforms)
-    size = np.dtype(dtype).itemsize
+    size_of = np.dtype(dtype).itemsize
 
     def numbers(address: Any, count: int, kind: Any) -> Any:
         return np.ctypeslib.as_array((kind * int(count)).from_address(int(address)))
 
+    def scalar(shared: Any, number: int, size: int) -> Any:
+        first = problems.SCALARS_AT + problems.EACH * number
+        source, _, count, *operations = shared[first : first + problems.EACH].tolist()
+        values = numbers(source, size, ctypes.c_double).copy() if source else np.zeros(size)
+        index = numbers(shared[problems.INDEX], size, ctypes.c_int64) if shared[problems.INDEX] else [0] * size
+        moved = int(numbers(shared[problems.MOVED], 1, ctypes.c_int64)[0])
+        for kind, address in zip(operations[0 : 2 * count : 2], operations[1 : 2 * count : 2], strict=True):
+            others = np.array([numbers(address + moved + int(at), 1, ctypes.c_double)[0] for at in index])
+            with np.errstate(all="ignore"):
+                values = _OPERATIONS[kind](values, others)
+        return values
+
     def kernel(table: Any, starts: Any, threads: int) -> None:
         for row, elements in enumerate(np.diff(starts).tolist()):
-            own = numbers(table[row, -1], problems.VALUES + max(places) + 1, ctypes.c_int64)
-            width = int(own[problems.WIDTH])
+            own = numbers(table[row, -1], problems.SHARED + 1, ctypes.c_int64)
+            width, last = int(own[problems.WIDTH]), problems.SCALARS_AT + problems.EACH * (max(places) + 1)
+            size = elements // width if elements else 0
+            shared = numbers(own[problems.SHARED], last, ctypes.c_int64)
             constants = numbers(own[problems.CONSTANTS], len(places) - 1, ctypes.c_double)
-            for problem in range(elements // width if elements else 0):
-                differing = [numbers(at, problem + 1, ctypes.c_double)[problem] for at in own[problems.VALUES :]]
-                scalars = np.array([c if at < 0 else differing[at] for c, at in zip(constants, places, strict=False)])
-                if places[-1] >= 0 and not differing[places[-1]]:
+            differing = [scalar(shared, number, size) for number in range(max(places) + 1)]
+            for problem in range(size):
+                at = [
+                    c if place < 0 else differing[place][problem] for c, place in zip(constants, places, strict=False)
+                ]
+                if places[-1] >= 0 and not differing[places[-1]][problem]:
                     continue
-                single = table[[row, -1]].copy()
-                single[0, : len(rule.state) + 2] += problem * width * size
+                scalars, single = np.array(at), table[[row, -1]].copy()
+                single[0, : len(rule.state) + 2] += problem * width * size_of
                 single[0, -1] = scalars.ctypes.data
                 step(single, np.array([0, width]), 1)
 

@@ -46,7 +46,8 @@ DECODE, ENCODE, KINDS = 7, 8, 9  # functions and forms of `storage.py`, the latt
 NAMES, STEP = 10, 13  # addresses: of a hash for each array and slot, and of that of the step; see `codecs.slot_key`
 STRIP = 11  # the elements of a strip, see `loops.step_loop`
 LANES = 14  # how many elements the rule takes at a time, which a block does not divide
-FIELDS = 15
+SCHEDULER = 15  # `cpus.scheduler`
+FIELDS = 16
 
 _INT64, _BYTE = ir.IntType(64), ir.IntType(8)
 

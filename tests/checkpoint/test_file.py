@@ -1,5 +1,6 @@
 """The file of a checkpoint: how it is written, and how much of a machine a strange one may take."""
 
+import hashlib
 import json
 import os
 import sys
@@ -9,8 +10,8 @@ import pytest
 
 import fastopt
 from fastopt import CheckpointError
-from fastopt.checkpoint import tensor_file
-from tests.checkpoint.test_state_dict import stepped
+from fastopt.checkpoint import file, tensor_file
+from tests.checkpoint.test_state_dict import metadata_of, rewritten, stepped
 from tests.conftest import python
 
 
@@ -72,6 +73,14 @@ HEADERS = {
     "another size": f"{{{A},{B.replace('[2]', '[3]')}}}",
     "other dimensions": f"{{{A},{B.replace('[2]', '[2,,1]')}}}",
     "no integers": f"{{{A},{B.replace('[2]', '[2.0]')}}}",
+    "a gap before": f"{{{B}}}",
+    "over the whole": f"{{{A},{B.replace('[2]', '[4]').replace('16,32', '0,32')}}}",
+    "larger than its place": f"{{{A.replace('[2]', '[3]')},{B}}}",
+    "smaller than its place": f"{{{A.replace('[2]', '[1]')},{B}}}",
+    "other beginning": f"[{A},{B}}}",
+    "closed at the beginning": f"}}{A},{B}}}",
+    "other end": f"{{{A},{B}]",
+    "comma at the end": f"{{{A},{B},",
     "backwards": f"{{{A},{B.replace('[16,32]', '[32,16]')}}}",
     "no text": f"{{{A},{B.replace('b', chr(92) + 'x')}}}",
     "metadata are no object": f'{{"__metadata__":["a"],{A},{B}}}',
@@ -88,6 +97,33 @@ def test_a_header_that_is_not_that_of_its_content(header, tmp_path):
     path.write_bytes(file_of(HEADERS[header].encode(), data))
     with pytest.raises(CheckpointError, match=r"is damaged, or no checkpoint of fastopt \("):
         fastopt.Adam().load(path)
+
+
+def test_a_header_of_more_than_there_can_be(tmp_path):
+    header, data = f"{{{A},{B}}}".encode(), b"\0" * 32
+    (tmp_path / "state").write_bytes(len(header).to_bytes(7, "little") + b"\1" + header + data)
+    with pytest.raises(CheckpointError, match="is damaged, or no checkpoint"):
+        fastopt.Adam().load(tmp_path / "state")
+
+
+def test_the_checksum_is_of_names_dtypes_shapes_bytes_and_texts():
+    """The same for ever, as files have it."""
+    digests = {
+        tensor_file.checksum(tensors, {"rule": rule})
+        for rule in ("sgd", "adam")
+        for tensors in (
+            {},
+            {"m": np.zeros((5, 1, 7))},
+            {"v": np.zeros((5, 1, 7))},
+            {"m": np.zeros((7, 1, 5))},
+            {"m": np.zeros((5, 1, 14), np.float32)},
+            {"m": np.full((5, 1, 7), -0.0)},
+            {"m": np.zeros((5, 0, 7))},
+        )
+    }
+    assert (
+        len(digests) == 14 and hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()[:16] == "ccb1c32fdbdfb11a"
+    )
 
 
 # Each child saves one step after the other until it is killed.
@@ -173,6 +209,36 @@ def test_a_small_file_takes_little_memory(field, tmp_path):
     """9 MB that would be some 400 MB of Python objects."""
     megabytes, refused = python(MEMORY, field, cwd=tmp_path).stdout.split()
     assert refused == "True" and int(megabytes) < 90
+
+
+@pytest.mark.parametrize("field", ["keys", "fortran", "hyperparameters", "rows", "estimates"])
+def test_texts_may_be_as_long_as_the_arrays_that_they_are_about_allow(field, tmp_path):
+    optimizer, path = stepped(W=3, another=2), tmp_path / "state"
+    most = 100_000 + 4 * 100 + 2 * len('m/"W"v/"W"m/"another"v/"another"')
+    for length in (most, most + 1):
+        optimizer.save(path)
+        rewritten(
+            path,
+            lambda _, metadata, length=length: metadata.update(
+                {field: metadata.get(field, "[]" if field == "rows" else "{}").ljust(length)}
+            ),
+        )
+        if length == most:
+            assert not any(fastopt.Adam().load(path))
+            continue
+        with pytest.raises(CheckpointError, match=f"state is no checkpoint of fastopt: its {field} are too long$"):
+            fastopt.Adam().load(path)
+
+
+def test_settings_may_be_as_long_as_a_file_can_hold(tmp_path, monkeypatch):
+    optimizer, path = stepped(W=3), tmp_path / "state"
+    optimizer.save(path)
+    length = len(metadata_of(path)["hyperparameters"])
+    monkeypatch.setattr(file, "LONGEST", length)
+    optimizer.save(path)
+    monkeypatch.setattr(file, "LONGEST", length - 1)
+    with pytest.raises(CheckpointError, match="are too long for a file; make them shorter"):
+        optimizer.save(path)
 
 
 @pytest.mark.parametrize("length", range(8))

@@ -12,6 +12,7 @@ import safetensors.numpy
 import fastopt
 from fastopt import CheckpointError
 from fastopt.checkpoint import tensor_file
+from fastopt.checkpoint.state_dict import one_line
 from fastopt.optimizers import OPTIMIZERS
 from tests.conftest import assert_same_bits, cases_of
 
@@ -178,11 +179,14 @@ def test_not_strict(tmp_path):
     np.testing.assert_array_equal(optimizer.m["c"], kept[1])
 
 
+def metadata_of(path):
+    data = path.read_bytes()
+    return json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+
+
 def rewritten(path, change):
     """The file with other metadata or arrays, and the checksum that belongs to them."""
-    data = path.read_bytes()
-    tensors = safetensors.numpy.load(data)
-    metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+    tensors, metadata = safetensors.numpy.load(path.read_bytes()), metadata_of(path)
     del metadata["checksum"]
     change(tensors, metadata)
     if "checksum" not in metadata:
@@ -248,6 +252,26 @@ BAD_DICTS = {
     "slots": (lambda saved: saved | {"state": {"m": {}}}, r"has state \['m'\], expected \['m', 'v'\]"),
     "slot": (lambda saved: saved | {"state": {"m": 3, "v": {}}}, "m in state_dict is int, expected a dict of arrays"),
     "keys": (lambda saved: saved | {"state": {"m": {}, "v": saved["state"]["v"]}}, "v and m in state_dict have different keys"),
+    "keys of the other": (lambda saved: saved | {"state": {"m": saved["state"]["m"], "v": {}}}, "v and m in state_dict have different keys"),
+    "more slots": (lambda saved: saved | {"state": saved["state"] | {"x": {}}}, r"has state \['m', 'v', 'x'\], expected"),
+    "larger": (lambda saved: saved | {"state": saved["state"] | {"v": {"W": np.ones((3, 1))}}}, r"v\['W'\] .* of shape \(3, 1\), m\['W'\] is float64 of shape \(3,\); both must be"),
+    "smaller": (lambda saved: saved | {"state": saved["state"] | {"v": {"W": np.ones(2)}}}, r"of shape \(2,\), m\['W'\] is"),
+    "narrower": (lambda saved: saved | {"state": saved["state"] | {"v": {"W": np.ones(3, np.float32)}}}, r"v\['W'\] .* is float32"),
+    "wider": (lambda saved: saved | {"state": saved["state"] | {"v": {"W": np.ones(3, complex)}}}, r"v\['W'\] .* is complex128"),
+    "other rule": (lambda saved: saved | {"rule": "adabelief"}, "state of rule 'adabelief', expected 'adam'"),
+    "no rule": (lambda saved: saved | {"rule": 3}, "state of rule 3, expected 'adam'"),
+    "counts": (lambda saved: saved | {"counts": 3}, "counts are 3, expected a dict of dicts with steps and averages"),
+    "counts of numbers": (lambda saved: saved | {"counts": {"W": 3}}, "counts are {'W': 3}, expected a dict of dicts"),
+    "count": (lambda saved: saved | {"counts": {"W": {"steps": 1, "averages": -1}}}, "averages of 'W' must be a whole number"),
+    "counts of others": (lambda saved: saved | {"counts": {"V": {"steps": 1, "averages": 0}}}, "counts in state_dict have 'V', of which there is no state"),
+    "estimates": (lambda saved: saved | {"estimates": 3}, "estimates are 3, expected a dict of numbers by name"),
+    "estimate": (lambda saved: saved | {"estimates": {"d": "one"}}, "estimates are {'d': 'one'}, expected"),
+    "name of an estimate": (lambda saved: saved | {"estimates": {1: 0.5}}, "estimates are {1: 0.5}, expected"),
+    "rows": (lambda saved: saved | {"rows": 3}, "state_dict: TypeError: Adam: rows are int, expected a dict"),
+    "rows without rates": (lambda saved: saved | {"rows": {"W": {"behind": np.zeros(3, np.int64)}}}, "state_dict: KeyError: 'rates'"),
+    "rows of others": (lambda saved: saved | {"rows": {"W": {"behind": np.zeros(4, np.int64), "rates": (0, 0)}}}, "ValueError: Adam: rows.* is of 4 rows"),
+    "skipped": (lambda saved: saved | {"skipped": -1}, "skipped must be a whole number of steps"),
+    "averaged": (lambda saved: saved | {"averaged": -1}, "averaged must be a whole number of steps"),
     "lists": (lambda saved: saved | {"state": {"m": {"W": [1]}, "v": {"W": [1]}}}, r"m\['W'\] in state_dict has type list"),
 }  # fmt: skip
 
@@ -260,6 +284,12 @@ def test_a_bad_dict_is_refused(bad):
     with pytest.raises(CheckpointError, match=words):
         optimizer.load_state_dict(spoil(optimizer.state_dict()))
     assert content(optimizer) == before
+
+
+def test_an_error_of_another_library_is_one_line_that_is_not_too_long():
+    assert one_line(KeyError("a\n  b")) == r"KeyError: 'a\n b'" and one_line(OSError("a\n b")) == "OSError: a b"
+    text = one_line(ValueError("x" * 300))
+    assert text.startswith("ValueError: xxx") and len(text) == 200
 
 
 def test_not_stepped_into_stepped():

@@ -63,6 +63,17 @@ def test_other_storage_is_loaded_where_it_is_asked_for(storage, tmp_path):
     assert back.m["W"].flags.writeable
 
 
+@pytest.mark.parametrize("storage", COMPACT)
+def test_as_float64_it_has_the_values_that_its_codes_stand_for(storage):
+    optimizer = Adam(state_storage=storage)
+    trained(optimizer, 1)
+    other = Adam()
+    other.load_state_dict(optimizer.state_dict(), cast="float64")
+    assert other.state_storage == "float32"
+    for key, value in optimizer.m.items():
+        assert_same_bits(np.asarray(other.m[key]), np.asarray(value).astype(np.float64))
+
+
 def test_wrong_codes_are_refused():
     optimizer = Adam(state_storage="int8")
     trained(optimizer, 1)

@@ -15,7 +15,7 @@ import fastopt
 from fastopt import CheckpointError
 from fastopt.kernels.intrinsics import smallest_state
 from fastopt.optimizers import OPTIMIZERS
-from tests.checkpoint.test_state_dict import gradients, model
+from tests.checkpoint.test_state_dict import gradients, model, rewritten
 from tests.conftest import assert_same_bits, python
 
 
@@ -118,6 +118,8 @@ BAD = {
     "missing": ({"a": np.ones(3), "b": np.ones((2, 2)), "c": np.ones(1)}, CheckpointError, r"parameters in .*state do not fit: it has no params\['c'\]. strict=False loads what fits"),
     "more": ({"a": np.ones(3)}, CheckpointError, r"it has params\['b'\] besides"),
     "shape": ({"a": np.ones(4), "b": np.ones((2, 2))}, CheckpointError, r"params\['a'\] is float64 of shape \(3,\) in it and float64 of shape \(4,\) here. strict=False"),
+    "smaller": ({"a": np.ones(2), "b": np.ones((2, 2))}, CheckpointError, r"params\['a'\] is float64 of shape \(3,\) in it and float64 of shape \(2,\) here. strict=False"),
+    "complex": ({"a": np.ones(3, complex), "b": np.ones((2, 2))}, CheckpointError, r"params\['a'\] is float64 of shape \(3,\) in it and complex128 of shape \(3,\) here"),
     "dtype": ({"a": np.ones(3, np.float32), "b": np.ones((2, 2))}, CheckpointError, r"params\['a'\] is float64 of shape \(3,\) in it and float32 of shape \(3,\) here. cast=True converts"),
     "array": (np.ones(3), CheckpointError, r"it has no params; it has params\['a'\], params\['b'\] besides"),
     "read-only": ({"a": read_only(), "b": np.ones((2, 2))}, ValueError, r"params\['a'\] is read-only"),
@@ -164,6 +166,40 @@ def test_not_strict(tmp_path):
     assert fastopt.Adam().load(tmp_path / "state", np.ones(3), strict=False) == ([None], ["a", "b"], [], [])
 
 
+def test_eight_of_a_kind_are_named(tmp_path):
+    optimizer, path = fastopt.SGD(), tmp_path / "state"
+    optimizer.save(path, {f"{kind}{n}": np.ones(2) for kind in ("old", "both") for n in range(10)})
+    with pytest.raises(CheckpointError) as caught:
+        optimizer.load(path, {f"{kind}{n}": np.ones(3) for kind in ("new", "both") for n in range(10)})
+    parts = str(caught.value).split("; ")
+    assert [part.count("params[") for part in parts] == [8, 8] + [1] * 8
+
+
+def test_parameters_that_are_no_numbers(tmp_path):
+    path = tmp_path / "state"
+    saved(path)
+    rewritten(path, lambda tensors, _: tensors.update({'p/"a"': np.ones(3, np.int64)}))
+    params = {"a": np.zeros(3), "b": np.zeros((2, 2))}
+    for cast in (False, True):
+        with pytest.raises(CheckpointError, match=r"params\['a'\] is int64 of shape \(3,\) in it and float64"):
+            fastopt.Adam().load(path, params, cast=cast)
+    assert not params["a"].any() and not params["b"].any()
+
+
+@pytest.mark.parametrize(("there", "here"), [(np.float64, np.complex128), (np.complex128, np.float64)])
+def test_real_numbers_are_not_made_complex_nor_complex_ones_real(there, here, tmp_path):
+    optimizer, path = fastopt.SGD(), tmp_path / "state"
+    optimizer.save(path, {"a": np.ones(3, there)})
+    params = {"a": np.zeros(3, here)}
+    for cast in (False, True):
+        with pytest.raises(CheckpointError, match=f"is {np.dtype(there)} .* in it and {np.dtype(here)} of shape"):
+            optimizer.load(path, params, cast=cast)
+    assert not params["a"].any()
+    optimizer.save(path, {"a": np.full(3, 2, here)})
+    optimizer.load(path, params)
+    assert (params["a"] == 2).all()
+
+
 def test_a_file_without_parameters(tmp_path):
     optimizer, params = saved(tmp_path / "state")
     optimizer.save(tmp_path / "state")
@@ -180,6 +216,16 @@ def test_in_the_middle_of_a_step_nothing_is_saved(tmp_path):
 
 
 # -- precision --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("there", "here"), [(np.float64, np.float32), (np.float32, np.float64)])
+def test_parameters_of_another_precision_want_cast(there, here, tmp_path):
+    optimizer, params = fastopt.SGD(), {"a": np.zeros(3, here)}
+    optimizer.save(tmp_path / "state", {"a": np.ones(3, there)})
+    with pytest.raises(CheckpointError, match="cast=True converts the precision"):
+        optimizer.load(tmp_path / "state", params)
+    assert not params["a"].any()
+    assert optimizer.load(tmp_path / "state", params, cast=True) == ([], [], [], []) and params["a"].all()
 
 
 def test_without_cast_another_precision_is_refused_and_cast_is_named(tmp_path):
@@ -220,19 +266,20 @@ def test_cast(way, there, here, tmp_path):
 
 
 def test_small_values_become_zero_as_in_a_step_and_none_infinite(tmp_path):
-    p, tiny, least = np.zeros(4), 1e-40, smallest_state(np.float32)
+    p, tiny, least = np.zeros(7), 1e-40, smallest_state(np.float32)
     optimizer = fastopt.Lion()
-    optimizer.update(p, np.zeros(4))
-    optimizer.m[...] = [tiny, -tiny, 0.5, np.nan]
+    optimizer.update(p, np.zeros(7))
+    optimizer.m[...] = [tiny, -tiny, 0.5, np.nan, 0.0, -0.0, -least]
     new = fastopt.Lion()
     new.load_state_dict(optimizer.state_dict(), cast="float32")
-    assert_same_bits(new.m, np.array([least, -least, 0.5, np.nan], np.float32))  # their sign decides the step
+    expected = [least, -least, 0.5, np.nan, 0.0, -0.0, -least]  # their sign decides the step
+    assert_same_bits(new.m, np.array(expected, np.float32))
     optimizer = fastopt.Momentum()
-    optimizer.update(p, np.zeros(4))
-    optimizer.v[...] = [tiny, -tiny, 0.5, np.inf]
+    optimizer.update(p, np.zeros(7))
+    optimizer.v[...] = [tiny, -tiny, 0.5, np.inf, 0.0, -0.0, -least]
     new = fastopt.Momentum()
     new.load_state_dict(optimizer.state_dict(), cast="float32")
-    assert_same_bits(new.v, np.array([0.0, -0.0, 0.5, np.inf], np.float32))
+    assert_same_bits(new.v, np.array([0.0, -0.0, 0.5, np.inf, 0.0, -0.0, -least], np.float32))
     optimizer.v[0] = -1e39
     before = states(new)
     with pytest.raises(

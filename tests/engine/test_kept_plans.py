@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import fastopt
+from fastopt import Rows
 from fastopt.engine import kept_plans
 from fastopt.engine.plan import Plan
 from tests.conftest import Pair, assert_same_bits
@@ -164,3 +165,71 @@ def test_plans_of_other_settings_do_not_count(rng):
         pair.update(fast, plain, {**grads, "W1": None} if number % 2 else grads)
     for key in fast:
         assert_same_bits(fast[key], plain[key])
+
+
+def arguments():
+    params = {"W": np.ones((2, 3)), "b": np.zeros(3), "s": np.ones((2, 4))[:, ::2], "x": 1.5}
+    return params, {"W": np.ones((2, 3)), "b": np.ones(3), "s": np.ones((2, 2)), "x": 0.5}
+
+
+def change(params=(), grads=()):
+    """Puts others in the place of some parameters and gradients."""
+    return lambda p, g: (p | dict(params() if callable(params) else params), g | dict(grads))
+
+
+SITUATIONS = {  # what comes after some steps; how many new plans that takes
+    "as before": (change(), 0),
+    "gradients": (change(grads={"W": np.full((2, 3), 2.0), "b": np.full(3, 3.0)}), 0),
+    "dtype of a gradient": (change(grads={"W": np.full((2, 3), 2, np.float32), "b": np.full(3, 3)}), 0),
+    "order of a gradient": (change(grads={"W": np.full((3, 2), 2.0).T}), 0),
+    "shape of a gradient": (change(grads={"b": np.full((1, 3), 2.0)}), 0),
+    "array for a number": (change(grads={"x": np.array(2.0)}), 0),
+    "None": (change(grads={"W": None}), 1),
+    "None for a strided one": (change(grads={"s": None}), 1),
+    "None for a number": (change(grads={"x": None}), 1),
+    "rows": (change(grads={"W": Rows(np.array([1]), np.full((1, 3), 2.0))}), 1),
+    "another array": (change(lambda: {"W": np.full((2, 3), 7.0)}), 0),
+    "another order": (change(lambda: {"W": np.full((3, 2), 7.0).T}), 1),
+    "another strided array": (change(lambda: {"s": np.full((2, 4), 7.0)[:, ::2]}), 1),
+    "contiguous": (change(lambda: {"s": np.full((2, 2), 7.0)}), 1),
+    "another number": (change({"x": 2.5}), 0),
+    "another kind of number": (change({"x": np.float64(2.5)}), 1),
+    "array in the place of a number": (change(lambda: {"x": np.array(2.5)}), 1),
+    "tied": (lambda p, g: (p | {"W": p["V"]} if "V" in p else p | {"V": p["W"]}, g | {"V": g["W"]}), 1),
+    "one less": (lambda p, g: ({key: p[key] for key in p if key != "b"}, g), 1),
+    "one more": (change(lambda: {"V": np.ones(2)}, {"V": np.ones(2)}), 1),
+    "another order of keys": (lambda p, g: ({key: p[key] for key in reversed(p)}, g), 1),
+}
+
+
+OF_STRIDED = {"None for a strided one", "another strided array", "contiguous"}
+
+
+@pytest.mark.parametrize(
+    ("situation", "checked"),
+    [(each, "with one that is strided") for each in SITUATIONS]
+    + [(each, checked) for each in SITUATIONS if each not in OF_STRIDED for checked in ("compiled", "one by one")],
+)
+def test_when_a_plan_fits(situation, checked, monkeypatch):
+    """Either way the step has the same bits; another plan costs a hundred times as much."""
+    changed, expected = SITUATIONS[situation]
+    pair, (fast, grads), (plain, _) = Pair("momentum"), arguments(), arguments()
+    plain["s"] = plain["s"].copy()
+    if checked != "with one that is strided":
+        for each in (fast, plain, grads):
+            del each["s"]
+    for _ in range(2):
+        pair.update(fast, plain, grads)
+    if checked == "one by one":
+        pair.fast._plan.check = None
+    assert (pair.fast._plan.check is not None) == (checked == "compiled")
+    made, make = [], Plan.__init__
+    monkeypatch.setattr(Plan, "__init__", lambda self, *given: (made.append(1), make(self, *given))[1])
+    (fast, grads), (plain, _) = changed(fast, grads), changed(plain, grads)
+    for _ in range(2):
+        pair.update(fast, plain, grads)
+        assert len(made) == expected
+        for key in fast:
+            assert_same_bits(np.ascontiguousarray(fast[key]), np.ascontiguousarray(plain[key]))
+        for key in pair.plain.v:
+            assert_same_bits(np.ascontiguousarray(pair.fast.v[key]), np.ascontiguousarray(pair.plain.v[key]))

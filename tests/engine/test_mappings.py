@@ -141,3 +141,30 @@ def test_rows_of_copies_are_refused():
         optimizer.update(params, {"e": Rows(np.array([row]), np.ones((1, 2)), exact=True)})
     with pytest.raises(TypeError, match="hands out another array for 'e'"):
         optimizer.catch_up(Copying(params))
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("key", model())
+def test_a_step_is_finished_though_a_mapping_fails_at_one_of_its_keys(key, error):
+    """It fails once, as a signal handler in its method does."""
+
+    class Failing(Copying):
+        fails = False
+
+        def __setitem__(self, name, value):
+            super().__setitem__(name, value)
+            if self.fails and name == key:
+                self.fails = False
+                raise error("once")
+
+    plain, params = model(), Failing(model())
+    one, other = run("momentum", plain), run("momentum", params)
+    grads = {name: np.full(value.shape, 3.0) for name, value in plain.items()}
+    one.update(plain, grads)
+    params.fails = True
+    with pytest.raises(error, match="once"):
+        other.update(params, grads)
+    assert other.iter == one.iter == 5
+    for name in plain:
+        assert_same_bits(params[name], plain[name])
+        assert_same_bits(other.v[name], one.v[name])

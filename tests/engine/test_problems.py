@@ -8,7 +8,7 @@ import pytest
 
 import fastopt
 from fastopt import Rows
-from fastopt.engine.problem_step import FlatAgain
+from fastopt.engine.problem_step import OneCall
 from fastopt.kernels import RULES
 from fastopt.optimizers import OPTIMIZERS
 from fastopt.threads import exactly
@@ -137,7 +137,7 @@ def test_problems_that_step_alike_take_one_call_however_far_they_are():
             optimizer.groups["b"]["lr_scale"] = plain.groups["b"]["lr_scale"] = 0.25
         optimizer.update(params, arrays(step + 1))
         if step in (3, 8, 11):
-            assert isinstance(optimizer._calls[0], FlatAgain)
+            assert isinstance(optimizer._calls[0], OneCall)
         plain.update(others, arrays(step + 1))
         for key, array in others.items():
             assert_same_bits(params[key], array)
