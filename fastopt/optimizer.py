@@ -287,7 +287,7 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, T
             return Tuning(FORMS[PLAIN], "no step has been made yet")
         fixed, reason = tuning.fixed(), tuning.why_not(plan.parameter_bytes)
         if fixed is not None or plan.tuner is None:
-            return Tuning(FORMS[(fixed or AS_THEY_COME).form], reason or "not tuned: kernels are in pure Python")
+            return Tuning(FORMS[plan.form_of(fixed or AS_THEY_COME)], reason or "not tuned: kernels are in pure Python")
         return plan.tuner.report()
 
     def _attribute(self, name: str) -> Any:
