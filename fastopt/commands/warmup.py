@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import chain, combinations, product
+from typing import Any
 
 import numpy as np
 
@@ -75,7 +76,7 @@ def _columns(optimizer: Optimizer, more: Sequence[str]) -> list[tuple[str, ...]]
     return [chosen for count in range(len(names) + 1) for chosen in combinations(names, count)]
 
 
-def rehearse(optimizer: Optimizer, dtype: str, in_parallel: bool) -> None:
+def rehearse(optimizer: Any, dtype: str, in_parallel: bool) -> None:
     """Steps of copies of an optimizer of many problems: alike, restarted, some stopped, with an lr for each.
 
     Which numbers differ between problems decides which kernels are needed, and only a step knows.
