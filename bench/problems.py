@@ -10,7 +10,7 @@ import sys
 import numpy as np
 
 from bench.cases import Step
-from bench.ratios import interleaved
+from bench.turns import interleaved
 from fastopt.optimizers import OPTIMIZERS
 
 

@@ -19,6 +19,27 @@ SETTINGS = {
     "SWA": "`averaging=SWA(...)`",
     "Lookahead": "`lookahead=Lookahead()`",
 }
+CONSTRAINTS = {
+    "bounds": "`bounds` of numbers",
+    "clip": "the plain step, then `np.clip`",
+    "arrays": "`bounds` with an array",
+    "l1": "`l1`",
+    "l2_prox": "`l2_prox`",
+    "mask": "`mask`",
+    "cautious": "`cautious`",
+    "max_norm": "`max_norm` of rows",
+    "columns": "`max_norm` of columns",
+    "unit_norm": "`unit_norm` of rows",
+    "group_lasso": "`group_lasso` of rows",
+    "simplex": "`simplex` of rows",
+}
+RETAKEN = {
+    "accumulate 1": "`accumulate` once, then the step",
+    "accumulate 4": "`accumulate` four times, then the step",
+    "copy": "the step and a copy of parameters and state by NumPy",
+    "trial": "the step on `trial`",
+    "rejected": "the same, rejected",
+}
 
 
 def tables(parts: Parts, start: dict[str, Any], what: Any) -> Iterator[str]:
@@ -27,7 +48,9 @@ def tables(parts: Parts, start: dict[str, Any], what: Any) -> Iterator[str]:
     start : the group "start" of `bench/results.json`
     what : takes a part, returns one line on its machine and date
     """
-    for name, section in (("extras", settings), ("rows", sparse_rows), ("kernel", kernels), ("dead", dead)):
+    sections = {"extras": settings, "constraints": constraints, "retaken": retaken}
+    sections |= {"rows": sparse_rows, "kernel": kernels, "dead": dead}
+    for name, section in sections.items():
         if name in parts:
             yield from section(parts[name]["cases"])
             yield from ("", f"`python -m bench.ratios {name}`, {what(parts[name])}.", "")
@@ -36,19 +59,43 @@ def tables(parts: Parts, start: dict[str, Any], what: Any) -> Iterator[str]:
 
 def settings(cases: Parts) -> Iterator[str]:
     """How many times as long a step takes with each setting, beside the plain one."""
+    yield "## What settings cost"
+    yield ""
+    yield "The time of a step relative to the plain step of the same arrays, float32."
+    yield ""
+    yield from _beside_plain("setting", SETTINGS, cases)
+
+
+def constraints(cases: Parts) -> Iterator[str]:
+    """The same with constraints."""
+    yield "## What constraints cost"
+    yield ""
+    yield "The time of a step relative to the plain step of the same arrays, float32: ten of 109,810 numbers in all, or"
+    yield "a matrix of 1,000,000. What acts on elements is in the step's pass, on rows or columns in one more."
+    yield ""
+    yield from _beside_plain("setting", CONSTRAINTS, cases)
+
+
+def retaken(cases: Parts) -> Iterator[str]:
+    """The same with micro-batches and steps that are taken back."""
+    yield "## What micro-batches and steps on trial cost"
+    yield ""
+    yield "Relative to the plain step of the same arrays, float32; a trial copies what a step writes."
+    yield ""
+    yield from _beside_plain("", RETAKEN, cases)
+
+
+def _beside_plain(heading: str, labels: dict[str, str], cases: Parts) -> Iterator[str]:
+    """A table with a row for each label, a column for each rule and size."""
     found: dict[tuple[str, int], dict[str, float]] = {}
     for case, sides in cases.items():
         rule, size = case.split(", ", 1)
         column = found.setdefault((rule, int("".join(filter(str.isdigit, size)))), {})
         column.update({name: side["ratio"] for name, side in sides.items() if name not in column and name != "plain"})
     columns = sorted(found)
-    yield "## What settings cost"
-    yield ""
-    yield "The time of a step relative to the plain step of the same arrays, float32."
-    yield ""
-    yield f"| setting | {' | '.join(f'{rule}, {size:,}' for rule, size in columns)} |"
+    yield f"| {heading} | {' | '.join(f'{rule}, {size:,}' for rule, size in columns)} |"
     yield f"| --- |{' ---: |' * len(columns)}"
-    for name, label in SETTINGS.items():
+    for name, label in labels.items():
         if any(name in found[column] for column in columns):
             cells = [f"{found[column][name]:.2f}" if name in found[column] else "" for column in columns]
             yield f"| {label} | {' | '.join(cells)} |"

@@ -2,7 +2,7 @@
 
 Both sides take turns in one process, some calls each; a ratio is taken per turn, and the ratio of the two smallest
 times and the median ratio are printed, with the median times. Nothing else should run on the machine. PART is kernel,
-dict, loop, dead, extras, constraints or rows; without it all are run. `--save` keeps a part for the page on
+dict, loop, dead, extras, constraints, retaken or rows; without it all are run. `--save` keeps a part for the page on
 benchmarks, which `python -m bench.report --kept --readme` then writes. PyTorch is compared where it is installed.
 
 "textbook" is the class as the book has it (`fastopt.experiments.textbook`), "in place" the best fair NumPy. With
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import gc
 import json
 import time
 from collections.abc import Callable
@@ -27,12 +26,13 @@ from typing import Any
 
 import numpy as np
 
-from bench import beside
+from bench import beside, retaken
 from bench.cases import Step, array, checked_step, embedding, gradients, make, mlp, size_of
 from bench.conftest import environment
 from bench.limit import bytes_per_element
 from bench.selection import by_words, selected
 from bench.test_loop import training_step
+from bench.turns import MEASURED, interleaved, report, rounded
 from fastopt import EMA, SWA, Lookahead, Rows, reference, set_tuning, threads
 from fastopt.groups import NO_DECAY_ON_VECTORS
 from fastopt.kernels import RULES
@@ -41,53 +41,6 @@ from fastopt.schedules import Cosine
 
 FILE = Path(__file__).with_name("ratios.json")
 HAS_TORCH = find_spec("torch") is not None
-
-
-def interleaved(sides: list[Step], turns: int, calls: int) -> np.ndarray:
-    """Seconds per call, shape (sides, turns)."""
-    seconds = np.zeros((len(sides), turns))
-    gc.disable()
-    for turn in range(turns):
-        for side, step in enumerate(sides):
-            # Threads of the side before stop spinning, those of this one wake. A worker that was asleep may be woken
-            # on the core of its waker and stay there until the scheduler's next tick moves it, up to 10 ms later.
-            time.sleep(0.003)
-            warm = time.perf_counter() + 0.015
-            while time.perf_counter() < warm:
-                step()
-            start = time.perf_counter()
-            for _ in range(calls):
-                step()
-            seconds[side, turn] = (time.perf_counter() - start) / calls
-    gc.enable()
-    return seconds
-
-
-Sides = dict[str, dict[str, float]]
-
-MEASURED: dict[str, Sides] = {}
-"""Measurements of the running part so far: by case and side, seconds and how many times as long it takes."""
-
-
-def report(what: str, names: list[str], seconds: np.ndarray) -> None:
-    """Prints how many times as long each of the others takes as the first."""
-    mine = seconds[0]
-    MEASURED[what] = {
-        name: {"seconds": rounded(np.median(theirs)), "ratio": rounded(np.median(theirs / mine))}
-        for name, theirs in zip(names, seconds, strict=True)
-    }
-    print(f"{what}: {names[0]} {np.median(mine) * 1e6:,.1f} us", flush=True)
-    for name, theirs in zip(names[1:], seconds[1:], strict=True):
-        ratio, minima = np.median(theirs / mine), theirs.min() / mine.min()
-        print(
-            f"    {name:14} {np.median(theirs) * 1e6:12,.1f} us, {ratio:6.2f} times (minima {minima:.2f}); "
-            f"the other way round {1 / ratio:.3f} ({1 / minima:.3f})"
-        )
-
-
-def rounded(number: Any) -> float:
-    """Four digits."""
-    return float(f"{number:.4g}")
 
 
 def versions(rule: str) -> list[str]:
@@ -252,7 +205,7 @@ def constraints() -> None:
     rng = np.random.default_rng(0)
     for rule in ("momentum", "adam"):
         matrix = {"W": array(1_000_000, "float32")["p"].reshape(1000, 1000)}
-        for params, turns, calls in ((matrix, 40, 20), (mlp(784, 100, 100, 100, 100, 10), 60, 20)):
+        for params, turns, calls in ((matrix, 20, 10), (mlp(784, 100, 100, 100, 100, 10), 30, 20)):
             masks = {key: rng.random(value.shape) < 0.5 for key, value in params.items()}
             low = {"groups": {key: {"bounds": (np.full_like(value, -1e9), None)} for key, value in params.items()}}
             sides: dict[str, dict[str, Any]] = {"plain": {}, "clip": {}, "bounds": {"bounds": (-1e9, 1e9)}}
@@ -346,6 +299,7 @@ PARTS: dict[str, Callable[[], None]] = {
     "dead": dead,
     "extras": extras,
     "constraints": constraints,
+    "retaken": retaken.measure,
     "rows": rows,
 }
 

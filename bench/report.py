@@ -5,7 +5,7 @@ medians behind the figures, draws the pictures into `docs/source/explanation/ben
 the markers of the README and of the site's pages "Benchmarks", "Will it help me?" and "State in 16 or 8 bits": training
 steps from what `python -m bench.states --save` wrote last, what settings cost from `python -m bench.ratios --save`,
 compact state from `python -m bench.storage ... --save`, all else from these results. With `--kept` it runs nothing and
-takes `bench/results.json` as it is. Rows in which fastopt loses stay.
+takes `bench/results.json`, where rows from the files of `--json` replace older ones. Lost cases stay.
 """
 
 from __future__ import annotations
@@ -57,6 +57,12 @@ def condensed(raw: dict[str, Any]) -> Results:
         kept = {key: float(f"{value:.4g}") if isinstance(value, float) else value for key, value in found.items()}
         groups.setdefault(entry["group"], {})[name] = kept
     return {"machine": raw["machine_info"]["fastopt"], "date": raw["datetime"][:10], "groups": groups}
+
+
+def renew(results: Results, newer: list[Results]) -> None:
+    """Replaces rows of results by newer ones of the same names."""
+    for group, rows in (item for part in newer for item in part["groups"].items()):
+        results["groups"].setdefault(group, {}).update(rows)
 
 
 def duration(seconds: float) -> str:
@@ -351,7 +357,7 @@ def main(arguments: list[str] | None = None) -> None:
         type=Path,
         nargs="+",
         metavar="FILE",
-        help="of pytest --benchmark-json, or several of parts; without it the benches are run",
+        help="of pytest --benchmark-json, or several of parts",
     )
     parser.add_argument(
         "--readme",
@@ -365,6 +371,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.kept:
         results = json.loads(RESULTS.read_text())
+        renew(results, [condensed(json.loads(file.read_text())) for file in options.json or ()])
     elif options.json is None:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "benches.json"

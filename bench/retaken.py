@@ -1,18 +1,17 @@
-"""Micro-batches and steps taken back: `python -m bench.retaken [TURNS]`, beside the plain step of the same arrays.
+"""Micro-batches and steps taken back, beside the plain step of the same arrays: `python -m bench.ratios retaken`.
 
-A trial costs one copy of parameters and state, which is timed too. Nothing else should run on the machine.
+A trial costs one copy of parameters and state, which is timed too.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from bench.cases import Step, array, gradients, mlp
-from bench.ratios import interleaved, report
+from bench.cases import Step, array, gradients, mlp, size_of
+from bench.turns import interleaved, report
 from fastopt import Adam
 
 Arrays = dict[str, np.ndarray]
@@ -32,6 +31,7 @@ def sides(params: Arrays) -> dict[str, Step]:
 
 def _step(params: Arrays, make: Callable[[Any, Arrays, Arrays], None]) -> Step:
     own, grads, optimizer = {key: value.copy() for key, value in params.items()}, gradients(params), Adam()
+    optimizer.update(own, grads)  # or what is rejected would be the first step, which makes state and plan anew
     return lambda: make(optimizer, own, grads)
 
 
@@ -62,13 +62,8 @@ def _copy(params: Arrays) -> Step:
     return copied
 
 
-def main(turns: int = 40) -> None:
+def measure() -> None:
     """Prints how many times as long each takes as the plain step."""
-    for params, calls in ((mlp(784, 40, 20, 10), 100), (array(1_000_000, "float32"), 10)):
+    for params, turns, calls in ((mlp(784, 100, 100, 100, 100, 10), 40, 20), (array(1_000_000, "float32"), 30, 10)):
         steps = sides(params)
-        size = sum(value.size for value in params.values())
-        report(f"adam, {size:,} in {len(params)} arrays", list(steps), interleaved(list(steps.values()), turns, calls))
-
-
-if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+        report(f"adam, {size_of(params):,}", list(steps), interleaved(list(steps.values()), turns, calls))

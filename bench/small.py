@@ -18,8 +18,8 @@ import fastopt
 from bench import beside
 from bench.cases import Step, array, equal_arrays, gradients, mlp
 from bench.inplace import InPlace
-from bench.ratios import interleaved
 from bench.selection import by_part, selected
+from bench.turns import interleaved
 from fastopt.experiments.textbook import textbook
 
 Arrays = dict[str, Any]

@@ -28,8 +28,8 @@ from bench import storage_maps, storage_training
 from bench.cases import Step, array, gradients, limit_step, size_of
 from bench.conftest import environment
 from bench.limit import bytes_per_element
-from bench.ratios import interleaved, rounded
 from bench.selection import by_words, selected
+from bench.turns import interleaved, rounded
 from fastopt import threads, tuning
 from fastopt.engine.columns import moved_bytes
 from fastopt.kernels import RULES

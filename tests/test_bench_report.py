@@ -27,6 +27,13 @@ def test_other_figures_would_be_noticed():
     assert len(re.findall(r"^\| (one array|dict)", one_step, re.M)) == len(report.STEPS)
 
 
+def test_newer_rows_replace_those_of_their_name():
+    results = {"groups": {"step": {"fastopt": {"median": 2.0}, "textbook": {"median": 9.0}}}}
+    newer = {"step": {"fastopt": {"median": 1.0}}, "dict": {"fastopt": {"median": 3.0}}}
+    report.renew(results, [{"groups": newer}])
+    assert results["groups"] == {"step": newer["step"] | {"textbook": {"median": 9.0}}, "dict": newer["dict"]}
+
+
 def test_training_steps_have_a_row_for_each_state():
     seen = other(STATES)
     case, found = next(iter(seen["cases"].items()))

@@ -95,6 +95,18 @@ def call(
 
 
 @intrinsic
+def call_c(typingctx: Any, address: Any, first: Any, second: Any, third: Any) -> Any:
+    """Calls the C function of at most three integers at an address."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        address, *arguments = args
+        function = ir.FunctionType(_INT64, [_INT64] * len(arguments))
+        return builder.call(builder.inttoptr(address, function.as_pointer()), arguments)
+
+    return types.int64(*[types.int64] * 4), codegen
+
+
+@intrinsic
 def row_address(typingctx: Any, table: Any, row: Any) -> Any:
     """Where row `row` of an int64 table begins."""
 

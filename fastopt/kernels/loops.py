@@ -6,6 +6,7 @@ import numpy as np
 from numba import prange
 
 from fastopt.kernels import codecs
+from fastopt.kernels.cpus import give_way, leave, own_cpu, own_thread
 from fastopt.kernels.intrinsics import LINE, call, fetch_add, peek, put, row_address
 from fastopt.kernels.passes import FIELDS
 from fastopt.kernels.stores import (
@@ -20,6 +21,7 @@ from fastopt.kernels.stores import (
     NONTEMPORAL,
     OPEN,
     PLAIN,
+    SCHEDULER,
     SHIFT,
     SLOTS,
     STEP,
@@ -35,6 +37,10 @@ PIECE = 8192
 
 # Counters of different threads stand a cache line apart.
 APART = 8
+
+# Pieces after which a thread that still works alone gives way to those that may wait for its CPU: longer than they take
+# to wake up elsewhere, some 20 us.
+ALONE = 4
 
 # Elements of a block of compact state, whole groups of it.
 STORED = 1024
@@ -203,17 +209,29 @@ def parallel(address, form, table, starts, threads):
     """The same on several threads.
 
     The elements are cut into as many equal stretches as threads. A thread works through its own, the same at every
-    step, so that it stays in its core's cache; then it helps with the others'. A core that BLAS's
-    threads still hold, spinning, therefore delays a step by one piece and not by a whole stretch.
+    step, so that it stays in its core's cache; then it helps with the others'. A core that BLAS's threads still hold,
+    spinning, therefore delays a step by one piece and not by a whole stretch. Nor does a thread wait for the CPU of the
+    one that called while there is another: see `cpus.py`.
     """
     total = starts[-1]
     pieces = (total + PIECE - 1) // PIECE
-    taken = np.zeros(threads * APART, dtype=np.int64)
+    taken = np.zeros((threads + 1) * APART, dtype=np.int64)
+    here = threads * APART  # where it is counted how many others have come
+    scheduler = peek(form + 8 * SCHEDULER)
+    caller, cpu = own_thread(scheduler), own_cpu(scheduler)
     for thread in prange(threads):
+        is_caller, done = own_thread(scheduler) == caller, 0
+        if not is_caller:
+            fetch_add(taken, here)
+            if own_cpu(scheduler) == cpu:
+                leave(scheduler, cpu)
         for turn in range(threads):
             owner = (thread + turn) % threads
             begin, end = pieces * owner // threads, pieces * (owner + 1) // threads
             piece = begin + fetch_add(taken, owner * APART)
             while piece < end:
                 run(address, form, table, starts, piece * PIECE, min(piece * PIECE + PIECE, total))
+                done += 1
+                if is_caller and done == ALONE and taken[here] < threads - 1:
+                    give_way(scheduler)
                 piece = begin + fetch_add(taken, owner * APART)

@@ -67,7 +67,7 @@ def by_rows(part: Any, p: Array) -> None:
                 _multiply(row, 1 - threshold / length)
         if part.max_norm < math.inf and norm(row) > part.max_norm:
             _multiply(row, part.max_norm / norm(row) if norm(row) < math.inf else 1.0)
-        if part.unit_norm and 0 < norm(row) < math.inf:
+        if part.unit_norm and np.finfo(np.float64).tiny <= norm(row) < math.inf:  # by which 1 can be divided
             _multiply(row, 1 / norm(row))
         if part.simplex and np.isfinite(row).all():
             row[:] = on_simplex(row)

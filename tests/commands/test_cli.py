@@ -140,7 +140,7 @@ for size in (10, 2_000_000):
             fastopt.Momentum(weight_decay=0.1, clip_value=1.0, averaging=fastopt.SWA(2, 2)),
         ):
             params = {"p": np.ones(size, dtype)}
-            for form in ("plain", "prefetch", "burst", "nontemporal"):
+            for form in ("plain", "prefetch", "burst", "nontemporal", "ahead"):
                 fastopt.set_tuning(form)
                 optimizer.update(params, {"p": np.ones(size, dtype)})
 """
@@ -165,7 +165,7 @@ def test_warmup_knows_what_a_step_needs(rule, monkeypatch):
     """With and without norms; which kernels steps ask for, without compiling any."""
     wanted = set()
 
-    def kernel(rule, dtype, in_parallel, which="step", transforms=(), form=0, ahead=False, modulus=False):
+    def kernel(rule, dtype, in_parallel, which="step", transforms=(), form=0, modulus=False):
         wanted.add((rule, which, transforms))
         return lambda *_: None
 
