@@ -7,6 +7,7 @@ import pytest
 
 import fastopt
 from fastopt.kernels import RULES
+from fastopt.pairs import pairs
 from tests.random_models import KEYS, LAYOUTS, lay_out, make, values
 
 EXACT = ("sgd", "momentum", "adagrad", "rmsprop")
@@ -88,7 +89,9 @@ class LeafOperations:
                 known = getattr(self.slow, slot)
                 if known is not None:
                     start = self.slow.start_values().get(slot, 0.0) if slot in self.slow.slots else None
-                    begun = new.copy() if start is None else np.full_like(new, start)
+                    begun = new.copy()
+                    if start is not None:
+                        pairs(begun)[...] = start
                     begun[index >= 0] = known[key][index[index >= 0]]
                     known[key] = begun
             self.assert_same()

@@ -95,6 +95,7 @@ def _multiply(row: Array, factor: float) -> None:
 def on_simplex(row: Array) -> Array:
     """The nearest numbers that are not negative and sum to one, by sorting (Held, Wolfe and Crowder 1974)."""
     values = np.sort(row.astype(np.float64) - row.astype(np.float64).max())[::-1]
+    values = values[values > -1]  # those that are not smaller by one than the largest; sums of others may overflow
     shifts = [(math.fsum(values[:count].tolist()) - 1) / count for count in range(1, len(values) + 1)]
     shift = max(shift for value, shift in zip(values.tolist(), shifts, strict=True) if value > shift)
     return np.asarray(np.maximum(row.astype(np.float64) - row.astype(np.float64).max() - shift, 0.0))

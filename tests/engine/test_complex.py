@@ -146,6 +146,15 @@ def test_averages_of_infinite_numbers_are_those_of_the_parts(settings):
         assert fast.weight_average["z"].real[0] == np.inf and fast.weight_average["z"].imag[0] == 1
 
 
+def test_the_average_of_a_leaf_without_a_gradient_is_that_of_the_parts():
+    params = {"z": np.array([complex(np.inf, 1), complex(2, -np.inf), 3 + 4j]), "w": np.ones(1)}
+    plain, fast, slow = copy.deepcopy(params), fastopt.SGD(averaging=EMA(0.5)), reference.SGD(averaging=EMA(0.5))
+    fast.update(params, {"z": None, "w": np.ones(1)})
+    slow.update(plain, {"z": None, "w": np.ones(1)})
+    assert_same_complex(fast.weight_average["z"], slow.weight_average["z"])
+    assert_same_complex(fast.weight_average["z"], params["z"])
+
+
 def test_sophias_curvature_is_that_of_the_parts():
     z, estimate = np.ones(2, complex), np.array([np.inf - 1j, -1e-300 * 1j])
     fast, slow = fastopt.Sophia(), reference.Sophia()
