@@ -77,9 +77,14 @@ def bounds(owner: str, value: Any) -> Bounds | None:
     if value is None:
         return None
     if not isinstance(value, tuple | list) or len(value) != 2:
+        cure = ""
+        if isinstance(value, dict) and value:
+            cure = (
+                f"; those of some parameters go into groups={{{next(iter(value))!r:.100}: {{'bounds': (low, high)}}}}"
+            )
         raise TypeError(
             f"{owner}: bounds must be a pair (low, high), such as (0, 1) or (None, 10.0), got {value!r:.100} of type "
-            f"{type(value).__name__}"
+            f"{type(value).__name__}{cure}"
         )
     low, high = (
         _bound(owner, name, given, otherwise)
@@ -273,6 +278,11 @@ class Columns:
         keys = list(keys)
         for key in self.mask:
             if key not in keys:
+                if key is None and keys:
+                    raise ValueError(
+                        f"{self._owner}: mask is one array, which is for one parameter alone; there are "
+                        f"{keys[:8]!r:.300}. Name whose it is: mask={{{keys[0]!r:.100}: array}}"
+                    )
                 raise ValueError(
                     f"{self._owner}: mask[{key!r}] belongs to no parameter; there are {keys[:8]!r:.300}. Correct the "
                     "key"

@@ -155,7 +155,10 @@ def number_or_schedule(owner: str, name: str, value: Any, allowed: Range) -> Any
     if callable(value) and not isinstance(value, type):
         number_at(owner, name, value, 1, allowed)
         return value
-    return _in_range(owner, name, value, allowed, " or a schedule")
+    otherwise = " or a schedule"
+    if name == "lr" and isinstance(value, list | tuple):
+        otherwise = ", a schedule, or with batch_axis=0 an array of one for each problem (np.asarray(lr))"
+    return _in_range(owner, name, value, allowed, otherwise)
 
 
 def number_at(owner: str, name: str, value: Any, step: int, allowed: Range) -> float:

@@ -66,7 +66,8 @@ def minimize(
     bounds : scipy.optimize.Bounds, sequence of pairs, or dict of pairs, optional
         (low, high) for each element of x0, or for a container {path: (low, high)}, such as {"enc.1.W": (0, None)}; None
         is no bound. Each step is followed by the projection onto the bounds; x0 beyond them is projected first, with a
-        warning.
+        warning. Constraints that are settings of the optimizer hold after each step too, but gtol knows nothing of
+        them: with `l1`, `simplex` or a `nonnegative` of its own set patience.
     tol : float, optional
         Sets gtol and ftol.
     callback : function, optional

@@ -211,6 +211,7 @@ def test_nothing_where_unused():
     ("settings", "kind", "text"),
     [
         ({"bounds": 3}, TypeError, r"bounds must be a pair \(low, high\), .* got 3"),
+        ({"bounds": {"W": (0, 1)}}, TypeError, r"go into groups={'W': {'bounds': \(low, high\)}}"),
         ({"bounds": (0, "1")}, TypeError, "high of bounds must be a number"),
         ({"bounds": (True, None)}, TypeError, "low of bounds must be a number"),
         ({"bounds": (2, 1)}, ValueError, "low <= high"),
@@ -235,6 +236,7 @@ def test_bad_settings(settings, kind, text):
         ({"bounds": (np.zeros(3), 1)}, r"the lower bound has shape \(3,\), which does not broadcast to that of params"),
         ({"mask": {"W": np.ones(3, bool)}}, r"the mask has shape \(3,\)"),
         ({"mask": {"V": np.ones(2, bool)}}, r"mask\['V'\] belongs to no parameter"),
+        ({"mask": np.ones(2, bool)}, r"mask is one array.*there are \['W'\]. Name whose it is: mask={'W': array}"),
     ],
 )
 def test_what_does_not_fit_is_found_before_anything_is_written(settings, text):

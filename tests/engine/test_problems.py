@@ -338,6 +338,7 @@ def test_mistakes():
     refused(ValueError, r"has shape \(\)", lambda: step({"x": 1.0}, {"x": 1.0}))
     fortran = {"W": np.asfortranarray(np.ones((3, 2)))}
     refused(ValueError, "Fortran", lambda: step(fortran, {"W": np.ones((3, 2))}))
+    refused(TypeError, r"with batch_axis=0 an array of one for each problem", lambda: step(lr=[0.1] * SIZE))
     refused(ValueError, r"lr has shape \(2,\), expected \(6,\)", lambda: step(lr=np.ones(2)))
     refused(ValueError, "no report", lambda: optimizer.update(params, grads, report=True))
     optimizer.active = np.ones(2, bool)
