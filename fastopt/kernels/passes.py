@@ -229,10 +229,10 @@ def measure_loop(row, scalars, parameter, statistics, form, first, last):
 
 def aligned_loop(row, scalars, parameter, statistics, form, first, last):
     """Writes to the statistics for how many elements the formula, of which all others are the same, says yes."""
-    where, count = addresses(row, COLUMNS), 0
+    where, count = addresses(row, COLUMNS), np.int32(0)
     constants = numbers(scalars, SCALARS, DTYPE)
     for element in range(first, last):
-        count += rule(*(load(where, element, DTYPE) + constants))
+        count = np.int32(count + rule(*(load(where, element, DTYPE) + constants)))  # in as many bits as numbers have
     put(statistics, TOTAL, np.float64(count))
     put(statistics, COMPENSATION, 0.0)
 
