@@ -3,7 +3,9 @@
 The speed of a machine changes within seconds, above all what a store costs to memory that another core has read, and
 every training loop feels it. So the sides (textbook, fastopt, another checkout by --beside) train equal networks in
 short turns in one process, and each round of turns is put to a state by the time of its gradients, which is the same
-code on all sides. CASE is words of a case's name, such as "adam float32"; without it all are run.
+code on all sides. Where arrays happen to lie makes 1 to 3 % of a whole step, so models are made anew every few rounds,
+in another order and elsewhere in memory. CASE is words of a case's name, such as "adam float32"; without it all are
+run.
 
 A share is the time of a whole step, gradient and update, by that of the textbook's turn beside it.
 """
@@ -33,7 +35,15 @@ from fastopt import machine
 
 FILE = Path(__file__).with_name("states.json")
 ENOUGH = 20  # turns of each side in each state
-WARM = 300  # steps before, in which caches fill and fastopt tries ways to store
+WARM = 300  # steps before, at most, in which fastopt tries ways to store
+FILLING = 6  # steps of new models, in which pages and caches fill
+COLD = 2  # steps of a turn that do not count, as the side before has left its own data in the caches
+FEWEST, MOST = 6, 40  # steps of a turn that count
+ROUNDS = 3  # of turns, after which models are made anew
+SPACE = 3_000_000  # bytes that are left out before a model, at most
+AGAIN = "beside again"
+"""The name of a second side of the other checkout: its share of the first says how exact the shares are."""
+
 DEEP, SMALL = (784, 100, 100, 100, 100, 10), (784, 40, 20, 10)
 
 
@@ -72,12 +82,28 @@ CASES = (
 
 
 class Side:
-    """A model that an optimizer trains, and the seconds of its steps by turn."""
+    """Models that optimizers train, one after the other, and the seconds of their steps by turn."""
 
-    def __init__(self, case: Case, name: str, optimizer: Any) -> None:
-        self.name, self.optimizer, self.model = name, optimizer, case.make(case.dtype)
-        self.done = 0
+    def __init__(self, case: Case, name: str, make: Callable[[], Any]) -> None:
+        self.name, self._case, self._make = name, case, make
         self.turns: list[np.ndarray] = []
+        self.optimizer: Any = None
+        self.begin()
+
+    def begin(self, space: int = 0) -> None:
+        """A new model and optimizer, `space` bytes further on; what trials have found stays."""
+        tuners = None if self.optimizer is None else vars(self.optimizer).get("_tuners")
+        self.model = self.optimizer = None
+        self._space = np.empty(space, np.uint8)
+        self.model, self.optimizer, self.done = self._case.make(self._case.dtype), self._make(), 0
+        if tuners is not None:
+            vars(self.optimizer)["_tuners"] = tuners
+
+    @property
+    def is_in_trial(self) -> bool:
+        """Whether the optimizer still tries ways to store."""
+        tuning = getattr(self.optimizer, "tuning", None)
+        return tuning is not None and tuning.reason.startswith("candidates")
 
     def step(self) -> tuple[float, float]:
         start = time.perf_counter()
@@ -88,19 +114,21 @@ class Side:
         self.done += 1
         return between - start, end - between
 
-    def turn(self, steps: int) -> None:
-        self.turns.append(np.array([self.step() for _ in range(steps)]))
+    def turn(self, steps: int, cold: int = 0) -> None:
+        """So many steps, of which the first do not count."""
+        self.turns.append(np.array([self.step() for _ in range(cold + steps)][cold:]))
 
 
 def sides_of(case: Case, in_place: bool, other: ModuleType | None) -> list[Side]:
     """All sides, the textbook first; found equal to the reference in their first steps."""
-    optimizers = {"textbook": make(case.rule, "textbook")}
+    optimizers: dict[str, Callable[[], Any]] = {"textbook": lambda: make(case.rule, "textbook")}
     if in_place:
-        optimizers["in place"] = make(case.rule, "in place")
-    optimizers["fastopt"] = beside.optimizer(fastopt, case.rule)
+        optimizers["in place"] = lambda: make(case.rule, "in place")
+    optimizers["fastopt"] = lambda: beside.optimizer(fastopt, case.rule)
     if other:
-        optimizers["beside"] = beside.optimizer(other, case.rule)
-    sides, exact = [Side(case, *item) for item in optimizers.items()], Side(case, "", make(case.rule, "reference"))
+        optimizers["beside"] = optimizers[AGAIN] = lambda: beside.optimizer(other, case.rule)
+    sides = [Side(case, *item) for item in optimizers.items()]
+    exact = Side(case, "", lambda: make(case.rule, "reference"))
     for side in (exact, *sides):
         side.turn(3)
         assert_equal(case.rule, side.name, side.model.params, exact.model.params)
@@ -111,20 +139,32 @@ def sides_of(case: Case, in_place: bool, other: ModuleType | None) -> list[Side]
 def run(case: Case, sides: list[Side], seconds: float) -> None:
     """Takes turns until there are enough in both states, or the time is up."""
     first = np.median([sum(sides[0].step()) for _ in range(3)])
-    steps, end = int(np.clip(0.06 / first, 4, 40)), time.perf_counter() + seconds
+    steps, end = int(np.clip(0.06 / first, FEWEST, MOST)), time.perf_counter() + seconds
     for side in sides:
-        limit = time.perf_counter() + seconds / 10
-        while side.done < WARM and time.perf_counter() < limit:
+        limit = time.perf_counter() + seconds / 4
+        while side.done < FILLING or (side.is_in_trial and side.done < WARM and time.perf_counter() < limit):
             side.step()
-    order = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     gc.disable()
     while not sides[0].turns or time.perf_counter() < end:
-        for number in order.permutation(len(sides)):  # the side before leaves its data in the caches
-            sides[number].turn(steps)
+        if sides[0].turns and len(sides[0].turns) % ROUNDS == 0:
+            begin_anew(sides, rng)
+        for number in rng.permutation(len(sides)):
+            sides[number].turn(steps, COLD)
         state = states(gradients(sides))
         if state.any() and min(np.bincount(state)) >= ENOUGH:
             break
     gc.enable()
+
+
+def begin_anew(sides: list[Side], rng: np.random.Generator) -> None:
+    """Makes models and optimizers anew, in any order and anywhere in memory."""
+    for number in rng.permutation(len(sides)):
+        sides[number].begin(int(rng.integers(SPACE)))
+    gc.collect()
+    for side in sides:
+        for _ in range(FILLING):
+            side.step()
 
 
 def gradients(sides: list[Side]) -> np.ndarray:
@@ -156,7 +196,7 @@ def states(seconds: np.ndarray) -> np.ndarray:
 
 
 def summary(sides: list[Side]) -> dict[str, Any]:
-    """Medians and minima of each side, by state."""
+    """Medians and minima of each side, by state. Shares of "beside" are those of the mean of both of its sides."""
     seconds = gradients(sides)
     state = states(seconds)
     names = ("fast", "slow") if state.any() else ("one state",)
@@ -175,7 +215,8 @@ def summary(sides: list[Side]) -> dict[str, Any]:
             }
             for other in ("textbook", "beside"):
                 if other in steps and side.name not in ("textbook", other):
-                    shares = steps[side.name] / steps[other]
+                    both = [steps[other]] if side.name == AGAIN else [steps[name] for name in steps if other in name]
+                    shares = steps[side.name] / np.exp(np.mean(np.log(both), axis=0))
                     row[f"share of {other}"] = float(np.median(shares))
                     row[f"smallest share of {other}"] = float(shares.min())
             rows[side.name] = {key: float(f"{value:.4g}") for key, value in row.items()}

@@ -80,7 +80,7 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, T
             expected = signature(cls.__init__).parameters.values()  # which a subclass may have of its own
             if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in expected) and cls is not Optimizer:
                 taken = [parameter.name for parameter in expected][1:]
-                checks.arguments(cls.__name__, values if taken[:1] == settable[:1] else (), settings, taken)
+                checks.arguments(cls.__name__, values if (*taken[:1],) == settable[:1] else (), settings, taken)
         return super().__new__(cls)
 
     # Not annotated, which would make hyperparameters of them.
@@ -289,7 +289,7 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, T
             return Tuning(FORMS[PLAIN], "no step has been made yet")
         fixed, reason = tuning.fixed(), tuning.why_not(plan.parameter_bytes)
         if fixed is not None or plan.tuner is None:
-            return Tuning(FORMS[(fixed or AS_THEY_COME).form], reason or "not tuned: kernels are in pure Python")
+            return Tuning(FORMS[plan.form_of(fixed or AS_THEY_COME)], reason or "not tuned: kernels are in pure Python")
         return plan.tuner.report()
 
     def _attribute(self, name: str) -> Any:
@@ -318,7 +318,8 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, T
             unset = value is None and name not in self.__dict__ and getattr(owner, name) is None
             if not unset:
                 value = hyperparameters.hyperparameter(owner.__name__, name, value)
-            if name in combinations.SETTINGS:
+            # Defaults are counted in by the check of `averaging`, which is always assigned.
+            if name in combinations.SETTINGS and (name in self.__dict__ or value is not getattr(owner, name)):
                 combinations.check(owner, self.__dict__ | {name: value})
             hyperparameters.check_rates(owner.__name__, self.__dict__, name, value)
             if callable(value) or name in self._scheduled:

@@ -51,12 +51,12 @@ class Norms:
 
     @property
     def zero_share(self) -> float:
-        """The share of gradients that are zero."""
+        """The share of gradients that are zero, of complex ones that of parts."""
         return float(self._sums[ZEROS]) / self.size if self.size else 0.0
 
     @property
     def nonfinite_share(self) -> float:
-        """The share of gradients that are NaN or infinite."""
+        """The share of gradients that are NaN or infinite, of complex ones that of parts."""
         return float(self._sums[NONFINITE]) / self.size if self.size else 0.0
 
     def __repr__(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, fields
+from functools import cache
 from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
@@ -85,7 +86,7 @@ class SharedSettings:
     """The largest norm of a row: after a step a longer one is scaled down to it."""
 
     unit_norm: bool = field(default=False, kw_only=True, repr=False)
-    """Whether rows are scaled to norm one after a step; those of zeros stay."""
+    """Whether rows are scaled to norm one after a step; those of zeros, or with a subnormal norm, stay."""
 
     simplex: bool = field(default=False, kw_only=True, repr=False)
     """Whether rows are projected onto the simplex: the nearest non-negative numbers that sum to one. For rules
@@ -180,8 +181,10 @@ class SharedSettings:
         return tuple(name for name in cls._hyperparameters() if callable(settings.get(name)))
 
     @classmethod
-    def _hyperparameters(cls) -> list[str]:
-        return [field.name for field in sorted(fields(cls), key=lambda field: bool(field.kw_only))]  # shared ones last
+    @cache
+    def _hyperparameters(cls) -> tuple[str, ...]:
+        own_first = sorted(fields(cls), key=lambda field: bool(field.kw_only))
+        return tuple(field.name for field in own_first)
 
     def __repr__(self) -> str:
         """The settings of the rule, and all others that are not the default."""

@@ -17,7 +17,7 @@ from time import perf_counter_ns
 from typing import NamedTuple
 
 from fastopt import checks, machine, threads
-from fastopt.kernels.stores import FORMS, PLAIN
+from fastopt.kernels.stores import AHEAD, FORMS, PLAIN
 
 VARIABLE = "FASTOPT_TUNE"
 AUTO, OFF = "auto", "off"
@@ -46,8 +46,8 @@ PAUSE, CHANGED_PAUSE = 100, 20
 class Choice(NamedTuple):
     """How a step runs."""
 
-    form: int = PLAIN
-    """The number of a form of `fastopt.kernels.stores`."""
+    form: int | None = None
+    """The number of a form of `fastopt.kernels.stores`; None: AHEAD where the model outgrows the caches, else PLAIN."""
     in_parallel: bool | None = None
     """Whether on several threads; None: as `threads.threads_for` has it."""
 
@@ -112,6 +112,7 @@ class Candidate:
 
     def __init__(self, choice: Choice) -> None:
         self.choice = choice
+        self.name = FORMS[choice.form or PLAIN]
         self.begin()
 
     def begin(self) -> None:
@@ -124,12 +125,14 @@ class Tuner:
     """Chooses how the steps of a set of arrays run.
 
     moved_bytes : what each launch reads and writes
+    outgrows_caches : whether asking for memory ahead may pay
     """
 
-    def __init__(self, moved_bytes: list[int]) -> None:
+    def __init__(self, moved_bytes: list[int], outgrows_caches: bool = False) -> None:
         self.moved_bytes = moved_bytes
+        forms = [form for form in range(len(FORMS)) if form != AHEAD or outgrows_caches]
         ways = (None,) if not any(map(threads.is_open, moved_bytes)) else self._ways()
-        self._all = [Candidate(Choice(form, way)) for way in ways for form in range(len(FORMS))]
+        self._all = [Candidate(Choice(form, way)) for way in ways for form in forms]
         self.choice = self._all[0].choice
         self.settled: Candidate | None = None
         self._steps, self._trial_steps = 0, 0
@@ -232,7 +235,7 @@ class Tuner:
         )
         trials = tuple(
             Trial(
-                FORMS[each.choice.form],
+                each.name,
                 max(map(each.choice.threads_for, self.moved_bytes)),
                 len(each.gaps),
                 median(each.updates) / 1e9,
@@ -243,7 +246,7 @@ class Tuner:
         if settled is None:
             steps = sum(len(each.updates) for each in self._all)
             return Tuning(FORMS[PLAIN], f"candidates take turns: {steps} steps so far", trials)
-        return Tuning(FORMS[settled.choice.form], f"chosen after {self._settled_at} steps", trials)
+        return Tuning(settled.name, f"chosen after {self._settled_at} steps", trials)
 
 
 def _whole(candidate: Candidate) -> float:
@@ -301,10 +304,10 @@ def set_tuning(mode: str) -> None:
     ----------
     mode : "auto", "off" or the name of a form
         "auto", the default: what is fastest is measured in the loop itself, for models whose parameters take 64 KB or
-        more, where there is more than one CPU. "off": new parameters are stored as they come, and a table says how many
-        threads a step gets. A form fixes how they are stored: "plain" (as they come), "prefetch", "burst" or
-        "nontemporal", which `fastopt.kernels.stores` explains. The environment variable FASTOPT_TUNE sets it at the
-        start; 0 means "off" and 1 "auto".
+        more, where there is more than one CPU. "off": new parameters are stored as they come, and by the model's size a
+        step gets one thread or several, and asks for memory ahead. A form fixes how they are stored: "plain" (as they
+        come), "prefetch", "burst", "nontemporal" or "ahead", which `fastopt.kernels.stores` explains. The environment
+        variable FASTOPT_TUNE sets it at the start; 0 means "off" and 1 "auto".
 
     Raises
     ------

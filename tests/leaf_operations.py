@@ -4,11 +4,11 @@ import copy
 
 import numpy as np
 import pytest
-from hypothesis import strategies as st
 
 import fastopt
 from fastopt.kernels import RULES
-from tests.random_models import KEYS, LAYOUTS, arrays, lay_out, make, values
+from fastopt.pairs import pairs
+from tests.random_models import KEYS, LAYOUTS, lay_out, make, values
 
 EXACT = ("sgd", "momentum", "adagrad", "rmsprop")
 """The rules with closed forms of steps without a gradient."""
@@ -34,8 +34,8 @@ class LeafOperations:
         """One that was not there, or comes again; of another shape only where there is no state of it."""
         absent = [key for key in KEYS if key not in self.params]
         if absent and not self.is_flat() and self.fast.mask is None:
-            key, (shape, dtype, *rest) = self.draw(absent), self.data.draw(arrays)
-            if key in self.slow.counts and self.has_state:
+            key, (shape, dtype, *rest) = self.draw(absent), self.tape.array(self.dtypes)
+            if key in self.slow.counts and (self.has_state or key in self.groups):  # which may bring bounds
                 shape, dtype = self.specs[key]
             self.params[key] = make(shape, dtype, *rest)
             self.plain[key] = np.array(self.params[key])
@@ -49,7 +49,7 @@ class LeafOperations:
                 self.regroup(self.groups)
 
     def forget(self):
-        keys = [key for key in self.slow.counts if self.data.draw(st.booleans())]
+        keys = [key for key in self.slow.counts if self.tape.flag()]
         self.fast.forget(keys)
         for key in keys:
             for known in (self.slow.counts, self.slow.averages):
@@ -74,7 +74,7 @@ class LeafOperations:
         keys = [
             key
             for key, p in self.params.items()
-            if p.ndim and key in self.slow.counts and key not in self.fast._factors
+            if p.ndim and key in self.slow.counts and key not in self.fast._factors and not self.has_bounds(key)
         ]
         if keys and not self.is_flat() and not self.is_aliased() and self.fast.mask is None:
             key, seed = self.draw(keys), self.seed()
@@ -89,10 +89,16 @@ class LeafOperations:
                 known = getattr(self.slow, slot)
                 if known is not None:
                     start = self.slow.start_values().get(slot, 0.0) if slot in self.slow.slots else None
-                    begun = new.copy() if start is None else np.full_like(new, start)
+                    begun = new.copy()
+                    if start is not None:
+                        pairs(begun)[...] = start
                     begun[index >= 0] = known[key][index[index >= 0]]
                     known[key] = begun
             self.assert_same()
+
+    def has_bounds(self, key):
+        """Whether bounds are arrays, for these rows."""
+        return "bounds" in self.groups.get(key, {})
 
     # -- memory -------------------------------------------------------------------------------------------------------
 
@@ -184,7 +190,12 @@ class LeafOperations:
         return [
             key
             for key, p in self.params.items()
-            if p.ndim > 1 and p.size and p.flags.c_contiguous and p.flags.aligned and not self.is_frozen(key)
+            if p.ndim > 1
+            and p.size
+            and p.dtype.kind == "f"
+            and p.flags.c_contiguous
+            and p.flags.aligned
+            and not self.is_frozen(key)
             if all(slot[key].flags.c_contiguous for slot in self.state_of(key))
         ]
 

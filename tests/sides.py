@@ -7,7 +7,6 @@ from functools import cache
 
 import numpy as np
 import pytest
-from hypothesis import strategies as st
 
 import fastopt
 from fastopt import reference, threads
@@ -15,17 +14,24 @@ from fastopt.averages import EMA, SWA, Lookahead
 from fastopt.kernels import RULES
 from fastopt.kernels.squares import squares
 from fastopt.optimizers import OPTIMIZERS
+from fastopt.pairs import like_kind, pairs
 from tests.conftest import THREAD_COUNTS, assert_same_bits
 from tests.leaf_operations import LeafOperations
-from tests.random_models import KEYS, LAYOUTS, VALUES, arrays, make, values
+from tests.random_models import COMPLEX, LAYOUTS, REAL, VALUES, make, values
 
 # What an optimizer is made with. Groups change values of these settings, so that one kernel does for all of them.
 PLAIN, GROUPED = {}, {"weight_decay": 0.1, "gradient_scale": 0.5}
-MASKED = {"mask": {}}  # by key, of the parameters that are there at the start
+# By key, of the parameters that are there at the start.
+MASKED, ARRAY_BOUNDS = {"mask": {}}, {"groups": {"W": {"bounds": (np.zeros(1), None)}}}
 AVERAGED = [{"averaging": EMA(0.9)}, {"averaging": SWA(2, every=2)}, {"lookahead": Lookahead(2)}]
 MADE_WITH = [PLAIN, PLAIN, GROUPED, GROUPED, *AVERAGED]
-CONSTRAINED = [{"bounds": (-0.5, 0.75)}, {"l1": 0.01, "l2_prox": 0.1}, {"max_norm": 0.5}, {"group_lasso": 0.1}]
-CONSTRAINED += [{"cautious": True}, {"cautious_decay": True, "weight_decay": 0.1, "decoupled": True}, MASKED]
+BY_ROWS = [{"max_norm": 0.5}, {"group_lasso": 0.1, "constraint_axis": 0}, {"unit_norm": True}, {"simplex": True}]
+BY_ROWS += [{"unit_norm": True, "constraint_axis": None, "group_lasso": 0.1}, {"simplex": True, "constraint_axis": 0}]
+CONSTRAINED = [{"bounds": (-0.5, 0.75)}, {"l1": 0.01, "l2_prox": 0.1}, *BY_ROWS, MASKED, ARRAY_BOUNDS, ARRAY_BOUNDS]
+CONSTRAINED += [{"cautious": True}, {"cautious_decay": True, "weight_decay": 0.1, "decoupled": True}]
+CONSTRAINED += [{"clip_norm": 0.5, "maximize": True}, {"clip_value": 0.5, "nonnegative": True}]
+WHOLE = {"constraint_axis": None}  # with others it depends on the order in memory
+OF_COMPLEX = [PLAIN, GROUPED, GROUPED, *AVERAGED, BY_ROWS[0] | WHOLE, BY_ROWS[2] | WHOLE, CONSTRAINED[-2]]
 GROUPS = [{"frozen": True}, {"frozen": False}, {"lr_scale": 0.5}, {"lr": 0.25}, {"weight_decay": 0.0}]
 GROUPS += [{"clip_array_norm": 0.5}, {"clip_array_norm": 1e300}]
 
@@ -46,37 +52,39 @@ MORE_OPERATIONS = [
     "exact",
 ]
 
-choice = cache(st.sampled_from)
-seeds = st.integers(0, 2**32 - 1)
-group_settings = st.sampled_from(GROUPS)
-models = st.dictionaries(choice(tuple(KEYS)), arrays, max_size=4)
-flags = st.booleans()
-
 
 @cache
 def ways_to_make(rule, more):
-    """Settings that an optimizer of a rule can be made with."""
+    """What an optimizer of a rule can be made with, and dtypes of its parameters."""
 
     def goes(settings):
         with suppress(ValueError):
             return OPTIMIZERS[rule](**settings)
 
-    return [settings for settings in (MADE_WITH + CONSTRAINED if more else MADE_WITH) if goes(settings)]
+    real = [(settings, REAL) for settings in MADE_WITH if goes(settings)]
+    if not more:
+        return real
+    constrained = [(settings, REAL) for settings in CONSTRAINED if goes(settings)]
+    modulus = [settings | {"modulus": True} for settings in OF_COMPLEX]
+    numbers = (
+        [] if RULES[rule].prepare else [(settings, COMPLEX) for settings in OF_COMPLEX + modulus if goes(settings)]
+    )
+    return real + constrained + numbers
 
 
 def assert_report(report, params, before, grads):
     """Shares are exact, norms those of NumPy to 6 digits."""
-    active = [key for key in params if grads[key] is not None]
-    assert list(report.by_key) == active
-    size, tolerance = sum(params[key].size for key in active), 2e-6
+    seen = {key: pairs(grads[key]) for key in params if grads[key] is not None}
+    assert list(report.by_key) == list(seen)
+    size, tolerance = sum(g.size for g in seen.values()), 2e-6
     if size:
-        assert report.zero_share == sum((grads[key] == 0).sum() for key in active) / size
-        assert report.nonfinite_share == sum((~np.isfinite(grads[key])).sum() for key in active) / size
+        assert report.zero_share == sum((g == 0).sum() for g in seen.values()) / size
+        assert report.nonfinite_share == sum((~np.isfinite(g)).sum() for g in seen.values()) / size
     for key, norms in report.by_key.items():
-        after, change = params[key].astype(float), params[key].astype(float) - before[key]
-        change = np.zeros_like(change) if report.skipped else change  # not NaN where a parameter is infinite
+        gradient, after, change = (pairs(x).astype(float) for x in (grads[key], params[key], before[key]))
+        change = np.zeros_like(change) if report.skipped else after - change  # not NaN where a parameter is infinite
         found = norms.gradient_norm, norms.parameter_norm, norms.update_norm
-        for number, array in zip(found, (grads[key].astype(float), after, change), strict=True):
+        for number, array in zip(found, (gradient, after, change), strict=True):
             largest = np.abs(array).max(initial=0.0)
             if 0 < largest < np.inf:  # so that squares neither overflow nor vanish
                 np.testing.assert_allclose(number, largest * np.sqrt(np.square(array / largest).sum()), rtol=tolerance)
@@ -86,6 +94,7 @@ def assert_report(report, params, before, grads):
 
 def fits(rule, gradient):
     """Whether a gradient is finite, and where the rule squares it, or its norm, the square too."""
+    gradient = pairs(gradient)
     if not np.isfinite(gradient).all():
         return False
     if RULES[rule].squares_norms:
@@ -96,28 +105,38 @@ def fits(rule, gradient):
 class Sides(LeafOperations):
     """An optimizer and its reference, on equal parameters; a method is an operation on both.
 
-    data : of Hypothesis, which draws what is done
+    ways : as of `ways_to_make`
+    tape : which way, the parameters; later what an operation does
     folder : where files may be
     """
 
-    def __init__(self, rule, data, made_with, folder):
-        self.rule, self.data, self.path = rule, data, folder / "state"
-        self.params = {key: make(*spec) for key, spec in data.draw(models).items()}
+    def __init__(self, rule, ways, tape, folder):
+        self.rule, self.tape, self.path = rule, tape, folder / "state"
+        made_with, self.dtypes = tape.draw(ways)
+        self.params = tape.model(dtypes=self.dtypes)
         self.plain = {key: np.array(value) for key, value in self.params.items()}
         if made_with is MASKED:
             rng = np.random.default_rng(self.seed())
             made_with = {"mask": {key: np.asarray(rng.random(p.shape) < 0.7) for key, p in self.params.items()}}
+        if made_with is ARRAY_BOUNDS:
+            made_with = {"groups": {key: {"bounds": self.bounds(p.shape)} for key, p in self.params.items()}}
         self.made_with = made_with
         self.fast = OPTIMIZERS[rule](**made_with)
         self.slow = getattr(reference, OPTIMIZERS[rule].__name__)(**made_with)
         self.has_state = bool(RULES[rule].state or self.fast.averaging or self.fast.lookahead)
-        self.groups, self.count, self.skipped, self.specs = {}, None, 0, {}
+        self.groups, self.count, self.skipped, self.specs = made_with.get("groups", {}), None, 0, {}
+
+    def bounds(self, shape):
+        """Arrays of a parameter's shape, or of one number each."""
+        rng, shape = np.random.default_rng(self.seed()), self.draw([shape, (1,) * len(shape)])
+        low = np.asarray(rng.normal(-0.5, 0.5, shape))
+        return self.draw([(low, low + rng.random(shape)), (low, None), (None, low)])
 
     def draw(self, choices):
-        return self.data.draw(choice(tuple(choices)))
+        return self.tape.draw(choices)
 
     def seed(self):
-        return self.data.draw(seeds)
+        return self.tape.seed()
 
     def threads_as_drawn(self):
         """So many threads as were drawn; else what an optimizer chooses, of which steps in one call are."""
@@ -135,7 +154,8 @@ class Sides(LeafOperations):
     def gradients(self, again=None):
         """Of a kind, in a layout, for each parameter; or other values in arrays that are there."""
         kind, seed = self.draw(VALUES), self.seed()
-        clips = any("clip_array_norm" in settings for settings in self.groups.values())
+        clips = any("clip_array_norm" in settings for settings in (*self.groups.values(), self.made_with))
+        clips |= self.made_with.keys() >= {"clip_norm"} or self.made_with.keys() >= {"clip_value"}
         if clips and self.fast.on_nonfinite != "propagate":  # what counts then is the gradient after clipping
             kind = "normal" if kind in ("huge", "special") else kind
         if again:
@@ -144,7 +164,7 @@ class Sides(LeafOperations):
             return again
         dtype, layout = self.draw([None, None, "float32", "float64"]), self.draw(LAYOUTS)
         return {
-            key: make(p.shape, dtype or p.dtype.name, kind, layout, seed + number)
+            key: make(p.shape, like_kind(np.dtype(dtype), p.dtype) if dtype else p.dtype, kind, layout, seed + number)
             for number, (key, p) in enumerate(self.params.items())
         }
 
@@ -207,9 +227,13 @@ class Sides(LeafOperations):
         if RULES[self.rule].totals:
             np.testing.assert_equal(self.fast.estimates, self.slow.estimates)
         assert (self.fast.iter, self.fast.skipped) == (self.slow.iter, self.skipped)
-        if self.has_state:
-            moved = self.slow.averages if self.fast.averaging else dict.fromkeys(self.slow.averages, 0)
+        moved = self.slow.averages if self.fast.averaging else dict.fromkeys(self.slow.averages, 0)
+        if RULES[self.rule].state:
             assert self.fast._leaf_counts() == {key: (count, moved[key]) for key, count in self.slow.counts.items()}
+        elif self.has_state:  # leaves whose averages have not begun may be known or not
+            assert {key: move for key, (_, move) in self.fast._leaf_counts().items() if move} == {
+                key: move for key, move in moved.items() if move
+            }
 
     def refused(self, error, grads):
         """A step that raises and changes nothing."""
@@ -245,7 +269,10 @@ class Sides(LeafOperations):
 
     def is_by_rows(self):
         """Whether a pass after the step acts on rows, which reports are without."""
-        return self.fast.max_norm < np.inf or self.fast.group_lasso > 0
+        return any(setting in self.made_with for setting in ("max_norm", "group_lasso", "unit_norm", "simplex"))
+
+    def is_complex(self):
+        return self.dtypes is COMPLEX
 
     def hessian(self):
         """Sophia's other step, which writes h alone."""
@@ -296,12 +323,12 @@ class Sides(LeafOperations):
         self.fast.lr = self.slow.lr = self.draw([0.0, 1e-3, 0.5, 1e30])
 
     def centralize(self):
-        if self.fast.mask is None:
+        if self.fast.mask is None and not self.is_complex():
             self.fast.centralize = self.slow.centralize = not self.slow.centralize
 
     def group(self):
         if self.params and self.made_with is GROUPED:
-            key, settings = self.draw(self.params), self.data.draw(group_settings)
+            key, settings = self.draw(self.params), self.draw(GROUPS)
             if self.rule != "rprop" or not settings.keys() & {"lr", "lr_scale"}:  # which it reads at the start only
                 self.regroup({**self.groups, key: {**self.groups.get(key, {}), **settings}})
 
@@ -314,7 +341,7 @@ class Sides(LeafOperations):
         """Assigned, or changed in place; without those of leaves that nobody knows, which are errors."""
         groups = {key: own for key, own in groups.items() if key in self.params or key in self.slow.counts}
         self.groups = self.slow.groups = groups
-        if self.data.draw(flags):
+        if self.tape.flag():
             self.fast.groups = groups
         else:
             for key in [key for key in self.fast.groups if key not in groups]:
@@ -346,7 +373,7 @@ class Sides(LeafOperations):
             saved = self.fast.state_dict()
         else:
             self.fast.save(self.path, self.params if form == "params" else None)
-        if self.data.draw(flags):
+        if self.tape.flag():
             self.fast = OPTIMIZERS[self.rule](lr=0.77, **self.made_with)
         if form == "dict":
             self.fast.load_state_dict(saved)

@@ -7,11 +7,10 @@ each kind, of plain settings for all.
 
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from fastopt.optimizers import OPTIMIZERS
 from tests.conftest import ONE_OF_EACH_KIND, ROOT, python
-from tests.random_models import EXAMPLES, USUAL, try_many
+from tests.random_models import EXAMPLES, REAL, USUAL, Tape, operations, tapes, told, try_many
 from tests.sides import MORE_OPERATIONS, OPERATIONS, PLAIN, Sides, ways_to_make
 
 FEW = [*ONE_OF_EACH_KIND, "lamb", "muon"]
@@ -20,16 +19,16 @@ FEW = [*ONE_OF_EACH_KIND, "lamb", "muon"]
 @pytest.mark.parametrize("rule", OPTIMIZERS)
 def test_any_sequence_of_operations_equals_the_reference(rule, tmp_path):
     everything = rule in FEW or EXAMPLES > USUAL
-    operations = st.lists(st.sampled_from(MORE_OPERATIONS if everything else OPERATIONS), min_size=1, max_size=8)
-
-    ways = ways_to_make(rule, EXAMPLES > USUAL) if everything else [PLAIN]
+    names = MORE_OPERATIONS if everything else OPERATIONS
+    ways = ways_to_make(rule, EXAMPLES > USUAL) if everything else [(PLAIN, REAL)]
 
     @settings(try_many, max_examples=EXAMPLES if EXAMPLES > USUAL else max(2, EXAMPLES // 4) if everything else 2)
-    @given(data=st.data())
-    def sequence(data):
-        sides = Sides(rule, data, data.draw(st.sampled_from(ways)), tmp_path)
-        for operation in data.draw(operations):
-            getattr(sides, operation)()
+    @given(start=tapes, operations=operations)
+    def sequence(start, operations):
+        with told(*map(Tape, (start, *operations))) as (tape, *others):
+            sides = Sides(rule, ways, tape, tmp_path)
+            for sides.tape in others:
+                getattr(sides, sides.draw(names))()
 
     sequence()
 

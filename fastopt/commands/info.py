@@ -18,7 +18,7 @@ from fastopt import machine, threads, tuning
 from fastopt.commands import docstrings
 from fastopt.engine.columns import SMALLEST
 from fastopt.kernels import passes
-from fastopt.kernels.stores import FORMS
+from fastopt.kernels.stores import AHEAD, FORMS
 from fastopt.optimizers import OPTIMIZERS
 
 
@@ -52,7 +52,8 @@ def facts(parameters: int, optimizer: str, dtype: str) -> dict[str, str]:
         "parallel from": ", ".join(f"{size / 1e6:g} MB ({name})" for name, size in threads.PARALLEL_BYTES.items()),
         "new parameters": f"stored in the form {tuning.mode()} (of {', '.join(FORMS)})"
         if tuning.mode() != tuning.AUTO
-        else f"{', '.join(FORMS)} are tried in turns from {tuning.SMALLEST // 1024} KB on: see `optimizer.tuning`",
+        else f"{', '.join(FORMS[:AHEAD])} are tried in turns from {tuning.SMALLEST // 1024} KB on, {FORMS[AHEAD]} too "
+        "where a model outgrows the caches: see `optimizer.tuning`",
         "compact state": f"never of arrays of fewer than {SMALLEST:,} elements, with Rows, centralize or a mask, "
         f"nor of {', '.join(one.__name__ for one in OPTIMIZERS.values() if one._rule.is_by_array)}: theirs is float32",
         "kernels are kept in": cache_folder(),

@@ -50,8 +50,9 @@ def of_left_out(table: Table, params: Any, amounts: list[float]) -> Iterator[Non
             array_checks.replaced(table.owner, name, array, *leaf.layout[:2])
             average = table.state.views[SLOTS["averaging"]][leaf.key]
             with np.errstate(all="ignore"):
-                new = np.asarray(average + amounts[leaf.cohort] * (array - average))
-                numbers = pairs(new)
+                new = average.copy(order="K")
+                numbers = pairs(new)  # as a factor of a complex infinity would make NaN of its other part
+                numbers += amounts[leaf.cohort] * (pairs(array) - numbers)
                 numbers[np.abs(numbers) < smallest_state(numbers.dtype)] *= 0  # as the kernels do
             averages.append(average)
             values.append(new)

@@ -17,6 +17,7 @@ from fastopt.kernels import loops, passes
 from fastopt.kernels.compile import IN_PAIRS
 from fastopt.kernels.compile import kernel as kernel_of
 from fastopt.kernels.rule import Rule
+from fastopt.kernels.stores import AHEAD, PLAIN
 from fastopt.tuning import AS_THEY_COME, Choice
 
 
@@ -114,6 +115,12 @@ class Launch:
         # All but the gradient is written too.
         return (self.moved_bytes + int(self.starts[-1]) * np.dtype(self.dtype).itemsize) // 2 >= machine.cache_bytes()
 
+    def form_of(self, choice: Choice) -> int:
+        """The form of `fastopt.kernels.stores` in which it stores parameters."""
+        if choice.form is not None:
+            return choice.form
+        return AHEAD if self.outgrows_caches else PLAIN
+
     @property
     def parameter_bytes(self) -> int:
         """The bytes of the parameters whose own memory the kernel writes."""
@@ -124,10 +131,10 @@ class Launch:
         self, rule: Rule, which: str, transforms: tuple[str, ...] = (), choice: Choice = AS_THEY_COME
     ) -> tuple[Any, Array, Array, int]:
         """Kernel and arguments; compiles the kernel at its first use."""
-        threads = choice.threads_for(self.moved_bytes)
+        threads, form = choice.threads_for(self.moved_bytes), self.form_of(choice)
         if self.columns and which in ("step", "report"):
             transforms = (*transforms, *self.columns)
-        variant = which, threads > 1, transforms, choice.form
+        variant = which, threads > 1, transforms, form
         kernel = self.kernels.get(variant)
         if kernel is None:
             try:
@@ -137,8 +144,7 @@ class Launch:
                     threads > 1,
                     self.loop_of(which),
                     transforms,
-                    choice.form,
-                    self.outgrows_caches,
+                    form,
                     self.modulus and which in IN_PAIRS and (rule.squares_elements or which == "finite_squares"),
                 )
             except NumbaError as error:

@@ -23,7 +23,7 @@ from fastopt.kernels.compile import compiled_for_c, driver_for_c, form_address, 
 from fastopt.kernels.loops import parallel
 from fastopt.kernels.problem_norms import clipped_problems
 from fastopt.kernels.problems import parallel_problems, serial_problems
-from fastopt.kernels.stores import FORMS, PLAIN
+from fastopt.kernels.stores import FORMS
 from fastopt.structure import LEAF, NOTHING, Node
 from fastopt.tuning import AS_THEY_COME, Choice
 
@@ -130,7 +130,7 @@ def call_for(plan: Plan, transforms: tuple[str, ...]) -> Call | None:
         launch = plan.table.launches[0] if len(plan.table.launches) == 1 and plan.table.is_plain else None
         launch = None if plan.table.stored_launches else launch
         if plan.check is not None and launch is not None:
-            kernel = launch.call(plan.table.rule, "step", transforms, Choice(PLAIN, in_parallel=False))[0]
+            kernel = launch.call(plan.table.rule, "step", transforms, Choice(in_parallel=False))[0]
             if isinstance(kernel, partial):
                 address, form = kernel.args
                 plan.words[one_call.KERNEL], plan.words[one_call.FORM] = address, form
@@ -251,8 +251,7 @@ def _flat(method: Any, layout: Any) -> Any:
 def _chosen(plan: Plan, launch: Launch) -> Any:
     """The same in the form and on the threads that the table chooses, or a tuner, which is told how long it takes."""
     method, words, tuner, moved_bytes = plan.check, plan.words, plan.tuner, launch.moved_bytes
-    ahead, lanes = launch.outgrows_caches, 1 + launch.modulus
-    addresses = [form_address(form, launch.dtype, False, ahead, lanes) for form in range(len(FORMS))]
+    addresses = [form_address(form, launch.dtype, False, 1 + launch.modulus) for form in range(len(FORMS))]
 
     def call(params: Any, grads: Any, scalars: Any, attributes: dict[str, Any], step: int, counts: Counts) -> int:
         measuring, choice, begin = None if tuning.fixed() else tuner, AS_THEY_COME, 0
@@ -260,7 +259,7 @@ def _chosen(plan: Plan, launch: Launch) -> Any:
             begin, choice = measuring.begin(), measuring.choice
         count = choice.threads_for(moved_bytes)
         words[one_call.DRIVER] = driver_for_c(parallel, in_parallel=True) if count > 1 else 0
-        words[one_call.THREADS], words[one_call.FORM] = count, addresses[choice.form]
+        words[one_call.THREADS], words[one_call.FORM] = count, addresses[launch.form_of(choice)]
         done: int = method(params, grads, scalars, attributes, step, counts)
         if begin and done and measuring is not None:
             measuring.end(begin)

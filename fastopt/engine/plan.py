@@ -28,9 +28,10 @@ from fastopt.flat import Array
 from fastopt.groups import Groups
 from fastopt.kernels import array_scan, flags
 from fastopt.kernels.rule import Factors
+from fastopt.kernels.stores import PLAIN
 from fastopt.rows import Rows
 from fastopt.settings import PlanSettings
-from fastopt.tuning import AS_THEY_COME, Tuner
+from fastopt.tuning import AS_THEY_COME, Choice, Tuner
 
 
 class Plan:
@@ -262,11 +263,16 @@ class Plan:
         finally:
             self.table.gradients = []
 
+    def form_of(self, choice: Choice) -> int:
+        """The form in which parameters are stored."""
+        return max((launch.form_of(choice) for launch in self.table.launches), default=PLAIN)
+
     def tuned_by(self, tuners: dict[Any, Tuner]) -> None:
         """Takes the tuner for arrays of these sizes out of those of an optimizer, or puts one there."""
         if tuning.why_not(self.parameter_bytes) is None and flags.compiles():
             moved_bytes = [launch.moved_bytes for launch in self.table.launches if launch.parameter_bytes]
-            self.tuner = tuners.setdefault(tuple(moved_bytes), Tuner(moved_bytes))
+            waits = any(launch.outgrows_caches for launch in self.table.launches)
+            self.tuner = tuners.setdefault(tuple(moved_bytes), Tuner(moved_bytes, waits))
 
     @property
     def parameter_bytes(self) -> int:

@@ -50,9 +50,10 @@ class StoredLaunch(Launch):
         if not compiles():
             stored = pure_python.Stored(kernel, self._storage, self._nonnegative, self._names, self._step, encodes)
             return stored, *arguments  # type: ignore[return-value]
-        form = self._forms.get((choice.form, which))
+        chosen = self.form_of(choice)
+        form = self._forms.get((chosen, which))
         if form is None:
             where = self._kinds, self._names, self._step
-            form = stored_form(choice.form, which != "step", self.outgrows_caches, *where, encodes)
-            self._forms[choice.form, which] = form
+            form = stored_form(chosen, which != "step", *where, encodes)
+            self._forms[chosen, which] = form
         return partial(kernel.func, kernel.args[0], form.ctypes.data), *arguments  # type: ignore[return-value]

@@ -90,7 +90,6 @@ def kernel(
     which: str = "step",
     transforms: tuple[str, ...] = (),
     form: int = stores.PLAIN,
-    ahead: bool = False,
     modulus: bool = False,
 ) -> Callable[[Any, Any, int], None]:
     """The compiled `serial` or `parallel` of this rule for `dtype` ("float32" or "float64").
@@ -107,7 +106,6 @@ def kernel(
         order, then of those of `averages.AVERAGES` that go after it, and of columns. Their scalars stand behind the
         rule's: of those of TRANSFORMS the last one's first, of averages the first one's
     form : how new parameters are stored, see `stores.py`; the same machine code and bits for each
-    ahead : whether a step asks for memory ahead, see `passes.AHEAD`
     modulus : whether the numbers are pairs, whose squares are taken together, of what is `IN_PAIRS`
 
     Compiled, or loaded from numba's disk cache, at the first call and kept for the life of the process.
@@ -119,7 +117,7 @@ def kernel(
     if which not in ("step", "report"):  # which do not write parameters
         form = stores.PLAIN
     in_pieces = which not in ("step", "prepare")
-    return partial(driver, callback.address, form_address(form, dtype, in_pieces, ahead, 1 + modulus))
+    return partial(driver, callback.address, form_address(form, dtype, in_pieces, 1 + modulus))
 
 
 def problems_kernel(
@@ -132,7 +130,7 @@ def problems_kernel(
     driver = compiled(
         parallel_problems if in_parallel else serial_problems, *DRIVER, nogil=True, in_parallel=in_parallel
     )
-    return partial(driver, callback.address, np.dtype(dtype).itemsize.bit_length() - 1)
+    return partial(driver, callback.address, form_address(stores.PLAIN, dtype))
 
 
 def callback(
@@ -199,16 +197,18 @@ def _callback(
 
 
 @cache
-def form_address(form: int, dtype: str, in_pieces: bool = False, ahead: bool = False, lanes: int = 1) -> int:
+def form_address(form: int, dtype: str, in_pieces: bool = False, lanes: int = 1) -> int:
     """Return the address by which kernels for `dtype` get a form of `stores`; compiles its functions."""
-    return int(_form(form, dtype, in_pieces, ahead, lanes).ctypes.data)
+    return int(_form(form, dtype, in_pieces, lanes).ctypes.data)
 
 
 @cache
-def _form(form: int, dtype: str, in_pieces: bool, ahead: bool, lanes: int = 1) -> Any:
+def _form(form: int, dtype: str, in_pieces: bool, lanes: int = 1) -> Any:
     numbers = np.zeros(stores.FIELDS, np.int64)
-    numbers[stores.STRIP] = STRIP_BYTES // np.dtype(dtype).itemsize if ahead else stores.WHOLE
-    numbers[stores.FORM], numbers[stores.LENGTH], numbers[stores.LANES] = form, stores.LENGTHS[form], lanes
+    numbers[stores.LENGTH], numbers[stores.LANES], numbers[stores.STRIP] = stores.LENGTHS[form], lanes, stores.WHOLE
+    if form == stores.AHEAD:
+        form, numbers[stores.STRIP] = stores.PLAIN, STRIP_BYTES // np.dtype(dtype).itemsize
+    numbers[stores.FORM] = form
     numbers[stores.SCHEDULER] = cpus.scheduler()
     numbers[stores.SHIFT], numbers[stores.IN_PIECES] = np.dtype(dtype).itemsize.bit_length() - 1, in_pieces
     if form != stores.PLAIN:
@@ -217,16 +217,14 @@ def _form(form: int, dtype: str, in_pieces: bool, ahead: bool, lanes: int = 1) -
     return numbers
 
 
-def stored_form(
-    form: int, in_pieces: bool, ahead: bool, kinds: Any, names: Any, step: Any, encodes: bool = True
-) -> Any:
+def stored_form(form: int, in_pieces: bool, kinds: Any, names: Any, step: Any, encodes: bool = True) -> Any:
     """Return the numbers for launches of compact state; of a kernel that does not write it, it `encodes` nothing.
 
     in_pieces : whether `loops.walk_stored` goes through pieces, with codecs, or `loops.walk_groups`, without
     kinds : int64[slots], the forms of `storage.py`
     names, step : uint64[arrays, slots] and uint64[1], the hashes from which `codecs.slot_key` is made
     """
-    numbers = _form(form, "float32", in_pieces, ahead).copy()
+    numbers = _form(form, "float32", in_pieces).copy()
     numbers[stores.SLOTS], numbers[stores.KINDS] = len(kinds), kinds.ctypes.data
     numbers[stores.NAMES], numbers[stores.STEP] = names.ctypes.data, step.ctypes.data
     if in_pieces:

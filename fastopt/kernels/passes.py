@@ -42,10 +42,10 @@ FACTORS = {"large_measure": DOWN, "small_measure": UP}
 SUMMED = 1024
 
 # The processor's own prefetching ends at the borders of pages of 4 kB, so a loop over several arrays in memory waits at
-# each of them. Where a model outgrows the caches a step therefore asks for the lines of a strip a page ahead: Adam on
-# 30 million numbers takes 1.00 of the same traffic without arithmetic, and 0.87 of its time without this (`alone` in
-# `bench.loop_gate`). In the caches it would cost 2 to 18 %.
-STRIP_BYTES, AHEAD = 512, 4096
+# each of them. The form `stores.AHEAD` therefore asks for the lines of a strip a page ahead: Adam on 30 million numbers
+# takes 1.00 of the same traffic without arithmetic, and 0.87 of its time without this (`alone` in `bench.loop_gate`).
+# In the caches it costs 2 to 22 %.
+STRIP_BYTES, DISTANCE = 512, 4096
 
 # Elements whose measures wait in a block on the stack to be added up.
 BLOCK = 512
@@ -78,7 +78,7 @@ def step_loop(row, scalars, parameter, statistics, form, first, last):
     while strip < last:
         until = min(strip + peek(form + 8 * STRIP), last)
         if until < last:
-            ask_for((parameter, *where[1:]), strip * SIZE + AHEAD, STRIP_BYTES)
+            ask_for((parameter, *where[1:]), strip * SIZE + DISTANCE, STRIP_BYTES)
         for element in range(strip // LANES, until // LANES):
             values = rule(*(load((parameter, *where[1:]), element, ELEMENT) + constants))
             store((parameter, *written[1:]), element, values, SMALL, ELEMENT)

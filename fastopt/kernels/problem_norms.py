@@ -70,10 +70,10 @@ def exact_norm(table, widths, arrays, problem):
     return math.sqrt(total + lost)
 
 
-def clipped_problems(kernel, shift, table, starts, threads):
+def clipped_problems(kernel, form, table, starts, threads):
     """`problems.serial_problems` where problems are clipped by their norm."""
     clip_problems(peek(peek(table[0, -1] + 8 * SHARED) + 8 * CLIPPING), table, len(starts) - 1)
-    walk_problems(kernel, shift, table, starts, 0, starts[-1])
+    walk_problems(kernel, form, table, starts, 0, starts[-1])
 
 
 def gathered(gradient, shift, width, start, count, column):

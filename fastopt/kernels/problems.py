@@ -29,7 +29,7 @@ from fastopt.kernels.intrinsics import (
     store,
 )
 from fastopt.kernels.loops import parallel, serial
-from fastopt.kernels.stores import stack_bytes
+from fastopt.kernels.stores import SHIFT, stack_bytes
 
 BLOCK = 512
 """Elements whose scalars are on the stack at a time."""
@@ -248,7 +248,7 @@ def operate(kind, work, other, count):
             put(work, k, at(work, k) + at(other, k))
 
 
-def walk_problems(kernel, shift, table, starts, first, last):
+def walk_problems(kernel, form, table, starts, first, last):
     """Has a kernel work on elements `first` to `last` of all arrays, counted through as if they were one.
 
     The scalars of some problems are worked out at a time, to memory where TOGETHER numbers of 8 bytes have room for
@@ -256,6 +256,7 @@ def walk_problems(kernel, shift, table, starts, first, last):
     """
     # Where there is no element the row behind the last array would be found.
     array = min(np.searchsorted(starts, first, side="right"), len(starts) - 1) - 1
+    shift = peek(form + 8 * SHIFT)
     # Those of all arrays differ alike.
     count = peek(peek(table[array, -1] + 8 * SHARED) + 8 * COUNT)
     work = stack_bytes(8 * TOGETHER * (2 + count) + STRIDE * count + 16 * AT_ONCE)
@@ -295,6 +296,5 @@ def walk_problems(kernel, shift, table, starts, first, last):
         array += 1
 
 
-# The drivers take the size of an element as a power of two where those of `loops.py` take a form.
 serial_problems = clone(serial, "serial_problems", {"run": walk_problems})
 parallel_problems = clone(parallel, "parallel_problems", {"run": walk_problems})

@@ -28,7 +28,7 @@ from fastopt.kernels.codes import (
     without_small,
 )
 from fastopt.kernels.intrinsics import addresses, ask_for, load, numbers, peek, put, spread, store
-from fastopt.kernels.passes import AHEAD, STRIP_BYTES
+from fastopt.kernels.passes import DISTANCE, STRIP_BYTES
 from fastopt.kernels.storage import (
     FLOAT32,
     GROUP,
@@ -78,8 +78,8 @@ def bfloat16_loop(row, scalars, parameter, array, form, first, last):
     while strip < last:
         until = min(strip + peek(form + 8 * STRIP), last)
         if peek(form + 8 * STRIP) != WHOLE:
-            ask_for((parameter, *floats[1:]), 4 * strip + AHEAD, STRIP_BYTES)
-            ask_for(codes, 2 * strip + AHEAD, STRIP_OF_HALVES)
+            ask_for((parameter, *floats[1:]), 4 * strip + DISTANCE, STRIP_BYTES)
+            ask_for(codes, 2 * strip + DISTANCE, STRIP_OF_HALVES)
         for element in range(strip, until):
             before = load((parameter, *floats[1:]), element, DTYPE) + load_halves(codes, element)
             values = rule(*(before + constants))
@@ -120,8 +120,8 @@ def int8_loop(row, scalars, parameter, array, form, first, last):
     counter = counters(keys, begin)
     for begin in range(first, last // GROUP * GROUP, GROUP):
         if asks:
-            ask_for((parameter, *floats[1:]), 4 * begin + AHEAD, FLOAT_LINES)
-            ask_for(codes, begin + AHEAD, LINES)
+            ask_for((parameter, *floats[1:]), 4 * begin + DISTANCE, FLOAT_LINES)
+            ask_for(codes, begin + DISTANCE, LINES)
         pending = load_values(spread(factors, 4, SLOTS), 0)
         decode_group(codes, size, begin, factors, before)
         most = NOTHING

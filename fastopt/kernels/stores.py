@@ -3,7 +3,7 @@
 BLAS's other threads have read the parameters since the last step, so the cache lines lie in other cores too. A store to
 such a line must take it away from them first, and x86 commits stores in their order: where parameter and state are
 stored in turn, those to the state queue up behind the few of the parameter that fit into the store buffer. To read what
-another core has read or written costs little, as it is prefetched. Four forms of a step, all with the same bits:
+another core has read or written costs little, as it is prefetched. Five forms of a step, all with the same bits:
 
 - `PLAIN` stores what it computes as it comes: right where nothing is shared.
 - `PREFETCH` asks for the parameter's lines, to write them, a block ahead.
@@ -11,6 +11,8 @@ another core has read or written costs little, as it is prefetched. Four forms o
   that many lines are on their way at once.
 - `NONTEMPORAL` does the same, but writes past the caches: whole lines then need not be fetched at all. The next to read
   them finds them in memory, or in the last cache.
+- `AHEAD` stores as `PLAIN` and asks for the lines of all arrays a page ahead, to read them: for models that wait for
+  memory; see `passes.py`.
 
 Which is fastest depends on processor, machine and loop; `fastopt.tuning` finds out.
 """
@@ -27,14 +29,14 @@ from numba.extending import intrinsic
 
 from fastopt.kernels.intrinsics import LINE
 
-PLAIN, PREFETCH, BURST, NONTEMPORAL = range(4)
-FORMS = ("plain", "prefetch", "burst", "nontemporal")
+PLAIN, PREFETCH, BURST, NONTEMPORAL, AHEAD = range(5)
+FORMS = ("plain", "prefetch", "burst", "nontemporal", "ahead")
 """Their names, by number."""
 
 # The bytes of a block. Of PREFETCH as many lines as a core has on their way: more would wait, and the loop behind them.
 # Of the others 4 kB: with 1 kB the loop begins too often, 16 kB push state out of the first cache.
 WHOLE = 1 << 60
-LENGTHS = {PLAIN: WHOLE, PREFETCH: 16 * LINE, BURST: 64 * LINE, NONTEMPORAL: 64 * LINE}
+LENGTHS = {PLAIN: WHOLE, AHEAD: WHOLE, PREFETCH: 16 * LINE, BURST: 64 * LINE, NONTEMPORAL: 64 * LINE}
 LONGEST = 8192  # where a kernel has its reasons for other blocks
 
 # What the kernels get of a form: the address of int64 numbers.
@@ -44,7 +46,7 @@ IN_PIECES = 5  # whether the kernel is one for `loops.walk_pieces`
 SLOTS = 6  # how many slots are stored in fewer bits, 0 where none are; for those of a `loops.walk_stored`:
 DECODE, ENCODE, KINDS = 7, 8, 9  # functions and forms of `storage.py`, the latter at an address
 NAMES, STEP = 10, 13  # addresses: of a hash for each array and slot, and of that of the step; see `codecs.slot_key`
-STRIP = 11  # the elements of a strip, see `loops.step_loop`
+STRIP = 11  # the elements of a strip of AHEAD, which else is PLAIN; see `loops.step_loop`
 LANES = 14  # how many elements the rule takes at a time, which a block does not divide
 SCHEDULER = 15  # `cpus.scheduler`
 FIELDS = 16

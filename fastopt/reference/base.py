@@ -266,7 +266,8 @@ class Reference:
         if amount:
             assert self.slow_weights is not None
             slow = self.slow_weights[key]
-            new = np.asarray(slow + amount * (p - slow))
+            new = slow.copy()
+            pairs(new)[...] += amount * (pairs(p) - pairs(slow))  # complex infinity times amount has a NaN
             kept.write(p, new)
             self._flush(pairs(new))
             kept.write(slow, new)
@@ -278,9 +279,9 @@ class Reference:
             if amount:
                 assert self.weight_average is not None
                 self.averages[key] += 1
-                average = self.weight_average[key]
-                average += amount * (as_array(value) - average)
-                self._flush(pairs(average))
+                average = pairs(self.weight_average[key])  # as amount times a complex infinity has a NaN
+                average += amount * (pairs(as_array(value)) - average)
+                self._flush(average)
 
     def _flush_state(self, state: list[Array]) -> None:
         for slot, x in zip(self.slots, state, strict=True):

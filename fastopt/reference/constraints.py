@@ -67,7 +67,7 @@ def by_rows(part: Any, p: Array) -> None:
                 _multiply(row, 1 - threshold / length)
         if part.max_norm < math.inf and norm(row) > part.max_norm:
             _multiply(row, part.max_norm / norm(row) if norm(row) < math.inf else 1.0)
-        if part.unit_norm and 0 < norm(row) < math.inf:
+        if part.unit_norm and np.finfo(np.float64).tiny <= norm(row) < math.inf:  # by which 1 can be divided
             _multiply(row, 1 / norm(row))
         if part.simplex and np.isfinite(row).all():
             row[:] = on_simplex(row)
@@ -95,6 +95,7 @@ def _multiply(row: Array, factor: float) -> None:
 def on_simplex(row: Array) -> Array:
     """The nearest numbers that are not negative and sum to one, by sorting (Held, Wolfe and Crowder 1974)."""
     values = np.sort(row.astype(np.float64) - row.astype(np.float64).max())[::-1]
+    values = values[values > -1]  # those that are not smaller by one than the largest; sums of others may overflow
     shifts = [(math.fsum(values[:count].tolist()) - 1) / count for count in range(1, len(values) + 1)]
     shift = max(shift for value, shift in zip(values.tolist(), shifts, strict=True) if value > shift)
     return np.asarray(np.maximum(row.astype(np.float64) - row.astype(np.float64).max() - shift, 0.0))

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from fastopt.pairs import pairs
 from fastopt.reference.base import Array, Reference
 from fastopt.reference.constraints import Masked
 
@@ -37,7 +38,8 @@ class Sophia(Reference):
             if not getattr(part, "frozen", False) and estimates[key] is not None:
                 estimate = np.asarray(estimates[key]).astype(h[key].dtype, copy=False).reshape(h[key].shape)
                 kept = Masked(self.mask, key, h[key])
-                h[key] += (1 - part.beta2) * (estimate - h[key])
-                self._flush(h[key])
+                parts = pairs(h[key])  # in which a factor does not make NaN of infinities, as of complex ones
+                parts += (1 - part.beta2) * (pairs(estimate) - parts)
+                self._flush(parts)
                 kept.put_back(h[key])
                 self._store(key, np.asarray(p), [getattr(self, slot)[key] for slot in self.slots], part, -self.iter - 1)

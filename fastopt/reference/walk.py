@@ -40,8 +40,11 @@ def at(grads: Any, path: str) -> Any:
     for name in path.split("."):
         if grads is None:
             return None
-        holder, key = (items(grads) or {})[name]
-        grads = holder[key]
+        if is_dataclass(grads):  # of which `items` leaves out what is no array, and so None
+            grads = getattr(grads, name)
+        else:
+            holder, key = (items(grads) or {})[name]
+            grads = holder[key]
     return grads
 
 

@@ -176,12 +176,83 @@ def test_links_permissions_and_other_files_are_left_as_they_are(tmp_path):
     assert len(list(tmp_path.iterdir())) == 4 and len(list((tmp_path / "folder").iterdir())) == 1
 
 
-@pytest.mark.parametrize("key", [float("nan"), 2**70, ("a", float("nan"))], ids=["nan", "long", "in a tuple"])
+@pytest.mark.parametrize("key", [float("nan"), 2**70, 2**63, -(2**63), ("a", float("nan"))], ids=str)
 def test_keys_that_could_not_be_found_again(key, tmp_path):
     optimizer = fastopt.Adam()
     optimizer.update({key: np.ones(2)}, {key: np.ones(2)})
     with pytest.raises(CheckpointError, match="cannot be saved"):
         optimizer.save(tmp_path / "state")
+
+
+def test_whole_numbers_of_64_bits_are_keys(tmp_path):
+    keys = [0, 3, -64, 200, 2**62, 2**63 - 1, 1 - 2**63, -0.5, ("a", 2**63 - 1)]
+    optimizer, other = fastopt.Momentum(), fastopt.Momentum()
+    optimizer.update({key: np.ones(2) for key in keys}, {key: np.ones(2) for key in keys})
+    optimizer.save(tmp_path / "state")
+    assert not any(other.load(tmp_path / "state")) and list(other.v) == keys
+
+
+def written_by(change=None, params=None, grads=None, **settings):
+    """An optimizer that has stepped, but where there are no gradients."""
+    optimizer, params = fastopt.Adam(**settings), params or {"W": np.ones(3)}
+    if grads is not False:
+        optimizer.update(params, grads or {key: np.ones_like(value) for key, value in params.items()})
+    if change:
+        change(optimizer, params)
+    return optimizer
+
+
+def one_more(optimizer, params):
+    optimizer.update(params | {"late": np.ones(2)}, {"W": np.ones(3), "late": np.ones(2)})
+
+
+FORMATS = {  # the first version of the format that can say this
+    "plain": (lambda: written_by(), 1),
+    "not stepped": (lambda: written_by(grads=False), 1),
+    "groups": (lambda: written_by(groups={"W": {"lr": 0.5}}), 1),
+    "average": (lambda: written_by(averaging=fastopt.EMA()), 1),
+    "compact": (lambda: written_by(params={"W": np.ones(5000, np.float32)}, state_storage="bfloat16"), 3),
+    "counts": (lambda: written_by(one_more), 3),
+    "bounds": (lambda: written_by(bounds=(-1, 1)), 4),
+    "bounds of a group": (lambda: written_by(groups={"W": {"bounds": (-1, 1)}}), 4),
+    "l1": (lambda: written_by(l1=0.1), 4),
+    "problems": (lambda: written_by(params={"W": np.ones((2, 3))}, batch_axis=0), 4),
+    "problems, not stepped": (lambda: written_by(grads=False, batch_axis=0), 4),
+    "complex": (lambda: written_by(params={"W": np.ones(3, complex)}), 5),
+}
+
+
+@pytest.mark.parametrize("what", FORMATS)
+def test_a_file_is_of_the_first_format_that_can_say_it(what, tmp_path):
+    make, expected = FORMATS[what]
+    optimizer, path = make(), tmp_path / "state"
+    optimizer.save(path)
+    metadata = metadata_of(path)
+    assert metadata["format"] == str(expected)
+    assert ("rows" in metadata, "estimates" in metadata, "factors" in metadata) == (False, False, False)
+    assert ("averaged" in metadata) == (what == "average") and ("counts" in metadata) == (what == "counts")
+    assert ("groups" in json.loads(metadata["hyperparameters"])) == ("group" in what)
+    if expected < 4:
+        assert not set(file.LATER) & set(json.loads(metadata["hyperparameters"]))
+    other = fastopt.Adam()
+    other.load(path)
+    assert other.state_dict().keys() == optimizer.state_dict().keys() and repr(other) == repr(optimizer)
+
+
+def test_a_bare_array_lies_as_it_did(tmp_path):
+    for array in (np.ones((3, 2)), np.ones((3, 2), order="F")):
+        optimizer, other = fastopt.Adam(), fastopt.Adam()
+        optimizer.update(array, np.arange(6.0).reshape(3, 2))
+        optimizer.save(tmp_path / "state")
+        other.load(tmp_path / "state")
+        assert other.m.strides == array.strides and (other.m == optimizer.m).all()
+
+
+def test_eight_arrays_that_are_too_many_are_named(tmp_path):
+    stepped(W=3).save(tmp_path / "state")
+    rewritten(tmp_path / "state", lambda tensors, _: tensors.update({f"x{n}": np.ones(2) for n in range(9)}))
+    with pytest.raises(CheckpointError, match="it holds x0, x1, x2, x3, x4, x5, x6, x7 besides"):
+        fastopt.Adam().load(tmp_path / "state")
 
 
 MEMORY = """

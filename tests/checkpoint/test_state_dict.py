@@ -206,6 +206,7 @@ BAD_FILES = {
     "other model with metadata": (lambda path: safetensors.numpy.save_file({"x": np.ones(3)}, path, {"format": "pt"}), "it names no format"),
     "newer": (lambda path: rewritten(path, lambda tensors, metadata: metadata.update(format="6", fastopt="9.9")), "of format 6, written by fastopt 9.9; this version reads formats up to 5: update fastopt"),
     "step changed": (lambda path: rewritten(path, lambda tensors, metadata: metadata.update(step="7", checksum="0" * 64)), "is damaged: its checksum"),
+    "other checksum": (lambda path: rewritten(path, lambda tensors, metadata: metadata.update(checksum="f" * 64)), "is damaged: its checksum"),
     "unknown rule": (lambda path: rewritten(path, lambda tensors, metadata: metadata.update(rule="sofia")), "holds the state of rule 'sofia', expected 'adam'"),
     "other rule": (lambda path: rewritten(path, lambda tensors, metadata: (metadata.update(rule="momentum", hyperparameters="{}"), tensors.update({'v/"W"': tensors.pop('m/"W"')}))), "state of rule 'momentum', expected 'adam'"),
     "negative step": (lambda path: rewritten(path, lambda tensors, metadata: metadata.update(step="-1")), "iter must be a whole number of steps"),

@@ -130,6 +130,40 @@ def test_a_step_is_that_of_the_real_view(rule, settings):
         assert_same_bits(pairs(one["z"]), other["z"])
 
 
+@pytest.mark.parametrize("settings", [{"averaging": EMA(0.5)}, {"lookahead": Lookahead(1)}])
+def test_averages_of_infinite_numbers_are_those_of_the_parts(settings):
+    """A number times a complex infinity would be NaN in one of its parts."""
+    z = np.array([complex(np.inf, 1), complex(2, -np.inf), 3 + 4j])
+    plain, fast, slow = z.copy(), fastopt.SGD(**settings), reference.SGD(**settings)
+    fast.update({"z": z}, {"z": np.ones(3, complex)})
+    with np.errstate(invalid="ignore"):
+        slow.update({"z": plain}, {"z": np.ones(3, complex)})
+    assert_same_complex(z, plain)
+    for slot in ("weight_average", "slow_weights"):
+        if getattr(slow, slot):
+            assert_same_complex(getattr(fast, slot)["z"], getattr(slow, slot)["z"])
+    if "averaging" in settings:
+        assert fast.weight_average["z"].real[0] == np.inf and fast.weight_average["z"].imag[0] == 1
+
+
+def test_the_average_of_a_leaf_without_a_gradient_is_that_of_the_parts():
+    params = {"z": np.array([complex(np.inf, 1), complex(2, -np.inf), 3 + 4j]), "w": np.ones(1)}
+    plain, fast, slow = copy.deepcopy(params), fastopt.SGD(averaging=EMA(0.5)), reference.SGD(averaging=EMA(0.5))
+    fast.update(params, {"z": None, "w": np.ones(1)})
+    slow.update(plain, {"z": None, "w": np.ones(1)})
+    assert_same_complex(fast.weight_average["z"], slow.weight_average["z"])
+    assert_same_complex(fast.weight_average["z"], params["z"])
+
+
+def test_sophias_curvature_is_that_of_the_parts():
+    z, estimate = np.ones(2, complex), np.array([np.inf - 1j, -1e-300 * 1j])
+    fast, slow = fastopt.Sophia(), reference.Sophia()
+    fast.update_hessian({"z": z}, {"z": estimate})
+    slow.update_hessian({"z": z}, {"z": estimate})
+    assert_same_complex(fast.h["z"], slow.h["z"])
+    assert fast.h["z"].real[0] == np.inf and fast.h["z"].imag[0] == pytest.approx(-0.01)
+
+
 def test_later_steps_are_one_call_and_see_other_gradients():
     z, optimizer = numbers(0)["w"], fastopt.Adam()
     plain, slow = z.copy(), reference.Adam()

@@ -10,6 +10,7 @@ from fastopt.engine.launch import Launch, Leaf, as_number
 from fastopt.engine.state import layout_of
 from fastopt.kernels import RULES
 from fastopt.kernels.loops import PIECE
+from fastopt.kernels.stores import AHEAD, BURST, PLAIN
 from fastopt.optimizers import OPTIMIZERS
 from fastopt.tuning import AS_THEY_COME, Choice
 
@@ -41,6 +42,8 @@ def test_a_launch_knows_its_size(case, monkeypatch):
     for most, outgrows in ((10_000 * held, True), (10_000 * held + 1, False), (1, True)):
         monkeypatch.setattr(machine, "cache_bytes", lambda most=most: most)
         assert launch.outgrows_caches is outgrows
+        assert launch.form_of(AS_THEY_COME) == (AHEAD if outgrows else PLAIN)
+        assert launch.form_of(Choice(BURST)) == BURST and launch.form_of(Choice(PLAIN)) == PLAIN
 
 
 def test_bounds_are_read():
@@ -134,7 +137,7 @@ def test_steps_and_their_preparation_need_no_statistics(asked):
 def test_squares_of_complex_numbers_are_taken_in_pairs_where_there_are_any(rule, which, in_pairs, asked):
     for modulus in (True, False):
         launch_of(modulus=modulus).call(RULES[rule], which)
-        assert asked[-1][7] is (in_pairs and modulus)
+        assert asked[-1][6] is (in_pairs and modulus)
 
 
 def leaf(value, **settings):
@@ -204,4 +207,4 @@ def test_numbers_stay_what_they_were(before):
 
 def test_a_new_launch_is_of_real_numbers_and_stores_as_they_come():
     assert not launch_of().modulus and not leaf(1.5).modulus and not Launch.is_stored
-    assert AS_THEY_COME.form == 0
+    assert launch_of().form_of(AS_THEY_COME) == PLAIN

@@ -144,7 +144,7 @@ def test_threads_and_forms_have_the_same_bits(count):
     memory = numbers(0, "complex64", z=(9001,))["z"].view(np.float32)
     grads = numbers(1, "complex64", z=(9000,), w=(3,))
     results = []
-    for form in ("plain", "prefetch", "burst", "nontemporal"):
+    for form in ("plain", "prefetch", "burst", "nontemporal", "ahead"):
         params = {"z": memory[1:-1].copy().view(np.complex64), "w": grads["w"].copy()}
         params["z"] = np.zeros(18_002, np.float32)[1:-1].view(np.complex64)
         params["z"][...] = memory[1:-1].view(np.complex64)

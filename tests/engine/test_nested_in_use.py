@@ -50,6 +50,17 @@ def test_rows_in_nested_containers(rng):
     assert_same_bits(params[0]["e"], flat["e"])
 
 
+def test_fields_without_a_gradient(rng):
+    pair = Pair("momentum")
+    fast, plain = ([Block(np.ones(2), [np.ones(1)]), Block(np.ones(3), [])] for _ in range(2))
+    for grads in ([Block(None, [np.ones(1)]), Block(np.ones(3), [])], [Block(np.ones(2), None), None]):
+        pair.update(fast, plain, grads)
+    for one, other in zip(fast, plain, strict=True):
+        assert_same_bits(one.W, other.W)
+    assert_same_bits(fast[0].heads[0], plain[0].heads[0])
+    assert (fast[0].W < 1).all() and (fast[1].W < 1).all()
+
+
 def test_averages_have_the_form_of_the_parameters(rng):
     params, optimizer = nested(rng), Adam(averaging=fastopt.EMA(decay=0.5), lookahead=fastopt.Lookahead(every=2))
     for _ in range(3):

@@ -96,10 +96,31 @@ def test_a_row_whose_norm_itself_overflows_stays():
     np.testing.assert_allclose(fast, [row, [0.6, 0.8]], rtol=1e-15)
 
 
-@pytest.mark.parametrize("row", [[3.0], [0.2, 0.3, 0.5], [1e30, 1.0], [-1e30, -1e30], [0.0, -0.0], [1e-30, 2e-30, 0.5]])
+@pytest.mark.parametrize("dtype", ["float64", "complex128"])
+def test_a_row_with_a_subnormal_norm_stays(dtype):
+    pair, row = Pair("sgd", unit_norm=True), [2e-309, -1e-309]
+    fast, plain = np.array([row, [3e-308, 4e-308]], dtype), np.array([row, [3e-308, 4e-308]], dtype)
+    pair.update(fast, plain, np.zeros((2, 2), dtype))
+    assert_same_bits(fast, plain)
+    np.testing.assert_allclose(fast, [row, [0.6, 0.8]], rtol=1e-15)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        [3.0],
+        [0.2, 0.3, 0.5],
+        [1e30, 1.0],
+        [-1e30, -1e30],
+        [1e308, 1e308, 1e308, -1e308],
+        [0.0, -0.0],
+        [1e-30, 2e-30, 0.5],
+    ],
+)
 def test_rows_on_the_simplex(row):
-    params = np.array([row])
-    fastopt.SGD(simplex=True).update(params, np.zeros_like(params))
+    params, plain = np.array([row]), np.array([row])
+    Pair("sgd", simplex=True).update(params, plain, np.zeros_like(params))
+    assert_same_bits(params, plain)
     assert params.min() >= 0 and abs(params.sum() - 1) < 1e-15
     again = params.copy()
     fastopt.SGD(simplex=True).update(again, np.zeros_like(params))

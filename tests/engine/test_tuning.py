@@ -11,7 +11,7 @@ import pytest
 
 import fastopt
 from fastopt import machine, threads, tuning
-from fastopt.kernels.stores import BURST, FORMS, NONTEMPORAL, PLAIN, PREFETCH
+from fastopt.kernels.stores import AHEAD, BURST, FORMS, NONTEMPORAL, PLAIN, PREFETCH
 from fastopt.tuning import Choice, Tuner
 from tests.conftest import python
 
@@ -34,12 +34,12 @@ class Loop:
     noise : the spread of the gradient
     """
 
-    def __init__(self, monkeypatch, update, gap=(800, 800, 800, 800), noise=40, moved_bytes=(100_000,)):
-        self.now, self.random = 1, random.Random(0)
+    def __init__(self, monkeypatch, update, gap=(800,) * 5, noise=40, moved_bytes=(100_000,)):
+        self.now, self.random, gap = 1, random.Random(0), gap[: len(update)]
         self.update, self.gap, self.noise = update, gap, noise
         self.spent = self.lost = 0
         monkeypatch.setattr(tuning, "perf_counter_ns", lambda: int(self.now))
-        self.tuner = Tuner(list(moved_bytes))
+        self.tuner = Tuner(list(moved_bytes), outgrows_caches=len(update) > AHEAD)
 
     def run(self, steps, every=0, pause=0.0):
         """So many steps; after each `every`-th the loop does something else for `pause` microseconds."""
@@ -68,6 +68,13 @@ def test_the_fastest_update_is_chosen(monkeypatch):
     assert Loop(monkeypatch, update=(466, 460, 243, 81)).run(300) == NONTEMPORAL
     assert Loop(monkeypatch, update=(146, 112, 169, 152)).run(300) == PREFETCH
     assert Loop(monkeypatch, update=(200, 190, 120, 150)).run(300) == BURST
+
+
+def test_memory_is_asked_for_ahead_where_that_pays(monkeypatch):
+    """Only models that outgrow the caches try it, and of those some wait for memory and some do not."""
+    assert Loop(monkeypatch, update=(15_000, 15_400, 15_600, 19_200, 12_400), gap=(26_000,) * 5).run(300) == AHEAD
+    assert Loop(monkeypatch, update=(780, 790, 900, 1900, 940), gap=(33_000,) * 5).run(300) == PLAIN
+    assert AHEAD not in [each.choice.form for each in Loop(monkeypatch, update=(100,) * 4).tuner._all]
 
 
 def test_what_the_next_gradient_costs_counts(monkeypatch):
@@ -189,9 +196,24 @@ def test_an_optimizer_tunes_itself_and_says_so(auto):
         other.update(params, {"W": np.full(LARGE, 1e-3, np.float32)})
     found = other.tuning
     assert found.form in FORMS and "chosen after" in found.reason
-    assert found.trials[0].form == found.form and {trial.form for trial in found.trials} == set(FORMS)
+    assert found.trials[0].form == found.form and {trial.form for trial in found.trials} == set(FORMS[:AHEAD])
     assert all(0 < trial.update < trial.whole and trial.threads == 1 for trial in found.trials)
     assert len(repr(found).splitlines()) == 2 + len(found.trials)
+
+
+@needs_two_cpus
+def test_a_model_that_outgrows_the_caches_may_ask_for_memory_ahead(auto, monkeypatch):
+    monkeypatch.setattr(machine, "cache_bytes", lambda: 16 * LARGE)  # parameter, gradient and two slots
+    for size, forms in ((LARGE, {*FORMS}), (LARGE - 1, {*FORMS[:AHEAD]})):
+        monkeypatch.setattr(tuning, "SMALLEST", 4 * size)
+        optimizer, asks = fastopt.Adam(), "ahead" if size == LARGE else "plain"
+        trained(optimizer, 20, size)
+        assert {trial.form for trial in optimizer.tuning.trials} == forms
+        fastopt.set_tuning("off")
+        assert optimizer.tuning.form == asks
+        fastopt.set_tuning("plain")
+        assert optimizer.tuning.form == "plain"
+        fastopt.set_tuning("auto")
 
 
 @needs_two_cpus

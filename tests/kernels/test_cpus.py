@@ -94,7 +94,7 @@ def stepped(scheduler):
     scalars = np.array([0.01, 0.1, 0.001, 1e-8, 0.0])
     table = np.array([[x.ctypes.data for x in (p, g, *state, scalars)], [0] * 5], np.int64)
     compiled = kernel(RULES["adam"], "float32", True)
-    numbers = _form(stores.PLAIN, "float32", False, False).copy()
+    numbers = _form(stores.PLAIN, "float32", False).copy()
     numbers[stores.SCHEDULER] = scheduler
     compiled.func(compiled.args[0], numbers.ctypes.data, table, np.array([0, SIZE]), 2)
     return p, *state

@@ -14,7 +14,7 @@ import fastopt
 from fastopt import machine, threads, tuning
 from fastopt.kernels import RULES, loops, passes, stores
 from fastopt.kernels.compile import DRIVER, _callback, block_function, callback, form_address, kernel
-from fastopt.kernels.stores import BURST, FORMS, NONTEMPORAL, PLAIN
+from fastopt.kernels.stores import AHEAD, BURST, FORMS, NONTEMPORAL, PLAIN
 from fastopt.optimizers import OPTIMIZERS
 from tests.conftest import ONE_OF_EACH_KIND, THREAD_COUNTS, assert_same_bits
 
@@ -42,7 +42,7 @@ def offset_array(values, bytes_behind_a_line):
     return array, memory[start - stores.LINE : start + values.nbytes + stores.LINE]
 
 
-def kernel_results(rule, dtype, form, count, which="step", transforms=(), ahead=False):
+def kernel_results(rule, dtype, form, count, which="step", transforms=()):
     """Every array, and the memory around it, after a kernel on arrays of all sizes."""
     rng = np.random.default_rng(7)
     slots = len(rule.state)
@@ -58,7 +58,7 @@ def kernel_results(rule, dtype, form, count, which="step", transforms=(), ahead=
     starts = np.concatenate(([0], np.cumsum(SIZES)))
     statistics = np.zeros((starts[-1] // loops.PIECE + len(starts), passes.FIELDS))
     table[-1, 0] = statistics.ctypes.data
-    kernel(rule, dtype, count > 1, which, transforms, form, ahead)(table, starts, count)
+    kernel(rule, dtype, count > 1, which, transforms, form)(table, starts, count)
     return [memory for columns in kept for _, memory in columns] + [statistics]
 
 
@@ -70,17 +70,6 @@ def test_every_form_has_the_same_bits(rule, dtype):
         for count in THREAD_COUNTS[:2]:
             for mine, plain in zip(kernel_results(RULES[rule], dtype, form, count), expected, strict=True):
                 np.testing.assert_array_equal(mine, plain)
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("rule", ONE_OF_EACH_KIND)
-def test_to_ask_for_memory_ahead_changes_no_bit(rule, dtype):
-    expected = kernel_results(RULES[rule], dtype, PLAIN, 1)
-    for form in range(len(FORMS)):
-        for count in THREAD_COUNTS[:2]:
-            ahead = kernel_results(RULES[rule], dtype, form, count, ahead=True)
-            for array, plain in zip(ahead, expected, strict=True):
-                np.testing.assert_array_equal(array, plain)
 
 
 @pytest.mark.parametrize("count", THREAD_COUNTS)
@@ -276,3 +265,4 @@ def test_burst_and_threads(form_of):
 
 def test_names_and_numbers_of_forms():
     assert FORMS[BURST] == "burst" and FORMS[NONTEMPORAL] == "nontemporal" and FORMS[PLAIN] == "plain"
+    assert FORMS[AHEAD] == "ahead" and len(FORMS) == len(stores.LENGTHS)

@@ -5,6 +5,7 @@ import inspect
 import math
 import pickle
 from collections import defaultdict
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -124,6 +125,24 @@ def test_defaults_are_the_textbooks(rule):
     assert {name: getattr(optimizer, name) for name in DEFAULTS[rule]} == DEFAULTS[rule]
     settings = ", ".join(f"{name}={of_value(value)}" for name, value in DEFAULTS[rule].items())
     assert repr(optimizer) == f"{OPTIMIZERS[rule].__name__}({settings})"
+
+
+def test_settings_that_do_not_go_together_are_seen_among_defaults_too():
+    class Kept(fastopt.Adam):
+        state_storage = "int8"
+
+    @dataclass(eq=False, repr=False)
+    class Batched(fastopt.Adam):
+        state_storage: str = "int8"
+
+    with pytest.raises(ValueError, match="batch_axis and compact state"):
+        Batched(batch_axis=0)
+    with pytest.raises(ValueError, match="batch_axis and compact state"):
+        fastopt.Adam(batch_axis=0).state_storage = "int8"
+    assert Kept().state_storage == "float32"  # no dataclass, so that `__init__` is Adam's
+    optimizer = fastopt.Adam(cautious_decay=True, weight_decay=0.1, decoupled=True)
+    with pytest.raises(ValueError, match="cautious_decay and an L2 penalty"):
+        optimizer.decoupled = False  # which is the default
 
 
 def test_eps_defaults_of_the_variants():
