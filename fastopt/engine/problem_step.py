@@ -191,7 +191,7 @@ class ProblemStep(Step):
             self.transforms = tuple([name for name in TRANSFORMS if name in needed])
             used = at[[place for _, place in places.offsets]]
             numbers = [
-                float(column[0]) if (seen == seen[0]).all() or places.of_problems is None else column[places.of_problems]
+                float(seen[0]) if places.of_problems is None or (seen == seen[0]).all() else column[places.of_problems]
                 for column, seen in zip(at.T, used.T, strict=True)
             ]
         factor, self.most_norm, self.most_skips, *self.most_values = numbers
