@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -180,7 +180,7 @@ class ProblemStep(Step):
 
     def ask_for_problems(self) -> None:
         """Finds how gradients are scaled and clipped: numbers, or arrays by problem where schedules ask its count."""
-        rows, places = self.settings_by_row, self.problems.slots
+        rows, places, numbers = self.settings_by_row, self.problems.slots, cast("list[Any]", [])
         if not self.has_schedules:
             numbers = _of_gradients(self.settings, rows)
         else:
@@ -279,7 +279,8 @@ class ProblemStep(Step):
         """Puts what schedules say of a step count into the settings; returns the transforms that are called for."""
         asked = self.asked_at.setdefault(count, {})
         self.whole = self.optimizer._at(count, NO_GROUPS, asked)
-        return self.optimizer._settings_by_row(self.plan, count, asked, begins=False)[1]
+        transforms: tuple[str, ...] = self.optimizer._settings_by_row(self.plan, count, asked, begins=False)[1]
+        return transforms
 
     def execute(self) -> None:
         """Runs the kernels: the plain one where all problems step alike."""
