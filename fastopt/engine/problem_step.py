@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -180,7 +180,8 @@ class ProblemStep(Step):
 
     def ask_for_problems(self) -> None:
         """Finds how gradients are scaled and clipped: numbers, or arrays by problem where schedules ask its count."""
-        rows, places, numbers = self.settings_by_row, self.problems.slots, cast("list[Any]", [])
+        rows, places = self.settings_by_row, self.problems.slots
+        numbers: list[Any]
         if not self.has_schedules:
             numbers = _of_gradients(self.settings, rows)
         else:
