@@ -195,8 +195,10 @@ class ProblemStep(Step):
                 float(seen[0]) if places.of_problems is None or (seen == seen[0]).all() else column[places.of_problems]
                 for column, seen in zip(at.T, used.T, strict=True)
             ]
-        factor, self.most_norm, self.most_skips, *self.most_values = numbers
-        self.unclipped: Any = factor / self.plan.summed
+        self.unclipped: Any = numbers[0] / self.plan.summed
+        self.most_norm: Any = numbers[1]
+        self.most_skips: Any = numbers[2]
+        self.most_values: list[Any] = numbers[3:]
 
     def check_gradients(self) -> None:
         """Finds problems whose gradients are not finite, or too large, and the factor by which each is clipped."""
