@@ -353,11 +353,7 @@ def main(arguments: list[str] | None = None) -> None:
         prog="python -m bench.report", description="Shows the benches, or writes the README's figures."
     )
     parser.add_argument(
-        "--json",
-        type=Path,
-        nargs="+",
-        metavar="FILE",
-        help="of pytest --benchmark-json, or several of parts",
+        "--json", type=Path, nargs="+", metavar="FILE", help="of pytest --benchmark-json, or several of parts"
     )
     parser.add_argument(
         "--readme",

@@ -37,7 +37,9 @@ FILE = Path(__file__).with_name("states.json")
 ENOUGH = 20  # turns of each side in each state
 WARM = 300  # steps before, at most, in which fastopt tries ways to store
 FILLING = 6  # steps of new models, in which pages and caches fill
-ROUNDS = 4  # of turns, after which models are made anew
+COLD = 2  # steps of a turn that do not count, as the side before has left its own data in the caches
+FEWEST, MOST = 6, 40  # steps of a turn that count
+ROUNDS = 3  # of turns, after which models are made anew
 SPACE = 3_000_000  # bytes that are left out before a model, at most
 AGAIN = "beside again"
 """The name of a second side of the other checkout: its share of the first says how exact the shares are."""
@@ -112,8 +114,9 @@ class Side:
         self.done += 1
         return between - start, end - between
 
-    def turn(self, steps: int) -> None:
-        self.turns.append(np.array([self.step() for _ in range(steps)]))
+    def turn(self, steps: int, cold: int = 0) -> None:
+        """So many steps, of which the first do not count."""
+        self.turns.append(np.array([self.step() for _ in range(cold + steps)][cold:]))
 
 
 def sides_of(case: Case, in_place: bool, other: ModuleType | None) -> list[Side]:
@@ -136,7 +139,7 @@ def sides_of(case: Case, in_place: bool, other: ModuleType | None) -> list[Side]
 def run(case: Case, sides: list[Side], seconds: float) -> None:
     """Takes turns until there are enough in both states, or the time is up."""
     first = np.median([sum(sides[0].step()) for _ in range(3)])
-    steps, end = int(np.clip(0.06 / first, 4, 40)), time.perf_counter() + seconds
+    steps, end = int(np.clip(0.06 / first, FEWEST, MOST)), time.perf_counter() + seconds
     for side in sides:
         limit = time.perf_counter() + seconds / 4
         while side.done < FILLING or (side.is_in_trial and side.done < WARM and time.perf_counter() < limit):
@@ -146,8 +149,8 @@ def run(case: Case, sides: list[Side], seconds: float) -> None:
     while not sides[0].turns or time.perf_counter() < end:
         if sides[0].turns and len(sides[0].turns) % ROUNDS == 0:
             begin_anew(sides, rng)
-        for number in rng.permutation(len(sides)):  # the side before leaves its data in the caches
-            sides[number].turn(steps)
+        for number in rng.permutation(len(sides)):
+            sides[number].turn(steps, COLD)
         state = states(gradients(sides))
         if state.any() and min(np.bincount(state)) >= ENOUGH:
             break

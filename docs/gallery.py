@@ -1,5 +1,7 @@
 """The gallery: every experiment is run when the site is built, and has a page with code, picture and table.
 
+So are pages of the site whose pictures it shows.
+
 Those that train on MNIST are run quickly, on the subset; what all of MNIST gives is kept in `source/gallery/full`, and
 written by `FASTOPT_MNIST_DIR=DIR python -m docs.gallery --full [NAME...]`, which takes some minutes for each.
 """
@@ -9,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -25,6 +28,27 @@ FULL = SOURCE / "gallery" / "full"
 """Pictures and tables of full runs."""
 WITHOUT_DATA = ("ravine", "activations")
 """Experiments that take no data: their quick run is the full one."""
+PAGES = {
+    "tutorials/constrained_problems": (
+        ("Non-negative factors", "Pure spectra from mixtures, with `nonnegative=True`."),
+        ("Paths of the lasso", "Coefficients that are exactly zero until `l1` is small enough."),
+        ("A portfolio on the simplex", "Shares that sum to one, with `simplex=True`."),
+        ("A pruned network", "Zeros that stay zero while the rest trains, with `mask`."),
+    ),
+    "how_to/many_problems": (("Many problems at once", "2000 curves fitted in one pass, with `batch_axis=0`."),),
+    "tutorials/without_a_learning_rate": (
+        ("Without a learning rate", "Prodigy, D-Adapt Adam, DoG and DoWG beside a search for Adam's rate."),
+        ("Caution", "Steps that do not go against the gradient, with `cautious=True`."),
+    ),
+    "tutorials/rules_of_matrices": (
+        ("Rules of matrices", "Muon, Shampoo, SOAP and Adafactor beside AdamW."),
+        ("Adam's kin", "ADOPT, MARS and LaProp at each learning rate."),
+    ),
+    "how_to/complex_parameters": (("Complex parameters", "The ground state of a chain of spins."),),
+    "how_to/take_back_a_step": (("Steps taken back", "Spikes rejected, with `optimizer.trial(params)`."),),
+    "how_to/micro_batches": (("Micro-batches", "Less noise at the same memory, with `optimizer.accumulate(grads)`."),),
+}
+"""Pages of the site whose pictures are shown: a title and a sentence for each."""
 
 
 def run(names: Iterable[str]) -> None:
@@ -32,7 +56,33 @@ def run(names: Iterable[str]) -> None:
     from fastopt.experiments.experiment import experiment
 
     for name in names:
-        write_result(PICTURES, name, experiment(name)(quick=True), summary=experiment(name).summary, source=_digest())
+        if name in PAGES:
+            draw(name)
+        else:
+            quick, summary = experiment(name)(quick=True), experiment(name).summary
+            write_result(PICTURES, name, quick, summary=summary, source=_digest(name))
+
+
+def draw(page: str) -> None:
+    """Executes a page of the site and writes its pictures, in the style that they have there."""
+    import matplotlib.pyplot as plt
+    from traitlets.config import PyFileConfigLoader
+
+    style = PyFileConfigLoader(str(SOURCE / "ipython" / "profile_default" / "ipython_kernel_config.py")).load_config()
+    cells = re.findall(r"^```{code-cell} ipython3\n(.*?)^```", _text(page), re.S | re.M)
+    with rc_context(dict(style.InlineBackend.rc) | {"svg.hashsalt": page}):
+        names: dict[str, Any] = {}
+        for cell in cells:
+            exec(re.sub(r"^:.*\n", "", cell, flags=re.M), names)
+        figures = [plt.figure(number) for number in plt.get_fignums()]
+        if len(figures) != len(PAGES[page]):
+            raise RuntimeError(f"{page} has {len(figures)} pictures, PAGES {len(PAGES[page])} titles")
+        for number, figure in enumerate(figures):
+            target = PICTURES / f"{page}-{number}.svg"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(target, metadata={"Date": None}, bbox_inches="tight")
+    (PICTURES / f"{page}.json").write_text(json.dumps({"source": _digest(page)}) + "\n", encoding="utf-8")
+    plt.close("all")
 
 
 def run_in_full(names: Iterable[str]) -> None:
@@ -58,7 +108,7 @@ def write_result(folder: Path, name: str, result: Any, **more: str) -> None:
 
 def write() -> None:
     """Runs what has changed since the last build, in two processes, and writes the pages."""
-    stale = [name for name in NAMES if _about(name).get("source") != _digest()]
+    stale = [name for name in (*NAMES, *PAGES) if _about(name).get("source") != _digest(name)]
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
     processes = [
         subprocess.Popen([sys.executable, "-W", "ignore", "-m", "docs.gallery", *names], env=environment)
@@ -74,8 +124,14 @@ def write() -> None:
             target.write_text(text, encoding="utf-8")
 
 
-def _digest() -> str:
-    """Changes with the code of the experiments."""
+def _text(page: str) -> str:
+    return (SOURCE / f"{page}.md").read_text(encoding="utf-8")
+
+
+def _digest(name: str) -> str:
+    """Changes with the code of the experiments, or with a page."""
+    if name in PAGES:
+        return hashlib.sha256(_text(name).encode()).hexdigest()
     files = sorted((SOURCE.parent.parent / "fastopt" / "experiments").glob("*.py"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
@@ -86,10 +142,11 @@ def _about(name: str, folder: Path = PICTURES) -> dict[str, Any]:
 
 
 def _index() -> str:
-    cards = [
-        f":::{{grid-item-card}} {_about(name)['title']}\n:link: {name}\n:link-type: doc\n"
-        f":img-top: /{_picture(name)}\n\n{_about(name)['summary']}\n:::"
-        for name in NAMES
+    cards = [_card(_about(name)["title"], name, _picture(name), _about(name)["summary"]) for name in NAMES]
+    others = [
+        _card(title, f"../{page}", f"_generated/gallery/{page}-{number}.svg", text)
+        for page, pictures in PAGES.items()
+        for number, (title, text) in enumerate(pictures)
     ]
     toctree = "\n".join(["```{toctree}", ":hidden:", "", *NAMES, "```"])
     return "\n\n".join(
@@ -98,17 +155,23 @@ def _index() -> str:
             "Ten experiments of a course on deep learning, on all of MNIST. Each is a function of "
             "`fastopt.experiments` and a command, `fastopt experiment NAME`; its page also shows the quick run of some "
             "seconds, made when this site was built. For the path of every optimizer down the ravine, see "
-            "[its page](../reference/optimizers/index.md); for non-negative factors, paths of the lasso, a "
-            "portfolio and a pruned network, [four problems with constraints](../tutorials/constrained_problems.md); "
-            "for optimizers that find their rate, and steps with caution, [without a learning rate]"
-            "(../tutorials/without_a_learning_rate.md); for steps taken back, [a guide]"
-            "(../how_to/take_back_a_step.md); for the ground state of a spin chain, [complex parameters]"
-            "(../how_to/complex_parameters.md).",
-            "::::{grid} 1 2 2 2\n:gutter: 3\n\n" + "\n\n".join(cards) + "\n::::",
+            "[its page](../reference/optimizers/index.md).",
+            _grid(cards),
+            "## Other kinds of problems",
+            "Pictures of tutorials and guides, each with its program.",
+            _grid(others),
             toctree,
             "",
         ]
     )
+
+
+def _grid(cards: Iterable[str]) -> str:
+    return "::::{grid} 1 2 2 2\n:gutter: 3\n\n" + "\n\n".join(cards) + "\n::::"
+
+
+def _card(title: str, link: str, picture: str, text: str) -> str:
+    return f":::{{grid-item-card}} {title}\n:link: {link}\n:link-type: doc\n:img-top: /{picture}\n\n{text}\n:::"
 
 
 def _picture(name: str) -> str:

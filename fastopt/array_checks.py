@@ -11,7 +11,7 @@ from fastopt import foreign
 from fastopt.checks import DTYPES, Array
 from fastopt.pairs import COMPLEX
 
-PARAMETER_DTYPES = (*DTYPES, *COMPLEX)
+PARAMETER_DTYPES: tuple[np.dtype[Any], ...] = (*DTYPES, *COMPLEX)
 
 
 def parameter(owner: str, name: str, value: Any) -> Array:

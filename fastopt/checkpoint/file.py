@@ -38,6 +38,9 @@ step counts of their own, 4 where gradients are accumulated or parameters constr
 with a higher number is refused."""
 
 LATER = ("modulus", "bounds", "nonnegative", "l1", "l2_prox", "mask", "constraint_axis", *PROJECTIONS)
+"""Settings of format 4."""
+
+OMITTED = ("max_skips", "state_storage", "storage_seed", "cautious", "cautious_decay", *LATER)
 """Settings that a file names only where they are not the default, so that versions without them can read it."""
 
 LONGEST_HEADER = 100_000_000
@@ -131,7 +134,7 @@ def _pack(owner: str, saved: dict[str, Any]) -> tuple[dict[str, Array], dict[str
         tensors[name] = skipped["behind"]
         rows.append([name, *skipped["rates"]])
     settings = dict(saved["hyperparameters"])
-    for name in LATER:
+    for name in OMITTED:
         if settings[name] == getattr(SharedSettings, name):
             del settings[name]
     tensors |= by_problem.pack(settings, saved.get("problems"))
@@ -265,6 +268,8 @@ def _unpack(optimizer: Any, tensors: dict[str, Array], metadata: Any, name: str)
         }
         state[slot] = views[BARE] if keys is None else views
     settings = _restored(json.loads(metadata["hyperparameters"]), tensors)
+    if isinstance(settings, dict):  # anything else is refused later
+        settings = {setting: getattr(SharedSettings, setting) for setting in OMITTED} | settings
     settings = settings | rates if rates else settings
     if tensors:
         raise CheckpointError(f"{name} is no checkpoint of fastopt: it holds {', '.join(sorted(tensors)[:8])} besides")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import chain, combinations, product
+from typing import Any
 
 import numpy as np
 
@@ -73,6 +76,30 @@ def _columns(optimizer: Optimizer, more: Sequence[str]) -> list[tuple[str, ...]]
     return [chosen for count in range(len(names) + 1) for chosen in combinations(names, count)]
 
 
+def rehearse(optimizer: Any, dtype: str, in_parallel: bool) -> None:
+    """Steps of copies of an optimizer of many problems: alike, restarted, some stopped, with an lr for each.
+
+    Which numbers differ between problems decides which kernels are needed, and only a step knows.
+    """
+    size = len(optimizer.lr) if isinstance(optimizer.lr, np.ndarray) else 4
+    stopped = np.arange(size) % 2 == 0
+    for has_rates, restarts in product((False, True), repeat=2):
+        rehearsed = copy.deepcopy(optimizer)
+        if has_rates and not isinstance(optimizer.lr, np.ndarray):
+            if callable(optimizer.lr):
+                continue
+            with suppress(ValueError):  # of rules that take no lr for each problem
+                rehearsed.lr = np.full(size, optimizer.lr)
+        params, grads = {"p": np.ones((size, 2), dtype)}, {"p": np.ones((size, 2), dtype)}
+        with threads.exactly(2 if in_parallel else 1):
+            for step in range(6):
+                if step == 1 and restarts:
+                    rehearsed.restart(stopped)
+                if step == 4:
+                    rehearsed.active = stopped
+                rehearsed.update(params, grads)
+
+
 def main(optimizers: Sequence[Optimizer], averages: Sequence[str] = (), columns: Sequence[str] = ()) -> None:
     """Compiles with a progress bar and says where the kernels are."""
     console = Console()
@@ -101,5 +128,10 @@ def main(optimizers: Sequence[Optimizer], averages: Sequence[str] = (), columns:
     for (rule, which, transforms), dtype in track(needed, "compiling", console=console):
         for in_parallel in loops:  # the second one costs nothing
             kernel(rule, dtype, in_parallel, which, transforms)
-    seconds = time.perf_counter() - start
-    console.print(f"{len(needed)} kernels in {seconds:.1f} s: {info.cache_folder()}", highlight=False, soft_wrap=True)
+    of_problems = [optimizer for optimizer in optimizers if optimizer.batch_axis is not None]
+    for optimizer, dtype, in_parallel in product(of_problems, ("float32", "float64"), loops):
+        rehearse(optimizer, dtype, in_parallel)
+    seconds, more = time.perf_counter() - start, " and those of many problems" if of_problems else ""
+    console.print(
+        f"{len(needed)} kernels{more} in {seconds:.1f} s: {info.cache_folder()}", highlight=False, soft_wrap=True
+    )

@@ -13,7 +13,7 @@ from fastopt.minimization.bounds import is_within, limits_of, project
 from fastopt.minimization.descent import Descent
 from fastopt.minimization.objective import Objective
 from fastopt.minimization.options import Options
-from fastopt.minimization.points import Form
+from fastopt.minimization.points import Form, is_scalar
 from fastopt.minimization.problems import ProblemDescent
 from fastopt.optimizer import Optimizer
 
@@ -50,13 +50,15 @@ def minimize(
     x0 : array, number, list of numbers, or container of arrays
         The point to start from; it is not written to. A list of numbers is one array, as in SciPy; otherwise what
         `Optimizer.update` takes, such as nested dicts and lists, in which numbers become 0-d arrays. Integers become
-        float64; float32 and float64 stay what they are.
+        float64; float32, float64, complex64 and complex128 stay what they are.
     args : tuple
         More arguments of `fun` and `jac`.
     jac : True, function, "2-point" or "3-point", optional
         True: `fun` returns value and gradient. A function: `jac(x, *args)`, with rng or batch as `fun`, returns the
-        gradient in the form of x; `autograd.grad(fun)` is one. Otherwise finite differences, with SciPy's steps:
-        "2-point", the default, evaluates `fun` once for each parameter and step, "3-point" twice.
+        gradient in the form of x; `autograd.grad(fun)` is one. Of complex x it is the derivative by the real part plus
+        i times that by the imaginary part, the conjugate of autograd's. Otherwise finite differences, with SciPy's
+        steps: "2-point", the default, evaluates `fun` once for each number and step, "3-point" twice, and both twice as
+        often for complex ones.
     method : str or Optimizer
         The name of an optimizer, in any case, whose settings are among the options; or an optimizer. The optimizer is
         copied, with its state if it has any, and not changed. With `batch_axis=0` x0 is (problems, ...), `fun`
@@ -122,7 +124,8 @@ def minimize(
     if constraints is not None and (not hasattr(constraints, "__len__") or len(constraints)):
         raise ValueError("minimize: constraints are not supported; hand in bounds, or add a penalty to fun")
     chosen = Options.of({**(options or {}), **method_options}, method, tol)
-    form = Form("minimize", np.atleast_1d(x0) if isinstance(x0, np.ndarray) or array_checks.is_number(x0) else x0)
+    vector = np.atleast_1d(x0) if isinstance(x0, np.ndarray) or is_scalar(x0) else x0
+    form = Form("minimize", vector, dtypes=array_checks.PARAMETER_DTYPES)
     x = form.start()
     limits = limits_of(bounds, form, x)
     objective = Objective(fun, jac, args, form, limits, chosen.rng, chosen.batches)

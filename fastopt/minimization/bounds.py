@@ -9,6 +9,7 @@ import numpy as np
 
 from fastopt.flat import Array
 from fastopt.minimization.points import Form
+from fastopt.pairs import is_complex
 
 Leaves = dict[Hashable, Array]
 """The arrays of a point by key."""
@@ -75,6 +76,11 @@ def _columns(bounds: Any, x: Array) -> tuple[Array, Array]:
 def _checked(name: str, pair: Any, array: Array) -> tuple[Array, Array]:
     if not isinstance(pair, tuple | list) or len(pair) != 2:
         raise ValueError(f"minimize: the bounds of {name} must be a pair (low, high), got {pair!r:.100}")
+    if is_complex(array.dtype):
+        raise ValueError(
+            f"minimize: {name} is complex, and complex numbers have no order; leave its bounds out, or hand in "
+            "x0.view(float), whose bounds are those of both parts"
+        )
     low, high = (
         np.asarray(missing if limit is None else limit, dtype=array.dtype)
         for limit, missing in zip(pair, (-np.inf, np.inf), strict=True)

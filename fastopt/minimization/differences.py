@@ -10,6 +10,7 @@ import numpy as np
 from fastopt.flat import Array
 from fastopt.minimization.bounds import Limits
 from fastopt.minimization.points import Form
+from fastopt.pairs import joined, pairs
 
 SCHEMES = {"2-point": 1 / 2, "3-point": 1 / 3}
 """The power of the machine epsilon that balances rounding and truncation (Nocedal and Wright, chapter 8)."""
@@ -20,10 +21,11 @@ def gradient(fun: Callable[[Any], float], form: Form, x: Any, value: float, sche
 
     The step of an element is that of SciPy's `approx_derivative`, `eps^(1/2) max(1, |x|)` forward or `eps^(1/3)
     max(1, |x|)` to both sides, so 1 or 2 values for each element. No point is beyond the limits: differences turn round
-    there, or become one-sided.
+    there, or become one-sided. Complex numbers are pairs of elements.
     """
     gradients = []
-    for key, array in form.leaves(x).items():
+    for key, leaf in form.leaves(x).items():
+        array = pairs(leaf)
         low, high = limits.get(key, (-np.inf, np.inf))
         lows, highs = np.broadcast_to(low, array.shape), np.broadcast_to(high, array.shape)
         step = float(np.finfo(array.dtype).eps) ** SCHEMES[scheme]
@@ -36,7 +38,7 @@ def gradient(fun: Callable[[Any], float], form: Form, x: Any, value: float, sche
                 (float(array[index] - lows[index]), float(highs[index] - array[index])),
                 scheme,
             )
-        gradients.append(derivatives)
+        gradients.append(derivatives if array is leaf else joined(derivatives))
     return form.like(gradients)
 
 

@@ -121,6 +121,6 @@ def _checked_value(value: Any, problems: int | None) -> Any:
     if array.size != 1 or array.dtype.kind not in "fiub":
         raise TypeError(
             f"minimize: fun must return one real number, got {type(value).__name__} of shape {array.shape} and dtype "
-            f"{array.dtype}"
+            f"{array.dtype}{'; take its real part' if array.dtype.kind == 'c' else ''}"
         )
     return float(array.item())

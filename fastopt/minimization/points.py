@@ -17,15 +17,20 @@ from fastopt.pairs import is_complex
 class Form:
     """The form of points and gradients, learnt from the first point."""
 
-    def __init__(self, owner: str, x0: Any, name: str = "x0") -> None:
-        """TypeError or ValueError if x0 is no container of numbers or float arrays; `name` is what they call it."""
-        self.owner = owner
+    def __init__(
+        self, owner: str, x0: Any, name: str = "x0", dtypes: tuple[np.dtype[Any], ...] = checks.DTYPES
+    ) -> None:
+        """TypeError or ValueError if x0 is no container of numbers or arrays of these dtypes.
+
+        name : what the errors call it
+        """
+        self.owner, self._dtypes = owner, dtypes
         if _is_vector(x0):
-            x0 = _float(owner, np.asarray(x0), name)
+            x0 = self._array(np.asarray(x0), name)
         self._x0, self._container = x0, container_of(owner, x0, name)
         self._values = self._container.values(x0) or []
         for key, value in zip(self.keys, self._values, strict=True):
-            _float(owner, value, self._container.name(key, name))  # raises
+            self._array(value, self._container.name(key, name))  # raises
 
     @property
     def keys(self) -> list[Hashable]:
@@ -43,9 +48,9 @@ class Form:
 
     def start(self) -> Any:
         """A copy of x0 to step in: floats, and an array under several keys stays one."""
-        if all(isinstance(value, np.ndarray) and value.dtype in checks.DTYPES for value in self._values):
+        if all(isinstance(value, np.ndarray) and value.dtype in self._dtypes for value in self._values):
             return copy.deepcopy(self._x0)
-        copies = {id(value): np.array(_float(self.owner, value, "")) for value in self._values}
+        copies = {id(value): np.array(self._array(value, "")) for value in self._values}
         return self.like([copies[id(value)] for value in self._values])
 
     def like(self, arrays: list[Array]) -> Any:
@@ -72,9 +77,10 @@ class Form:
             raise TypeError(f"{self.owner}: the gradient is None; return it from the function that computes it")
         leaves = self.leaves(x)
         for key, array in arrays.items():
-            if array.dtype.kind not in "fiub":
+            if array.dtype.kind not in ("fiubc" if is_complex(leaves[key].dtype) else "fiub"):
+                numbers = "numbers" if is_complex(leaves[key].dtype) else "real numbers"
                 raise TypeError(
-                    f"{self.owner}: the gradient of {self.name(key)} must be an array of real numbers, got "
+                    f"{self.owner}: the gradient of {self.name(key)} must be an array of {numbers}, got "
                     f"{type(given[key]).__name__}{'' if array.dtype.kind == 'O' else f' of dtype {array.dtype}'}"
                 )
             expected = leaves[key].shape
@@ -85,23 +91,29 @@ class Form:
                 )
         return arrays
 
+    def _array(self, value: Any, name: str) -> Array:
+        """A value as an array of one of the dtypes; an error if it is none."""
+        array = np.asarray(value)
+        if array.dtype.kind in "iu":
+            return array.astype(np.float64)
+        if array.dtype not in self._dtypes:
+            cure = f"convert it: np.asarray({name}, dtype=np.float64)"
+            if is_complex(array.dtype):
+                cure = f"hand in real and imaginary parts, {name}.view(float), and view x as complex in fun"
+            raise TypeError(
+                f"{self.owner}: {name} has dtype {array.dtype}, expected numbers or arrays of "
+                f"{', '.join(map(str, self._dtypes[:-1]))} or {self._dtypes[-1]}; {cure}"
+            )
+        return array
+
+
+def is_scalar(value: Any) -> bool:
+    """Whether a value is one number, complex or not."""
+    return array_checks.is_number(value) or isinstance(value, complex | np.complexfloating)
+
 
 def _is_vector(x0: Any) -> bool:
     """Whether x0 is one number or a list of numbers, which is one array to SciPy."""
     if type(x0) in (list, tuple):
         return all(map(_is_vector, x0))
-    return array_checks.is_number(x0) or isinstance(x0, np.bool_ | bool | str)  # the last are errors
-
-
-def _float(owner: str, value: Any, name: str) -> Array:
-    array = np.asarray(value)
-    if array.dtype.kind in "iu":
-        return array.astype(np.float64)
-    if array.dtype not in checks.DTYPES:
-        cure = f"convert it: np.asarray({name}, dtype=np.float64)"
-        if is_complex(array.dtype):
-            cure = f"hand in real and imaginary parts, {name}.view(float), and view x as complex in fun"
-        raise TypeError(
-            f"{owner}: {name} has dtype {array.dtype}, expected numbers or float32 or float64 arrays; {cure}"
-        )
-    return array
+    return is_scalar(x0) or isinstance(x0, np.bool_ | bool | str)  # the last are errors

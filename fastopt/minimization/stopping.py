@@ -7,6 +7,8 @@ import numbers
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from fastopt.minimization.bounds import Limits, free_gradient
 from fastopt.minimization.points import Form
 
@@ -59,7 +61,11 @@ def gradient_norm(form: Form, x: Any, gradient: Any, limits: Limits) -> float:
     parts = [
         free_gradient(key, leaves[key], part, limits) for key, part in form.gradients(gradient, x).items() if part.size
     ]
-    norms = [max(float(part.max()), -float(part.min())) for part in parts]  # without an array of magnitudes
+    # Of real numbers without an array of magnitudes.
+    norms = [
+        float(np.abs(part).max()) if part.dtype.kind == "c" else max(float(part.max()), -float(part.min()))
+        for part in parts
+    ]
     # NumPy's largest of NaN and others is NaN, Python's is not.
     return max(norms, default=0.0) if all(map(math.isfinite, norms)) else math.nan
 

@@ -23,7 +23,9 @@ class Shampoo(MatrixOptimizer):
     vectors, for which that is AdaGrad, and of dimensions of more than 1,200 elements the diagonal alone is kept.
     NumPy's LAPACK finds the roots of matrices, at each of the first ten steps then at every tenth by default, and where
     the update by old ones would be longer than any by new ones can be: large ones cost seconds, so give embeddings and
-    output layers to another optimizer. Several threads of BLAS may add up in another order than one.
+    output layers to another optimizer. Several threads of BLAS may add up in another order than one. Steps have the
+    length that the roots give them: lr is not Adam's, and there is neither grafting, which would take the length of
+    another rule's steps, nor a division of large dimensions into blocks. SOAP has Adam's lr.
 
     Parameters
     ----------

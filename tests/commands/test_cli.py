@@ -1,5 +1,6 @@
 """The command: what it prints, what it writes, and one line for each mistake."""
 
+import itertools
 import re
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import fastopt
 from fastopt import cli, reference, threads
 from fastopt.commands import explain, warmup
 from fastopt.commands.verify import cases
-from fastopt.engine import centralized_launch, launch
+from fastopt.engine import centralized_launch, launch, one_call, problem_step
 from fastopt.kernels import RULES
 from fastopt.optimizers import OPTIMIZERS
 from fastopt.optimizers.sophia import HESSIAN
@@ -186,6 +187,32 @@ def test_after_warmup_nothing_compiles(tmp_path):
     # two more, for norms of the largest and of the smallest numbers. For float32: plain sums of squares.
     assert process.stdout.count("13 kernels in") == 2 and str(tmp_path) in process.stdout
     python(STEP_WITHOUT_COMPILING, NUMBA_CACHE_DIR=str(tmp_path))
+
+
+@pytest.mark.parametrize("settings", [{}, {"clip_norm": 1.0, "on_nonfinite": "skip"}])
+def test_warmup_knows_what_steps_of_many_problems_need(settings, monkeypatch):
+    """Which numbers differ between problems decides which kernels; alike, restarted, stopped, an lr for each."""
+    asked_for, rng = set(), np.random.default_rng(0)
+    for module in (problem_step, one_call):
+        monkeypatch.setattr(
+            module, "problems_kernel", lambda *what, make=module.problems_kernel: asked_for.add(what) or make(*what)
+        )
+    monkeypatch.setattr(warmup, "kernels", lambda *_: [])
+    warmup.main([fastopt.Adam(batch_axis=0, **settings)])
+    warm = {*asked_for}
+    in_parallel = (False, True) if threads.layer() else (False,)
+    assert {what[1:3] for what in warm} == {*itertools.product(("float32", "float64"), in_parallel)}
+    asked_for.clear()
+    for lr, restarts, size in itertools.product((0.1, rng.random(9)), (False, True), (2, 5)):
+        optimizer = fastopt.Adam(batch_axis=0, **{**settings, "lr": lr})
+        params, grads = np.ones((9, size)), rng.standard_normal((9, size))
+        for step in range(5):
+            optimizer.update(params, grads)
+            if restarts and step < 2:
+                optimizer.restart(rng.random(9) < 0.5)
+            if step == 3:
+                optimizer.active = rng.random(9) < 0.5
+    assert asked_for and asked_for <= warm
 
 
 def test_explain_and_warmup_know_compact_state(capsys, monkeypatch):

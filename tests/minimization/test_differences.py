@@ -28,6 +28,15 @@ def test_steps_are_those_of_scipy(scheme):
 
 
 @pytest.mark.parametrize("scheme", ["2-point", "3-point"])
+def test_complex_numbers_are_pairs(scheme):
+    z = np.array([[0.3 - 2j, 7.0], [-1j, 0.5 + 0.1j]])
+    form = Form("test", z, dtypes=(z.dtype,))
+    expected = differences.gradient(wavy, Form("test", z.view(float)), z.view(float), 0.5, scheme, {})
+    found = differences.gradient(lambda z: wavy(z.view(float)), form, z, 0.5, scheme, {})
+    assert found.shape == z.shape and found.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("scheme", ["2-point", "3-point"])
 @pytest.mark.parametrize("room", [(0.0, 1.0), (1.0, 0.0), (1e-9, 2e-9), (1e-7, 1.0), (1.0, 1e-7)])
 def test_no_point_is_beyond_the_bounds(scheme, room):
     x = np.array([0.5, -2.0])

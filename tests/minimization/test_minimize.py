@@ -52,6 +52,37 @@ def test_steps_are_those_of_the_optimizer(fun, jac):
         assert result.optimizer.iter == 7
 
 
+@pytest.mark.parametrize("jac", ["gradient", "2-point", "3-point"])
+def test_complex_points(jac):
+    """A least-squares problem, whose solution NumPy knows; its gradient is 2 A^H (A z - b)."""
+    rng = np.random.default_rng(0)
+    matrix, b = (rng.standard_normal(shape) + 1j * rng.standard_normal(shape) for shape in ((6, 3), 6))
+
+    def residual(x):
+        return matrix @ np.append(x["z"], x["scale"]) - b
+
+    def gradient(x):
+        whole = 2 * matrix.conj().T @ residual(x)
+        return {"z": whole[:2], "scale": whole[2]}
+
+    result = fastopt.minimize(
+        lambda x: np.linalg.norm(residual(x)) ** 2,
+        {"z": np.zeros(2, complex), "scale": np.array(1j)},
+        jac=gradient if jac == "gradient" else jac,
+        method=Adam(lr=0.1),
+        tol=1e-5,
+    )
+    assert result.success and max(np.abs(part).max() for part in result.jac.values()) <= 1e-5
+    expected = np.linalg.lstsq(matrix, b, rcond=None)[0]
+    np.testing.assert_allclose(np.append(result.x["z"], result.x["scale"]), expected, atol=1e-5)
+
+
+def test_a_point_of_complex_numbers_is_one_array():
+    for x0 in ([0.5j, 2], 1j, np.complex64(1j)):
+        result = fastopt.minimize(lambda z: float(np.sum(np.abs(z - 1) ** 2)), x0, options={"lr": 0.1, "maxiter": 300})
+        assert result.x.dtype == np.atleast_1d(x0).dtype and np.abs(result.x - 1).max() < 0.01
+
+
 @pytest.mark.parametrize("method", ["adam", "RMSProp", "lion"])
 def test_a_method_is_an_optimizer_with_its_settings(method):
     result = fastopt.minimize(bowl, np.zeros(3), jac=bowl_gradient, method=method, options={"lr": 0.5, "maxiter": 1})

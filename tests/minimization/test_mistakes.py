@@ -41,7 +41,8 @@ def never(x):
     [
         ({"fun": 3}, TypeError, r"fun must be a function fun\(x, \*args\), got int"),
         ({"x0": ["a"]}, TypeError, "x0 has dtype <U1"),
-        ({"x0": {"W": np.array([1j])}}, TypeError, r"x0\['W'\] has dtype complex128"),
+        ({"x0": {"W": np.array([1j], np.clongdouble)}}, TypeError, r"x0\['W'\] has dtype c.* or complex128; convert it"),
+        ({"x0": [1j], "bounds": [(0, 1)]}, ValueError, "x is complex, and complex numbers have no order"),
         ({"jac": "4-point"}, ValueError, "jac must be True .* got '4-point'"),
         ({"jac": "adam"}, ValueError, "an optimizer is named by method='adam'"),
         ({"method": "adamm"}, ValueError, "there is no method 'adamm'.*did you mean 'adam'"),
@@ -75,7 +76,7 @@ def test_mistakes_are_told_before_the_function_is_called(arguments, error, words
     ("fun", "jac", "error", "words"),
     [
         (lambda x: x, None, TypeError, r"fun must return one real number, got ndarray of shape \(2,\)"),
-        (lambda x: 1j, None, TypeError, "one real number, got complex"),
+        (lambda x: 1j, None, TypeError, "one real number, got complex.*; take its real part"),
         (lambda x: 1.0, True, TypeError, "with jac=True fun must return the value and its gradient, got float"),
         (
             lambda x: 1.0,
