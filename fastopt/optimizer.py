@@ -84,6 +84,7 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, T
         return super().__new__(cls)
 
     # Not annotated, which would make hyperparameters of them.
+    _assigned = cast("object", None)  # another object after each assignment
     _steps = 0
     _skipped = 0
     _skips_in_a_row = 0
@@ -270,6 +271,7 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, T
     @iter.setter
     def iter(self, value: int) -> None:
         steps = checks.step_count(type(self).__name__, value)
+        self._refuse_in_a_step()
         self.__dict__.update(_steps=steps, _counts=(steps,) * len(self._counts), _calls=())
         if self._problems is not None:
             self.__dict__["_problems"] = self._problems.all_at(steps)
@@ -301,15 +303,16 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, T
         raise AttributeError(names.unknown_attribute(type(self).__name__, name, *self._public_names()))
 
     def _assign(self, name: str, value: Any) -> None:
-        owner = type(self)
+        owner, changed = type(self), cast("dict[str, Any]", {})
         if name.startswith("_"):
-            pass
-        elif name == "groups":
+            object.__setattr__(self, name, value)
+            return
+        if name == "groups":
             value = Groups(owner, value)
         elif name in SLOTS:
             value = averages.setting(owner.__name__, name, value)
             combinations.check(owner, self.__dict__ | {name: value})
-            self._forget_plans()  # they may be without its slot
+            changed |= _FORGOTTEN  # plans may be without its slot
         elif name in self._hyperparameters():
             # A default of None is worked out by __post_init__.
             unset = value is None and name not in self.__dict__ and getattr(owner, name) is None
@@ -320,22 +323,25 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, T
                 combinations.check(owner, self.__dict__ | {name: value})
             hyperparameters.check_rates(owner.__name__, self.__dict__, name, value)
             if callable(value) or name in self._scheduled:
-                new = {name: value}
-                self.__dict__.update(new, _scheduled=self._scheduled_names(self.__dict__ | new))
-            self.__dict__["_transforms"] = None
+                changed["_scheduled"] = self._scheduled_names(self.__dict__ | {name: value})
+            changed["_transforms"] = None
             if name in self._of_plans:
-                self._forget_plans()
+                changed |= _FORGOTTEN
         elif name in self._rule.state or name in SLOTS.values():
             checks.state_value(owner.__name__, name, value)
+            self._refuse_in_a_step()
             self._forget_plans()
             self.__dict__.update(_state=None, _node=None, _skipped_rows={}, _cohorts={}, _counts=(), _averages=())
             self.__dict__.update(_estimates={}, _factors={})
             return
-        elif name not in ("iter", "active"):
-            raise AttributeError(names.unknown_attribute(owner.__name__, name, *self._public_names()))
-        if not name.startswith("_"):
+        elif name in ("iter", "active"):
+            object.__setattr__(self, name, value)
             self.__dict__.update(_kept_settings=None, _calls=())
-        object.__setattr__(self, name, value)
+            return
+        else:
+            raise AttributeError(names.unknown_attribute(owner.__name__, name, *self._public_names()))
+        # In one call of C, so that a step in another thread has all of it or nothing.
+        self.__dict__.update(changed, **{name: value}, _kept_settings=None, _calls=(), _assigned=object())
 
     if TYPE_CHECKING:  # the state of all rules
         m = v = h = d = u = s = n = o = v_max = slow = average = previous = step_size = offset = start = Slot()
@@ -363,7 +369,9 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, T
     def _step_settings(self) -> StepSettings:
         settings = self._kept_settings
         if settings is None or settings.changes != self.groups.changes:
-            settings = self.__dict__["_kept_settings"] = StepSettings(self)
+            assigned, settings = self._assigned, StepSettings(self)
+            if self._assigned is assigned:
+                self.__dict__["_kept_settings"] = settings
         return settings
 
     def _public_names(self) -> tuple[list[str], list[str]]:
@@ -385,6 +393,10 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, T
             if name not in _NOT_SAVED and not isinstance(value, MappingProxyType)
         }
 
+    def _refuse_in_a_step(self) -> None:
+        if self.__dict__.get("_stepping") is True:
+            raise RuntimeError(checks.in_use(type(self).__name__, True))
+
     def _forget_plans(self) -> None:
         self.__dict__.update(_FORGOTTEN)
 
@@ -402,4 +414,4 @@ class Optimizer(SharedSettings, Saving, AveragedWeights, Leaves, Accumulation, T
 
 
 _FORGOTTEN = {"_plan": None, "_report_plan": None, "_others": (), "_calls": ()}
-_NOT_SAVED = {*_FORGOTTEN, "_trial", "_in_trial", "_kept_settings", "_tuners", "_processes", "_objects"}
+_NOT_SAVED = {*_FORGOTTEN, "_assigned", "_trial", "_in_trial", "_kept_settings", "_tuners", "_processes", "_objects"}

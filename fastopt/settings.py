@@ -25,7 +25,7 @@ class StepSettings:
 
     def __init__(self, optimizer: Optimizer) -> None:
         self.owner, self.groups, self.changes = type(optimizer), optimizer.groups, optimizer.groups.changes
-        self._settings = {name: value for name, value in optimizer.__dict__.items() if not name.startswith("_")}
+        self._settings = {name: value for name, value in dict(optimizer.__dict__).items() if not name.startswith("_")}
         self._by_groups: dict[GroupNumbers, LeafSettings] = {}
 
     def at(self, step: int, groups: GroupNumbers, asked: Asked) -> Any:

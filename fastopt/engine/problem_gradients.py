@@ -47,24 +47,30 @@ class Clipping:
     """How the gradients of a plan's problems are clipped, each by its norm.
 
     factors : float64[problems], by which each is multiplied, to be written
-    factor : of those that are not clipped
-    most : the largest norm
+    factor : of those that are not clipped; a number, or float64[problems]
+    most : the largest norm, likewise
     words : what `problem_norms.clip_problems` takes, whose sums are of float32 numbers; None where they are not used
     """
 
-    def __init__(self, plan: Plan, factors: Array, factor: float, most: float) -> None:
+    def __init__(self, plan: Plan, factors: Array, factor: Any, most: Any) -> None:
         size = len(factors)
         self.factors, self._plan, self.numbers = factors, plan, (factor, most)
         self.words: Array | None = None
         leaves = sorted(plan.table.active, key=lambda leaf: leaf.row)
         widths = np.array([leaf.layout.size // size for leaf in leaves])
         is_alone = len(plan.table.launches) == 1 and plan.table.launches[0].dtype == "float32"
-        if is_alone and flags.compiles() and abs(factor) < MOST_FLOAT32 and widths.sum() < MOST_ADDED:
+        are_numbers = not isinstance(factor, np.ndarray) and not isinstance(most, np.ndarray)
+        are_few = widths.sum() < MOST_ADDED
+        if is_alone and flags.compiles() and are_numbers and abs(factor) < MOST_FLOAT32 and are_few:
             self._widths = widths  # which must live as long
             self.words = np.zeros(problem_norms.CLIPPING_WORDS, np.int64)
             error = (int(widths.sum()) + 16) * 2.0**-53
             self.words[:FACTOR] = size, widths.ctypes.data, self.factors.ctypes.data
             self.words[FACTOR:].view(np.float64)[:] = factor, most, error
+
+    def is_by(self, factor: Any, most: Any) -> bool:
+        """Whether these are the factor and the norm, the same numbers for all problems."""
+        return all(type(number) is float for number in (factor, most)) and self.numbers == (factor, most)
 
     def find(self) -> None:
         """Writes the factors."""
@@ -76,10 +82,11 @@ class Clipping:
                 _write_factors(self._plan, self.factors, *self.numbers)
 
 
-def _write_factors(plan: Plan, factors: Array, factor: float, most: float) -> None:
+def _write_factors(plan: Plan, factors: Array, factor: Any, most: Any) -> None:
     """Writes the factors from exact sums, which are scaled where squares overflow or vanish."""
     size = len(factors)
     totals, rests = np.zeros(size), np.zeros(size)
+    factor, most = np.zeros(size) + factor, np.zeros(size) + most
     for number in range(len(plan.table.active)):
         values = gradient(plan, number, size)
         if flags.compiles():
@@ -91,7 +98,7 @@ def _write_factors(plan: Plan, factors: Array, factor: float, most: float) -> No
     find: Any = _compiled_factors() if flags.compiles() else problem_norms.problem_factors
     odd = find(totals, rests, factor, most, LEAST_SUM, factors)
     for problem in np.flatnonzero(np.isnan(factors)).tolist() if odd else ():
-        factors[problem] = clipped(factor, _norm(plan, size, problem), most)
+        factors[problem] = clipped(float(factor[problem]), _norm(plan, size, problem), float(most[problem]))
 
 
 def _norm(plan: Plan, size: int, problem: int) -> Norm:
@@ -141,7 +148,7 @@ def _compiled_squares() -> Any:
 
 @cache
 def _compiled_factors() -> Any:
-    return compiled(problem_norms.problem_factors, _NUMBERS, _NUMBERS, *[types.float64] * 3, _NUMBERS)
+    return compiled(problem_norms.problem_factors, *[_NUMBERS] * 4, types.float64, _NUMBERS)
 
 
 @cache

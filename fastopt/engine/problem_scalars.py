@@ -145,6 +145,8 @@ class ProblemScalars:
             if not _are_alike([scalars for _, scalars in entries]):
                 raise TypeError("other arithmetic at another step count")
         except (TypeError, ValueError):  # a power, or a case by case
+            if not any(isinstance(rates, np.ndarray) for rates in self._rates):
+                raise
             index, entries = self._by_pair()
             self._ends, self._room = [], 0
         one = entries[0][1]

@@ -19,10 +19,12 @@ from fastopt.engine.step import Step
 from fastopt.engine.step_counts import counted
 from fastopt.engine.transform_scalars import unclipped
 from fastopt.flat import Array
+from fastopt.groups import NO_GROUPS
 from fastopt.kernels import flags
 from fastopt.kernels.array_scan import address_of
 from fastopt.kernels.compile import problems_kernel
 from fastopt.kernels.squares import largest, squares
+from fastopt.kernels.transforms import TRANSFORMS
 from fastopt.tuning import AS_THEY_COME
 
 
@@ -39,8 +41,11 @@ def make(optimizer: Any, params: Any, grads: Any, report: bool, summed: int = 0)
     step.all_transforms, step.averaging = step.transforms, False
     step.calls = (ProblemAgain(step),) if step.can_come_again() else ()
     step.finish()
+    step.let_go()
     if step.calls:
-        optimizer.__dict__["_calls"] = step.calls_of_next()
+        calls = step.calls_of_next()
+        if optimizer.__dict__["_calls"] is step.calls:  # nothing was assigned meanwhile
+            optimizer.__dict__["_calls"] = calls
 
 
 class OneCall(Again):
@@ -48,13 +53,18 @@ class OneCall(Again):
 
     def __init__(self, step: ProblemStep, call: Any) -> None:
         self._call, self._scalars = call, step.scalars_of_problems
-        self._groups, self._changes = step.optimizer.groups, step.optimizer.groups.changes
+        self._groups, self._changes = step.optimizer.groups, step.changes
         self._stepping = step.plan.table.counted.stepping
+        self._plan = step.plan  # in whose memory the scalars are, though others forget it while the kernel runs
+        self._moved_bytes = step.plan.table.launches[0].moved_bytes
+        self._threads = AS_THEY_COME.threads_for(self._moved_bytes)
 
     def __call__(self, attributes: dict[str, Any], params: Any, grads: Any) -> bool:
         if self._groups.changes != self._changes or threads._exactly is not None or tuning.is_forced:
             return False
         number, counts = attributes["_steps"] + 1, attributes["_counts"]
+        if AS_THEY_COME.threads_for(self._moved_bytes) != self._threads:  # after a fork there are none
+            return False
         scalars = self._scalars.at(number, attributes["_problems"])
         if scalars is None:
             return False
@@ -66,7 +76,7 @@ class ProblemAgain(Again):
     """Steps like the one before, as long as nothing is assigned to the optimizer."""
 
     def __init__(self, step: ProblemStep) -> None:
-        self._step, self._changes = step, step.optimizer.groups.changes
+        self._step, self._changes = step, step.changes
 
     def __call__(self, attributes: dict[str, Any], params: Any, grads: Any) -> bool:
         step = self._step
@@ -76,7 +86,10 @@ class ProblemAgain(Again):
         step.params, step.grads, step.number, step.skipped = params, grads, attributes["_steps"] + 1, None
         step.problems, step.counts = attributes["_problems"], attributes["_counts"]
         plan.summed, step.more = 1, {}
-        step.finish()
+        try:
+            step.finish()
+        finally:
+            step.let_go()
         return True
 
 
@@ -85,7 +98,7 @@ class ProblemStep(Step):
 
     def can_come_again(self) -> bool:
         """Whether the next step may be one like this."""
-        return not self.optimizer._scheduled and not self.summed and self.is_reused and self.plan.checked
+        return not self.has_schedules and not self.summed and self.is_reused and self.plan.checked
 
     def calls_of_next(self) -> tuple[Again, ...]:
         """How the next step may be made."""
@@ -110,6 +123,10 @@ class ProblemStep(Step):
         self.find_scalars()
         self.add_catch_up()
         self.run()
+
+    def let_go(self) -> None:
+        """Lets go of the arguments, which a step that may come again would keep alive."""
+        self.params = self.grads = None
 
     def find_problems(self) -> None:
         """Checks that all arrays have a row for each problem."""
@@ -158,18 +175,39 @@ class ProblemStep(Step):
         groups = optimizer.groups.values()
         self.has_schedules = optimizer._scheduled or any(callable(v) for settings in groups for v in settings.values())
         self.skipped: Array | None = None
+        self.asked_at = {self.number: self.asked}
+        self.ask_for_problems()
+
+    def ask_for_problems(self) -> None:
+        """Finds how gradients are scaled and clipped: numbers, or arrays by problem where schedules ask its count."""
+        rows, places = self.settings_by_row, self.problems.slots
+        numbers: list[Any]
+        if not self.has_schedules:
+            numbers = _of_gradients(self.settings, rows)
+        else:
+            needed, at = set(self.transforms), np.zeros((places.offsets[-1][1] + 1, len(rows) + 3))
+            for offset, place in places.offsets:
+                needed.update(self._ask_schedules(self.number + self.problems.base + offset))
+                at[place] = _of_gradients(self.whole, rows)
+            self.transforms = tuple([name for name in TRANSFORMS if name in needed])
+            used = at[[place for _, place in places.offsets]]
+            numbers = [
+                float(seen[0]) if places.of_problems is None or (seen == seen[0]).all() else column[places.of_problems]
+                for column, seen in zip(at.T, used.T, strict=True)
+            ]
+        self.unclipped: Any = numbers[0] / self.plan.summed
+        self.most_norm: Any = numbers[1]
+        self.most_skips: Any = numbers[2]
+        self.most_values: list[Any] = numbers[3:]
 
     def check_gradients(self) -> None:
         """Finds problems whose gradients are not finite, or too large, and the factor by which each is clipped."""
-        optimizer, plan, settings = self.optimizer, self.plan, self.settings
-        checks_them, most = optimizer.on_nonfinite != "propagate", settings.clip_norm
-        factor: Any = unclipped(settings) / plan.summed
+        plan, factor, most = self.plan, self.unclipped, self.most_norm
+        checks_them = self.optimizer.on_nonfinite != "propagate"
         self.factor: Any = factor
-        if not checks_them and most == math.inf:
-            return
-        if most < math.inf:
+        if np.any(most < math.inf):
             clipping = plan.of_problems.get("clipping")
-            if clipping is None or clipping.numbers != (factor, most):
+            if clipping is None or not clipping.is_by(factor, most):
                 factors = np.empty(self.problems.size) if clipping is None else clipping.factors
                 clipping = plan.of_problems["clipping"] = problem_gradients.Clipping(plan, factors, factor, most)
             clipping.find()
@@ -187,12 +225,13 @@ class ProblemStep(Step):
                 dtype = leaf.layout.dtype.type
                 with np.errstate(all="ignore"):
                     processed = np.abs(peak.astype(dtype) * np.asarray(self.factor).astype(dtype))
-                    bad |= ~np.isfinite(np.square(np.minimum(processed, dtype(self._most(leaf)))))
+                    most = np.asarray(self.most_values[leaf.scalar_row]).astype(dtype)
+                    bad |= ~np.isfinite(np.square(np.minimum(processed, most)))
             bad_by_leaf.append(bad if active is None else bad & active)
         skipped = np.logical_or.reduce(bad_by_leaf)
         if not skipped.any():
             return
-        in_a_row, limit = self.problems.skips_in_a_row, self.settings.max_skips
+        in_a_row, limit = self.problems.skips_in_a_row, self.most_skips
         raises = optimizer.on_nonfinite == "raise"
         over = skipped if raises else skipped & ((0 if in_a_row is None else in_a_row) >= limit)
         if over.any():
@@ -210,11 +249,9 @@ class ProblemStep(Step):
                 bound = largest(leaf.layout.dtype)
                 text = arguments.nonfinite_squares(plan.table.owner, name, gradient, np.abs(gradient) > bound, bound)
             plan.table.gradients = []
+            limit = np.broadcast_to(limit, skipped.shape)[problem].item()
             raise FloatingPointError(text if raises else checks.too_many_skips(text, limit))
         self.skipped = skipped
-
-    def _most(self, leaf: Any) -> float:
-        return float(self.settings_by_row[leaf.scalar_row].clip_value)
 
     def find_scalars(self) -> None:
         """Works out the scalars of each row, and how the kernel finds those that differ between problems."""
@@ -241,8 +278,12 @@ class ProblemStep(Step):
             rows = [[*row, factor] for row in rows]
         self.rows = rows
 
-    def _ask_schedules(self, count: int) -> None:
-        self.optimizer._settings_by_row(self.plan, count, {}, begins=False)
+    def _ask_schedules(self, count: int) -> tuple[str, ...]:
+        """Puts what schedules say of a step count into the settings; returns the transforms that are called for."""
+        asked = self.asked_at.setdefault(count, {})
+        self.whole = self.optimizer._at(count, NO_GROUPS, asked)
+        transforms: tuple[str, ...] = self.optimizer._settings_by_row(self.plan, count, asked, begins=False)[1]
+        return transforms
 
     def execute(self) -> None:
         """Runs the kernels: the plain one where all problems step alike."""
@@ -310,6 +351,11 @@ class ProblemStep(Step):
         """Puts addresses into the last column of the table."""
         for leaf, pointer in zip(self.plan.table.active, pointers, strict=True):
             self.plan.table.addresses[leaf.row, -1] = pointer
+
+
+def _of_gradients(whole: Any, rows: list[Any]) -> list[float]:
+    """What gradients are multiplied by, their largest norm, and how often they may be bad; largest values by row."""
+    return [unclipped(whole), whole.clip_norm, whole.max_skips, *[row.clip_value for row in rows]]
 
 
 def check_active(owner: str, active: Array, size: int) -> None:

@@ -37,13 +37,15 @@ def in_one_call(optimizer: Any, attributes: dict[str, Any], params: Any, grads: 
 
     attributes : the optimizer's `__dict__`, whose `_calls` are there as long as nothing was assigned to it
     """
-    first = attributes["_calls"][0]
-    if isinstance(first, Again):
-        return first(attributes, params, grads)
+    calls = attributes["_calls"]
+    if not calls:  # since a signal handler, or another thread, assigned something
+        return False
+    if isinstance(calls[0], Again):
+        return bool(calls[0](attributes, params, grads))
     if attributes["groups"].data or threads._exactly is not None or tuning.is_forced:
         return False
     step, counts = attributes["_steps"] + 1, attributes["_counts"]
-    for call, cohorts in attributes["_calls"]:
+    for call, cohorts in calls:
         if len(counts) == 1:
             after: Counts = (counts[0] + 1,)
             scalars = optimizer.scalars(after[0])
@@ -51,13 +53,13 @@ def in_one_call(optimizer: Any, attributes: dict[str, Any], params: Any, grads: 
             scalars, after = _next(optimizer, cohorts, counts)
         if call(params, grads, scalars, attributes, step, after):
             return True
-    plan, calls = attributes["_plan"], attributes["_calls"]
-    if plan.call not in calls:
+    plan, assigned = attributes["_plan"], optimizer._assigned
+    if plan is None or plan.call not in calls:
         return False
     attributes["_calls"] = ()  # if Ctrl-C comes now the plan is not to be used
     has_taken_over = plan.takes_over(params)
-    attributes["_calls"] = calls
-    if not has_taken_over:
+    attributes["_calls"] = calls if optimizer._assigned is assigned else ()
+    if not has_taken_over or not attributes["_calls"]:
         return False
     kept_plans.let_go(attributes, plan)
     call, cohorts = plan.call
@@ -92,6 +94,7 @@ class Step:
         *"optimizer attributes params grads wants_report number asked previous_calls settings".split(),
         *"groups by_array plan others is_reused settings_by_row transforms all_transforms scalars".split(),
         *"counts averages counts_steps cohorts writes averaging sparse_step calls summed more".split(),
+        *"assigned changes".split(),
     )
 
     def __init__(self, optimizer: Any, params: Any, grads: Any, report: bool, summed: int) -> None:
@@ -100,6 +103,7 @@ class Step:
         self.optimizer, self.params, self.grads, self.wants_report = optimizer, params, grads, report
         self.summed, self.more = summed, cast("dict[str, Any]", {})
         self.attributes: dict[str, Any] = optimizer.__dict__
+        self.assigned, self.changes = optimizer._assigned, optimizer.groups.changes
         self.number = optimizer._steps + 1
         plan = self.attributes.get("_plan")
         if plan is not None and plan.tuner is not None:
@@ -131,7 +135,9 @@ class Step:
                 plan, self.number, self.asked, begins=not self.is_reused
             )
         elif self.transforms is None:
-            self.transforms = settings.__dict__["_transforms"] = settings._needed_transforms()
+            self.transforms = settings._needed_transforms()
+            if optimizer._assigned is self.assigned:
+                settings.__dict__["_transforms"] = self.transforms
         for row in plan.table.complex_rows:
             combinations.check_complex(type(optimizer), self.settings_by_row[min(row, len(self.settings_by_row) - 1)])
         plan.summed = self.summed or 1
@@ -224,7 +230,9 @@ class Step:
             return
         if self.groups or optimizer._scheduled or self.counts_steps or self.settings.clip_norm != math.inf:
             if can_check:
-                next_one = again(plan, optimizer._step_settings(), self.transforms, self.number, self.asked)
+                settings = optimizer._step_settings()
+                is_same = settings.changes == self.changes and optimizer._assigned is self.assigned
+                next_one = again(plan, settings, self.transforms, self.number, self.asked) if is_same else None
                 self.calls = (next_one,) if next_one else ()
             return
         if self.others:  # of which some may have calls of other settings
@@ -249,8 +257,11 @@ class Step:
             self.execute()
         finally:
             if plan.stepped:  # also where Ctrl-C came during the step, which is then complete
-                # No calls, between which Ctrl-C could come.
-                attributes["_report_plan" if self.wants_report else "_plan"], attributes["_steps"] = plan, self.number
+                # No calls, between which Ctrl-C could come. What a signal handler, or another thread, has assigned
+                # meanwhile goes for the next step, for which nothing is kept then.
+                is_kept = self.optimizer._assigned is self.assigned
+                attributes["_report_plan" if self.wants_report else "_plan"] = plan if is_kept else None
+                attributes["_steps"] = self.number
                 attributes["_cohorts"], attributes["_counts"], attributes["_averages"] = (
                     self.cohorts,
                     self.counts,
@@ -259,14 +270,14 @@ class Step:
                 attributes["_state"] = plan.table.state if plan.table.state.slots else None
                 attributes["_node"] = node
                 attributes["_skipped_rows"] = sparse_step.skipped_steps if sparse_step else {}
-                attributes["_calls"], attributes["_accumulated"] = self.calls, 0
+                attributes["_calls"], attributes["_accumulated"] = self.calls if is_kept else (), 0
                 if plan.table.rule.totals:
                     attributes["_estimates"] = plan.estimates
                 if plan.table.rule.factors:
                     attributes["_factors"] = plan.factors
                 attributes.update(self.more)
                 if not self.wants_report:
-                    attributes["_others"] = self.others
+                    attributes["_others"] = self.others if is_kept else ()
 
     def execute(self) -> None:
         """Runs the kernels; then gives back the memory of directions that nobody needs any more."""

@@ -120,14 +120,15 @@ def problem_factors(totals, rests, factor, most, least, factors):
     """The factor of each problem's gradient by the norm of which it has most; returns how many are odd.
 
     totals, rests : sums of squares; those beyond float64, or below `least`, make a problem odd, and its factor NaN
+    factor, most : of each problem what multiplies it unless it is clipped, and the largest norm
     """
     odd = 0
     for problem in range(len(totals)):
         total = totals[problem]
         is_odd = not (least <= total < np.inf)
         norm = math.sqrt(total + rests[problem])
-        scaled = norm * abs(factor)
-        is_clipped = not scaled <= most
-        factors[problem] = np.nan if is_odd else factor * (most / scaled) if is_clipped else factor
+        own, scaled = factor[problem], norm * abs(factor[problem])
+        is_clipped = not scaled <= most[problem]
+        factors[problem] = np.nan if is_odd else own * (most[problem] / scaled) if is_clipped else own
         odd += is_odd
     return odd

@@ -254,7 +254,9 @@ def walk_problems(kernel, form, table, starts, first, last):
     The scalars of some problems are worked out at a time, to memory where TOGETHER numbers of 8 bytes have room for
     each; behind them is room for those of elements.
     """
-    array, shift = np.searchsorted(starts, first, side="right") - 1, peek(form + 8 * SHIFT)
+    # Where there is no element the row behind the last array would be found.
+    array = min(np.searchsorted(starts, first, side="right"), len(starts) - 1) - 1
+    shift = peek(form + 8 * SHIFT)
     # Those of all arrays differ alike.
     count = peek(peek(table[array, -1] + 8 * SHARED) + 8 * COUNT)
     work = stack_bytes(8 * TOGETHER * (2 + count) + STRIDE * count + 16 * AT_ONCE)

@@ -110,6 +110,20 @@ def test_any_width_mask_and_number_of_threads(dtype, width):
             assert_same_bits(optimizer.v[key], results[0][1].v[key])
 
 
+@pytest.mark.parametrize("clip_norm", [np.inf, 1.0])
+def test_problems_without_elements(clip_norm):
+    """Alone, and beside others."""
+    for shapes in ({"x": (3, 0)}, {"x": (3, 0), "y": (3, 2), "z": (3, 0)}):
+        optimizer = fastopt.Adam(lr=np.full(3, 0.1), clip_norm=clip_norm, batch_axis=0)
+        params = {key: np.zeros(shape, np.float32) for key, shape in shapes.items()}
+        for step in range(5):
+            optimizer.update(params, {key: np.ones_like(array) for key, array in params.items()})
+            if step == 3:
+                optimizer.restart([1])
+        assert optimizer.problem_steps.tolist() == [5, 1, 5]
+        assert all((array < 0).all() for array in params.values())
+
+
 def test_problems_that_step_alike_take_the_plain_kernel_and_its_bits():
     optimizer, params = fastopt.Adam(batch_axis=0), fastopt.flatten(arrays(0))
     plain, others = fastopt.Adam(), arrays(0)
