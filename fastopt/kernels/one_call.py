@@ -36,6 +36,7 @@ from fastopt.kernels.loops import walk
 from fastopt.kernels.python_objects import (
     compare_texts,
     integer,
+    item_of,
     keep,
     let_others_run,
     new_float,
@@ -162,7 +163,8 @@ def _collect(plan, arrays, items, held, exact):
     """Writes the addresses of parameters or gradients to `items`; False if they are not held as those of the plan.
 
     held : room for the addresses of the containers
-    exact : whether types of containers must be those of the plan; otherwise what is None stands for all that is in it
+    exact : whether types of containers and the order of keys must be those of the plan; otherwise what is None stands
+        for all that is in it
     """
     if word(plan, BARE) != 0:
         poke(items, arrays)
@@ -185,7 +187,9 @@ def _collect(plan, arrays, items, held, exact):
         elif form == MAPPING:
             if kind != expected and kind != word(plan, DICT) and kind != word(plan, FLAT_DICT):
                 return False
-            if not _collect_dict(plan, value, targets, items, held):
+            if not _collect_dict(plan, value, targets, items, held) and (
+                exact or not _look_up(plan, value, targets, items, held)
+            ):
                 return False
         else:
             if kind == word(plan, LIST) or (kind == expected and form == LISTED):
@@ -218,6 +222,24 @@ def _collect_dict(plan, value, children, items, held):
         if not _hand_on(peek(found), children[child, TARGET], items, held, word(plan, NONE)):
             return False
     return next_item(value, position, found_key, found) == 0
+
+
+def _look_up(plan, value, children, items, held):
+    """`_collect_dict` for a dict in another order, of which all keys are texts: to compare them runs no Python."""
+    position, found_key, text, size = plan + 8 * POSITION, plan + 8 * FOUND_KEY, word(plan, STRING), 0
+    poke(position, 0)
+    while next_item(value, position, found_key, plan + 8 * FOUND) != 0:
+        size += 1
+        if peek(peek(found_key) + TYPE) != text:
+            return False
+    if size != len(children):
+        return False
+    for child in range(size):
+        key = children[child, CHILD_KEY]
+        found = item_of(value, key) if peek(key + TYPE) == text else 0
+        if found == 0 or not _hand_on(found, children[child, TARGET], items, held, word(plan, NONE)):
+            return False
+    return True
 
 
 def _hand_on(child, target, items, held, none):

@@ -36,6 +36,12 @@ def next_item(typingctx: Any, mapping: Any, position: Any, key: Any, value: Any)
 
 
 @intrinsic
+def item_of(typingctx: Any, mapping: Any, key: Any) -> Any:
+    """The value of a key of a dict, which holds it; 0 if it has none, or an error if comparing keys raised one."""
+    return types.int64(*[types.int64] * 2), _of_c("PyDict_GetItemWithError", _POINTER, _POINTER, _POINTER)
+
+
+@intrinsic
 def new_list(typingctx: Any, size: Any) -> Any:
     """The address of a new list of nothing yet."""
     return types.int64(types.int64), _of_c("PyList_New", _POINTER, _INT64)

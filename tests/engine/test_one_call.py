@@ -90,6 +90,55 @@ def test_keys_may_be_equal_texts_and_any_object_that_is_the_same(in_one_call):
     assert [value.tolist() for value in params.values()] == [[-3, -3]] * 3
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_gradients_may_be_in_any_order(nested, rng, in_one_call):
+    """As of backward passes, which begin at the last layer; a step in Python takes 0.15 ms more in a large loop."""
+    pair, fast = Pair("adam"), model(rng)
+    fast = {"first": fast, "then": {"V": np.ones(3)}} if nested else fast
+    plain = copy.deepcopy(fast)
+
+    def reordered(mapping):
+        keys = sorted(mapping, key=lambda key: rng.random())
+        return {key: reordered(mapping[key]) if isinstance(mapping[key], dict) else mapping[key] for key in keys}
+
+    for number in range(6):
+        grads = like(plain["first"] if nested else plain, rng)
+        grads = {"then": {"V": rng.standard_normal(3)}, "first": grads} if nested else grads
+        if number == 3:
+            in_one_call()
+        pair.update(fast, plain, reordered(grads))
+    for mine, expected in (
+        [(fast["first"], plain["first"]), (fast["then"], plain["then"])] if nested else [(fast, plain)]
+    ):
+        for key in mine:
+            assert_same_bits(mine[key], expected[key])
+
+
+class Key:
+    """Looks like a text to a dict that looks for it."""
+
+    def __init__(self, text):
+        self.text, self.compared = text, 0
+
+    def __hash__(self):
+        return hash(self.text)
+
+    def __eq__(self, other):
+        self.compared += 1
+        return self.text == other
+
+
+def test_keys_that_run_python_are_left_to_python():
+    params, key = {"W": np.zeros(2), "b": np.zeros(2)}, Key("b")
+    optimizer = warmed(fastopt.SGD(lr=1.0), params, {"W": np.ones(2), "b": np.ones(2)})
+    grads = {key: np.ones(2), "W": np.ones(2)}
+    assert optimizer._plan.check(params, grads) == 0 and key.compared == 0
+    for wrong in ({"b": np.ones(2)}, {"b": np.ones(2), "V": np.ones(2)}, {"b": 1, "W": 2, "V": 3}):
+        assert optimizer._plan.check(params, wrong) == 0
+    assert optimizer._plan.check(params, {"b": np.ones(2), "W": np.ones(2)}) != 0
+    assert optimizer._plan.check({key: params[key] for key in ("b", "W")}, grads) == 0, "of parameters order counts"
+
+
 def test_settings_count_at_the_next_step(rng):
     pair, fast = Pair("adam"), model(rng)
     plain = copy.deepcopy(fast)
