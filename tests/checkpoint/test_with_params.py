@@ -289,7 +289,7 @@ def test_small_values_become_zero_as_in_a_step_and_none_infinite(tmp_path):
     assert states(new) == before
 
 
-@pytest.mark.parametrize("cast", ["float16", "int", None, 3, "nonsense"])
+@pytest.mark.parametrize("cast", ["float16", "int", None, 0, 3, "nonsense"])
 def test_what_is_no_precision(cast, tmp_path):
     optimizer, params = saved(tmp_path / "state")
     before = states(optimizer)
