@@ -136,11 +136,11 @@ def with_another_group(owner, path, target, regular=atomic_file._regular):
 def test_a_file_of_another_group_is_not_opened_to_ours(tmp_path, monkeypatch):
     path = tmp_path / "state"
     stepped(W=3).save(path)
-    path.chmod(0o664)
+    path.chmod(0o675)
     monkeypatch.setattr(atomic_file, "_regular", with_another_group)
     monkeypatch.setattr(os, "fchown", Failing("fchown", 0, PermissionError(errno.EPERM, "not permitted")))
     stepped(W=3).save(path)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o604
+    assert stat.S_IMODE(path.stat().st_mode) == 0o605
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root gives files away")
