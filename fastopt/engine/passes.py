@@ -106,6 +106,10 @@ class Passes:
         sizes = {leaf.scalar_row: self.processes.size(leaf.key, leaf.size) for leaf in self.table.active}
         return {row: (round(sum(counts[leaf])), sizes[row]) for row, leaf in leaves.items()}
 
+    def none_aligned(self) -> None:
+        """`aligned` of a process that has no array that is cautious, where another may have some."""
+        self.processes.add_up({}, 1)
+
     def totals(self, params: Any, scalars: list[tuple[float, ...]], transforms: tuple[str, ...]) -> tuple[float, float]:
         """The sums over all leaves of the two numbers of the rule's totals."""
         self.table.write_scalars(scalars)
