@@ -269,7 +269,8 @@ def _unpack(optimizer: Any, tensors: dict[str, Array], metadata: Any, name: str)
         state[slot] = views[BARE] if keys is None else views
     settings = _restored(json.loads(metadata["hyperparameters"]), tensors)
     if isinstance(settings, dict):  # anything else is refused later
-        settings = {setting: getattr(SharedSettings, setting) for setting in OMITTED} | settings
+        defaults = {setting: getattr(SharedSettings, setting) for setting in OMITTED}
+        settings = defaults | {"groups": {}} | settings
     settings = settings | rates if rates else settings
     if tensors:
         raise CheckpointError(f"{name} is no checkpoint of fastopt: it holds {', '.join(sorted(tensors)[:8])} besides")

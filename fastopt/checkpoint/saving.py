@@ -105,6 +105,8 @@ class Saving:
     ) -> Mismatch:
         """Takes settings, step count and state from a file that `save` wrote, as `load_state_dict` does.
 
+        Groups are those of the file, none where it has none.
+
         The file's parameters are written to `params` (containers, a model, or objects with `.data`) in place, where
         they are given; names, shapes and dtypes must be
         theirs. With `cast=True` parameters and state of another precision are converted to that of `params`.

@@ -19,7 +19,7 @@ def check_addresses(table: Table) -> None:
         owners += [
             [array for array in (table.scratch.get(number), table.gradients[number]) if isinstance(array, np.ndarray)]
         ]
-        owners += [table.state.blocks] * (table.addresses.shape[1] - 3 - len(COLUMNS))
+        owners += [table.state.blocks + list(table.stand_ins.values())] * (table.addresses.shape[1] - 3 - len(COLUMNS))
         owners += [[leaf.columns[name]] if name in leaf.columns else [] for name in COLUMNS] + [[table.scalars]]
         for column, (address, arrays) in enumerate(zip(table.addresses[leaf.row].tolist(), owners, strict=True)):
             places = [byte_bounds(array) for array in arrays if column == 1 or array.flags.writeable]

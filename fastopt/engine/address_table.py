@@ -290,6 +290,8 @@ class Table:
     def _expect(self) -> None:
         """Write down what `array_scan.scan` compares the arrays of a step with."""
         self.scratch: dict[int, Array] = {}
+        self.stand_ins: dict[Hashable, Array] = {}
+        """In place of arrays of the last state slot, for the length of a step."""
         # Those that Python looks after. Of a gradient that is to be Rows no array has -1 dimensions.
         special = [leaf.staged is not None or leaf.sparse is not None for leaf in self.leaves]
         self.special_numbers = np.flatnonzero(special).tolist()

@@ -11,9 +11,10 @@ import numpy as np
 from fastopt.engine import norms
 from fastopt.engine.address_checks import check_addresses
 from fastopt.engine.address_table import Table
+from fastopt.engine.execute import writing
 from fastopt.engine.norms import Norm, OneProcess
 from fastopt.flat import Array
-from fastopt.kernels import flags
+from fastopt.kernels import array_scan, flags
 from fastopt.kernels.intrinsics import smallest_state
 from fastopt.kernels.passes import COMPENSATION, NONFINITE, SECOND_COMPENSATION, SECOND_TOTAL, TOTAL
 from fastopt.kernels.rule import GRADIENT_MEASURE, NO_RULE, Factors, Rule
@@ -106,6 +107,10 @@ class Passes:
         sizes = {leaf.scalar_row: self.processes.size(leaf.key, leaf.size) for leaf in self.table.active}
         return {row: (round(sum(counts[leaf])), sizes[row]) for row, leaf in leaves.items()}
 
+    def none_aligned(self) -> None:
+        """`aligned` of a process that has no array that is cautious, where another may have some."""
+        self.processes.add_up({}, 1)
+
     def totals(self, params: Any, scalars: list[tuple[float, ...]], transforms: tuple[str, ...]) -> tuple[float, float]:
         """The sums over all leaves of the two numbers of the rule's totals."""
         self.table.write_scalars(scalars)
@@ -128,29 +133,50 @@ class Passes:
     ) -> dict[Hashable, Factors]:
         """Fills the last state slot, and prepares each array of it by the settings of its row; writes no other.
 
-        Returns the new factors of the arrays that have some.
+        Where the slot has a running mean, memory of a step takes its place, from which `means` copy it when the step is
+        made; if it is not, the mean is as it was. Returns the new factors of the arrays that have some.
         """
         self.table.write_scalars(scalars)
         assert self.table.rule.preparing is not None
         views, prepared = self.table.state.views[self.table.rule.state[-1]], {}
+        self.let_go_of_means()
         decay_rates = {leaf.key: settings_by_row[leaf.scalar_row].kept_direction() for leaf in self.table.active}
-        means = {key: views[key].copy() for key, rate in decay_rates.items() if rate}
+        self.table.stand_ins.update({key: np.empty_like(views[key]) for key, rate in decay_rates.items() if rate})
+        directions = {**views, **self.table.stand_ins}
+        self._point_to(directions)
         self.unused = [views[key] for key, rate in decay_rates.items() if rate is None]
         self._run_before("prepare", self.table.rule.preparing, transforms, params)
         with np.errstate(all="ignore"):  # NaN and infinity go through
             for leaf in self.table.active:
                 row, parameter = leaf.scalar_row, leaf.array if leaf.staged is None else leaf.staged
                 before = factors.get(leaf.key, {})
-                new = settings_by_row[row].prepared(views[leaf.key], parameter, steps[row], before)
+                direction = directions[leaf.key]
+                new = settings_by_row[row].prepared(direction, parameter, steps[row], before)
                 for name, array in new.items():
                     if array is not before.get(name):  # small values become zero, as in all state
                         array[np.abs(array) < smallest_state(array.dtype)] *= 0
                 if new:
                     prepared[leaf.key] = new
-                if leaf.key in means:
-                    direction, mean = views[leaf.key], means[leaf.key]
+                if leaf.key in self.table.stand_ins:
+                    mean = views[leaf.key]
                     direction[...] = mean + (1 - (decay_rates[leaf.key] or 0.0)) * (direction - mean)
         return prepared
+
+    def means(self) -> Iterator[None]:
+        """Calls of C that write the running means of the last state slot."""
+        stand_ins, slot = self.table.stand_ins, self.table.rule.state[-1:]
+        return writing([self.table.state.views[slot[0]][key] for key in stand_ins], list(stand_ins.values()))
+
+    def let_go_of_means(self) -> None:
+        """Has kernels find the last state slot in its own memory again."""
+        if self.table.stand_ins:
+            self._point_to(self.table.state.views[self.table.rule.state[-1]])
+            self.table.stand_ins.clear()
+
+    def _point_to(self, directions: Mapping[Hashable, Array]) -> None:
+        column = 1 + len(self.table.rule.state)
+        for leaf in self.table.active:
+            self.table.addresses[leaf.row, column] = array_scan.address_of(directions[leaf.key])
 
     def _sums_by_row(self, *call: Any) -> Iterator[tuple[int, Array]]:
         """The row of scalars of each array, and its rows of the statistics."""

@@ -281,8 +281,11 @@ class Step:
 
     def execute(self) -> None:
         """Runs the kernels; then gives back the memory of directions that nobody needs any more."""
-        self.plan.run(self.params, self.scalars, self.wants_report, self.all_transforms, self.writes)
-        for array in self.plan.passes.unused:
+        plan = self.plan
+        writes = chain(plan.passes.means(), self.writes) if plan.table.stand_ins else self.writes
+        plan.run(self.params, self.scalars, self.wants_report, self.all_transforms, writes)
+        plan.passes.let_go_of_means()
+        for array in plan.passes.unused:
             arena.release(array)
 
 

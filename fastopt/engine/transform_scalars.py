@@ -12,7 +12,7 @@ from fastopt import constraints
 from fastopt.engine.arguments import nonfinite_estimates, nonfinite_squared_norm, nonfinite_squares, nonfinite_sums
 from fastopt.engine.gradients import first_bad
 from fastopt.engine.launch import Leaf
-from fastopt.engine.norms import Norm, clipped, quick_clipped
+from fastopt.engine.norms import ONE_PROCESS, Norm, clipped, quick_clipped
 from fastopt.engine.plan import Plan
 from fastopt.kernels.caution import scale_of_share
 from fastopt.kernels.constraints import BY_METRIC
@@ -98,6 +98,8 @@ def _with_caution(
 ) -> list[tuple[float, ...]]:
     """The same with the scalar of `cautious`, for which aligned elements are counted in a pass before the step."""
     if "cautious" not in transforms:
+        if _is_of_others(plan, settings_by_row, "cautious"):
+            plan.passes.none_aligned()
         return rows
     before, counts = (
         len(plan.table.rule.scalars),
@@ -190,12 +192,15 @@ def _scalars_of_transforms(
     settings: Any, plan: Plan, settings_by_row: list[Any], transforms: tuple[str, ...]
 ) -> list[tuple[float, ...]]:
     """That of the last transform first."""
+    if "scale" not in transforms and _is_of_others(plan, settings_by_row, "clip_array_norm"):
+        plan.passes.gradient_norms()
     if len(settings_by_row) == 1 and "scale" not in transforms:  # one that a group may have settings for
         return [tuple([SCALARS[transform](settings_by_row[0]) for transform in reversed(transforms)])]
     if "scale" in transforms:  # which is the first of them
         by_array = plan.table.by_array and any(
             settings_of_row.clip_array_norm < math.inf for settings_of_row in settings_by_row
         )
+        by_array = by_array or _is_of_others(plan, settings_by_row, "clip_array_norm")
         factors = (
             _factors(settings, plan, settings_by_row) if by_array else [_factor(settings, plan)] * len(settings_by_row)
         )
@@ -212,6 +217,12 @@ def _scalars_of_transforms(
         for settings_of_row in settings_by_row
     ]
     return [(*row, factor) for row, factor in zip(rows, factors, strict=True)] if factors else rows
+
+
+def _is_of_others(plan: Plan, settings_by_row: list[Any], name: str) -> bool:
+    """Whether a group has a setting, so that processes with its arrays add something up: then all take part."""
+    groups = getattr(settings_by_row[0], "groups", {})
+    return plan.processes is not ONE_PROCESS and any(name in group for group in groups.values())
 
 
 def _factor(settings: Any, plan: Plan) -> float:

@@ -178,8 +178,9 @@ class DAdaptAdam(_LearningRateFree):
     def estimated(self, one: float, other: float, estimates: Mapping[str, float]) -> dict[str, float]:
         d, beta3 = estimates.get("d", self.d0), math.sqrt(self.beta2)
         numerator = beta3 * estimates.get("numerator", 0.0) + (1 - beta3) * one
-        if other > 0 and self.lr > 0:
-            d = max(d, min(numerator / ((1 - beta3) * other), d * self.growth_rate))
+        denominator = (1 - beta3) * other  # which may vanish where `other` does not
+        if denominator > 0 and self.lr > 0:
+            d = max(d, min(numerator / denominator, d * self.growth_rate))
         return {"d": d, "numerator": numerator}
 
 

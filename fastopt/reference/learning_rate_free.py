@@ -91,8 +91,9 @@ class DAdaptAdam(Reference):
     def estimate(self, one: float, other: float) -> dict[str, float]:
         d, beta3 = self.before.get("d", self.d0), math.sqrt(self.beta2)
         numerator = beta3 * self.before.get("numerator", 0.0) + (1 - beta3) * one
-        if other > 0 and self.lr > 0:
-            d = max(d, min(numerator / ((1 - beta3) * other), d * self.growth_rate))
+        denominator = (1 - beta3) * other  # which may vanish where `other` does not
+        if denominator > 0 and self.lr > 0:
+            d = max(d, min(numerator / denominator, d * self.growth_rate))
         return {"d": d, "numerator": numerator}
 
     def step(self, p: Array, g: Array, m: Array, v: Array, s: Array) -> None:  # type: ignore[override]

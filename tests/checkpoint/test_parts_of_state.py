@@ -47,6 +47,21 @@ def test_what_is_not_set_in_the_dict_is_not_set_afterwards():
         assert (getattr(optimizer, name) is None) == (name == "bounds")
 
 
+@pytest.mark.parametrize("form", ["file", "dict"])
+def test_what_is_saved_without_groups_takes_those_of_the_other_away(form, tmp_path):
+    optimizer, other = fastopt.SGD(), fastopt.SGD(groups={"W": {"bounds": (0.0, None)}})
+    params = {"W": np.ones(2)}
+    optimizer.update(params, {"W": np.ones(2)})
+    if form == "file":
+        optimizer.save(tmp_path / "state")
+        other.load(tmp_path / "state")
+    else:
+        other.load_state_dict(optimizer.state_dict())
+    assert not other.groups
+    other.update(params, {"W": np.full(2, 1e3)})
+    assert (params["W"] < 0).all()
+
+
 @pytest.mark.parametrize("steps", [0, 1])
 def test_groups_that_selected_something_before_may_select_nothing_now(steps):
     optimizer = fastopt.Adam(groups={"late*": {"lr_scale": 0.5}})

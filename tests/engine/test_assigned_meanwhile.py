@@ -1,4 +1,4 @@
-"""Settings that a signal handler, or another thread, assigns in the middle of a step: the next one has them."""
+"""What a signal handler, or another thread, does in the middle of a step: settings are those of the next one."""
 
 import gc
 import weakref
@@ -9,6 +9,7 @@ import pytest
 import fastopt
 from fastopt import threads
 from fastopt.engine import kept_plans, one_call, problem_step, step
+from fastopt.engine.plan import Plan
 from fastopt.engine.problem_step import OneCall
 from fastopt.settings import StepSettings
 from tests.conftest import assert_same_bits
@@ -153,3 +154,33 @@ def test_gradients_of_problems_are_let_go_after_the_step(on_nonfinite):
     alive = weakref.ref(grads)
     del grads
     assert alive() is None
+
+
+@pytest.mark.parametrize(("owner", "name", "call"), [(fastopt.Adafactor, "prepared", 2), (Plan, "run", 1)])
+def test_ctrl_c_before_the_step_leaves_a_running_mean_of_directions(monkeypatch, owner, name, call):
+    """Which is prepared before the parameters are written."""
+    optimizer, other = (fastopt.Adafactor(lr=0.1, beta1=0.9) for _ in range(2))
+    params, mirrored = ({key: np.ones((5, 3), np.float32) for key in "ab"} for _ in range(2))
+    grads = {key: np.linspace(1, 2, 15, dtype=np.float32).reshape(5, 3) for key in "ab"}
+    optimizer.update(params, grads)
+    other.update(mirrored, grads)
+    wrapped, calls = getattr(owner, name), []
+
+    def interrupted(*arguments):
+        calls.append(name)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        return wrapped(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, name, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            optimizer.update(params, grads)
+    for key in "ab":
+        assert_same_bits(optimizer.u[key], other.u[key])
+    for _ in range(2):
+        optimizer.update(params, grads)
+        other.update(mirrored, grads)
+    for key in "ab":
+        assert_same_bits(optimizer.u[key], other.u[key])
+        assert_same_bits(params[key], mirrored[key])

@@ -67,6 +67,11 @@ def check_clipping():
     compare(lambda: fastopt.Adam(clip_array_norm=0.5))
     compare(lambda: fastopt.Adam(cautious=True))
     compare(lambda: fastopt.SGD(clip_norm=0.5), change=large)
+    # A process that has none of the group's arrays takes part in what they add up.
+    for more in ({}, {"clip_norm": 0.5}):
+        compare(lambda more=more: fastopt.Adam(groups={"b": {"cautious": True}}, **more))
+        compare(lambda more=more: fastopt.SGD(groups={"b": {"clip_array_norm": 0.5}}, **more))
+        compare(lambda more=more: fastopt.SGD(groups={"b": {"clip_array_norm": 0.5}}, **more), change=large)
     compare(lambda: fastopt.SGD(clip_array_norm=0.5), change=large)
 
 

@@ -121,6 +121,17 @@ def test_zero_gradients_leave_the_estimate():
         assert all(math.isfinite(value) for value in optimizer.estimates.values())
 
 
+def test_a_sum_so_small_that_its_share_vanishes_leaves_the_estimate(rng):
+    pair, g = Pair("dadapt_adam", lr=1e-3), np.full(3, 8e-308)
+    fast, plain = {"W": np.ones(3)}, {"W": np.ones(3)}
+    for scale in (1.0, 1e-4, 1e-12, 1e-14, 1e-15):
+        pair.update(fast, plain, {"W": g * scale})
+        assert_same_bits(fast["W"], plain["W"])
+        assert pair.fast.estimates == pair.plain.estimates
+    optimizer = pair.fast
+    assert optimizer.estimated(1.0, 1e-322, {}) == {"d": 1e-6, "numerator": 1 - optimizer.beta2**0.5}
+
+
 def test_ranges():
     with pytest.raises(ValueError, match="d0 must be in"):
         fastopt.Prodigy(d0=0.0)
