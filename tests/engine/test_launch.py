@@ -64,7 +64,9 @@ def test_copies_that_a_kernel_works_on_are_no_memory_of_the_parameters():
     assert launch.moved_bytes == 3 * 8 * (50 + 20 + 3) and launch.parameter_bytes == 8 * (50 + 3)
 
 
-@pytest.mark.parametrize("sizes", [[1], [PIECE], [1, 5 * PIECE], [PIECE + 1, 1, 2 * PIECE], [0, 3, 3 * PIECE - 1, 0, PIECE, 1]])
+@pytest.mark.parametrize(
+    "sizes", [[1], [PIECE], [1, 5 * PIECE], [PIECE + 1, 1, 2 * PIECE], [0, 3, 3 * PIECE - 1, 0, PIECE, 1]]
+)
 def test_each_piece_has_its_row_in_the_statistics(sizes):
     (launch,) = launches_of("sgd", {key: np.ones(size) for key, size in enumerate(sizes)}, report=True)
     pieces = [-(-size // PIECE) for size in sizes]
