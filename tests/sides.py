@@ -55,7 +55,7 @@ MORE_OPERATIONS = [
 
 @cache
 def ways_to_make(rule, more):
-    """What an optimizer of a rule can be made with, and dtypes of its parameters."""
+    """Settings with which an optimizer of a rule can be made, and dtypes of its parameters."""
 
     def goes(settings):
         with suppress(ValueError):

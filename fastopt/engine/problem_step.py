@@ -354,7 +354,7 @@ class ProblemStep(Step):
 
 
 def _of_gradients(whole: Any, rows: list[Any]) -> list[float]:
-    """What gradients are multiplied by, their largest norm, and how often they may be bad; largest values by row."""
+    """The factor of gradients, their largest norm, how often they may be bad, and the largest value by row."""
     return [unclipped(whole), whole.clip_norm, whole.max_skips, *[row.clip_value for row in rows]]
 
 

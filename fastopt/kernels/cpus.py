@@ -46,7 +46,7 @@ def _functions() -> Any:
 
 
 def own_thread(scheduler):
-    """What tells this thread from others; 0 for all without a scheduler."""
+    """A number that tells this thread from others; 0 for all without a scheduler."""
     return call_c(peek(scheduler + 8 * SELF), 0, 0, 0) if scheduler else 0
 
 

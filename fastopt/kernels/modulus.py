@@ -77,7 +77,7 @@ OF_PAIRS: dict[Callable[..., Any], Callable[..., Any]] = {
 
 
 COMPILED: dict[Any, Any] = {squared: times_itself, product: times}
-"""What compiled formulas have in the place of such a function; it compiles sooner."""
+"""Stands for such a function in compiled formulas; it compiles sooner."""
 
 
 def names_in(formula: Callable[..., Any]) -> dict[str, Callable[..., Any]]:

@@ -135,7 +135,7 @@ _OPERATIONS: dict[int, Callable[[Any, Any], Any]] = {
     problems.DIVIDE: np.divide,
     problems.ADD: np.add,
 }
-"""What the operations of `problems.py` do."""
+"""The functions of the operations of `problems.py`."""
 
 
 def interpreted_problems(

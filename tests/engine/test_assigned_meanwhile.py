@@ -1,4 +1,4 @@
-"""What a signal handler, or another thread, does in the middle of a step: settings are those of the next one."""
+"""Assignments by a signal handler or another thread in the middle of a step: settings are those of the next one."""
 
 import gc
 import weakref
